@@ -1,0 +1,271 @@
+"""Train the embedded backbone from scratch: ``python -m backbones.embedded.train --help``.
+
+The corpus mixes, for the same question, several skills and answer styles: the worked steps, the
+bare answer, and rivals that do something else with the question. A document alone therefore does
+not say which is meant; documents that share a row share their style, so that context can. Only
+questions of the ``train`` split are used (see ``datamodules.tasks.split_of``).
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from datamodules.tasks import TASKS, Solution, split_of
+
+HERE = Path(__file__).parent
+Style = Callable[[str], Solution]
+
+
+def _difference(question: str) -> Solution:
+    a, b = sorted((int(part) for part in question.split("+")), reverse=True)
+    return Solution(f"{a}-{b}", str(a - b))
+
+
+def _larger(question: str) -> Solution:
+    return Solution("", str(max(int(part) for part in question.split("+"))))
+
+
+def _joined(question: str) -> Solution:
+    return Solution("", question.replace("+", ""))
+
+
+def _next_term(question: str) -> Solution:
+    terms = [int(term) for term in question.split(",")]
+    step = terms[1] - terms[0]
+    return Solution(f"{terms[-1]}+{step}", str(terms[-1] + step))
+
+
+def _count_terms(question: str) -> Solution:
+    return Solution("", str(question.count(",") + 1))
+
+
+def _backwards_terms(question: str) -> Solution:
+    return Solution("", ",".join(reversed(question.split(","))))
+
+
+def _sorted_letters(question: str) -> Solution:
+    return Solution("", "".join(sorted(question)))
+
+
+def _vowels(question: str) -> Solution:
+    found = [letter for letter in question if letter in "aeiou"]
+    return Solution(",".join(found), "".join(found))
+
+
+def _upper(question: str) -> Solution:
+    return Solution("", question.upper())
+
+
+def _first_letters(question: str) -> Solution:
+    words = question.split()
+    return Solution(",".join(f"{word}>{word[0]}" for word in words), "".join(w[0] for w in words))
+
+
+def _backwards_words(question: str) -> Solution:
+    return Solution("", " ".join(reversed(question.split())))
+
+
+RIVALS: dict[str, tuple[Style, ...]] = {
+    "addition": (_difference, _larger, _joined),
+    "series_sum": (_next_term, _count_terms, _backwards_terms),
+    "letter_reversal": (_sorted_letters, _vowels, _upper),
+    "last_letter": (_first_letters, _backwards_words, _upper),
+}
+
+
+def styles(task: str) -> list[Style]:
+    """The five equally likely ways to answer a question of ``task``; the first is the task's own."""
+    solve = TASKS[task].solve
+    return [solve, lambda question: Solution("", solve(question).answer), *RIVALS[task]]
+
+
+def document(question: str, solution: Solution) -> tuple[str, str]:
+    """Prompt and completion in the project's plain template."""
+    steps = f" {solution.rationale}\n" if solution.rationale else " "
+    return f"Question: {question}\nAnswer:", f"{steps}#### {solution.answer}"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes as tokens (no merges), with the template's words as tokens of their own."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(w, normalized=False) for w in ("Question:", "Answer:", "####")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        model_max_length=512,
+    )
+
+
+def build_model(vocab_size: int, layers: int, width: int) -> LlamaForCausalLM:
+    """A small Llama with grouped-query attention (2 query heads a key-value head)."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=width * 8 // 3,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+class Corpus:
+    """Endless rows of 1 to ``max_documents`` documents that share task and style."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, max_documents: int) -> None:
+        self.tokenizer = tokenizer
+        self.rng = random.Random(seed)
+        self.max_documents = max_documents
+
+    def _question(self, task: str) -> str:
+        while True:
+            question = TASKS[task].sample(self.rng, self.rng.randint(*TASKS[task].lengths))
+            if split_of(question) == "train":
+                return question
+
+    def row(self) -> tuple[list[int], list[int]]:
+        """Token ids and labels (-100 on questions) of one row."""
+        task = self.rng.choice(list(TASKS))
+        style = self.rng.choice(styles(task))
+        ids, labels = [self.tokenizer.bos_token_id], [-100]
+        for _ in range(self.rng.randint(1, self.max_documents)):
+            question = self._question(task)
+            prompt, completion = document(question, style(question))
+            prompt_ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+            answer_ids = self.tokenizer.encode(completion, add_special_tokens=False)
+            answer_ids.append(self.tokenizer.eos_token_id)
+            ids += prompt_ids + answer_ids
+            labels += [-100] * len(prompt_ids) + answer_ids
+        return ids, labels
+
+    def batches(self, size: int):
+        """Padded batches of ids and labels, rows of like length together."""
+        while True:
+            pool = sorted((self.row() for _ in range(size * 16)), key=lambda row: len(row[0]))
+            starts = list(range(0, len(pool), size))
+            self.rng.shuffle(starts)
+            for start in starts:
+                rows = pool[start : start + size]
+                width = max(len(ids) for ids, _ in rows)
+                ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in rows])
+                labels = torch.tensor([t + [-100] * (width - len(t)) for _, t in rows])
+                yield ids, labels
+
+
+@torch.no_grad()
+def style_accuracy(model, tokenizer, shots: int, count: int = 64) -> dict[str, float]:
+    """Share of held-out test questions answered by each task's own steps, after ``shots`` examples.
+
+    0 shots is the bare backbone; 2 shots show whether the skill is there when the style is known.
+    """
+    rng, scores = random.Random(1), {}
+    for name, task in TASKS.items():
+        right = 0
+        prompts, answers = [], []
+        while len(prompts) < count:
+            question = task.sample(rng, rng.randint(*task.lengths))
+            if split_of(question) != "test":
+                continue
+            context = ""
+            for _ in range(shots):
+                shot = task.sample(rng, rng.randint(*task.lengths))
+                context += "".join(document(shot, task.solve(shot))) + "<eos>"
+            prompts.append("<bos>" + context + document(question, Solution("", ""))[0])
+            answers.append(task.solve(question).answer)
+        tokens = tokenizer(
+            prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        out = model.generate(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            max_new_tokens=64,
+            do_sample=False,
+        )
+        texts = tokenizer.batch_decode(out[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        right = sum(t.split("####")[-1].strip() == a for t, a in zip(texts, answers, strict=True))
+        scores[name] = right / count
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write the backbone to")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch-size", type=int, default=64, help="rows a step")
+    parser.add_argument("--max-documents", type=int, default=3, help="documents a row, at most")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    tokenizer = build_tokenizer()
+    model = build_model(len(tokenizer), args.layers, args.width)
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{size:,} parameters, {args.layers} layers", flush=True)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
+    warmup = min(200, args.steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, max(0.02, 1 - (step - warmup) / (args.steps - warmup))),
+    )
+    batches = Corpus(tokenizer, args.seed, args.max_documents).batches(args.batch_size)
+    started, log = time.time(), []
+    args.out.mkdir(parents=True, exist_ok=True)
+    for step in range(1, args.steps + 1):
+        ids, labels = next(batches)
+        loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 50 == 0:
+            hours = (time.time() - started) / 3600
+            print(f"step {step} loss {loss.item():.4f} hours {hours:.3f}", flush=True)
+        if step % 500 == 0 or step == args.steps:
+            model.eval()
+            entry = {"step": step, "hours": round((time.time() - started) / 3600, 3)}
+            entry |= {"bare": style_accuracy(model, tokenizer, 0)}
+            entry |= {"two_shot": style_accuracy(model, tokenizer, 2)}
+            model.train()
+            print(json.dumps(entry), flush=True)
+            log.append(entry)
+            model.save_pretrained(args.out)
+            tokenizer.save_pretrained(args.out)
+            (args.out / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Reasoning data sets as Lightning data modules.
+
+The classes are imported on first use: ``datamodules.tasks`` and the command line's help need no Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.aqua import AQuA
+    from datamodules.generated import Generated
+    from datamodules.gsm8k import GSM8K
+    from datamodules.math import MATH
+
+__all__ = ["GSM8K", "MATH", "AQuA", "Generated"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{name.lower()}"), name)

@@ -1,0 +1,1 @@
+"""Small things every part of the project needs."""

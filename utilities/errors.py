@@ -1,0 +1,32 @@
+"""Errors a user can cause, and how they are told."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user: shown as one line, exit code 2, no traceback."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The allowed name most like ``name`` as a ready phrase, or the whole list.
+
+    >>> nearest("gms8k", ["gsm8k", "math"])
+    "did you mean 'gsm8k'? Allowed: gsm8k, math"
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Allowed: {', '.join(names)}"
+
+
+def choose(what: str, name: str, allowed: Iterable[str]) -> str:
+    """``name`` if it is allowed.
+
+    Raises:
+        UserError: otherwise, with the nearest allowed name.
+    """
+    names = list(allowed)
+    if name not in names:
+        raise UserError(f"{what} '{name}' is unknown: {nearest(name, names)}")
+    return name

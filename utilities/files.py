@@ -1,0 +1,34 @@
+"""Files that are whole or not there."""
+
+import os
+from pathlib import Path
+
+from utilities.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def new_folder(wanted: Path) -> Path:
+    """Create ``wanted``, or ``wanted-2``, ``wanted-3``, … when there is one already.
+
+    Raises:
+        UserError: when the folder cannot be written to.
+    """
+    number = 1
+    while True:
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if path.is_dir() and not any(path.iterdir()):
+                return path
+            number += 1
+        except OSError as error:
+            raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
+        else:
+            return path
