@@ -1,0 +1,161 @@
+"""Batched greedy decoding with a prefix."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from lightning_modules.backbone.attention import AttentionContext
+from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lightning_modules.backbone.model import Backbone
+
+
+class _PrefixCacheLayer(CacheLayerMixin):
+    """One layer's keys and values in a buffer of fixed size: the prefix, then the content.
+
+    Lengths told to transformers are the content's; the prefix is attention's own affair.
+    """
+
+    is_sliding = False
+
+    def __init__(self, prefix: LayerPrefix | None, capacity: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.capacity = capacity
+        self.start = 0 if prefix is None else prefix[0].shape[2]
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        batch, heads, _, width = key_states.shape
+        size = (batch, heads, self.start + self.capacity)
+        self.keys = key_states.new_empty(*size, width)
+        self.values = value_states.new_empty(*size, value_states.shape[-1])
+        if self.prefix is not None:
+            self.keys[:, :, : self.start] = self.prefix[0]
+            self.values[:, :, : self.start] = self.prefix[1]
+            self.prefix = None
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        begin = self.start + self.length
+        self.length += key_states.shape[2]
+        end = self.start + self.length
+        self.keys[:, :, begin:end] = key_states
+        self.values[:, :, begin:end] = value_states
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+    def select(self, rows: Tensor) -> None:
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class PrefixCache(Cache):
+    """A key-value cache that begins with a prefix; each layer's may have another length."""
+
+    def __init__(self, prefix: Prefix | None, num_layers: int, capacity: int) -> None:
+        """Make room for ``capacity`` content tokens in each of ``num_layers`` layers."""
+        entries = (None,) * num_layers if prefix is None else prefix.layers
+        self.buffers = [_PrefixCacheLayer(entry, capacity) for entry in entries]
+        super().__init__(layers=list(self.buffers))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some rows of the batch."""
+        for layer in self.buffers:
+            layer.select(rows)
+
+
+def end_tokens(backbone: "Backbone", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Token ids that end a generation: the tokenizer's and those the model names."""
+    config = getattr(backbone.model, "generation_config", None)
+    named = getattr(config, "eos_token_id", None)
+    ids = [named] if isinstance(named, int) else list(named or [])
+    return {*ids, tokenizer.eos_token_id}
+
+
+@torch.no_grad()
+def generate(
+    backbone: "Backbone",
+    tokenizer: "PreTrainedTokenizerBase",
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    prefix: Prefix | None,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """Decode greedily until an end token, a stop string or the limit.
+
+    Finished rows leave the batch, so that a long answer does not keep short ones computing.
+
+    Args:
+        input_ids: (B, n) prompts, padded on the left.
+        attention_mask: (B, n), 1 on content.
+        prefix: shared by the batch, or one an example.
+        max_new_tokens: limit per example.
+        stop: strings that end a generation once they are in its text (they stay in the text).
+
+    Returns:
+        B lists of new token ids, without the end token.
+    """
+    batch, width = input_ids.shape
+    first = 0 if prefix is None else prefix.num_positions
+    cache = PrefixCache(prefix, backbone.num_layers, width + max_new_tokens)
+    context_args = {"prefix": prefix, "prefix_in_cache": True}
+    mask = attention_mask
+    padded = not bool(mask.all())
+    positions = first + (mask.cumsum(-1) - 1).clamp(min=0)
+    ends = torch.tensor(sorted(end_tokens(backbone, tokenizer)), device=input_ids.device)
+    # Bytes of a string bound its tokens; one more for a token that began before it.
+    tail = max((len(text.encode()) for text in stop), default=0) + 1
+    outputs: list[list[int]] = [[] for _ in range(batch)]
+    alive = list(range(batch))
+    step_ids = input_ids
+    for step in range(max_new_tokens):
+        logits = backbone.model(
+            input_ids=step_ids,
+            attention_mask=mask if padded else None,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            context=AttentionContext(**context_args),
+        ).logits
+        tokens = logits[:, -1].argmax(-1)
+        finished = torch.isin(tokens, ends).tolist()
+        for row, token in enumerate(tokens.tolist()):
+            if finished[row]:
+                continue
+            outputs[alive[row]].append(token)
+            if stop:
+                text = tokenizer.decode(outputs[alive[row]][-tail:])
+                finished[row] = any(string in text for string in stop)
+        if any(finished):
+            kept = [row for row, done in enumerate(finished) if not done]
+            if not kept:
+                break
+            rows = torch.tensor(kept, device=input_ids.device)
+            cache.select(rows)
+            tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
+            alive = [alive[row] for row in kept]
+        if step + 1 < max_new_tokens:
+            step_ids = tokens[:, None]
+            mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
+            positions = positions[:, -1:] + 1
+    return outputs

@@ -1,0 +1,184 @@
+"""From a name, folder or GGUF file to a frozen language model and its tokenizer."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from utilities.errors import UserError, choose
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
+DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which frozen language model to use.
+
+    Attributes:
+        name: hub id, local folder, or ``embedded`` (the small backbone that ships with the project).
+        revision: commit, tag or branch of a hub id; pin it for results to be repeatable.
+        gguf_file: file name inside ``name`` when the weights are in GGUF form.
+        dtype: ``float32``, ``bfloat16``, ``float16``, ``float64`` or ``auto`` (as stored).
+        trust_remote_code: run code that comes with the model. Off unless you have read that code.
+        gradient_checkpointing: recompute layers in the backward pass to save memory.
+    """
+
+    name: str = "embedded"
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: DType = "float32"
+    trust_remote_code: bool = False
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        choose("backbone dtype", self.dtype, get_args(DType))
+
+
+def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
+    """Path or hub id, and the keyword arguments every ``from_pretrained`` gets."""
+    if config.name == "embedded":
+        return str(EMBEDDED), {}
+    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    path = Path(config.name).expanduser()
+    if config.name.endswith(".gguf"):
+        raise UserError(
+            f"backbone '{config.name}' is a GGUF file: give its folder as backbone.name and "
+            f"'{path.name}' as backbone.gguf_file"
+        )
+    if path.is_dir():
+        ggufs = sorted(file.name for file in path.glob("*.gguf"))
+        if config.gguf_file:
+            if config.gguf_file not in ggufs:
+                found = ", ".join(ggufs) or "none"
+                raise UserError(
+                    f"backbone.gguf_file '{config.gguf_file}' is not in {path} (GGUF files there: {found})"
+                )
+        elif not (path / "config.json").is_file():
+            if ggufs:
+                raise UserError(
+                    f"backbone folder {path} holds GGUF weights: name one with backbone.gguf_file "
+                    f"({', '.join(ggufs)})"
+                )
+            raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
+    elif path.is_absolute() or config.name.startswith((".", "~")):
+        raise UserError(f"backbone folder {config.name} does not exist")
+    if config.revision:
+        kwargs["revision"] = config.revision
+    if config.gguf_file:
+        kwargs["gguf_file"] = config.gguf_file
+    return str(path) if path.is_dir() else config.name, kwargs
+
+
+def _explain(config: BackboneConfig, error: Exception) -> UserError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"backbone '{config.name}' cannot be loaded: {first} "
+        "(allowed: a hub id, a local folder, or 'embedded')"
+    )
+
+
+def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
+    """The backbone's tokenizer, with a padding token.
+
+    Raises:
+        UserError: when it cannot be found, or has no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    where, kwargs = _location(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _explain(config, error) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of backbone '{config.name}' has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def context_length(config: BackboneConfig) -> int | None:
+    """Positions the backbone was built for, from its configuration alone; None when it names none."""
+    from transformers import AutoConfig
+
+    where, kwargs = _location(config)
+    try:
+        model_config = AutoConfig.from_pretrained(where, **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _explain(config, error) from error
+    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_model(config: BackboneConfig) -> "PreTrainedModel":
+    """The backbone's causal language model: frozen, in eval mode, with our attention.
+
+    Raises:
+        UserError: when it cannot be found or loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lightning_modules.backbone.attention import IMPLEMENTATION
+
+    where, kwargs = _location(config)
+    dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, attn_implementation=IMPLEMENTATION, **kwargs
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _explain(config, error) from error
+    return model.requires_grad_(False).eval()
+
+
+_STRUCTURE = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "layer_norm_epsilon",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+)
+
+
+def fingerprint(model: "PreTrainedModel", samples: int = 8) -> str:
+    """16 hexadecimal digits that identify a backbone: its structure and a sample of its weights.
+
+    Weights are compared after rounding to bfloat16, so that the same model loaded in another dtype
+    is the same backbone. Call it before anything trainable is added to ``model``.
+
+    Args:
+        samples: how many evenly spaced values of each parameter are read.
+    """
+    digest = hashlib.sha256()
+    config = model.config.get_text_config().to_dict()
+    structure = {key: config[key] for key in _STRUCTURE if key in config}
+    digest.update(json.dumps(structure, sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter, samples))
+    return digest.hexdigest()[:16]
+
+
+def _sample(parameter: "torch.Tensor", samples: int) -> bytes:
+    import torch
+
+    flat = parameter.detach().flatten()
+    # Integers, not linspace: above 2^24 elements a float32 index is inexact.
+    step = max(1, flat.numel() // samples)
+    values = flat[::step][:samples].to(torch.bfloat16)
+    return values.view(torch.int16).cpu().numpy().tobytes()

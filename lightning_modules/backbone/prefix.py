@@ -1,0 +1,138 @@
+"""Soft prompt → keys and values per layer, computed once for a whole batch or evaluation.
+
+Virtual tokens stand before the content and attention is causal, so their keys and values are the
+same for every example: they are computed at batch size 1, with gradient, and shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lightning_modules.backbone.model import Backbone
+
+LayerPrefix = tuple[Tensor, Tensor]
+StageMode = Literal["accumulate", "replace"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values that all content tokens may attend to, layer by layer.
+
+    Attributes:
+        layers: for each layer ``None`` or (keys, values), both (b, key-value heads, m, head dim) with
+            b = 1 (shared by the batch) or the batch size (one prefix an example). m may differ
+            between layers. Keys carry their position already.
+        num_positions: positions taken by virtual tokens; content starts at this position in every
+            layer, also in layers with a shorter prefix.
+    """
+
+    layers: tuple[LayerPrefix | None, ...]
+    num_positions: int
+
+    def length(self, layer: int) -> int:
+        """Virtual tokens that content sees in ``layer``."""
+        entry = self.layers[layer]
+        return 0 if entry is None else entry[0].shape[2]
+
+    @property
+    def batch_size(self) -> int:
+        """1 when shared by the batch, else the number of examples."""
+        return max((entry[0].shape[0] for entry in self.layers if entry is not None), default=1)
+
+    def select(self, rows: Tensor) -> "Prefix":
+        """The prefixes of some examples; a shared prefix stays as it is."""
+        if self.batch_size == 1:
+            return self
+        kept = (None if entry is None else (entry[0][rows], entry[1][rows]) for entry in self.layers)
+        return Prefix(tuple(kept), self.num_positions)
+
+
+def stage_prefix(
+    backbone: "Backbone",
+    starts: Sequence[int],
+    prompts: Sequence[Tensor],
+    mode: StageMode = "accumulate",
+) -> Prefix:
+    """Prefix of soft prompts that enter the backbone at given layers (DHAM §4.2, eq. 5-6, Alg. 2).
+
+    One prompt at layer 0 is prompt tuning, one at layer r > 0 a late prompt.
+
+    Args:
+        backbone: the frozen language model.
+        starts: G layer indices, ascending: prompt i is the input of layer ``starts[i]`` at its rows.
+        prompts: G tensors (m_i, hidden size), any float dtype; gradients flow to them.
+        mode: ``accumulate``: layer l sees every prompt with start ≤ l. ``replace``: layer l sees only
+            the last prompt with start ≤ l.
+    """
+    if mode == "accumulate":
+        # One row [P1; ...; PG]. A slot that is not active yet stands after the active ones, so the
+        # causal mask keeps it out of their sight.
+        lengths = [prompt.shape[0] for prompt in prompts]
+        offsets = [sum(lengths[:i]) for i in range(len(lengths))]
+        slots = [(start, 0, offset, p) for start, offset, p in zip(starts, offsets, prompts, strict=True)]
+        rows, positions = 1, sum(lengths)
+    else:
+        slots = [(start, i, 0, p) for i, (start, p) in enumerate(zip(starts, prompts, strict=True))]
+        rows, positions = len(prompts), max(prompt.shape[0] for prompt in prompts)
+
+    recorded = _run_virtual_tokens(backbone, slots, rows, positions)
+    layers: list[LayerPrefix | None] = []
+    for layer, (keys, values) in enumerate(recorded):
+        active = [i for i, start in enumerate(starts) if start <= layer]
+        if not active:
+            layers.append(None)
+        elif mode == "accumulate":
+            length = sum(prompts[i].shape[0] for i in active)
+            layers.append((keys[:, :, :length], values[:, :, :length]))
+        else:
+            i, length = active[-1], prompts[active[-1]].shape[0]
+            layers.append((keys[i : i + 1, :, :length], values[i : i + 1, :, :length]))
+    return Prefix(tuple(layers), positions)
+
+
+def _run_virtual_tokens(
+    backbone: "Backbone", slots: Sequence[tuple[int, int, int, Tensor]], rows: int, positions: int
+) -> list[LayerPrefix]:
+    """Run virtual tokens as an ordinary batch; return each layer's keys and values.
+
+    Args:
+        slots: (layer, batch row, first position, prompt): what replaces the rows' hidden state there.
+    """
+    first = slots[0][3]
+    blank = torch.zeros(rows, positions, backbone.hidden_size, dtype=backbone.dtype, device=first.device)
+
+    def overwrite(hidden: Tensor, layer: int) -> Tensor:
+        for start, row, offset, prompt in slots:
+            if start == layer:
+                index = (
+                    torch.tensor([row], device=hidden.device),
+                    torch.arange(offset, offset + prompt.shape[0], device=hidden.device),
+                )
+                hidden = hidden.index_put(index, prompt.to(hidden.dtype))
+        return hidden
+
+    def replace_input(layer: int):
+        def hook(module: nn.Module, args: tuple, kwargs: dict):
+            if args:
+                return (overwrite(args[0], layer), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": overwrite(kwargs["hidden_states"], layer)}
+
+        return hook
+
+    # Prompts of layer 0 enter as embeddings, so that whatever a family does to its embeddings
+    # (learned positions, scaling) is done to them too.
+    embeddings = overwrite(blank, 0)
+    late = {slot[0] for slot in slots if slot[0] > 0}
+    handles = [
+        backbone.layers[layer].register_forward_pre_hook(replace_input(layer), with_kwargs=True)
+        for layer in late
+    ]
+    try:
+        return backbone.record_keys_values(embeddings)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,232 @@
+"""The loop all methods share: loss, generation, grading, optimiser and checkpoints.
+
+Logged values: ``train/loss`` (nats per trained token), ``train/prompt_norm``, ``train/lr``, ``val/loss``,
+``val/accuracy``, ``test/accuracy`` and their Wilson bounds ``.../accuracy_low`` and ``_high``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from datamodules.encoding import Batch
+from lightning_modules.backbone.loading import BackboneConfig, context_length
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.checkpointing import check_keys, describe, verify
+from lightning_modules.evaluation import Record, answer, wilson_interval
+from lightning_modules.optimisation import OptimizerConfig
+from utilities.errors import UserError
+
+
+class SoftPromptModule(L.LightningModule, ABC):
+    """A trainable prompt over a frozen backbone.
+
+    A method says what is trained (``configure_prompts``) and what content attends to (``prefix``);
+    everything else is here.
+    """
+
+    backbone: Backbone
+
+    def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, val_generations: int) -> None:
+        super().__init__()
+        if val_generations < 0:
+            raise UserError(f"val_generations must not be negative, not {val_generations}")
+        self.backbone_config = backbone
+        self.optimizer_config = optimizer
+        self.val_generations = val_generations
+        self.loss_sum, self.token_sum = SumMetric(), SumMetric()
+        self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
+        self._step_tokens = 0
+        self._shared_prefix: Prefix | None = None
+        self._configured = False
+
+    @abstractmethod
+    def configure_prompts(self, generator: torch.Generator) -> None:
+        """Create what is trained, float32; the backbone is loaded. Draw from ``generator`` alone."""
+
+    @abstractmethod
+    def prefix(self) -> Prefix | None:
+        """What content attends to, with gradient to what is trained; ``None`` for nothing."""
+
+    def structure(self) -> dict[str, object]:
+        """What must agree between a checkpoint and this module beside keys and shapes."""
+        return {}
+
+    def exported(self) -> dict[str, Tensor]:
+        """The trained prompt as it is used, without what only training needs."""
+        return dict(self.state_dict())
+
+    # --- set-up -----------------------------------------------------------------------------------
+
+    def load_backbone(self) -> Backbone:
+        """The backbone, loaded on the first call."""
+        if not hasattr(self, "backbone"):
+            self.backbone = Backbone(self.backbone_config)
+        return self.backbone
+
+    def setup(self, stage: str) -> None:
+        self.load_backbone()
+
+    def configure_model(self) -> None:
+        if self._configured:
+            return
+        # From the run's seed alone: the same start on every rank, whatever drew numbers before.
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.load_backbone()
+        with torch.device("cpu"):
+            self.configure_prompts(generator)
+        self._configured = True
+        self._check_context()
+
+    def check_layers(self, what: str, layers: list[int]) -> None:
+        """Raise a UserError when a layer index does not exist in the backbone."""
+        for layer in layers:
+            if not 0 <= layer < self.backbone.num_layers:
+                raise UserError(
+                    f"{what} names layer {layer}, but backbone '{self.backbone_config.name}' has layers "
+                    f"0 to {self.backbone.num_layers - 1}"
+                )
+
+    @torch.no_grad()
+    def _check_context(self) -> None:
+        """Refuse texts that do not fit behind the virtual tokens."""
+        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
+        limit = context_length(self.backbone_config)
+        if datamodule is None or limit is None:
+            return
+        prefix = self.prefix()
+        datamodule.check_context(limit, 0 if prefix is None else prefix.num_positions)
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Summed loss of the micro-batch; ``on_before_optimizer_step`` divides by the step's tokens."""
+        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.prefix())
+        tokens = int((batch.gold.labels != -100).sum())
+        self._step_tokens += tokens
+        self.log("train/loss", total.detach() / tokens, prog_bar=True, batch_size=len(batch))
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Weight by token: the step does not depend on how its examples were split.
+
+        Lightning divided each micro-batch by their number and averaged gradients over ranks; both are
+        undone, and the sum is divided by the tokens of all micro-batches on all ranks.
+        """
+        local = torch.tensor(float(self._step_tokens), device=self.device)
+        tokens = self.trainer.strategy.reduce(local, reduce_op="sum")
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
+        for parameter in self.trained_parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        self._step_tokens = 0
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            norm = torch.stack([p.detach().norm() for p in self.trained_parameters()]).norm()
+            self.log("train/prompt_norm", norm)
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Everything the optimiser may change."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> Any:
+        parameters = self.trained_parameters()
+        if not parameters:
+            raise UserError(f"{type(self).__name__} has nothing to train: use 'test' or 'validate'")
+        total = self.trainer.estimated_stepping_batches
+        optimizer, schedule = self.optimizer_config.build(parameters, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+        prefix = self._evaluation_prefix()
+        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
+        self.loss_sum.update(total)
+        self.token_sum.update((batch.gold.labels != -100).sum())
+        if self.trainer.sanity_checking:
+            return []
+        asked = set(self.answered_ids())
+        rows = [row for row, example in enumerate(batch.examples) if example.id in asked]
+        return self._answer(batch.select(rows), prefix) if rows else []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+        return self._answer(batch, self._evaluation_prefix())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+        return answer(self.backbone, batch, self._evaluation_prefix())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_accuracy("test")
+
+    def _evaluation_prefix(self) -> Prefix | None:
+        """The prefix, computed once for a whole evaluation."""
+        if self._shared_prefix is None:
+            self._shared_prefix = self.prefix()
+        return self._shared_prefix
+
+    def _forget_prefix(self) -> None:
+        self._shared_prefix = None
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _forget_prefix
+    on_validation_end = on_test_end = on_predict_end = _forget_prefix
+
+    def answered_ids(self) -> list[str]:
+        """Validation examples that are answered, not only scored: the first ones of the split."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return datamodule.example_ids("validation")[: self.val_generations]
+
+    def _answer(self, batch: Batch, prefix: Prefix | None) -> list[Record]:
+        records = answer(self.backbone, batch, prefix)
+        self.correct_sum.update(sum(record.correct for record in records))
+        self.answered_sum.update(len(records))
+        return records
+
+    def _log_accuracy(self, split: str) -> None:
+        answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())
+        if answered:
+            low, high = wilson_interval(correct, answered)
+            self.log(f"{split}/accuracy", correct / answered, prog_bar=True)
+            self.log_dict({f"{split}/accuracy_low": low, f"{split}/accuracy_high": high})
+        for metric in (self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum):
+            metric.reset()
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is trained, and nothing of the frozen backbone."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        full = super().state_dict(*args, **kwargs)
+        return {key: full[key] for key in full if key in trained or not key.startswith("backbone.")}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load trained tensors; keys and shapes must agree exactly, whatever ``strict`` says.
+
+        Raises:
+            UserError: naming the first key or shape that differs.
+        """
+        check_keys(self.state_dict(), state_dict)
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["promptstage"] = describe(self)
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        verify(self, checkpoint)
+        self._rng = checkpoint["rng"]
+
+    def on_train_start(self) -> None:
+        if hasattr(self, "_rng"):
+            torch.set_rng_state(self._rng)

@@ -1,0 +1,116 @@
+"""Prompt-only checkpoints: written whole or not at all, read only where they belong."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+FORMAT = 1
+
+
+def describe(module: "SoftPromptModule") -> dict[str, Any]:
+    """What a checkpoint says of itself: method, backbone and structure, as plain values."""
+    return {
+        "format": FORMAT,
+        "method": type(module).__name__,
+        "backbone": asdict(module.backbone_config),
+        "fingerprint": module.load_backbone().fingerprint,
+        "structure": module.structure(),
+    }
+
+
+def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
+    """Check that ``checkpoint`` was made by this method over this backbone.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    theirs = checkpoint.get("promptstage")
+    if theirs is None:
+        raise UserError("the checkpoint was not written by promptstage")
+    ours = describe(module)
+    if theirs["format"] != FORMAT:
+        raise UserError(f"the checkpoint has format {theirs['format']}, this version reads format {FORMAT}")
+    if theirs["method"] != ours["method"]:
+        raise UserError(f"the checkpoint is of method {theirs['method']}, the model is {ours['method']}")
+    if theirs["fingerprint"] != ours["fingerprint"]:
+        raise UserError(
+            f"the checkpoint belongs to backbone '{theirs['backbone']['name']}' "
+            f"(fingerprint {theirs['fingerprint']}), not to '{ours['backbone']['name']}' "
+            f"({ours['fingerprint']})"
+        )
+    for key, value in ours["structure"].items():
+        if theirs["structure"].get(key) != value:
+            raise UserError(f"the checkpoint has {key} {theirs['structure'].get(key)}, the model has {value}")
+
+
+def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Check that two state dictionaries have the same keys and shapes.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    if missing or unexpected:
+        raise UserError(
+            f"the checkpoint does not fit the model: missing {missing or 'nothing'}, "
+            f"unexpected {unexpected or 'nothing'}"
+        )
+    for key in ours:
+        if ours[key].shape != theirs[key].shape:
+            raise UserError(
+                f"the checkpoint does not fit the model: {key} is {tuple(theirs[key].shape)} there "
+                f"and {tuple(ours[key].shape)} here"
+            )
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint's contents on the CPU; nothing in it is executed (``weights_only``).
+
+    Raises:
+        UserError: when the file is missing, truncated or not a checkpoint of ours.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"checkpoint {path} is truncated or not a checkpoint") from error
+    if not isinstance(checkpoint, dict) or "promptstage" not in checkpoint:
+        raise UserError(f"checkpoint {path} was not written by promptstage")
+    return checkpoint
+
+
+class PromptCheckpointIO(TorchCheckpointIO):
+    """Reads and writes checkpoints; a crash while writing leaves the previous file as it was."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)

@@ -1,0 +1,93 @@
+"""Prefix tuning (Li & Liang 2021): keys and values of virtual tokens, trained in every layer."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.loading import BackboneConfig
+from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.initialisation import PromptInit, initial_embeddings
+from lightning_modules.optimisation import OptimizerConfig
+from utilities.errors import UserError
+
+
+class PrefixTuning(SoftPromptModule):
+    """K_l and V_l, (key-value heads, m, head dim), for every layer l, directly or through an MLP.
+
+    The start is always a real one: the keys and values that ``init``'s embeddings have in the
+    backbone; for ``random``, noise at their scale in each layer. With ``mlp_width`` the trained part is
+    a correction to that start, E → Linear → tanh → Linear, zero at first.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig = BackboneConfig(),
+        num_virtual_tokens: int = 100,
+        init: PromptInit = PromptInit(),
+        mlp_width: int = 0,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        val_generations: int = 64,
+    ) -> None:
+        """
+        Args:
+            backbone: the frozen language model.
+            num_virtual_tokens: m.
+            init: whose keys and values the prefix starts from.
+            mlp_width: hidden width of the reparametrisation; 0 trains keys and values directly.
+            optimizer: AdamW and its schedule.
+            val_generations: validation questions answered at each validation; 0 for the loss alone.
+
+        Raises:
+            UserError: when there is no virtual token.
+        """
+        super().__init__(backbone, optimizer, val_generations)
+        if num_virtual_tokens < 1:
+            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
+        if mlp_width < 0:
+            raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+        self.num_virtual_tokens = num_virtual_tokens
+        self.init = init
+        self.mlp_width = mlp_width
+
+    @torch.no_grad()
+    def configure_prompts(self, generator: torch.Generator) -> None:
+        source = PromptInit("vocabulary") if self.init.kind == "random" else self.init
+        rows = initial_embeddings(self.backbone, source, self.num_virtual_tokens, generator)
+        recorded = self.backbone.record_keys_values(rows[None].to(self.backbone.embedding))
+        start = torch.stack([part[0].float().cpu() for entry in recorded for part in entry])
+        if self.init.kind == "random":
+            scale = start.flatten(1).std(dim=1)
+            start = torch.randn(start.shape, generator=generator) * scale[:, None, None, None]
+        if not self.mlp_width:
+            self.keys_values = nn.Parameter(start)
+            return
+        width = self.backbone.hidden_size
+        self.register_buffer("start", start)
+        self.embedding = nn.Parameter(rows)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, self.mlp_width),
+            nn.Tanh(),
+            nn.Linear(self.mlp_width, start.numel() // self.num_virtual_tokens),
+        )
+        nn.init.normal_(self.mlp[0].weight, std=width**-0.5, generator=generator)
+        nn.init.zeros_(self.mlp[0].bias)
+        nn.init.zeros_(self.mlp[2].weight)
+        nn.init.zeros_(self.mlp[2].bias)
+
+    def trained_keys_values(self) -> Tensor:
+        """(2 · layers, key-value heads, m, head dim): keys and values in turn, the MLP applied."""
+        if not self.mlp_width:
+            return self.keys_values
+        sets, heads, length, head_dim = self.start.shape
+        correction = self.mlp(self.embedding).view(length, sets, heads, head_dim)
+        return self.start + correction.permute(1, 2, 0, 3)
+
+    def prefix(self) -> Prefix:
+        trained = self.trained_keys_values().to(self.backbone.dtype)
+        layers: list[LayerPrefix | None] = [
+            (trained[i][None], trained[i + 1][None]) for i in range(0, len(trained), 2)
+        ]
+        return Prefix(tuple(layers), self.num_virtual_tokens)
+
+    def exported(self) -> dict[str, Tensor]:
+        return {"keys_values": self.trained_keys_values().detach()}

@@ -1,0 +1,54 @@
+"""Prompt tuning (Lester et al. 2021; DPC §3.1) and late prompts (DHAM §3)."""
+
+import torch
+from torch import nn
+
+from lightning_modules.backbone.loading import BackboneConfig
+from lightning_modules.backbone.prefix import Prefix, stage_prefix
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.initialisation import PromptInit, initial_prompt
+from lightning_modules.optimisation import OptimizerConfig
+from utilities.errors import UserError
+
+
+class PromptTuning(SoftPromptModule):
+    """One soft prompt P, (m, d), at the input of one layer.
+
+    Paper symbols: P is ``prompt``, m ``num_virtual_tokens``, the insertion layer r ``insert_at``.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig = BackboneConfig(),
+        num_virtual_tokens: int = 100,
+        init: PromptInit = PromptInit(),
+        insert_at: int = 0,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        val_generations: int = 64,
+    ) -> None:
+        """
+        Args:
+            backbone: the frozen language model.
+            num_virtual_tokens: m; the DPC paper uses 100.
+            init: how the virtual tokens start.
+            insert_at: layer whose input the prompt is part of; 0 is prompt tuning, more a late prompt.
+            optimizer: AdamW and its schedule.
+            val_generations: validation questions answered at each validation; 0 for the loss alone.
+
+        Raises:
+            UserError: when there is no virtual token.
+        """
+        super().__init__(backbone, optimizer, val_generations)
+        if num_virtual_tokens < 1:
+            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
+        self.num_virtual_tokens = num_virtual_tokens
+        self.init = init
+        self.insert_at = insert_at
+
+    def configure_prompts(self, generator: torch.Generator) -> None:
+        self.check_layers("insert_at", [self.insert_at])
+        start = initial_prompt(self.backbone, self.init, self.num_virtual_tokens, self.insert_at, generator)
+        self.prompt = nn.Parameter(start)
+
+    def prefix(self) -> Prefix:
+        return stage_prefix(self.backbone, [self.insert_at], [self.prompt])
