@@ -1,0 +1,47 @@
+"""Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from safetensors.torch import save
+
+from lightning_modules.base import SoftPromptModule
+
+
+class RunFolder(L.Callback):
+    """Keeps the run's configuration beside it and inside its checkpoints.
+
+    Args:
+        folder: the run folder, or a folder of results in it.
+        config: the whole configuration as YAML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        number, path = 1, self.folder / "config.yaml"
+        # A requeued run finds its own config and keeps it; a different one gets a number.
+        while path.exists() and path.read_text(encoding="utf-8") != self.config:
+            number += 1
+            path = self.folder / f"config-{number}.yaml"
+        path.write_text(self.config, encoding="utf-8")
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["config"] = self.config
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Export the trained prompt as it is used: ``prompt.safetensors``."""
+        assert isinstance(pl_module, SoftPromptModule)
+        if trainer.is_global_zero and not trainer.interrupted:
+            tensors = {
+                name: tensor.detach().cpu().contiguous() for name, tensor in pl_module.exported().items()
+            }
+            metadata = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
+            (self.folder / "prompt.safetensors").write_bytes(save(tensors, metadata))

@@ -1,0 +1,30 @@
+"""Tokens a second while training: ``train/tokens_per_second``, all ranks together."""
+
+import time
+from typing import Any
+
+import lightning as L
+
+from datamodules.encoding import Batch
+
+
+class Throughput(L.Callback):
+    """Logs content tokens (virtual tokens and padding not counted) per second of training time."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.seconds = 0.0
+        self.started = 0.0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.seconds += time.perf_counter() - self.started
+        self.tokens += int(batch.gold.attention_mask.sum())
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            rate = self.tokens / self.seconds * trainer.world_size
+            pl_module.log("train/tokens_per_second", rate, batch_size=len(batch))
+            self.tokens, self.seconds = 0, 0.0

@@ -1,0 +1,73 @@
+"""promptstage on the command line: ``python cli.py --help``.
+
+Nothing heavy is imported here: the help and the version must answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from utilities.errors import UserError, nearest
+
+VERSION = "0.1.0"
+
+SUBCOMMANDS = {
+    "fit": "train a soft prompt",
+    "validate": "loss and accuracy on the validation split",
+    "test": "answer and grade the test split",
+    "predict": "answer questions from a file or standard input",
+}
+
+HELP = """\
+usage: python cli.py {fit,validate,test,predict} [options]
+
+promptstage trains soft prompts that make a frozen language model reason better.
+
+subcommands:
+  fit        train a soft prompt
+  validate   loss and accuracy on the validation split
+  test       answer and grade the test split
+  predict    answer questions from a file or standard input (--questions FILE, - for standard input)
+
+methods (--model):   Pretrained, PromptTuning, PrefixTuning, DHAM, LoRA
+data sets (--data):  GSM8K, MATH, AQuA, Generated
+
+common options:
+  -c FILE            a YAML file; give several, later ones win (see configs/)
+  --backbone.name    hub id, local folder or 'embedded' (default)
+  --ckpt_path PATH   a checkpoint, or a run folder (its best checkpoint)
+  --run_dir PATH     where the run is kept (default: runs/METHOD-DATASET)
+  --help, --version
+
+examples:
+  python cli.py fit --model DHAM --data Generated --data.task addition --trainer.max_steps 300
+  python cli.py test --ckpt_path runs/dham-addition
+  python cli.py fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
+  echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
+
+'python cli.py fit --help' lists every option; '--model.help DHAM' those of a method.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, or 2 for a mistake of the user."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"promptstage {VERSION}")
+        return 0
+    try:
+        if arguments[0] not in SUBCOMMANDS:
+            raise UserError(f"subcommand '{arguments[0]}' is unknown: {nearest(arguments[0], SUBCOMMANDS)}")
+        from command_line.app import run
+
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
