@@ -1,0 +1,276 @@
+"""What all data sets share: load, choose rows, tokenise, batch."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.encoding import Collate, Encoded, Example, encode
+from datamodules.loaders import EvaluationLoader, TrainLoader, position
+from datamodules.sources import MalformedRow, Row, local_folder, read_hub, read_jsonl
+from datamodules.templates import Template, check_template
+from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STOP = ("\nQuestion:",)
+STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
+
+
+class ReasoningDataModule(L.LightningDataModule, ABC):
+    """Questions with worked answers, as token batches for a frozen language model.
+
+    Args:
+        backbone: whose tokenizer is used.
+        source: hub id, or a local folder with train.jsonl, validation.jsonl and test.jsonl.
+        revision: commit, tag or branch of a hub id.
+        template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
+            (the tokenizer's chat template) or any text with exactly one ``{question}``.
+        batch_size: training questions per process and batch.
+        eval_batch_size: most questions in a batch of evaluation or prediction.
+        max_length: leave longer training examples out (tokens of prompt, completion and end token).
+            Evaluation never leaves anything out.
+        max_new_tokens: generation limit, in tokens.
+        stop: texts that end a generation; default: a new line with "Question:".
+        train_size: train on this many questions, drawn by ``seed``; default: all.
+        validation_size: validate on this many questions. A data set without validation split gives up as
+            many training questions, drawn by ``seed``; default then: a tenth, at most 500.
+        test_size: test on this many questions, the same for every seed; default: all.
+        seed: for the order of training and the choice of training and validation questions.
+        num_workers: processes that build batches; 0: none but the training process.
+
+    Raises:
+        UserError: for a value that is not allowed; later for data that cannot be read.
+    """
+
+    name: str
+    """The data set's name for the grader and in example ids."""
+    hub_configs: ClassVar[tuple[str, ...]] = ()
+    """Configurations of the hub data set, read one after the other."""
+    hub_has_validation: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        max_new_tokens: int,
+        backbone: BackboneConfig = BackboneConfig(),
+        revision: str | None = None,
+        template: str = "plain",
+        batch_size: int = 8,
+        eval_batch_size: int = 16,
+        max_length: int | None = None,
+        stop: list[str] | None = None,
+        train_size: int | None = None,
+        validation_size: int | None = None,
+        test_size: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for what, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("generation limit max_new_tokens", max_new_tokens, 1),
+            ("max_length", max_length, 1),
+            ("train_size", train_size, 1),
+            ("validation_size", validation_size, 1),
+            ("test_size", test_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{what} is {value}: allowed are {least} and more")
+        if stop is not None and "" in stop:
+            raise UserError("stop holds an empty text, which would end every generation at once")
+        self.source, self.revision = source, revision
+        self.backbone = backbone
+        self.template = check_template(template)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.max_length, self.max_new_tokens = max_length, max_new_tokens
+        self.stop = STOP if stop is None else tuple(stop)
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.seed, self.num_workers = seed, num_workers
+        # A rank without a question to test is no error (Lightning's own name).
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._questions: list[Example] = []
+        self._encoded: dict[str, list[Encoded]] = {}
+
+    @abstractmethod
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """The example that ``row`` (number ``index`` of ``split``) describes.
+
+        Raises:
+            MalformedRow: when the row lacks something.
+        """
+
+    def has_validation(self) -> bool:
+        """Whether the source has a validation split of its own."""
+        folder = local_folder(self.source)
+        return (folder / "validation.jsonl").is_file() if folder else self.hub_has_validation
+
+    def rows(self, split: str) -> list[Row]:
+        """All rows of a split that the source has."""
+        folder = local_folder(self.source)
+        if folder:
+            return read_jsonl(folder / f"{split}.jsonl")
+        return read_hub(self.source, self.hub_configs, split, self.revision)
+
+    def examples(self, split: str) -> list[Example]:
+        """The examples of ``train``, ``validation`` or ``test``, in the order of the source."""
+        carved = split != "test" and not self.has_validation()
+        stored = "train" if carved else split
+        rows = self.rows(stored)
+        order = list(range(len(rows)))
+        # Each draw has its own random numbers, so that no size changes another choice.
+        random.Random(f"{stored}/{self.seed if stored == 'train' else 0}").shuffle(order)
+        size = self.sizes[split]
+        if carved:
+            held_out = self.sizes["validation"] or max(1, min(500, len(rows) // 10))
+            if held_out >= len(rows):
+                raise UserError(
+                    f"validation_size is {held_out}, but {self.name} has no validation split and only "
+                    f"{len(rows)} training rows to take it from"
+                )
+            order = order[:held_out] if split == "validation" else order[held_out:]
+        return [self._parse(rows[i], stored, i) for i in sorted(order[:size])]
+
+    def _parse(self, row: Row, split: str, index: int) -> Example:
+        try:
+            return self.parse(row.fields, split, index)
+        except MalformedRow as error:
+            raise UserError(f"{row.where}: {error}") from error
+
+    def use_questions(self, questions: Sequence[str]) -> None:
+        """Have :meth:`predict_dataloader` ask these questions; their ids are ``question/0`` and so on.
+
+        Raises:
+            UserError: when there is none, or one is empty.
+        """
+        if not questions:
+            raise UserError("no question to answer: give at least one")
+        for i, question in enumerate(questions):
+            if not question.strip():
+                raise UserError(f"question {i + 1} is empty")
+        self._questions = [Example(f"question/{i}", text, "", "", "") for i, text in enumerate(questions)]
+        self._encoded.pop("predict", None)
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The backbone's tokenizer, loaded once."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.backbone)
+        return self._tokenizer
+
+    def setup(self, stage: str) -> None:
+        """Load and tokenise what ``stage`` (fit, validate, test or predict) needs and is not there yet."""
+        for split in STAGES[stage]:
+            if split not in self._encoded:
+                self._encoded[split] = self._encode(self.examples(split))
+                if split == "train":
+                    self._encoded[split] = self._short_enough(self._encoded[split])
+        if stage == "predict" and "predict" not in self._encoded:
+            self._encoded["predict"] = self._encode(self._questions)
+
+    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        return encode(examples, Template(self.template, self.tokenizer), self.tokenizer)
+
+    def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:
+        if self.max_length is None:
+            return rows
+        kept = [row for row in rows if row.length <= self.max_length]
+        if not kept:
+            shortest = min(row.length for row in rows)
+            raise UserError(
+                f"max_length {self.max_length} leaves no training example of {self.name}: the shortest has "
+                f"{shortest} tokens"
+            )
+        if len(kept) < len(rows):
+            rank_zero_info(
+                f"{self.name}: left out {len(rows) - len(kept)} of {len(rows)} training examples with more "
+                f"than {self.max_length} tokens"
+            )
+        return kept
+
+    def example_ids(self, split: str) -> list[str]:
+        """Ids of a split that was set up, in the order of the source."""
+        return [row.example.id for row in self._encoded[split]]
+
+    def check_context(self, limit: int, reserved: int) -> None:
+        """Check that everything set up fits in the backbone.
+
+        Args:
+            limit: positions the backbone has.
+            reserved: how many of these the soft prompt takes.
+
+        Raises:
+            UserError: for the first example that does not fit, with the numbers.
+        """
+        room = limit - reserved
+        for split, rows in self._encoded.items():
+            for row in rows:
+                for what, needed in self._needs(split, row):
+                    if needed > room:
+                        raise UserError(
+                            f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
+                            f"{limit} less {reserved} for the soft prompt = {room}"
+                        )
+
+    def _needs(self, split: str, row: Encoded) -> list[tuple[str, int]]:
+        prompt, completion = len(row.prompt), len(row.completion)
+        needs = []
+        if split in ("train", "validation"):
+            hint = "; max_length leaves longer ones out" if split == "train" else ""
+            needs.append((f"prompt {prompt} + worked answer {completion}{hint}", row.length))
+        if split != "train":
+            limit = self.max_new_tokens
+            needs.append((f"prompt {prompt} + generation limit max_new_tokens {limit}", prompt + limit))
+        return needs
+
+    def _collate(self) -> Collate:
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        return Collate(pad, self.name, self.max_new_tokens, self.stop)
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches in an order that only seed, epoch and global batch size decide."""
+        rank, world_size = self._ranks()
+        return TrainLoader(
+            self._encoded["train"],
+            self._collate(),
+            self.num_workers,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            position=partial(position, self.trainer),
+        )
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Every validation question once."""
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Every test question once."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """Every question of :meth:`use_questions` once."""
+        if not self._questions:
+            raise UserError("no question to answer: predict needs some")
+        return self._evaluation("predict")
+
+    def _evaluation(self, split: str) -> EvaluationLoader:
+        rank, world_size = self._ranks()
+        return EvaluationLoader(
+            self._encoded[split], self._collate(), self.num_workers, self.eval_batch_size, rank, world_size
+        )

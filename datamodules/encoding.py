@@ -1,0 +1,221 @@
+"""Questions as token batches: what the rest of the project sees of the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.templates import Template
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+
+class Example(NamedTuple):
+    """One question. (A named tuple: Lightning refuses frozen dataclasses inside a batch.)
+
+    Attributes:
+        id: stable name, such as ``gsm8k/train/123``.
+        question: as put in the template, answer options included.
+        rationale: the worked steps.
+        answer: the reference that the grader gets.
+        completion: what the model should write after the prompt, without leading space and end token.
+        options: texts of the answer options of a multiple-choice question, in order.
+    """
+
+    id: str
+    question: str
+    rationale: str
+    answer: str
+    completion: str
+    options: tuple[str, ...] | None = None
+
+
+@dataclass
+class Tokens:
+    """A padded batch of B sequences; spans are half-open column ranges in the padded tensors.
+
+    Attributes:
+        input_ids: (B, n) int64.
+        attention_mask: (B, n) int64, 1 on tokens and 0 on padding.
+        labels: (B, n) int64, -100 where nothing is learnt.
+        question: (B, 2) int64, columns of the question's text.
+        rationale: (B, 2) int64, columns of the completion without its end token; (n, n) when there is none.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    question: Tensor
+    rationale: Tensor
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "Tokens":
+        """The same batch on ``device``."""
+        return Tokens(**{name: tensor.to(device, **kwargs) for name, tensor in vars(self).items()})
+
+    def select(self, rows: Sequence[int]) -> "Tokens":
+        """Some rows of the batch, padding unchanged."""
+        return Tokens(**{name: tensor[list(rows)] for name, tensor in vars(self).items()})
+
+
+@dataclass
+class Batch:
+    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``).
+
+    Attributes:
+        examples: the B questions, in the order of the rows.
+        gold: right padded: prompt, completion, end token; labels on the last two.
+        prompt: left padded: prompt alone; all labels -100.
+        dataset: name for the grader.
+        max_new_tokens: generation limit.
+        stop: texts that end a generation.
+    """
+
+    examples: list[Example]
+    gold: Tokens
+    prompt: Tokens
+    dataset: str
+    max_new_tokens: int
+    stop: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
+        """The same batch on ``device``."""
+        gold, prompt = self.gold.to(device, **kwargs), self.prompt.to(device, **kwargs)
+        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """Some examples of the batch, padding unchanged."""
+        examples = [self.examples[row] for row in rows]
+        gold, prompt = self.gold.select(rows), self.prompt.select(rows)
+        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+
+
+class Encoded(NamedTuple):
+    """An example as 1-D int32 token ids; ``completion`` has its end token, ``question`` its columns."""
+
+    example: Example
+    prompt: Tensor
+    completion: Tensor
+    question: tuple[int, int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt, completion and end token."""
+        return len(self.prompt) + len(self.completion)
+
+
+def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """Columns of the tokens that share a character with ``start:end``; special tokens have none."""
+    inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def encode(
+    examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
+) -> list[Encoded]:
+    """Tokenise ``examples``: prompt and completion apart, so that a generation prompt is a training prefix.
+
+    Raises:
+        UserError: when the tokenizer gives no character offsets, or the template loses the question.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"tokenizer {type(tokenizer).__name__} is not a fast one: promptstage needs its character "
+            "offsets to find the question; choose a backbone with a tokenizer.json"
+        )
+    if not examples:
+        return []
+    rendered = [template.render(example.question) for example in examples]
+    prompts = tokenizer(
+        [prompt.text for prompt in rendered],
+        add_special_tokens=not template.is_chat,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    completions = tokenizer(
+        [template.separator + example.completion if example.completion else "" for example in examples],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    encoded = []
+    for example, prompt, ids, offsets, completion in zip(
+        examples,
+        rendered,
+        prompts["input_ids"],
+        prompts["offset_mapping"],
+        completions["input_ids"],
+        strict=True,
+    ):
+        # Some tokenizers close every text with an end token; generation has to go on from here.
+        if ids[-1:] == [tokenizer.eos_token_id] and offsets[-1][0] == offsets[-1][1]:
+            ids, offsets = ids[:-1], offsets[:-1]
+        encoded.append(
+            Encoded(
+                example,
+                torch.tensor(ids, dtype=torch.int32),
+                torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
+                _question_columns(offsets, prompt.start, prompt.end),
+            )
+        )
+    return encoded
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes."""
+
+    pad_token_id: int
+    dataset: str
+    max_new_tokens: int
+    stop: tuple[str, ...]
+
+    def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        return Batch(
+            [row.example for row in rows],
+            self._gold(rows),
+            self._prompt(rows),
+            self.dataset,
+            self.max_new_tokens,
+            self.stop,
+        )
+
+    def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:
+        shape = (len(rows), width)
+        return Tokens(
+            input_ids=torch.full(shape, self.pad_token_id),
+            attention_mask=torch.zeros(shape, dtype=torch.int64),
+            labels=torch.full(shape, IGNORED),
+            question=torch.tensor([row.question for row in rows]),
+            rationale=torch.full((len(rows), 2), width),
+        )
+
+    def _gold(self, rows: Sequence[Encoded]) -> Tokens:
+        tokens = self._empty(rows, max(row.length for row in rows))
+        for i, row in enumerate(rows):
+            start, end = len(row.prompt), row.length
+            tokens.input_ids[i, :start] = row.prompt
+            tokens.input_ids[i, start:end] = row.completion
+            tokens.attention_mask[i, :end] = 1
+            tokens.labels[i, start:end] = row.completion
+            tokens.rationale[i] = torch.tensor([start, end - 1])
+        return tokens
+
+    def _prompt(self, rows: Sequence[Encoded]) -> Tokens:
+        width = max(len(row.prompt) for row in rows)
+        tokens = self._empty(rows, width)
+        for i, row in enumerate(rows):
+            start = width - len(row.prompt)
+            tokens.input_ids[i, start:] = row.prompt
+            tokens.attention_mask[i, start:] = 1
+            tokens.question[i] += start
+        return tokens

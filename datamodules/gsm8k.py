@@ -1,0 +1,51 @@
+"""GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from datamodules.base import ReasoningDataModule
+from datamodules.encoding import Example
+from datamodules.sources import MalformedRow, text_field
+
+CALCULATOR = re.compile(r"<<[^<>]*>>")
+
+
+class GSM8K(ReasoningDataModule):
+    """GSM8K; it has no validation split.
+
+    Args:
+        keep_calculator: keep the calculator notes ``<<48/2=24>>`` in rationales.
+    """
+
+    name = "gsm8k"
+    hub_configs = ("main",)
+
+    def __init__(
+        self,
+        *,
+        keep_calculator: bool = False,
+        source: str = "openai/gsm8k",
+        revision: str | None = "740312add88f781978c0658806c59bc2815b9866",
+        max_new_tokens: int = 400,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
+        self.keep_calculator = keep_calculator
+
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """A row with ``question`` and ``answer`` (steps, then a line "#### 72")."""
+        rationale, mark, answer = text_field(row, "answer").rpartition("####")
+        answer = answer.strip().replace(",", "")
+        if not mark or not answer:
+            raise MalformedRow("field 'answer' has no final answer: expected a last line '#### 72'")
+        rationale = rationale.strip()
+        if not self.keep_calculator:
+            rationale = CALCULATOR.sub("", rationale)
+        return Example(
+            id=f"{self.name}/{split}/{index}",
+            question=text_field(row, "question"),
+            rationale=rationale,
+            answer=answer,
+            completion=f"{rationale}\n#### {answer}",
+        )

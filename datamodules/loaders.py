@@ -1,0 +1,142 @@
+"""Data loaders that always stand where Lightning's progress says, also after a resume in mid-epoch."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.encoding import Batch, Collate, Encoded
+from datamodules.samplers import evaluation_batches, train_batches
+from utilities.errors import UserError
+
+
+class EvaluationLoader:
+    """Batches of :func:`~datamodules.samplers.evaluation_batches`.
+
+    Not a ``DataLoader``, so that Lightning does not put a sampler of its own (which repeats examples) in it.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Encoded],
+        collate: Collate,
+        workers: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.rows, self.collate, self.workers = rows, collate, workers
+        # By prompt: a generation batch is as wide as its longest prompt.
+        self.batches = evaluation_batches([len(row.prompt) for row in rows], batch_size, rank, world_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _load(self.rows, self.batches, self.collate, self.workers)
+
+
+class TrainLoader:
+    """Batches of :func:`~datamodules.samplers.train_batches`, from wherever training stands.
+
+    The order is a function of seed and epoch, so a position needs no state: epoch and batch number. They
+    are asked for at the first batch of an epoch, not at ``iter()``: Lightning calls ``iter()`` before it
+    has put the progress of a checkpoint right.
+
+    Args:
+        position: current epoch, and batches of it already trained on.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Encoded],
+        collate: Collate,
+        workers: int,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        position: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.rows, self.collate, self.workers = rows, collate, workers
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.position = position
+        self._lengths = [row.length for row in rows]
+        self._resumed: dict[str, Any] | None = None
+        if len(rows) < world_size:
+            raise UserError(f"{len(rows)} training examples are too few for {world_size} processes")
+        self._len = len(self._batches(epoch=0))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        return train_batches(self._lengths, self.batch_size, self.seed, epoch, self.rank, self.world_size)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, whatever the position: Lightning adds those already done itself."""
+        return self._len
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: the lines below run at the first ``next()``.
+        epoch, done = self.position()
+        if done and self._resumed is not None:
+            self._check_resumed(self._resumed)
+        self._resumed = None
+        yield from _load(self.rows, self._batches(epoch)[done:], self.collate, self.workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of the batches depends on; Lightning stores it in checkpoints."""
+        lengths = zlib.crc32(repr(self._lengths).encode())
+        return {
+            "seed": self.seed,
+            "batch_size x processes": self.batch_size * self.world_size,
+            "examples": len(self.rows),
+            "checksum of their lengths": lengths,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember what a checkpoint was trained with, to compare it if training resumes in mid-epoch."""
+        self._resumed = state
+
+    def _check_resumed(self, state: dict[str, Any]) -> None:
+        for name, value in self.state_dict().items():
+            if state.get(name, value) != value:
+                raise UserError(
+                    f"cannot resume in mid-epoch with other training data: {name} was {state[name]} and is "
+                    f"{value}; restore it, or resume from a checkpoint of an epoch's end"
+                )
+
+
+def position(trainer: Any) -> tuple[int, int]:
+    """Epoch, and batches done in it, by Lightning's counts; to be asked when an epoch's first batch is due.
+
+    Args:
+        trainer: a Lightning trainer, or None for the start of training.
+    """
+    if trainer is None:
+        return 0, 0
+    loop = trainer.fit_loop
+    # After a resume from a checkpoint of an epoch's last batch or end, Lightning 2.6 leaves these counters
+    # one off; a checkpoint in mid-epoch of such a run would then count as one of an epoch's end.
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        progress.ready = progress.started = progress.completed + 1
+        progress.processed = progress.completed
+    # To overfit is to see the same batches in every epoch.
+    epoch = 0 if trainer.overfit_batches else trainer.current_epoch
+    return epoch, loop.epoch_loop.batch_progress.current.ready
+
+
+def _load(
+    rows: Sequence[Encoded], batches: list[list[int]], collate: Collate, workers: int
+) -> Iterator[Batch]:
+    return iter(
+        DataLoader(
+            rows,  # type: ignore[arg-type]  # a sequence is enough
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            # Else every epoch draws from the global random numbers, and a resumed run differs.
+            generator=torch.Generator(),
+        )
+    )

@@ -1,0 +1,69 @@
+"""MATH: competition problems (Hendrycks et al. 2021, arXiv 2103.03874)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datamodules.answers import last_boxed
+from datamodules.base import ReasoningDataModule
+from datamodules.encoding import Example
+from datamodules.sources import MalformedRow, Row, local_folder, read_hub, read_jsonl, text_field
+from utilities.errors import choose
+
+MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")
+
+
+class MATH(ReasoningDataModule):
+    """MATH; it has no validation split.
+
+    Args:
+        subset: what ``test`` means: ``test`` (5,000 problems) or ``math500``, 500 of these (a local folder's
+            math500.jsonl; otherwise the hub's HuggingFaceH4/MATH-500).
+    """
+
+    name = "math"
+    hub_configs = (
+        "algebra",
+        "counting_and_probability",
+        "geometry",
+        "intermediate_algebra",
+        "number_theory",
+        "prealgebra",
+        "precalculus",
+    )
+
+    def __init__(
+        self,
+        *,
+        subset: str = "test",
+        source: str = "EleutherAI/hendrycks_math",
+        revision: str | None = "21a5633873b6a120296cce3e2df9d5550074f4a3",
+        max_new_tokens: int = 1024,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
+        self.subset = choose("subset", subset, ("test", "math500"))
+
+    def rows(self, split: str) -> list[Row]:
+        """All rows of a split; of the chosen subset for ``test``."""
+        if split != "test" or self.subset == "test":
+            return super().rows(split)
+        folder = local_folder(self.source)
+        if folder:
+            return read_jsonl(folder / "math500.jsonl")
+        return read_hub(MATH500[0], ("default",), "test", MATH500[1])
+
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """A row with ``problem`` and ``solution``, which has the answer in its last ``\\boxed``."""
+        solution = text_field(row, "solution")
+        answer = last_boxed(solution)
+        # Two training solutions end in an empty box.
+        if answer is None:
+            raise MalformedRow("field 'solution' has no \\boxed{answer}")
+        name = self.subset if split == "test" else split
+        return Example(
+            id=f"{self.name}/{name}/{index}",
+            question=text_field(row, "problem"),
+            rationale=solution,
+            answer=answer,
+            completion=solution,
+        )

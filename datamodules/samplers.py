@@ -1,0 +1,65 @@
+"""Which examples a rank sees, and in which order. Pure functions: no state, no global random numbers."""
+
+import random
+from collections.abc import Sequence
+
+MEGABATCH = 50  # global batches among which examples are sorted by length
+
+
+def shares(n: int, parts: int) -> list[range]:
+    """``range(n)`` cut into ``parts`` contiguous ranges whose sizes differ by at most one."""
+    return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+
+
+def train_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """One rank's batches of an epoch, examples of like length together.
+
+    Shuffle; sort by length within every 50 global batches (fewer in a small data set, whose batches would
+    else be the same in every epoch); cut into global batches of ``batch_size`` ×
+    ``world_size``; shuffle these. A rank takes its contiguous share of each, so that all ranks have the
+    same number of batches and together see every example once.
+
+    Args:
+        lengths: of the examples, in tokens.
+        batch_size: examples a rank and batch.
+
+    Returns:
+        Indices into ``lengths``. A last global batch with fewer examples than ranks is left out: a rank
+        without examples would have no loss to take part with.
+    """
+    rng = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    size = batch_size * world_size
+    mega_size = size * max(1, min(MEGABATCH, len(order) // (8 * size)))
+    batches = []
+    for start in range(0, len(order), mega_size):
+        mega = sorted(order[start : start + mega_size], key=lengths.__getitem__)
+        batches += [mega[i : i + size] for i in range(0, len(mega), size)]
+    batches = [batch for batch in batches if len(batch) >= world_size]
+    rng.shuffle(batches)
+    return [[batch[i] for i in shares(len(batch), world_size)[rank]] for batch in batches]
+
+
+def evaluation_batches(
+    lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[int]]:
+    """One rank's batches for evaluation: every example on exactly one rank, longest first.
+
+    Batches are dealt to the ranks in turn and are of nearly the same size, as many on each rank, so that
+    a rank has none only when there are fewer examples than ranks.
+
+    Args:
+        lengths: of the examples, in tokens.
+        batch_size: most examples in a batch.
+
+    Returns:
+        Indices into ``lengths``.
+    """
+    # Longest first: what does not fit in memory fails at once.
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    rounds = -(-len(order) // (batch_size * world_size))
+    parts = shares(len(order), min(len(order), rounds * world_size))
+    return [[order[i] for i in part] for part in parts[rank::world_size]]

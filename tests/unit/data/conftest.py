@@ -1,0 +1,54 @@
+"""A byte tokenizer on disk, the real data if it is there, and small folders of rows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_modules.backbone.loading import BackboneConfig
+from tests.unit.data.rows import WriteRows
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
+    """A folder with the embedded backbone's tokenizer (and a chat template), and no weights."""
+    from transformers import LlamaConfig
+
+    from backbones.embedded.train import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(hidden_size=8, num_attention_heads=2, max_position_embeddings=512).save_pretrained(folder)
+    return BackboneConfig(name=str(folder))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets."""
+    beside = Path(__file__).parents[4] / "shared" / "data"
+    folder = Path(os.environ.get("PROMPTSTAGE_DATA", beside))
+    if not (folder / "gsm8k" / "train.jsonl").is_file():
+        pytest.skip("no real data: set PROMPTSTAGE_DATA to the folder with gsm8k/, math/ and aqua_rat/")
+    return folder
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> WriteRows:
+    """``write_rows(train=[…], test=[…])`` writes JSON lines, texts as they are, and gives the folder."""
+
+    def write(**splits: list[Any]) -> str:
+        for split, rows in splits.items():
+            lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+            (tmp_path / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return str(tmp_path)
+
+    return write

@@ -1,0 +1,145 @@
+"""Rows, splits and sizes of each data set; the real files where they are there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import GSM8K, MATH, AQuA, Generated
+from datamodules.base import ReasoningDataModule
+from datamodules.encoding import Example
+from datamodules.grading import grade
+from datamodules.tasks import TASKS, split_of
+from tests.unit.data.rows import WriteRows, gsm8k_rows
+
+FILES: list[tuple[type[ReasoningDataModule], str, dict[str, Any], str, int]] = [
+    (GSM8K, "gsm8k", {}, "train", 7473),
+    (GSM8K, "gsm8k", {}, "test", 1319),
+    (MATH, "math", {}, "train", 7500),
+    (MATH, "math", {}, "test", 5000),
+    (MATH, "math", {"subset": "math500"}, "test", 500),
+    (AQuA, "aqua_rat", {}, "train", 2720),
+    (AQuA, "aqua_rat", {}, "validation", 254),
+    (AQuA, "aqua_rat", {}, "test", 254),
+]
+
+
+def parsed(data: ReasoningDataModule, split: str) -> list[Example]:
+    return [data.parse(row.fields, split, i) for i, row in enumerate(data.rows(split))]
+
+
+@pytest.mark.parametrize(("kind", "folder", "options", "split", "count"), FILES)
+def test_real_files(
+    real_data: Path,
+    kind: type[ReasoningDataModule],
+    folder: str,
+    options: dict[str, Any],
+    split: str,
+    count: int,
+) -> None:
+    data = kind(source=str(real_data / folder), **options)
+    examples = parsed(data, split)
+    assert len(examples) == len({example.id for example in examples}) == count
+    graded = [grade(data.name, e.completion, e.answer, e.options) for e in examples]
+    assert all(result.correct for result in graded)
+    # Formulas that differ as texts can be equal (5, x=5), and cost milliseconds to tell apart.
+    shifted = examples[1:300] if folder == "math" else examples[1:]
+    for example, other in zip(examples, shifted, strict=False):
+        if folder == "math" and not (example.answer.isdecimal() and other.answer.isdecimal()):
+            continue
+        correct = grade(data.name, example.completion, other.answer, example.options).correct
+        assert correct == (example.answer == other.answer), (example, other.answer)
+
+
+def test_carved_splits_of_real_data(real_data: Path) -> None:
+    data = GSM8K(source=str(real_data / "gsm8k"), validation_size=300, train_size=1000)
+    train, validation = data.examples("train"), data.examples("validation")
+    assert (len(train), len(validation), len(data.examples("test"))) == (1000, 300, 1319)
+    assert not {e.question for e in train} & {e.question for e in validation}
+    assert len(AQuA(source=str(real_data / "aqua_rat")).examples("validation")) == 254
+
+
+def ids(data: ReasoningDataModule, split: str) -> list[str]:
+    return [example.id for example in data.examples(split)]
+
+
+def test_carving_depends_on_seed_and_size_alone(write_rows: WriteRows) -> None:
+    source = write_rows(train=gsm8k_rows(100), test=gsm8k_rows(50))
+    data = GSM8K(source=source, validation_size=20)
+    held_out = ids(data, "validation")
+    assert held_out == ids(
+        GSM8K(source=source, validation_size=20, train_size=7, test_size=3, batch_size=2), "validation"
+    )
+    assert set(held_out) < set(ids(GSM8K(source=source, validation_size=30), "validation"))
+    assert held_out != ids(GSM8K(source=source, validation_size=20, seed=1), "validation")
+    assert sorted(held_out + ids(data, "train")) == sorted(f"gsm8k/train/{i}" for i in range(100))
+    few = ids(GSM8K(source=source, validation_size=20, train_size=7), "train")
+    assert len(few) == 7
+    assert set(few) < set(ids(data, "train"))
+    assert len(ids(GSM8K(source=source), "validation")) == 10
+
+
+def test_test_questions_do_not_depend_on_the_seed(write_rows: WriteRows) -> None:
+    source = write_rows(test=gsm8k_rows(50))
+    few = ids(GSM8K(source=source, test_size=5), "test")
+    assert len(few) == 5
+    assert few == ids(GSM8K(source=source, test_size=5, seed=8), "test")
+
+
+def test_own_validation_split_is_used(write_rows: WriteRows) -> None:
+    rows = gsm8k_rows(12)
+    data = GSM8K(source=write_rows(train=rows[:8], validation=rows[8:]), validation_size=3)
+    assert len(data.examples("train")) == 8
+    assert all(name.startswith("gsm8k/validation/") for name in ids(data, "validation"))
+
+
+def test_gsm8k_row() -> None:
+    row = {"question": " How many? ", "answer": "48/2 = <<48/2=24>>24 clips.\n#### 2,125"}
+    assert GSM8K().parse(row, "train", 3) == Example(
+        "gsm8k/train/3", "How many?", "48/2 = 24 clips.", "2125", "48/2 = 24 clips.\n#### 2125"
+    )
+    assert GSM8K(keep_calculator=True).parse(row, "train", 3).rationale == "48/2 = <<48/2=24>>24 clips."
+
+
+def test_aqua_row() -> None:
+    row = {"question": "What?", "options": ["A)A)59", "B) 6", "C)x"], "rationale": "So.", "correct": "B"}
+    example = AQuA().parse(row, "test", 0)
+    assert example.question == "What?\nAnswer choices: A) 59 B) 6 C) x"
+    assert example.options == ("59", "6", "x")
+    assert (example.answer, example.completion) == ("B", "So.\n#### B")
+
+
+def test_math_row() -> None:
+    row = {"problem": "Find it.", "solution": r"First \boxed{1}, then $\boxed{\frac{1}{2}}$."}
+    example = MATH(subset="math500").parse(row, "test", 4)
+    assert (example.id, example.answer) == ("math/math500/4", r"\frac{1}{2}")
+    assert example.completion == example.rationale == row["solution"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_generated_splits(task: str) -> None:
+    data = Generated(task=task)
+    assert data.name == task
+    splits = {split: data.examples(split) for split in ("train", "validation", "test")}
+    for split, examples in splits.items():
+        assert {split_of(example.question) for example in examples} == {split}
+    if task != "series_sum":  # there are only so many series
+        assert [len(examples) for examples in splits.values()] == [2000, 200, 500]
+    other = Generated(task=task, seed=1)
+    assert other.examples("train") != splits["train"]
+    assert other.examples("test") == splits["test"]
+    ood = Generated(task=task, test_on="ood")
+    assert ood.examples("validation") == splits["validation"]
+    assert all(name.startswith(f"{task}/ood/") for name in ids(ood, "test"))
+    longest = max(len(example.question) for example in splits["test"])
+    assert max(len(example.question) for example in ood.examples("test")) > longest
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_generated_answers_grade_correct(task: str) -> None:
+    lengths = [3, 60] if task == "series_sum" else None
+    examples = Generated(task=task, lengths=lengths, train_size=1000).examples("train")
+    assert len(examples) == 1000
+    for example, other in zip(examples, examples[1:] + examples[:1], strict=True):
+        assert grade(task, example.completion, example.answer).correct
+        assert grade(task, example.completion, other.answer).correct == (example.answer == other.answer)

@@ -1,0 +1,215 @@
+"""Every mistake a user can make with data ends in one clear line."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datamodules import GSM8K, MATH, AQuA, Generated
+from lightning_modules.backbone.loading import BackboneConfig
+from tests.unit.data.rows import WriteRows, gsm8k_rows
+from utilities.errors import UserError
+
+GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
+AQUA = {"question": "?", "options": ["A)1", "B)2"], "rationale": "r", "correct": "B"}
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: allowed are 1 and more"),
+        ({"eval_batch_size": -1}, "eval_batch_size is -1"),
+        ({"max_new_tokens": 0}, "generation limit max_new_tokens is 0"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"train_size": 0}, "train_size is 0"),
+        ({"validation_size": 0}, "validation_size is 0"),
+        ({"test_size": -3}, "test_size is -3"),
+        ({"num_workers": -1}, "num_workers is -1: allowed are 0 and more"),
+        ({"stop": [""]}, "stop holds an empty text"),
+        (
+            {"template": "plian"},
+            "template 'plian' is unknown: did you mean 'plain'? Allowed: chat, cot, plain",
+        ),
+        ({"template": "{question} {question}"}, "has 2 {question}: write exactly one"),
+        ({"task": "adition"}, "task 'adition' is unknown: did you mean 'addition'?"),
+        ({"test_on": "out"}, "test_on 'out' is unknown"),
+        ({"lengths": [3]}, "lengths is [3]: give the shortest and the longest, such as [2, 4]"),
+        ({"ood_lengths": [5, 4]}, "ood_lengths is [5, 4]"),
+        ({"lengths": [0, 4]}, "lengths is [0, 4]"),
+    ],
+)
+def test_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Generated(**options)
+    assert message in one_line(error)
+
+
+def test_unknown_subset() -> None:
+    with pytest.raises(UserError, match="subset 'math50' is unknown: did you mean 'math500'"):
+        MATH(subset="math50")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        (GSM8K, '{"question": "a', "test.jsonl:2: not valid JSON: "),
+        (GSM8K, "[1]", "test.jsonl:2: expected a JSON object, got list"),
+        (GSM8K, {"question": "?"}, "test.jsonl:2: no field 'answer' (fields: question)"),
+        (
+            GSM8K,
+            {"question": 5, "answer": "#### 2"},
+            "test.jsonl:2: field 'question' is 5: expected a non-empty str",
+        ),
+        (GSM8K, {"question": "  ", "answer": "#### 2"}, "test.jsonl:2: field 'question' is '  '"),
+        (GSM8K, {"question": "?", "answer": "2"}, "test.jsonl:2: field 'answer' has no final answer"),
+        (MATH, {"problem": "?", "solution": "2"}, r"test.jsonl:2: field 'solution' has no \boxed{answer}"),
+        (AQuA, {**AQUA, "correct": "C"}, "test.jsonl:2: field 'correct' is 'C': expected one of A, B"),
+        (
+            AQuA,
+            {**AQUA, "options": "A)1"},
+            "test.jsonl:2: field 'options' is 'A)1': expected a non-empty list",
+        ),
+        (
+            AQuA,
+            {**AQUA, "options": [1, 2]},
+            "test.jsonl:2: field 'options' is [1, 2]: expected up to five texts",
+        ),
+    ],
+)
+def test_malformed_rows(write_rows: WriteRows, kind: Any, row: Any, message: str) -> None:
+    good = {GSM8K: GOOD, AQuA: AQUA, MATH: {"problem": "?", "solution": r"\boxed 2"}}[kind]
+    with pytest.raises(UserError) as error:
+        kind(source=write_rows(test=[good, row])).examples("test")
+    assert message in one_line(error)
+
+
+def test_line_numbers_count_blank_lines_and_odd_separators(write_rows: WriteRows) -> None:
+    # JSON allows U+2028 inside a string; it does not end the line.
+    strange = '{"question": "a\u2028b", "answer": "#### 2"}'
+    with pytest.raises(UserError, match=r"test\.jsonl:4: not valid JSON"):
+        GSM8K(source=write_rows(test=[GOOD, "", strange, "{"])).rows("test")
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_bytes(b'{"question": "\xff"}\n')
+    with pytest.raises(UserError, match=r"test\.jsonl cannot be read: 'utf-8' codec") as error:
+        GSM8K(source=str(tmp_path)).rows("test")
+    one_line(error)
+
+
+def test_missing_and_empty(tmp_path: Path, write_rows: WriteRows) -> None:
+    with pytest.raises(UserError, match=r"data folder \./no/such does not exist"):
+        GSM8K(source="./no/such").examples("test")
+    with pytest.raises(UserError, match="data folder nosuch does not exist"):
+        GSM8K(source="nosuch").examples("test")
+    source = write_rows(train=[GOOD], validation=[""])
+    with pytest.raises(
+        UserError, match=r"has no test\.jsonl \(JSON-lines files there: train.jsonl, validation.jsonl\)"
+    ):
+        GSM8K(source=source).examples("test")
+    with pytest.raises(UserError, match=r"validation\.jsonl has no rows"):
+        GSM8K(source=source).examples("validation")
+    with pytest.raises(UserError, match="is a file: give the folder"):
+        GSM8K(source=str(tmp_path / "train.jsonl")).examples("test")
+
+
+def test_validation_that_takes_all(write_rows: WriteRows) -> None:
+    source = write_rows(train=gsm8k_rows(5))
+    with pytest.raises(UserError, match="validation_size is 5, but gsm8k has no validation split and only 5"):
+        GSM8K(source=source, validation_size=5).examples("train")
+
+
+def test_too_many_generated_questions() -> None:
+    with pytest.raises(UserError, match="series_sum has only 21 different test questions") as error:
+        Generated(task="series_sum", test_size=100).examples("test")
+    one_line(error)
+
+
+def test_max_length(backbone: BackboneConfig, write_rows: WriteRows, caplog: Any) -> None:
+    source = write_rows(train=gsm8k_rows(30), test=gsm8k_rows(30))
+    with pytest.raises(UserError, match="max_length 5 leaves no training example of gsm8k: the shortest has"):
+        GSM8K(source=source, backbone=backbone, max_length=5).setup("fit")
+    data = GSM8K(source=source, backbone=backbone, max_length=60)
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+    data.setup("test")
+    kept = [example for batch in data.train_dataloader() for example in batch.examples]
+    assert 0 < len(kept) < 27
+    assert f"gsm8k: left out {27 - len(kept)} of 27 training examples with more than 60 tokens" in caplog.text
+    assert sum(map(len, data.val_dataloader())) == 3
+    assert sum(map(len, data.test_dataloader())) == 30
+
+
+def test_context(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+    long = {"question": "x" * 100, "answer": "y\n#### 2"}
+    source = write_rows(train=[GOOD] * 4 + [long], validation=[GOOD], test=[GOOD, long])
+    data = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
+    data.setup("fit")
+    data.setup("test")
+    data.check_context(512, 100)
+    with pytest.raises(UserError) as error:
+        data.check_context(100, 10)
+    assert one_line(error) == (
+        "gsm8k/train/4 needs 112 positions (prompt 105 + worked answer 7; max_length leaves longer ones out)"
+        ", but the backbone has 100 less 10 for the soft prompt = 90"
+    )
+    test = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
+    test.setup("test")
+    with pytest.raises(UserError, match=r"gsm8k/test/1 needs 125 .* \+ generation limit max_new_tokens 20\)"):
+        test.check_context(124, 0)
+    test.check_context(125, 0)
+
+
+def test_setup_loads_what_the_stage_needs_and_once(
+    backbone: BackboneConfig, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone)
+    data.setup("predict")
+    data.setup("test")
+    monkeypatch.setattr(data, "examples", None)
+    data.setup("test")
+
+
+def test_questions() -> None:
+    data = Generated()
+    with pytest.raises(UserError, match="no question to answer"):
+        data.use_questions([])
+    with pytest.raises(UserError, match="question 2 is empty"):
+        data.use_questions(["1+1", " "])
+    with pytest.raises(UserError, match="no question to answer: predict needs some"):
+        data.predict_dataloader()
+
+
+def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(source: str, config: str, split: str, revision: str | None) -> list[dict[str, Any]]:
+        asked.append((source, config, split, revision))
+        if split == "validation":
+            raise ValueError("Unknown split\nwith more lines")
+        return [GOOD, {"question": "?"}] if split == "test" else []
+
+    errors = SimpleNamespace(DatasetsError=RuntimeError)
+    monkeypatch.setitem(
+        sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, exceptions=errors)
+    )
+    with pytest.raises(UserError, match=r"^openai/gsm8k main/test row 1: no field 'answer'"):
+        GSM8K().examples("test")
+    assert asked == [("openai/gsm8k", "main", "test", "740312add88f781978c0658806c59bc2815b9866")]
+    with pytest.raises(
+        UserError, match=r"'deepmind/aqua_rat' \(raw, validation\) cannot be loaded: Unknown split"
+    ):
+        AQuA().examples("validation")
+    with pytest.raises(UserError, match="'EleutherAI/hendrycks_math' has no rows in split train"):
+        MATH().examples("validation")
+    assert len(asked) == 9
+    with pytest.raises(UserError, match=r"HuggingFaceH4/MATH-500 default/test row 0: no field 'solution'"):
+        MATH(subset="math500").examples("test")

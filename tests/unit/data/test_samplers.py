@@ -1,0 +1,59 @@
+"""Order of training, and evaluation of every example exactly once."""
+
+import random
+from collections import Counter
+from itertools import chain
+
+import pytest
+
+from datamodules.samplers import evaluation_batches, train_batches
+
+LENGTHS = random.Random(0).choices(range(5, 400), k=1003)
+
+
+def test_train_order_is_a_function_of_seed_and_epoch() -> None:
+    first = train_batches(LENGTHS, 8, seed=3, epoch=2)
+    random.seed(99)
+    assert train_batches(LENGTHS, 8, seed=3, epoch=2) == first
+    assert train_batches(LENGTHS, 8, seed=3, epoch=1) != first
+    assert train_batches(LENGTHS, 8, seed=2, epoch=2) != first
+    # A joint string of both must not confuse them.
+    assert train_batches(LENGTHS, 8, seed=1, epoch=12) != train_batches(LENGTHS, 8, seed=11, epoch=2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [*range(21), 1003])
+def test_ranks_share_each_global_batch(world_size: int, n: int) -> None:
+    ranks = [train_batches(LENGTHS[:n], 4, 0, 0, rank, world_size) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    whole = train_batches(LENGTHS[:n], 4 * world_size, 0, 0)
+    joined: list[list[int]] = [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
+    left_out = n % (4 * world_size) if n % (4 * world_size) < world_size else 0
+    assert sorted(map(sorted, joined)) == sorted(sorted(b) for b in whole if len(b) >= world_size)
+    counts = Counter(chain(*joined))
+    assert len(counts) == n - left_out
+    assert set(counts.values()) <= {1}
+    for batches in ranks:
+        assert all(1 <= len(batch) <= 4 for batch in batches)
+
+
+def test_batches_have_examples_of_like_length() -> None:
+    def padding(batches: list[list[int]]) -> int:
+        return sum(len(b) * max(LENGTHS[i] for i in b) - sum(LENGTHS[i] for i in b) for b in batches)
+
+    order = list(range(len(LENGTHS)))
+    unsorted = [order[i : i + 8] for i in range(0, len(order), 8)]
+    assert padding(train_batches(LENGTHS, 8, 0, 0)) < 0.3 * padding(unsorted)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [*range(21), 1003])
+def test_every_example_is_evaluated_once(world_size: int, n: int) -> None:
+    ranks = [evaluation_batches(LENGTHS[:n], 4, rank, world_size) for rank in range(world_size)]
+    seen = [i for batches in ranks for batch in batches for i in batch]
+    assert sorted(seen) == list(range(n))
+    assert all(1 <= len(batch) <= 4 for batches in ranks for batch in batches)
+    assert sum(bool(batches) for batches in ranks) == min(n, world_size)
+    for batches in ranks:
+        longest = [max(LENGTHS[i] for i in batch) for batch in batches]
+        assert longest == sorted(longest, reverse=True)
