@@ -1,10 +1,9 @@
 """AdamW and its learning-rate schedule."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
-
-import math
 
 from torch.nn import Parameter
 from torch.optim import AdamW

@@ -17,6 +17,35 @@ from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 IMPLEMENTATION = "promptstage"
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of a packed row stand in the padded batch they came from.
+
+    Everything but attention works token by token, so a batch is run as one row of its real tokens and
+    takes its padded form only here: padding costs nothing elsewhere.
+
+    Attributes:
+        batch: number of sequences (B).
+        width: length of the longest one (n).
+        index: (N,) for each real token ``sequence * width + column``.
+    """
+
+    batch: int
+    width: int
+    index: Tensor
+
+    def unpack(self, states: Tensor) -> Tensor:
+        """(1, heads, N, head dim) → (B, heads, n, head dim), zero where there is no token."""
+        heads, _, head_dim = states.shape[1:]
+        padded = states.new_zeros(self.batch * self.width, heads, head_dim)
+        padded = padded.index_copy(0, self.index, states[0].transpose(0, 1))
+        return padded.view(self.batch, self.width, heads, head_dim).transpose(1, 2)
+
+    def pack(self, output: Tensor) -> Tensor:
+        """(B, n, heads, head dim) → (1, N, heads, head dim)."""
+        return output.flatten(0, 1)[self.index][None]
+
+
 @dataclass
 class AttentionContext:
     """What one forward wants of attention.
@@ -24,13 +53,15 @@ class AttentionContext:
     Attributes:
         prefix: keys and values put before each layer's own; ``None`` for the bare backbone.
         prefix_in_cache: the cache holds the prefix already (see ``generation.PrefixCache``).
+        packing: the row is a packed batch, each sequence padded on the right, if at all.
         recorded: when not ``None``, filled with each layer's own (keys, values), positions applied.
     """
 
     prefix: Prefix | None = None
     prefix_in_cache: bool = False
+    packing: Packing | None = None
     recorded: dict[int, LayerPrefix] | None = None
-    _masks: dict[tuple[int, int, int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    _masks: dict[tuple, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, c, head dim) with the layer's prefix before them."""
@@ -43,30 +74,33 @@ class AttentionContext:
         own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in entry]
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
 
-    def widened(self, mask: Tensor | None, length: int, query: Tensor, columns: int) -> Tensor:
+    def widened(
+        self, mask: Tensor | None, length: int, window: int | None, query: Tensor, columns: int
+    ) -> Tensor:
         """Additive mask over prefix and content, made once a forward for each prefix length.
 
         Args:
             mask: boolean (B or 1, 1, n, c), or ``None`` for causal from the first content token.
             length: virtual tokens of this layer; every query sees them.
+            window: without a mask, how many content tokens up to itself a query sees; ``None`` for all.
             query: (B, heads, n, head dim).
             columns: length + c.
         """
-        key = (id(mask), length, query.shape[2], columns)
+        key = (id(mask), length, window, query.shape[2], columns)
         if key not in self._masks:
-            content = columns - length
-            if mask is None:
-                mask_ = torch.ones(query.shape[2], content, dtype=torch.bool, device=query.device).tril()
-                mask_ = mask_[None, None]
-            else:
-                mask_ = mask[..., :content]
-            visible = mask_.new_ones(*mask_.shape[:-1], length)
-            bias = torch.zeros((), dtype=query.dtype, device=query.device)
+            seen = _causal(query.shape[2], columns - length, window, query.device) if mask is None else mask
+            seen = torch.cat([seen.new_ones(*seen.shape[:-1], length), seen], dim=-1)
             # The least finite number, not -inf: a padding row that sees nothing must not turn to NaN.
             lowest = torch.finfo(query.dtype).min
-            bias = torch.where(torch.cat([visible, mask_], dim=-1), bias, lowest)
+            bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, lowest)
             self._masks[key] = (mask, bias)  # the mask is kept alive: its id is the key
         return self._masks[key][1]
+
+
+def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Boolean (1, 1, queries, keys): query i sees keys up to i, the last ``window`` of them."""
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
+    return (seen if window is None else seen.triu(1 - window))[None, None]
 
 
 def prefix_attention(
@@ -91,17 +125,24 @@ def prefix_attention(
     Returns:
         (B, n, heads, head dim) and no weights.
     """
-    if kwargs.get("softcap") is not None:
-        raise NotImplementedError("attention with softcap")  # refused with a clear line on loading
+    for extra in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(extra) is not None:  # met when the backbone is loaded, and refused in one line
+            raise NotImplementedError(f"its attention uses '{extra}'")
     context = context or AttentionContext()
+    if context.packing is not None:
+        query, key, value = (context.packing.unpack(part) for part in (query, key, value))
+        attention_mask = None  # right padding is out of a causal mask's sight
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
     length = context.prefix.length(layer) if context.prefix is not None else 0
     key, value = context.extend(layer, key, value)
     single = query.shape[2] == 1
-    causal = attention_mask is None and length == 0 and not single
+    window = kwargs.get("sliding_window")
+    if window is not None and window >= key.shape[2] - length:
+        window = None
+    causal = attention_mask is None and length == 0 and not single and window is None
     mask = None
-    if not causal and not (attention_mask is None and single):
-        mask = context.widened(attention_mask, length, query, key.shape[2])
+    if not causal and not (attention_mask is None and single and window is None):
+        mask = context.widened(attention_mask, length, window, query, key.shape[2])
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:
         # CUDA's masked kernels know no grouped heads; repeating is cheaper than their fallback.
@@ -116,7 +157,10 @@ def prefix_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return output.transpose(1, 2).contiguous(), None
+    output = output.transpose(1, 2)
+    if context.packing is not None:
+        return context.packing.pack(output), None
+    return output.contiguous(), None
 
 
 def register() -> None:

@@ -133,6 +133,11 @@ def load_model(config: BackboneConfig) -> "PreTrainedModel":
             where, dtype=dtype, attn_implementation=IMPLEMENTATION, **kwargs
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
+        if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):
+            raise UserError(
+                f"backbone '{config.name}' cannot take a prefix: its family chooses among attentions of its "
+                "own, which cannot be extended"
+            ) from error
         raise _explain(config, error) from error
     return model.requires_grad_(False).eval()
 
@@ -152,6 +157,20 @@ _STRUCTURE = (
     "rope_parameters",
     "sliding_window",
     "tie_word_embeddings",
+    # Of some families alone; none of them can be seen in the weights.
+    "activation_function",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "final_logit_softcapping",
+    "layer_types",
+    "logit_scale",
+    "logits_scaling",
+    "no_rope_layers",
+    "partial_rotary_factor",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
 )
 
 
@@ -165,8 +184,9 @@ def fingerprint(model: "PreTrainedModel", samples: int = 8) -> str:
         samples: how many evenly spaced values of each parameter are read.
     """
     digest = hashlib.sha256()
-    config = model.config.get_text_config().to_dict()
-    structure = {key: config[key] for key in _STRUCTURE if key in config}
+    # Attributes, not ``to_dict``: GPT-2's heads are ``n_head`` there.
+    config = model.config.get_text_config()
+    structure = {key: getattr(config, key) for key in _STRUCTURE if hasattr(config, key)}
     digest.update(json.dumps(structure, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.attention import AttentionContext, register
+from lightning_modules.backbone.attention import AttentionContext, Packing, register
 from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.functional.cross_entropy import head_cross_entropy
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,13 +79,17 @@ class Backbone(nn.Module):
 
     def forward(self, input_ids: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Logits (B, n, vocabulary) of ``input_ids`` (B, n) that need no padding mask."""
-        return self._call(input_ids, prefix).logits
+        first = 0 if prefix is None else prefix.num_positions
+        positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
+        context = AttentionContext(prefix=prefix)
+        return self.model(
+            input_ids=input_ids, position_ids=positions, use_cache=False, context=context
+        ).logits
 
     def loss(self, input_ids: Tensor, labels: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy of the labelled tokens; logits exist only where a label is.
 
-        Rows are padded on the right, if at all: under a causal mask content never sees padding after
-        it, so no padding mask is needed.
+        Rows are padded on the right, if at all; padding is cut out before the backbone runs.
 
         Args:
             input_ids: (B, n).
@@ -93,23 +98,51 @@ class Backbone(nn.Module):
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
         """
-        wanted = labels[:, 1:] != -100
-        targets = labels[:, 1:][wanted]
+        wanted = labels != -100
+        wanted[:, 0] = False  # nothing comes before the first token
+        # Columns after a row's last label are padding or of no effect: they are not run at all.
+        columns = torch.arange(labels.shape[1], device=labels.device)
+        ends = torch.where(wanted, columns + 1, 0).amax(1)
+        kept = (columns < ends[:, None]).flatten().nonzero()[:, 0]
+        sources = torch.full((labels.numel(),), -1, device=labels.device)
+        sources[kept] = torch.arange(len(kept), device=labels.device)
+        targets = wanted.flatten().nonzero()[:, 0]
+        predictors = sources[targets - 1]
 
-        def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (args[0][:, :-1][wanted], *args[1:])
-
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(select)
-        try:
-            with self._recomputing():
-                logits = self._call(input_ids, prefix).logits
-        finally:
-            handle.remove()
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        losses = cross_entropy(logits, targets, reduction="none")
-        rows = wanted.nonzero()[:, 0]
+        first = 0 if prefix is None else prefix.num_positions
+        arguments = {
+            "input_ids": input_ids.flatten()[kept][None],
+            "position_ids": (first + kept % labels.shape[1])[None],
+            # A ready 4-D mask keeps transformers from building one for N × N tokens.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=labels.device),
+            "use_cache": False,
+            "context": AttentionContext(
+                prefix=prefix, packing=Packing(labels.shape[0], labels.shape[1], kept)
+            ),
+        }
+        with self._recomputing():
+            losses = self._token_losses(arguments, predictors, labels.flatten()[targets])
+        rows = targets // labels.shape[1]
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
         return per_example.sum(), per_example
+
+    def _token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy (N,) of ``targets`` (N,) at the columns ``predictors`` of a packed row."""
+        head = self.model.get_output_embeddings()
+        if self._plain_head and type(head) is nn.Linear:
+            hidden = self.model.base_model(**arguments).last_hidden_state
+            return head_cross_entropy(hidden[0, predictors], head.weight, head.bias, targets)
+
+        def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (args[0][:, predictors], *args[1:])
+
+        handle = head.register_forward_pre_hook(select)
+        try:
+            logits = self.model(**arguments).logits[0]
+        finally:
+            handle.remove()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(logits, targets, reduction="none")
 
     def record_keys_values(self, embeddings: Tensor) -> list[LayerPrefix]:
         """Each layer's keys and values, (B, key-value heads, n, head dim), for embeddings (B, n, d)."""
@@ -142,16 +175,6 @@ class Backbone(nn.Module):
                 handle.remove()
         return [found[layer] for layer in layers]
 
-    def _call(self, input_ids: Tensor, prefix: Prefix | None) -> Any:
-        first = 0 if prefix is None else prefix.num_positions
-        positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
-        return self.model(
-            input_ids=input_ids,
-            position_ids=positions,
-            use_cache=False,
-            context=AttentionContext(prefix=prefix),
-        )
-
     @contextmanager
     def _recomputing(self) -> Iterator[None]:
         """Let the decoder blocks be recomputed in the backward pass, if that was asked for.
@@ -169,21 +192,28 @@ class Backbone(nn.Module):
     def _check_family(self) -> None:
         """Refuse a model whose attention would ignore a prefix."""
         name = f"backbone '{self.config.name}' ({self.model.config.model_type})"
-        if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-            raise UserError(f"{name} caps its attention logits, which no fused kernel here supports")
+        if self.embedding.shape[1] != self.hidden_size:
+            raise UserError(
+                f"{name} cannot take a prefix: its embeddings are {self.embedding.shape[1]} wide, its layers "
+                f"{self.hidden_size}"
+            )
         recorded: dict[int, LayerPrefix] = {}
-        # Gemma-like models scale embeddings; ids keep this independent of that.
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.embedding.device)
+        context = AttentionContext(recorded=recorded)
         try:
             with torch.no_grad():
-                self.model(input_ids=ids, use_cache=False, context=AttentionContext(recorded=recorded))
-        except (TypeError, ValueError, NotImplementedError) as error:
+                logits = self.model(input_ids=ids, use_cache=False, context=context).logits
+                hidden = self.model.base_model(input_ids=ids, use_cache=False, context=context)
+        except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
             raise UserError(f"{name} cannot take a prefix: {str(error).splitlines()[0]}") from error
         if sorted(recorded) != list(range(self.num_layers)):
             raise UserError(
                 f"{name} cannot take a prefix: {len(recorded)} of its {self.num_layers} layers use an "
                 "attention that can be extended"
             )
+        # Some families scale or cap what the output matrix gives; the loss then takes their own way.
+        head = self.model.get_output_embeddings()
+        self._plain_head = torch.equal(head(hidden.last_hidden_state), logits)
 
 
 def _decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:

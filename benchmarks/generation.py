@@ -1,0 +1,79 @@
+"""Batched greedy generation on SmolLM2 beside PEFT's, same prompts, same tokens out.
+
+python -m benchmarks.generation
+"""
+
+import argparse
+import os
+import statistics
+
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from benchmarks.common import ROOT, alternate, ratios, smollm2
+from datamodules.gsm8k import GSM8K
+from lightning_modules.backbone.generation import generate
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import stage_prefix
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--virtual-tokens", type=int, default=100)
+    args = parser.parse_args()
+
+    config = smollm2()
+    folder = os.path.join(os.environ.get("PROMPTSTAGE_DATA", str(ROOT / "data")), "gsm8k")
+    data = GSM8K(backbone=config, source=folder, test_size=args.examples)
+    data.setup("test")
+    examples = data.examples("test")
+    # Prompts of one length: PEFT numbers the positions of left-padded prompts wrongly, so that only
+    # without padding both compute the same.
+    shortest = min(len(ids) for ids in data.tokenizer([e.question for e in examples])["input_ids"])
+    ids = torch.stack(
+        [data.tokenizer(e.question, return_tensors="pt")["input_ids"][0, :shortest] for e in examples]
+    )
+    mask = torch.ones_like(ids)
+    backbone = Backbone(config)
+    rows = backbone.embedding[: args.virtual_tokens].clone()
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=args.virtual_tokens)
+    model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
+    peft_model = get_peft_model(model, settings).eval()
+    with torch.no_grad():
+        peft_model.prompt_encoder["default"].embedding.weight.copy_(rows)
+    outputs: dict[str, list[list[int]]] = {}
+
+    @torch.no_grad()
+    def ours() -> None:
+        prefix = stage_prefix(backbone, [0], [rows])
+        outputs["ours"] = generate(backbone, backbone.tokenizer, ids, mask, prefix, args.new_tokens)
+
+    @torch.no_grad()
+    def peft() -> None:
+        made = peft_model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=args.new_tokens, do_sample=False
+        )
+        ends = {2}
+        kept = []
+        for row in made[:, ids.shape[1] :].tolist():
+            length = next((i for i, token in enumerate(row) if token in ends), len(row))
+            kept.append(row[:length])
+        outputs["peft"] = kept
+
+    seconds = alternate({"ours": ours, "peft": peft}, args.repeats)
+    same = sum(a == b for a, b in zip(outputs["ours"], outputs["peft"], strict=True))
+    print(f"{args.examples} prompts of {shortest} tokens, at most {args.new_tokens} new tokens")
+    print("| speed, PEFT ÷ ours | ours | PEFT | same tokens |")
+    print("| --- | --- | --- | --- |")
+    print(
+        f"| {ratios(seconds['peft'], seconds['ours'])} | {statistics.median(seconds['ours']):.1f} s "
+        f"| {statistics.median(seconds['peft']):.1f} s | {same} of {args.examples} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A training step on SmolLM2 beside PEFT's prompt tuning, same rows, same process.
+
+    python -m benchmarks.training_step
+
+Forward and backward of 8 GSM8K training rows (no optimiser step, which both share).
+"""
+
+import argparse
+import statistics
+
+import torch
+from peft import PromptTuningConfig, get_peft_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from benchmarks.common import alternate, gsm8k_batch, matrix_product_rate, peak_memory, ratios, smollm2
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import stage_prefix
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--virtual-tokens", type=int, nargs="+", default=[100, 10])
+    args = parser.parse_args()
+
+    config = smollm2()
+    batch = gsm8k_batch(config, args.batch_size)
+    tokens, width = int(batch.attention_mask.sum()), batch.input_ids.shape[1]
+    trained = int((batch.labels != -100).sum())
+    print(
+        f"{args.batch_size} rows, {width} columns, {tokens} tokens, {trained} labels, {torch.get_num_threads()} threads"
+    )
+    backbone = Backbone(config)
+    print(
+        "| virtual tokens | speed, PEFT ÷ ours | memory, ours ÷ PEFT | ours | PEFT | matrix-product rate reached |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for count in args.virtual_tokens:
+        prompt = nn.Parameter(backbone.embedding[:count].clone())
+
+        def ours(prompt: nn.Parameter = prompt) -> None:
+            loss, _ = backbone.loss(batch.input_ids, batch.labels, stage_prefix(backbone, [0], [prompt]))
+            (loss / trained).backward()
+            prompt.grad = None
+
+        settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=count)
+        model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
+        peft_model = get_peft_model(model, settings)
+
+        def peft(peft_model=peft_model) -> None:
+            peft_model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels
+            ).loss.backward()
+            peft_model.zero_grad()
+
+        seconds = alternate({"ours": ours, "peft": peft}, args.repeats)
+        memory = {"ours": peak_memory(ours), "peft": peak_memory(peft)}
+        with FlopCounterMode(display=False) as counter:
+            ours()
+        rate = max(matrix_product_rate() for _ in range(3))
+        share = counter.get_total_flops() / min(seconds["ours"]) / rate
+        print(
+            f"| {count} | {ratios(seconds['peft'], seconds['ours'])} "
+            f"| {memory['ours'] / memory['peft']:.2f} ({memory['ours'] >> 20} of {memory['peft'] >> 20} MiB) "
+            f"| {statistics.median(seconds['ours']):.2f} s | {statistics.median(seconds['peft']):.2f} s | {share:.0%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
