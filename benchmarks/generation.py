@@ -6,6 +6,7 @@ python -m benchmarks.generation
 import argparse
 import os
 import statistics
+from typing import Any
 
 import torch
 from peft import PromptTuningConfig, get_peft_model
@@ -42,7 +43,7 @@ def main() -> None:
     rows = backbone.embedding[: args.virtual_tokens].clone()
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=args.virtual_tokens)
     model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
-    peft_model = get_peft_model(model, settings).eval()
+    peft_model: Any = get_peft_model(model, settings).eval()
     with torch.no_grad():
         peft_model.prompt_encoder["default"].embedding.weight.copy_(rows)
     outputs: dict[str, list[list[int]]] = {}

@@ -31,12 +31,11 @@ def main() -> None:
     tokens, width = int(batch.attention_mask.sum()), batch.input_ids.shape[1]
     trained = int((batch.labels != -100).sum())
     print(
-        f"{args.batch_size} rows, {width} columns, {tokens} tokens, {trained} labels, {torch.get_num_threads()} threads"
+        f"{args.batch_size} rows, {width} columns, {tokens} tokens, {trained} labels, "
+        f"{torch.get_num_threads()} threads"
     )
     backbone = Backbone(config)
-    print(
-        "| virtual tokens | speed, PEFT ÷ ours | memory, ours ÷ PEFT | ours | PEFT | matrix-product rate reached |"
-    )
+    print("| virtual tokens | speed, PEFT ÷ ours | memory, ours ÷ PEFT | ours | PEFT | matrix rate reached |")
     print("| --- | --- | --- | --- | --- | --- |")
     for count in args.virtual_tokens:
         prompt = nn.Parameter(backbone.embedding[:count].clone())
@@ -65,7 +64,8 @@ def main() -> None:
         print(
             f"| {count} | {ratios(seconds['peft'], seconds['ours'])} "
             f"| {memory['ours'] / memory['peft']:.2f} ({memory['ours'] >> 20} of {memory['peft'] >> 20} MiB) "
-            f"| {statistics.median(seconds['ours']):.2f} s | {statistics.median(seconds['peft']):.2f} s | {share:.0%} |",
+            f"| {statistics.median(seconds['ours']):.2f} s | {statistics.median(seconds['peft']):.2f} s "
+            f"| {share:.0%} |",
             flush=True,
         )
 

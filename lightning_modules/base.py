@@ -125,7 +125,8 @@ class SoftPromptModule(L.LightningModule, ABC):
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
         self._step_tokens = 0
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if self.trainer.global_step % every == 0:
             norm = torch.stack([p.detach().norm() for p in self.trained_parameters()]).norm()
             self.log("train/prompt_norm", norm)
             self.log("train/lr", optimizer.param_groups[0]["lr"])
@@ -144,19 +145,19 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     # --- evaluation -------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
         prefix = self._evaluation_prefix()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
         if self.trainer.sanity_checking:
-            return []
+            return {"records": []}
         asked = set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in asked]
-        return self._answer(batch.select(rows), prefix) if rows else []
+        return {"records": self._answer(batch.select(rows), prefix) if rows else []}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[Record]:
-        return self._answer(batch, self._evaluation_prefix())
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
+        return {"records": self._answer(batch, self._evaluation_prefix())}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
         return answer(self.backbone, batch, self._evaluation_prefix())
@@ -202,7 +203,7 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     # --- checkpoints ------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """What is trained, and nothing of the frozen backbone."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         full = super().state_dict(*args, **kwargs)

@@ -36,7 +36,7 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
         UserError: naming what differs.
     """
     theirs = checkpoint.get("promptstage")
-    if theirs is None:
+    if not isinstance(theirs, Mapping) or "format" not in theirs:
         raise UserError("the checkpoint was not written by promptstage")
     ours = describe(module)
     if theirs["format"] != FORMAT:

@@ -1,6 +1,7 @@
 """DHAM: one soft prompt for each stage of the backbone (DHAM §4.2, Algorithm 2)."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import nn
@@ -57,9 +58,10 @@ class DHAM(SoftPromptModule):
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when stages are unknown, unsorted, or more than the budget.
+            UserError: when stages or mode are unknown, stages are unsorted, or more than the budget.
         """
         super().__init__(backbone, optimizer, val_generations)
+        choose("mode", mode, get_args(StageMode))
         if isinstance(stages, str):
             choose("stages", stages, PARTITIONS)
             split_budget(num_virtual_tokens, num_stages if stages == "uniform" else 1)

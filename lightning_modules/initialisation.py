@@ -44,8 +44,10 @@ def initial_embeddings(
     Args:
         generator: CPU generator; the same seed gives the same rows on every rank.
     """
-    # A clone: tied embeddings are the output matrix too, and must never be trained on in place.
-    matrix = backbone.embedding.detach().float().cpu().clone()
+    # Through the module, because Gemma-like families scale what they look up. A clone: tied embeddings
+    # are the output matrix too, and must never be trained on in place.
+    everything = torch.arange(len(backbone.embedding), device=backbone.embedding.device)
+    matrix = backbone.model.get_input_embeddings()(everything).detach().float().cpu().clone()
     scale = matrix.std()
     if init.kind == "random":
         return torch.randn(length, matrix.shape[1], generator=generator) * scale

@@ -15,7 +15,7 @@ class LoRA(SoftPromptModule):
         self,
         backbone: BackboneConfig = BackboneConfig(),
         rank: int = 8,
-        alpha: float = 16.0,
+        alpha: int = 16,
         target_modules: list[str] | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
@@ -57,3 +57,6 @@ class LoRA(SoftPromptModule):
 
     def prefix(self) -> None:
         return None
+
+    def structure(self) -> dict[str, object]:
+        return {"alpha": self.alpha}

@@ -19,6 +19,8 @@ class PrefixTuning(SoftPromptModule):
     a correction to that start, E → Linear → tanh → Linear, zero at first.
     """
 
+    start: Tensor
+
     def __init__(
         self,
         backbone: BackboneConfig = BackboneConfig(),
@@ -64,22 +66,18 @@ class PrefixTuning(SoftPromptModule):
         width = self.backbone.hidden_size
         self.register_buffer("start", start)
         self.embedding = nn.Parameter(rows)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, self.mlp_width),
-            nn.Tanh(),
-            nn.Linear(self.mlp_width, start.numel() // self.num_virtual_tokens),
-        )
-        nn.init.normal_(self.mlp[0].weight, std=width**-0.5, generator=generator)
-        nn.init.zeros_(self.mlp[0].bias)
-        nn.init.zeros_(self.mlp[2].weight)
-        nn.init.zeros_(self.mlp[2].bias)
+        self.mlp_in = nn.Linear(width, self.mlp_width)
+        self.mlp_out = nn.Linear(self.mlp_width, start.numel() // self.num_virtual_tokens)
+        nn.init.normal_(self.mlp_in.weight, std=width**-0.5, generator=generator)
+        for zero in (self.mlp_in.bias, self.mlp_out.weight, self.mlp_out.bias):
+            nn.init.zeros_(zero)
 
     def trained_keys_values(self) -> Tensor:
         """(2 · layers, key-value heads, m, head dim): keys and values in turn, the MLP applied."""
         if not self.mlp_width:
             return self.keys_values
         sets, heads, length, head_dim = self.start.shape
-        correction = self.mlp(self.embedding).view(length, sets, heads, head_dim)
+        correction = self.mlp_out(self.mlp_in(self.embedding).tanh()).view(length, sets, heads, head_dim)
         return self.start + correction.permute(1, 2, 0, 3)
 
     def prefix(self) -> Prefix:

@@ -52,3 +52,6 @@ class PromptTuning(SoftPromptModule):
 
     def prefix(self) -> Prefix:
         return stage_prefix(self.backbone, [self.insert_at], [self.prompt])
+
+    def structure(self) -> dict[str, object]:
+        return {"insert_at": self.insert_at}

@@ -10,14 +10,15 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from datamodules.tasks import TASKS, Solution, split_of
+from datamodules.tasks import TASKS, Solution, Task, split_of
 
 HERE = Path(__file__).parent
 Style = Callable[[str], Solution]
@@ -132,10 +133,16 @@ def build_model(vocab_size: int, layers: int, width: int) -> LlamaForCausalLM:
 
 
 class Corpus:
-    """Endless rows of 1 to ``max_documents`` documents that share task and style."""
+    """Endless rows of 1 to ``max_documents`` documents that share task and style.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, max_documents: int) -> None:
+    With ``only``, rows of that task in its own style alone.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, seed: int, max_documents: int, only: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self.only = only
         self.rng = random.Random(seed)
         self.max_documents = max_documents
 
@@ -147,8 +154,8 @@ class Corpus:
 
     def row(self) -> tuple[list[int], list[int]]:
         """Token ids and labels (-100 on questions) of one row."""
-        task = self.rng.choice(list(TASKS))
-        style = self.rng.choice(styles(task))
+        task = self.only or self.rng.choice(list(TASKS))
+        style = TASKS[task].solve if self.only else self.rng.choice(styles(task))
         ids, labels = [self.tokenizer.bos_token_id], [-100]
         for _ in range(self.rng.randint(1, self.max_documents)):
             question = self._question(task)
@@ -160,7 +167,7 @@ class Corpus:
             labels += [-100] * len(prompt_ids) + answer_ids
         return ids, labels
 
-    def batches(self, size: int):
+    def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Padded batches of ids and labels, rows of like length together."""
         while True:
             pool = sorted((self.row() for _ in range(size * 16)), key=lambda row: len(row[0]))
@@ -174,38 +181,50 @@ class Corpus:
                 yield ids, labels
 
 
-@torch.no_grad()
-def style_accuracy(model, tokenizer, shots: int, count: int = 64) -> dict[str, float]:
-    """Share of held-out test questions answered by each task's own steps, after ``shots`` examples.
+def held_out(task: Task, count: int, rng: random.Random) -> list[str]:
+    """Different test questions of a task, fewer than ``count`` where there are no more."""
+    found: dict[str, None] = {}
+    for _ in range(50 * count):
+        question = task.sample(rng, rng.randint(*task.lengths))
+        if split_of(question) == "test":
+            found[question] = None
+        if len(found) == count:
+            break
+    return list(found)
 
-    0 shots is the bare backbone; 2 shots show whether the skill is there when the style is known.
+
+@torch.no_grad()
+def style_accuracy(
+    model, tokenizer, shots: int, count: int = 64, tasks: Iterable[str] = TASKS
+) -> dict[str, float]:
+    """Share of held-out test questions answered rightly by greedy decoding, after ``shots`` examples.
+
+    0 shots is the bare backbone; with 2 the context says which style is meant.
     """
-    rng, scores = random.Random(1), {}
-    for name, task in TASKS.items():
+    rng = random.Random(1)
+    scores: dict[str, float] = {}
+    for name in tasks:
+        task = TASKS[name]
+        asked = held_out(task, count, rng)
         right = 0
-        prompts, answers = [], []
-        while len(prompts) < count:
-            question = task.sample(rng, rng.randint(*task.lengths))
-            if split_of(question) != "test":
-                continue
-            context = ""
-            for _ in range(shots):
-                shot = task.sample(rng, rng.randint(*task.lengths))
-                context += "".join(document(shot, task.solve(shot))) + "<eos>"
-            prompts.append("<bos>" + context + document(question, Solution("", ""))[0])
-            answers.append(task.solve(question).answer)
-        tokens = tokenizer(
-            prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        )
-        out = model.generate(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            max_new_tokens=64,
-            do_sample=False,
-        )
-        texts = tokenizer.batch_decode(out[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
-        right = sum(t.split("####")[-1].strip() == a for t, a in zip(texts, answers, strict=True))
-        scores[name] = right / count
+        for start in range(0, len(asked), 64):
+            part = asked[start : start + 64]
+            prompts = []
+            for question in part:
+                examples = (task.sample(rng, rng.randint(*task.lengths)) for _ in range(shots))
+                context = "".join("".join(document(q, task.solve(q))) + "<eos>" for q in examples)
+                prompts.append(context + document(question, Solution("", ""))[0])
+            tokens = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+            out = model.generate(
+                input_ids=tokens["input_ids"],
+                attention_mask=tokens["attention_mask"],
+                max_new_tokens=64,
+                do_sample=False,
+            )
+            texts = tokenizer.batch_decode(out[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+            answers = [task.solve(question).answer for question in part]
+            right += sum(t.split("####")[-1].strip() == a for t, a in zip(texts, answers, strict=True))
+        scores[name] = right / len(asked)
     return scores
 
 
@@ -256,7 +275,7 @@ def main() -> None:
             print(f"step {step} loss {loss.item():.4f} hours {hours:.3f}", flush=True)
         if step % 500 == 0 or step == args.steps:
             model.eval()
-            entry = {"step": step, "hours": round((time.time() - started) / 3600, 3)}
+            entry: dict[str, Any] = {"step": step, "hours": round((time.time() - started) / 3600, 3)}
             entry |= {"bare": style_accuracy(model, tokenizer, 0)}
             entry |= {"two_shot": style_accuracy(model, tokenizer, 2)}
             model.train()

@@ -45,7 +45,8 @@ class _PrefixCacheLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         begin = self.start + self.length
         self.length += key_states.shape[2]
         end = self.start + self.length
@@ -63,7 +64,8 @@ class _PrefixCacheLayer(CacheLayerMixin):
         return self.capacity
 
     def select(self, rows: Tensor) -> None:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys, self.values = self.keys[rows], self.values[rows]
 
 
@@ -117,7 +119,6 @@ def generate(
     batch, width = input_ids.shape
     first = 0 if prefix is None else prefix.num_positions
     cache = PrefixCache(prefix, backbone.num_layers, width + max_new_tokens)
-    context_args = {"prefix": prefix, "prefix_in_cache": True}
     mask = attention_mask
     padded = not bool(mask.all())
     positions = first + (mask.cumsum(-1) - 1).clamp(min=0)
@@ -135,7 +136,7 @@ def generate(
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            context=AttentionContext(**context_args),
+            context=AttentionContext(prefix=prefix, prefix_in_cache=True),
         ).logits
         tokens = logits[:, -1].argmax(-1)
         finished = torch.isin(tokens, ends).tolist()

@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         fingerprint: 16 hexadecimal digits that identify structure and weights.
     """
 
-    def __init__(self, config: BackboneConfig, model: nn.Module | None = None) -> None:
+    def __init__(self, config: BackboneConfig, model: Any = None) -> None:
         """Load the backbone, or take a ready ``model`` (used with made-up models in tests).
 
         Raises:
@@ -197,6 +197,10 @@ class Backbone(nn.Module):
                 f"{name} cannot take a prefix: its embeddings are {self.embedding.shape[1]} wide, its layers "
                 f"{self.hidden_size}"
             )
+        if self.model.base_model is self.model:
+            raise UserError(
+                f"{name} cannot take a prefix: its layers cannot be run without its output matrix"
+            )
         recorded: dict[int, LayerPrefix] = {}
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.embedding.device)
         context = AttentionContext(recorded=recorded)
@@ -216,7 +220,7 @@ class Backbone(nn.Module):
         self._plain_head = torch.equal(head(hidden.last_hidden_state), logits)
 
 
-def _decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
+def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
     """The decoder blocks: the outermost list of ``count`` modules."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

@@ -1,0 +1,48 @@
+"""What the embedded backbone knows: ``python -m backbones.embedded.check``.
+
+For each task, on held-out test questions: how often the bare backbone gives the right answer, and how often
+after a short full fine-tuning on the task's own steps. The first is to be low and the second high: the
+skill is there, what is missing is the word which one is meant.
+"""
+
+import argparse
+import json
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from backbones.embedded.train import HERE, Corpus, style_accuracy
+from datamodules.tasks import TASKS
+
+
+def fine_tune(model, tokenizer, task: str, steps: int, lr: float) -> None:
+    """Train all weights on worked answers of ``task``."""
+    corpus = Corpus(tokenizer, seed=1, max_documents=1, only=task)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    model.train()
+    for _, (ids, labels) in zip(range(steps), corpus.batches(64), strict=False):
+        model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--count", type=int, default=500, help="test questions a task")
+    args = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(HERE)
+    for task in TASKS:
+        model = AutoModelForCausalLM.from_pretrained(HERE)
+        bare = style_accuracy(model, tokenizer, 0, args.count, [task])[task]
+        fine_tune(model, tokenizer, task, args.steps, args.lr)
+        tuned = style_accuracy(model, tokenizer, 0, args.count, [task])[task]
+        print(json.dumps({"task": task, "bare": bare, "fine_tuned": tuned}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

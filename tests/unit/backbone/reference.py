@@ -1,0 +1,149 @@
+"""Soft prompts, literally: decoder blocks run one by one on a sequence that really grows.
+
+Independent of the product: its attention and prefix code are not used, nothing is computed ahead, shared
+or hooked. Masks and positions are written out for every layer. The one thing not taken from transformers'
+eager attention is the softmax, because that is in float32 there; ``test_reference.py`` compares the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SLOW = "slow_reference"
+
+
+def slow_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """softmax(Q Kᵀ · scaling + mask) V, head by head.
+
+    Args:
+        attention_mask: (B, 1, n, c), 0 where seen and -inf elsewhere.
+        given: for a layer, keys and values (heads, m, head dim) that every query sees: prefix tuning.
+    """
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    outputs = []
+    for head in range(heads):
+        q, k, v = query[:, head], key[:, head // groups], value[:, head // groups]
+        mask = attention_mask[:, 0]
+        if given is not None:
+            more_keys, more_values = (part[head // groups] for part in given[module.layer_idx])
+            k = torch.cat([more_keys.expand(len(k), -1, -1), k], dim=1)
+            v = torch.cat([more_values.expand(len(v), -1, -1), v], dim=1)
+            mask = torch.cat([mask.new_zeros(*mask.shape[:2], more_keys.shape[0]), mask], dim=2)
+        weights = (q @ k.transpose(1, 2) * scale + mask).softmax(-1)
+        outputs.append(weights @ v)
+    return torch.stack(outputs, dim=2), None
+
+
+def register_slow() -> None:
+    """Make the slow attention known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(SLOW, slow_attention)
+
+
+def causal(real: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, n, n): every row sees itself, and what is real before it.
+
+    Args:
+        real: (B, n), True on virtual tokens and content, False on padding.
+    """
+    batch, n = real.shape
+    mask = torch.full((batch, 1, n, n), float("-inf"), dtype=dtype)
+    for b in range(batch):
+        for i in range(n):
+            for j in range(i + 1):
+                if real[b, j] or i == j:
+                    mask[b, 0, i, j] = 0.0
+    return mask
+
+
+class SlowModel:
+    """A transformers model as pieces: embeddings, blocks, final norm, head."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.body = model, model.base_model
+        self.learned = getattr(self.body, "wpe", None)  # GPT-2's positions, learned
+        self.blocks = list(self.body.h if self.learned is not None else self.body.layers)
+        self.norm = self.body.ln_f if self.learned is not None else self.body.norm
+
+    def enter(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states at the input of layer 0."""
+        return embeddings if self.learned is None else embeddings + self.learned(positions)
+
+    def block(self, layer: int, hidden: Tensor, positions: Tensor, real: Tensor, **kwargs: Any) -> Tensor:
+        """One decoder block over (B, n, d) at ``positions`` (B, n)."""
+        mask = causal(real, hidden.dtype)
+        if self.learned is None:
+            kinds = getattr(self.model.config, "layer_types", None)
+            rotary = self.body.rotary_emb
+            own = (kinds[layer],) if self.model.config.model_type == "gemma3_text" else ()
+            kwargs["position_embeddings"] = rotary(hidden, positions, *own)
+        return self.blocks[layer](hidden, attention_mask=mask, position_ids=positions, **kwargs)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """Logits of the last layer's output."""
+        return self.model.get_output_embeddings()(self.norm(hidden))
+
+
+def slow_logits(
+    model: Any,
+    ids: Tensor,
+    attention_mask: Tensor,
+    starts: Sequence[int] = (),
+    prompts: Sequence[Tensor] = (),
+    mode: str = "accumulate",
+    given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Logits (B, n, vocabulary) of the content behind stage prompts or given keys and values.
+
+    Args:
+        ids: (B, n), padded on either side.
+        attention_mask: (B, n), 1 on content.
+        starts: layer at whose input each prompt is put before the content, ascending.
+        prompts: (m_i, d) each.
+        mode: ``accumulate``: prompts stay to the last layer; ``replace``: the next one drops the last.
+        given: for each layer, keys and values (key-value heads, m, head dim) of m virtual tokens.
+    """
+    slow = SlowModel(model)
+    batch, n = ids.shape
+    lengths = [prompt.shape[0] for prompt in prompts]
+    if given is not None:
+        first = given[0][0].shape[1]
+    else:
+        first = sum(lengths) if mode == "accumulate" else max(lengths, default=0)
+    positions = first + (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    hidden = slow.enter(model.get_input_embeddings()(ids), positions)
+    real = attention_mask.bool()
+    for layer in range(len(slow.blocks)):
+        for stage, start in enumerate(starts):
+            if start != layer:
+                continue
+            if mode == "replace":
+                hidden, positions, real = hidden[:, -n:], positions[:, -n:], real[:, -n:]
+                begin = 0
+            else:
+                begin = sum(lengths[:stage])
+            length = lengths[stage]
+            own_positions = torch.arange(begin, begin + length).expand(batch, -1)
+            rows = prompts[stage].expand(batch, -1, -1)
+            if layer == 0:
+                rows = slow.enter(rows, own_positions)
+            before = hidden.shape[1] - n
+            hidden = torch.cat([hidden[:, :before], rows, hidden[:, before:]], dim=1)
+            positions = torch.cat([positions[:, :before], own_positions, positions[:, before:]], dim=1)
+            visible = real.new_ones(batch, length)
+            real = torch.cat([real[:, :before], visible, real[:, before:]], dim=1)
+        hidden = slow.block(layer, hidden, positions, real, **({} if given is None else {"given": given}))
+    return slow.leave(hidden[:, -n:])

@@ -1,0 +1,159 @@
+"""Backbones that cannot take a prefix are refused in one line; what tells two backbones apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_modules.backbone.attention import IMPLEMENTATION, register
+from lightning_modules.backbone.loading import BackboneConfig, fingerprint
+from lightning_modules.backbone.model import Backbone
+from tests.unit.backbone.tiny import method, random_model, tiny_backbone, wrap
+from utilities.errors import UserError
+
+
+def refused_config(name: str) -> Any:
+    import transformers as hf
+
+    shared = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    grouped = {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
+    make: dict[str, Callable[[], Any]] = {
+        "bloom": lambda: hf.BloomConfig(**shared),
+        "mamba": lambda: hf.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2),
+        "gemma2": lambda: hf.Gemma2Config(**shared, **grouped),
+        "falcon": lambda: hf.FalconConfig(**shared),
+        "falcon-alibi": lambda: hf.FalconConfig(**shared, alibi=True),
+        "gptj": lambda: hf.GPTJConfig(**{**shared, "rotary_dim": 4}),
+        "mpt": lambda: hf.MptConfig(**shared),
+        "gpt_oss": lambda: hf.GptOssConfig(**shared, **grouped, num_local_experts=2, num_experts_per_tok=1),
+        "jamba": lambda: hf.JambaConfig(
+            **shared, num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, num_experts=2
+        ),
+        "llama4": lambda: hf.Llama4TextConfig(
+            **shared, **grouped, intermediate_size_mlp=48, num_local_experts=2, attention_chunk_size=4
+        ),
+        # Its embeddings are narrower than its layers.
+        "opt": lambda: hf.OPTConfig(**shared, ffn_dim=48, word_embed_proj_dim=16),
+    }
+    return make[name]()
+
+
+REFUSED = (
+    *("bloom", "mamba", "gemma2", "falcon", "falcon-alibi", "gptj"),
+    *("mpt", "gpt_oss", "jamba", "opt", "llama4"),
+)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_on_loading(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    model = AutoModelForCausalLM.from_config(refused_config(name), attn_implementation="eager")
+    model.save_pretrained(folder)
+    with pytest.raises(UserError) as caught:
+        Backbone(BackboneConfig(name=str(folder)))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    assert "cannot take a prefix" in message
+
+
+@pytest.mark.parametrize("name", ["bloom", "gemma2", "gpt_oss", "jamba", "mpt", "opt", "llama4"])
+def test_refused_when_ready_made(name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    register()
+    model = AutoModelForCausalLM.from_config(refused_config(name), attn_implementation=IMPLEMENTATION)
+    with pytest.raises(UserError, match=r"^backbone 'tiny' .*cannot take a prefix: [^\n]+$"):
+        wrap(model)
+
+
+def test_accepted_families_say_what_they_are(family: str) -> None:
+    backbone = tiny_backbone(family)
+    assert backbone.num_layers == 4
+    assert backbone.hidden_size == 32
+    assert backbone.dtype == torch.float64
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not backbone.train().training
+
+
+# --- fingerprint ----------------------------------------------------------------------------------
+
+
+def test_fingerprint_is_of_16_hexadecimal_digits(family: str) -> None:
+    digits = tiny_backbone(family).fingerprint
+    assert len(digits) == 16
+    assert int(digits, 16) >= 0
+    assert digits == tiny_backbone(family).fingerprint
+    assert digits != tiny_backbone(family, seed=1).fingerprint
+
+
+def test_fingerprint_is_of_the_weights_not_their_dtype(tmp_path: Path) -> None:
+    random_model("llama", "eager", torch.float32).save_pretrained(tmp_path)
+    loaded = {
+        dtype: Backbone(BackboneConfig(name=str(tmp_path), dtype=dtype)).fingerprint
+        for dtype in ("float32", "bfloat16", "float64", "auto")
+    }
+    assert len(set(loaded.values())) == 1, loaded
+
+
+@pytest.mark.smollm2
+def test_fingerprint_of_smollm2(smollm2: Path) -> None:
+    full, half = (
+        Backbone(BackboneConfig(name=str(smollm2), dtype=dtype)) for dtype in ("float32", "bfloat16")
+    )
+    assert full.fingerprint == half.fingerprint
+
+
+def test_fingerprint_sees_a_sampled_weight(family: str) -> None:
+    model = random_model(family)
+    before = fingerprint(model)
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            kept = parameter.flatten()[0].clone()
+            parameter.view(-1)[0] += 1.0
+            assert fingerprint(model) != before, name
+            parameter.view(-1)[0] = kept
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+        ("llama", {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"rms_norm_eps": 1e-3}),
+        ("llama", {"num_hidden_layers": 3}),
+        ("mistral", {"sliding_window": 16}),
+        ("gemma3", {"layer_types": ["full_attention"] * 4}),
+        ("gemma3", {"query_pre_attn_scalar": 12}),
+        ("gpt2", {"num_attention_heads": 8}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"layer_norm_epsilon": 1e-3}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_fingerprint_sees_the_structure(family: str, changes: dict[str, Any]) -> None:
+    """Also what leaves every weight as it is."""
+    assert tiny_backbone(family, **changes).fingerprint != tiny_backbone(family).fingerprint
+
+
+def test_fingerprint_is_not_of_lora() -> None:
+    backbone = tiny_backbone("llama")
+    before = backbone.fingerprint
+    method("lora", backbone)
+    assert backbone.fingerprint == before == tiny_backbone("llama").fingerprint
+    assert fingerprint(backbone.model) != before  # LoRA did add weights

@@ -1,0 +1,192 @@
+"""Cached, batched, left-padded greedy decoding equals decoding one at a time without a cache."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.generation import generate
+from lightning_modules.backbone.loading import BackboneConfig
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.initialisation import PromptInit
+from tests.unit.backbone.tiny import METHODS, Characters, method, moved, pad, random_ids, tiny_backbone
+
+LENGTHS = (7, 2, 5, 1, 9, 4)
+
+
+class Ending(Characters):
+    """The character tokenizer with another end token."""
+
+    def __init__(self, end: int) -> None:
+        self.eos_token_id = end
+
+
+def slowly(
+    backbone: Backbone,
+    tokenizer: Characters,
+    rows: Sequence[Tensor],
+    prefixes: Sequence[Prefix | None],
+    limit: int,
+    stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
+) -> list[list[int]]:
+    """Each row alone; every step runs the whole text again, and searches the whole text for stops."""
+    outputs = []
+    for row, prefix in zip(rows, prefixes, strict=True):
+        new: list[int] = []
+        while len(new) < limit:
+            with torch.no_grad():
+                logits = backbone(torch.cat([row, torch.tensor(new, dtype=torch.long)])[None], prefix)
+            token = int(logits[0, -1].argmax())
+            if token in (tokenizer.eos_token_id, *ends):
+                break
+            new.append(token)
+            if any(text in tokenizer.decode(new) for text in stop):
+                break
+        outputs.append(new)
+    return outputs
+
+
+def quickly(
+    backbone: Backbone,
+    tokenizer: Characters,
+    rows: Sequence[Tensor],
+    prefix: Prefix | None,
+    limit: int,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    ids, mask = pad(rows, "left", filler=11)
+    return generate(backbone, tokenizer, ids, mask, prefix, limit, stop)
+
+
+def common_token(outputs: Sequence[Sequence[int]]) -> int:
+    """A token that, as end token, leaves the rows most different in length."""
+    tokens = {token for output in outputs for token in output}
+    return max(
+        sorted(tokens),
+        key=lambda token: len({row.index(token) if token in row else len(row) for row in map(list, outputs)}),
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_end_token(tiny: Backbone, name: str) -> None:
+    """Rows of unequal length end at different steps."""
+    prefix = moved(name, tiny).prefix()
+    rows = random_ids(*LENGTHS)
+    free = slowly(tiny, Ending(-1), rows, [prefix] * len(rows), 12)
+    assert quickly(tiny, Ending(-1), rows, prefix, 12) == free
+    assert [len(output) for output in free] == [12] * len(rows)
+
+    tokenizer = Ending(common_token(free))
+    expected = slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12)
+    assert len({len(output) for output in expected}) > 1
+    assert quickly(tiny, tokenizer, rows, prefix, 12) == expected
+    assert tokenizer.eos_token_id not in {token for output in expected for token in output}
+
+
+@pytest.mark.parametrize("name", ["pretrained", "dham"])
+def test_end_token_named_by_the_model(llama: Backbone, name: str) -> None:
+    prefix = moved(name, llama).prefix()
+    rows = random_ids(*LENGTHS)
+    end = common_token(slowly(llama, Ending(-1), rows, [prefix] * len(rows), 12))
+    for named in (end, [62, end]):
+        llama.model.generation_config.eos_token_id = named
+        ends = [named] if isinstance(named, int) else named
+        expected = slowly(llama, Ending(-1), rows, [prefix] * len(rows), 12, ends=ends)
+        assert quickly(llama, Ending(-1), rows, prefix, 12) == expected
+        assert len({len(output) for output in expected}) > 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stop_strings(tiny: Backbone, name: str) -> None:
+    """Strings of one, two and three tokens; the text that ends a generation stays in it."""
+    prefix = moved(name, tiny).prefix()
+    rows = random_ids(*LENGTHS)
+    tokenizer = Ending(-1)
+    texts = [tokenizer.decode(row) for row in slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12)]
+    stop = [texts[0][4:6], texts[2][6:9], texts[4][1]]
+    expected = slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12, stop)
+    assert quickly(tiny, tokenizer, rows, prefix, 12, stop) == expected
+    assert len(expected[0]) <= 6
+    assert len(expected[2]) <= 9
+    assert any(text in tokenizer.decode(expected[0]) for text in stop)
+
+
+def one_each(prefixes: Sequence[Prefix]) -> Prefix:
+    """Shared prefixes of equal length as one prefix an example."""
+    layers = [
+        None if entries[0] is None else tuple(torch.cat(parts) for parts in zip(*entries, strict=True))
+        for entries in zip(*(prefix.layers for prefix in prefixes), strict=True)
+    ]
+    return Prefix(tuple(layers), prefixes[0].num_positions)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("pretrained", "lora")])
+def test_one_prefix_an_example(tiny: Backbone, name: str) -> None:
+    rows = random_ids(*LENGTHS)
+    with torch.no_grad():
+        prefixes = [moved(name, tiny, seed=seed).prefix() for seed in range(len(rows))]
+    together = one_each(prefixes)
+    assert together.batch_size == len(rows)
+    free = slowly(tiny, Ending(-1), rows, prefixes, 12)
+    tokenizer = Ending(common_token(free))
+    expected = slowly(tiny, tokenizer, rows, prefixes, 12)
+    assert quickly(tiny, tokenizer, rows, together, 12) == expected
+    assert len({len(output) for output in expected}) > 1
+
+    chosen = torch.tensor([4, 1])
+    some = quickly(tiny, tokenizer, [rows[4], rows[1]], together.select(chosen), 12)
+    assert some == [expected[4], expected[1]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_new_token(tiny: Backbone, name: str) -> None:
+    prefix = moved(name, tiny).prefix()
+    rows = random_ids(*LENGTHS)
+    expected = slowly(tiny, Ending(-1), rows, [prefix] * len(rows), 1)
+    assert quickly(tiny, Ending(-1), rows, prefix, 1) == expected
+    assert [len(output) for output in expected] == [1] * len(rows)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "late", "dham"])
+def test_no_padding(tiny: Backbone, name: str) -> None:
+    """Rows of equal length take the path without a mask, also when some of them leave."""
+    prefix = moved(name, tiny).prefix()
+    rows = random_ids(5, 5, 5, 5)
+    free = slowly(tiny, Ending(-1), rows, [prefix] * 4, 12)
+    tokenizer = Ending(common_token(free))
+    expected = slowly(tiny, tokenizer, rows, [prefix] * 4, 12)
+    assert quickly(tiny, tokenizer, rows, prefix, 12) == expected
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
+def test_window_counts_content_alone(family: str) -> None:
+    """A layer with a window of 4 tokens forgets content, and keeps the prompt in sight."""
+    backbone = tiny_backbone(family, sliding_window=4)
+    rows = random_ids(*LENGTHS)
+    with torch.no_grad():
+        prefix, other = (moved("prefix", backbone, seed=seed).prefix() for seed in (1, 2))
+        logits = [backbone(rows[4][None], each)[0, -1] for each in (prefix, other)]
+    assert quickly(backbone, Ending(-1), rows, prefix, 12) == slowly(
+        backbone, Ending(-1), rows, [prefix] * len(rows), 12
+    )
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize("name", METHODS)
+def test_smollm2(smollm2: Path, name: str) -> None:
+    backbone = Backbone(BackboneConfig(name=str(smollm2)))
+    options = {} if name in ("pretrained", "lora") else {"init": PromptInit("text", "Think step by step.")}
+    if name.startswith("dham"):
+        options["stages"] = [0, 10, 20] if name == "dham" else [5, 20]
+    prefix = method(name, backbone, **options).prefix()
+    texts = ["The capital of France is", "1, 2, 3, 4,", "Once upon a time there was a"]
+    rows = [torch.tensor(backbone.tokenizer(text)["input_ids"]) for text in texts]
+    stop = ["\n", "."]
+    expected = slowly(backbone, backbone.tokenizer, rows, [prefix] * 3, 10, stop)
+    assert quickly(backbone, backbone.tokenizer, rows, prefix, 10, stop) == expected
+    assert any(len(output) > 3 for output in expected)

@@ -1,0 +1,174 @@
+"""Small random models of several families, every method over them, and a tokenizer of characters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.attention import IMPLEMENTATION, register
+from lightning_modules.backbone.loading import BackboneConfig
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.dham import DHAM
+from lightning_modules.initialisation import PromptInit
+from lightning_modules.lora import LoRA
+from lightning_modules.prefix_tuning import PrefixTuning
+from lightning_modules.pretrained import Pretrained
+from lightning_modules.prompt_tuning import PromptTuning
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2")
+LAYERS, WIDTH, VOCABULARY, END = 4, 32, 64, 63
+
+
+def model_config(family: str, **changes: Any) -> Any:
+    """A transformers configuration; weights are large, so that attention is far from uniform."""
+    import transformers
+
+    shared = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    own = {"intermediate_size": 48, "num_key_value_heads": 2, "initializer_range": 0.2}
+    classes = {
+        "llama": (transformers.LlamaConfig, own | {"tie_word_embeddings": True}),
+        "mistral": (transformers.MistralConfig, own | {"sliding_window": None}),
+        "qwen2": (transformers.Qwen2Config, own),
+        # head_dim is not hidden_size / heads there.
+        "qwen3": (transformers.Qwen3Config, own | {"head_dim": 12}),
+        "gemma3": (transformers.Gemma3TextConfig, own | {"head_dim": 12, "sliding_window": 96}),
+        "granite": (
+            transformers.GraniteConfig,
+            own | {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "attention_multiplier": 0.2},
+        ),
+        "gpt2": (transformers.GPT2Config, {"initializer_range": 0.2}),
+    }
+    make, extra = classes[family]
+    return make(**{**shared, **extra, **changes})
+
+
+def random_model(
+    family: str,
+    attention: str = IMPLEMENTATION,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **changes: Any,
+) -> Any:
+    """A random causal language model; in float64 its norms compute in float64 too."""
+    from transformers import AutoModelForCausalLM
+
+    register()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            model_config(family, **changes), attn_implementation=attention, dtype=torch.float32
+        )
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:  # these start as constants
+                nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
+    model = model.to(dtype).eval()
+    return exact_norms(model) if dtype == torch.float64 else model
+
+
+def exact_norms(model: nn.Module) -> nn.Module:
+    """Replace RMS norms, which transformers computes in float32, by torch's own in the model's dtype."""
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if type(norm).__name__.endswith("RMSNorm"):
+                weight = norm.weight.detach() + type(norm).__name__.startswith("Gemma")
+                eps = getattr(norm, "variance_epsilon", None) or norm.eps
+                exact = nn.RMSNorm(weight.shape[0], eps=eps, dtype=weight.dtype)
+                exact.weight.data.copy_(weight)
+                setattr(parent, name, exact.eval())
+    return model
+
+
+class Characters:
+    """A tokenizer: token i is one character, the last one ends a text."""
+
+    eos_token_id = END
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(character) - 48 for character in text]}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(48 + token) for token in ids)
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+
+def wrap(model: Any, **config: Any) -> Backbone:
+    """A backbone of ``model`` with the character tokenizer."""
+    backbone = Backbone(BackboneConfig(name="tiny", **config), model)
+    backbone.__dict__["tokenizer"] = Characters()
+    return backbone
+
+
+def tiny_backbone(
+    family: str = "llama",
+    dtype: torch.dtype = torch.float64,
+    gradient_checkpointing: bool = False,
+    **changes: Any,
+) -> Backbone:
+    """A random backbone of a family."""
+    model = random_model(family, dtype=dtype, **changes)
+    return wrap(model, gradient_checkpointing=gradient_checkpointing)
+
+
+_MAKE: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
+    "pretrained": (Pretrained, {}),
+    "prompt": (PromptTuning, {"num_virtual_tokens": 5}),
+    "late": (PromptTuning, {"num_virtual_tokens": 5, "insert_at": 2}),
+    "prefix": (PrefixTuning, {"num_virtual_tokens": 5}),
+    "prefix-mlp": (PrefixTuning, {"num_virtual_tokens": 5, "mlp_width": 8}),
+    "dham": (DHAM, {"num_virtual_tokens": 7, "stages": [0, 1, 3]}),
+    "dham-replace": (DHAM, {"num_virtual_tokens": 7, "stages": [1, 3], "mode": "replace"}),
+    "lora": (LoRA, {"rank": 2}),
+}
+METHODS = tuple(_MAKE)
+
+
+def method(name: str, backbone: Backbone, **changes: Any) -> SoftPromptModule:
+    """A configured method as it starts; ``changes`` replace its arguments."""
+    make, defaults = _MAKE[name]
+    if name not in ("pretrained", "lora"):
+        defaults = {"init": PromptInit("random"), **defaults}
+    module = make(**{"backbone": backbone.config, **defaults, **changes})
+    module.backbone = backbone
+    module.configure_prompts(torch.Generator().manual_seed(0))
+    module._configured = True
+    return module
+
+
+def moved(name: str, backbone: Backbone, seed: int = 1, **changes: Any) -> SoftPromptModule:
+    """A method away from its start (LoRA and the MLP begin at zero), in the backbone's dtype."""
+    module = method(name, backbone, **changes)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.trained_parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=draw))
+    return module.to(backbone.dtype)
+
+
+def random_ids(*lengths: int, seed: int = 2, vocabulary: int = END) -> list[Tensor]:
+    """One row of token ids for each length, without the end token."""
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, vocabulary, (length,), generator=draw) for length in lengths]
+
+
+def pad(rows: Sequence[Tensor], side: str, filler: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows as one padded batch (B, n), and the mask, 1 on content."""
+    width = max(len(row) for row in rows)
+    batch = torch.full((len(rows), width), filler)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        columns = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        batch[i, columns], mask[i, columns] = row, 1
+    return batch, mask

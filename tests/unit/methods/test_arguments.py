@@ -1,0 +1,65 @@
+"""Stages, budgets and layers: what a method accepts."""
+
+from typing import Any
+
+import pytest
+
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.dham import split_budget
+from tests.unit.backbone.tiny import method
+from utilities.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("total", "stages", "expected"),
+    [(64, 4, [16] * 4), (64, 3, [22, 21, 21]), (5, 5, [1] * 5), (7, 2, [4, 3]), (1, 1, [1])],
+)
+def test_budget_is_split_evenly(total: int, stages: int, expected: list[int]) -> None:
+    assert split_budget(total, stages) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({"stages": "single"}, [0]),
+        ({"stages": "uniform", "num_stages": 2}, [0, 2]),
+        ({"stages": "uniform", "num_stages": 3}, [0, 1, 2]),
+        ({"stages": "uniform", "num_stages": 4}, [0, 1, 2, 3]),
+        ({"stages": [1, 3]}, [1, 3]),
+    ],
+    ids=str,
+)
+def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> None:
+    module = method("dham", llama, **changes)
+    assert module.starts == starts
+    assert len(module.prompts) == len(starts)
+    assert sum(prompt.shape[0] for prompt in module.prompts) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("dham", {"stages": []}, "empty list"),
+        ("dham", {"stages": [2, 1]}, r"ascend without repeats, not \[2, 1\]"),
+        ("dham", {"stages": [0, 1, 1]}, "ascend without repeats"),
+        ("dham", {"stages": [0, 4]}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
+        ("dham", {"stages": [-1, 2]}, "layer -1"),
+        ("dham", {"stages": "unifrom"}, "did you mean 'uniform'"),
+        ("dham", {"stages": "uniform", "num_stages": 5}, "5 stages do not fit into the backbone's 4 layers"),
+        ("dham", {"stages": "uniform", "num_stages": 0}, "num_stages must be at least 1"),
+        ("dham", {"stages": [0, 1, 2], "num_virtual_tokens": 2}, "smaller than the number of stages"),
+        ("dham", {"mode": "replcae"}, "did you mean 'replace'"),
+        ("late", {"insert_at": 4}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
+        ("late", {"insert_at": -1}, "layer -1"),
+        ("prompt", {"num_virtual_tokens": 0}, "at least 1, not 0"),
+        ("lora", {"rank": 0}, "rank must be at least 1, not 0"),
+        ("lora", {"target_modules": ["q_porj"]}, "LoRA cannot be added"),
+        ("pretrained", {"val_generations": -1}, "must not be negative"),
+    ],
+    ids=str,
+)
+def test_what_is_impossible_is_refused(
+    llama: Backbone, name: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^[^\n]*{words}[^\n]*$"):
+        method(name, llama, **changes)
