@@ -32,7 +32,7 @@ methods (--model):   Pretrained, PromptTuning, PrefixTuning, DHAM, LoRA
 data sets (--data):  GSM8K, MATH, AQuA, Generated
 
 common options:
-  -c FILE            a YAML file; give several, later ones win (see configs/)
+  -c FILE            a YAML file; give several, later ones win, and options win over files (see configs/)
   --backbone.name    hub id, local folder or 'embedded' (default)
   --ckpt_path PATH   a checkpoint, or a run folder (its best checkpoint)
   --run_dir PATH     where the run is kept (default: runs/METHOD-DATASET)
@@ -62,11 +62,12 @@ def main(args: Sequence[str] | None = None) -> int:
             raise UserError(f"subcommand '{arguments[0]}' is unknown: {nearest(arguments[0], SUBCOMMANDS)}")
         from command_line.app import run
 
-        run(arguments)
+        return run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -60,12 +60,12 @@ class Results(L.Callback):
         self.records = []
         self.started = time.monotonic()
 
-    on_validation_epoch_start = on_test_epoch_start = _start
+    on_validation_epoch_start = on_test_epoch_start = _start  # type: ignore[assignment]
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        self.records.extend(outputs)
+        self.records.extend(outputs["records"])
 
-    on_validation_batch_end = on_test_batch_end = _collect
+    on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:

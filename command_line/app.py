@@ -1,5 +1,6 @@
 """LightningCLI for promptstage; ``cli.py`` is the entry point and imports this only when needed."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,35 +10,40 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results, write_answers
 from callbacks.run_folder import RunFolder
 from callbacks.throughput import Throughput
-from command_line.folders import flatten, resolve_checkpoint, run_folders
-from command_line.messages import explain
-from datamodules import AQuA, Generated, GSM8K, MATH
+from command_line.arguments import in_order, resolve_checkpoint
+from command_line.folders import Folders, flatten, run_folders
+from command_line.messages import ParserMessage, explain, first_line, mistake_behind
+from command_line.questions import read_questions
+from command_line.quiet import be_quiet, hide_loading_bar
+from datamodules import GSM8K, MATH, AQuA, Generated
 from datamodules.base import ReasoningDataModule
+from lightning_modules import DHAM, LoRA, PrefixTuning, Pretrained, PromptTuning
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
-from lightning_modules import DHAM, LoRA, PrefixTuning, Pretrained, PromptTuning
 from lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
 from utilities.errors import UserError
-
 
 METHODS = {cls.__name__: cls for cls in (DHAM, LoRA, PrefixTuning, Pretrained, PromptTuning)}
 DATA_SETS = {cls.__name__: cls for cls in (AQuA, Generated, GSM8K, MATH)}
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
+# Belongs to one command, not to the run.
+COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "weights_only")
 
 
 class PromptParser(LightningArgumentParser):
     """An argument parser whose errors are one line with the nearest name."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        options = [name for action in self._actions for name in action.option_strings]
-        line = explain(message, sys.argv[1:], {"model": METHODS, "data": DATA_SETS}, options)
-        self.exit(2, f"error: {line}\n")
+        raise ParserMessage(message) from ex
 
 
 class PromptCLI(LightningCLI):
@@ -51,6 +57,7 @@ class PromptCLI(LightningCLI):
         """
         self.wanted = args[0]
         self.stored = stored
+        self.folders: Folders | None = None
         super().__init__(
             SoftPromptModule,
             ReasoningDataModule,
@@ -69,8 +76,12 @@ class PromptCLI(LightningCLI):
         """Only the one asked for: each costs a second of parsing signatures."""
         return {self.wanted: super().subcommands()[self.wanted]}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        # An abbreviation is a typo that is not reported.
+        return super().init_parser(**kwargs | {"allow_abbrev": False})
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(BackboneConfig, "backbone")
@@ -90,7 +101,14 @@ class PromptCLI(LightningCLI):
                 help="write checkpoints/last.ckpt every so many optimiser steps",
             )
             parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-            parser.set_defaults({"early_stopping.monitor": "val/loss", "early_stopping.patience": 5})
+            parser.set_defaults(
+                {
+                    "early_stopping.monitor": "val/loss",
+                    "early_stopping.patience": 5,
+                    # At the end of a validation: an epoch that max_steps cuts short has none.
+                    "early_stopping.check_on_train_epoch_end": False,
+                }
+            )
         if self.wanted == "predict":
             parser.add_argument(
                 "--questions", type=str, default="-", help="file, one question a line; -: standard input"
@@ -102,6 +120,10 @@ class PromptCLI(LightningCLI):
                 help="file for the answers as JSON lines; -: standard output",
             )
 
+    def options(self) -> list[str]:
+        """Every option of the subcommand, those of methods and data sets excepted."""
+        return [name for action in self._parser(self.wanted)._actions for name in action.option_strings]
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's values were put before the command line, so that flags win."""
 
@@ -109,12 +131,33 @@ class PromptCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.wanted]
+        if config.get("ckpt_path") and not self.stored:
+            raise UserError("ckpt_path is read from the command line only: give --ckpt_path")
         self._report_differences()
+        method = config.model.class_path.rsplit(".", 1)[-1]
+        if self.wanted != "fit" and not self.stored and method != "Pretrained":
+            self._note(f"without --ckpt_path, {method} starts untrained")
+
+    @rank_zero_only
+    def _note(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
+    def _choose_folders(self) -> Folders:
+        config = self.config[self.wanted]
         method = config.model.class_path.rsplit(".", 1)[-1]
         data = config.data.class_path.rsplit(".", 1)[-1]
         task = config.data.init_args.get("task")
         name = f"{method}-{task or data}".lower()
-        self.run_dir, self.out_dir = run_folders(self.wanted, config.run_dir, config.get("ckpt_path"), name)
+        return run_folders(self.wanted, config.run_dir, config.get("ckpt_path"), name)
+
+    def discard_unused_folder(self) -> None:
+        """After a failure: remove a new folder that holds nothing worth keeping."""
+        if self.folders is None:
+            return
+        trainer = getattr(self, "trainer", None)
+        kept = trainer is not None and trainer.global_step > 0 if self.wanted == "fit" else False
+        if not kept and not (self.folders.out / "results.jsonl").exists():
+            self.folders.discard()
 
     def _report_differences(self) -> None:
         """Say where the command line overrules the checkpoint."""
@@ -123,34 +166,33 @@ class PromptCLI(LightningCLI):
         used = yaml.safe_load(
             self._parser(self.subcommand).dump(self.config[self.wanted], skip_link_targets=False)
         )
-        for section in MODEL_SECTIONS:
-            theirs, ours = flatten(self.stored.get(section)), flatten(used.get(section))
-            for key in sorted(theirs.keys() & ours.keys()):
-                if theirs[key] != ours[key]:
-                    option = f"--{section}.{key}".replace(".init_args", "")
-                    print(
-                        f"note: {option} is {ours[key]!r} (the checkpoint was made with {theirs[key]!r})",
-                        file=sys.stderr,
-                    )
+        theirs, ours = flatten(_kept(self.stored, self.wanted)), flatten(used)
+        for key in sorted(theirs.keys() & ours.keys()):
+            if theirs[key] != ours[key]:
+                option = f"--{key}".replace(".init_args", "")
+                self._note(f"{option} is {ours[key]!r} (the checkpoint was made with {theirs[key]!r})")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
+        hide_loading_bar()
+        self.folders = self._choose_folders()
+        run_dir, out_dir = self.folders.run, self.folders.out
         config = self.config_init[self.wanted]
         text = self._parser(self.subcommand).dump(self.config[self.wanted], skip_none=False)
         callbacks: list[Any] = (
             [ExamplesProgressBar()] if config.trainer.enable_progress_bar is not False else []
         )
         if self.wanted != "predict":
-            results_folder = None if self.wanted == "fit" else self.out_dir
-            callbacks += [RunFolder(self.out_dir, text), Results(results_folder, self._hyperparameters())]
+            results_folder = None if self.wanted == "fit" else out_dir
+            callbacks += [RunFolder(out_dir, text), Results(results_folder, self._hyperparameters())]
         if self.wanted == "fit":
             callbacks.append(Throughput())
             if config.trainer.enable_checkpointing is not False:
-                callbacks += self._checkpoints(config.save_every)
+                callbacks += self._checkpoints(run_dir, config.save_every)
         given = config.trainer.callbacks or []
         callbacks += given if isinstance(given, list) else [given]
         settings: dict[str, Any] = {
             "callbacks": callbacks,
-            "default_root_dir": str(self.run_dir),
+            "default_root_dir": str(run_dir),
             "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
         }
         if self.wanted != "fit":
@@ -159,22 +201,25 @@ class PromptCLI(LightningCLI):
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
             settings["logger"] = TensorBoardLogger(
-                str(self.run_dir), name="", version="tensorboard", default_hp_metric=False
+                str(run_dir), name="", version="tensorboard", default_hp_metric=False
             )
-        return super().instantiate_trainer(**settings, **kwargs)
+        try:
+            return super().instantiate_trainer(**settings, **kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {first_line(error)}") from error
 
-    def _checkpoints(self, save_every: int) -> list[ModelCheckpoint]:
-        folder = str(self.run_dir / "checkpoints")
+    def _checkpoints(self, run_dir: Path, save_every: int) -> list[ModelCheckpoint]:
+        folder = str(run_dir / "checkpoints")
         common: dict[str, Any] = {
             "dirpath": folder,
             "auto_insert_metric_name": False,
             "enable_version_counter": False,
         }
         return [
-            ModelCheckpoint(filename="best", monitor="val/loss", save_top_k=1, **common),
             ModelCheckpoint(
-                filename="last", every_n_train_steps=save_every, save_on_train_epoch_end=False, **common
+                filename="best", monitor="val/loss", save_top_k=1, save_on_train_epoch_end=False, **common
             ),
+            LastCheckpoint(every_n_train_steps=save_every, **common),
             ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
         ]
 
@@ -197,7 +242,12 @@ class PromptCLI(LightningCLI):
     def before_predict(self) -> None:
         config = self.config[self.wanted]
         assert self.datamodule is not None
-        self.datamodule.use_questions(_read_questions(config.questions))
+        if config.answers != "-":
+            folder = Path(config.answers).parent
+            # Before the work, not after it.
+            if Path(config.answers).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+                raise UserError(f"answers file {config.answers} cannot be written")
+        self.datamodule.use_questions(read_questions(config.questions))
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:
         """Answer the questions and write one JSON object a line."""
@@ -206,37 +256,48 @@ class PromptCLI(LightningCLI):
         write_answers(records, self.config[self.wanted].answers)
 
 
-def _read_questions(source: str) -> list[str]:
-    if source == "-":
-        text = sys.stdin.read()
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise UserError(f"questions file {source} does not exist (- reads standard input)")
-        text = path.read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def run(args: list[str]) -> None:
-    """Run one subcommand.
+def run(args: list[str]) -> int:
+    """Run one subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
 
     Raises:
         UserError: for a mistake of the user.
     """
-    args, checkpoint = resolve_checkpoint(args)
+    be_quiet()
+    given = args
+    args, checkpoint = resolve_checkpoint(in_order(args))
     stored: dict[str, Any] = {}
     if checkpoint is not None:
         stored = yaml.safe_load(read_checkpoint(checkpoint).get("config", "{}"))
-        args = [args[0], "--config", _as_option(stored, args[0]), *args[1:]]
-    PromptCLI(args, stored)
+        args = [args[0], "--config", yaml.safe_dump(_kept(stored, args[0])), *args[1:]]
+    cli = PromptCLI.__new__(PromptCLI)
+    try:
+        cli.__init__(args, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
+    except ParserMessage as error:
+        classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}  # type: ignore[dict-item]
+        raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
+    except SIGTERMException:
+        return 143
+    except SystemExit as error:
+        # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
+        if error.code == 1:
+            return 130
+        raise
+    except Exception as error:
+        cli.discard_unused_folder()
+        mistake = mistake_behind(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+    return 0
 
 
-def _as_option(stored: dict[str, Any], subcommand: str) -> str:
-    """The stored configuration as text for ``--config``, before everything the user gives."""
-    kept = stored if subcommand == "fit" else {key: stored[key] for key in MODEL_SECTIONS if key in stored}
+def _kept(stored: dict[str, Any], subcommand: str) -> dict[str, Any]:
+    """What of a stored configuration comes before everything the user gives."""
     kept = {
-        key: value
-        for key, value in kept.items()
-        if key not in ("run_dir", "ckpt_path", "questions", "answers")
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in stored.items()
+        if (key not in COMMAND_ONLY if subcommand == "fit" else key in MODEL_SECTIONS)
     }
-    return yaml.safe_dump(kept)
+    # A file from elsewhere must not decide that code from elsewhere is run.
+    kept.get("backbone", {}).pop("trust_remote_code", None)
+    return kept

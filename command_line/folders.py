@@ -1,8 +1,13 @@
-"""Where a run lives, and which checkpoint a path means."""
+"""Where a run lives."""
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from utilities.errors import UserError
 from utilities.files import new_folder
@@ -18,36 +23,35 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
-    """Replace a run folder given as ``--ckpt_path`` by its best (``fit``: its last) checkpoint.
+class Folders(NamedTuple):
+    """Folder of the run, and the one for what this command writes.
 
-    Raises:
-        UserError: when there is no such file, or no checkpoint in the folder.
+    Attributes:
+        created: whether ``out`` was made for this command, and may go if the command fails at once.
+        events: event files of earlier commands.
     """
-    for i, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
-        if name != "--ckpt_path":
-            continue
-        if not equals:
-            if i + 1 == len(args):
-                raise UserError("--ckpt_path needs a value: a checkpoint or a run folder")
-            value = args[i + 1]
-        path = Path(value)
-        if path.is_dir():
-            names = ("last", "best") if args[0] == "fit" else ("best", "last")
-            found = [path / "checkpoints" / f"{name}.ckpt" for name in names]
-            path = next((file for file in found if file.is_file()), path)
-            if path.is_dir():
-                raise UserError(f"folder {value} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
-        elif not path.is_file():
-            raise UserError(f"checkpoint {value} does not exist")
-        rest = args[i + 1 :] if equals else args[i + 2 :]
-        return [*args[:i], f"--ckpt_path={path}", *rest], path
-    return args, None
+
+    run: Path
+    out: Path
+    created: bool
+    events: frozenset[Path]
+
+    def discard(self) -> None:
+        """Remove what a command that did nothing yet has made."""
+        if self.created:
+            shutil.rmtree(self.out, ignore_errors=True)
+        # Lightning opens an event file before anything can fail; its name holds the process.
+        for file in _events(self.run) - self.events:
+            if f".{os.getpid()}." in file.name:
+                file.unlink(missing_ok=True)
 
 
-def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, name: str) -> tuple[Path, Path]:
-    """Folder of the run, and the folder for what this command writes.
+def _events(run: Path) -> frozenset[Path]:
+    return frozenset((run / "tensorboard").glob("events.*"))
+
+
+def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, name: str) -> Folders:
+    """The folders of a command.
 
     A ``fit`` from scratch gets a folder of its own, numbered when the wanted one holds a run already; a
     resumed one continues in its checkpoint's folder. Results of ``test`` and ``validate`` go into a new
@@ -61,15 +65,19 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         run = folder.parent if folder.name == "checkpoints" else folder
     else:
         run = Path(run_dir or f"runs/{name}")
-    if subcommand == "fit" and checkpoint is None:
-        run = new_folder(run)
-        return run, run
-    if subcommand == "fit":
+    out = run / subcommand if subcommand in ("test", "validate") else run
+    # Only the first process writes; another one must not number the first one's new folder.
+    if subcommand == "predict" or vars(rank_zero_only).get("rank"):
+        return Folders(run, out, created=False, events=_events(run))
+    if subcommand == "fit" and checkpoint is not None:
         try:
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"folder {run} cannot be written to: {error.strerror}") from error
-        return run, run
-    if subcommand == "predict":
-        return run, run
-    return run, new_folder(run / subcommand)
+        return Folders(run, run, created=False, events=_events(run))
+    there = out.is_dir()
+    new = new_folder(out)
+    if new != out:
+        print(f"note: {out} exists and is kept: this {subcommand} writes to {new}", file=sys.stderr)
+    created = not (there and new == out)
+    return Folders(new if subcommand == "fit" else run, new, created, _events(run))

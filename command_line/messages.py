@@ -5,8 +5,21 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 
-from utilities.errors import nearest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from utilities.errors import UserError, nearest
+
+Classes = Mapping[str, Mapping[str, type]]
+NONE = "NoneType"
+
+
+class ParserMessage(SystemExit):
+    """What the parser said; :func:`explain` makes one line of it.
+
+    An exit, as argparse's own: jsonargparse takes other exceptions for one more type that does not fit.
+    """
 
 
 def class_options(cls: type, section: str) -> list[str]:
@@ -15,7 +28,7 @@ def class_options(cls: type, section: str) -> list[str]:
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.")):
             continue
-        for parameter in inspect.signature(base.__init__).parameters.values():
+        for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
             if parameter.name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 continue
             name = f"--{section}.{parameter.name}"
@@ -25,9 +38,7 @@ def class_options(cls: type, section: str) -> list[str]:
     return names
 
 
-def explain(
-    message: str, args: list[str], classes: Mapping[str, Mapping[str, type]], options: Iterable[str]
-) -> str:
+def explain(message: str, args: list[str], classes: Classes, options: Iterable[str]) -> str:
     """One line for a message of jsonargparse.
 
     Args:
@@ -36,45 +47,140 @@ def explain(
         classes: for ``model`` and ``data`` the allowed classes by name.
         options: every other option string of the parser.
     """
-    if match := re.match(r'Parser key "(?:\w+\.)?(model|data)":.*Given value: (\S+)', message, re.DOTALL):
-        section, given = match.groups()
-        return f"--{section} '{given}' is unknown: {nearest(given, classes[section])}"
-    if match := re.match(r"the following arguments are required: (.*)", message):
-        section = match.group(1).rsplit(".", 1)[-1]
-        allowed = f": one of {', '.join(sorted(classes[section]))}" if section in classes else ""
-        return f"--{section} is required{allowed}"
+    text = " ".join(message.split())
     known = list(options)
     for section, choices in classes.items():
-        known += [name for cls in choices.values() for name in class_options(cls, section)]
-    if match := re.search(r"Option '([\w.]+)' is not accepted", message):
-        typed = _typed(match.group(1), args)
-        return f"option {typed} is unknown{_hint(typed, known)}"
-    if match := re.match(r"[Uu]nrecognized arguments: (\S+)", message):
-        given = match.group(1).partition("=")[0]
-        return f"option {given} is unknown{_hint(given, known)}"
-    if match := re.match(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
+        # The backbone is given once, as --backbone, for both.
+        known += [
+            name
+            for cls in choices.values()
+            for name in class_options(cls, section)
+            if not name.startswith(f"--{section}.backbone")
+        ]
+    if match := re.match(r'(?:Parser key ")?(?:\w+\.|--)?(model|data)(?:\.help|"):(.*)', text):
+        return _class_problem(match.group(1), match.group(2), classes)
+    if match := re.match(r"the following arguments are required: (.*)", text):
+        section = match.group(1).rsplit(".", 1)[-1]
+        if section in classes:
+            return f"--{section} is required: one of {_names(classes, section)}; or --ckpt_path of a run"
+        return f"--{section} is required"
+    if match := re.match(r"[Uu]nrecognized arguments: (\S+)", text):
+        return _unknown(match.group(1).partition("=")[0], args, known, classes)
+    if match := re.match(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
+        return _unknown(".".join(match.groups()), args, known, classes, inner=True)
+    if match := re.search(r"Option '([\w.]+)' is not accepted", text):
+        return _unknown(match.group(1), args, known, classes, inner=True)
+    if match := re.search(r"does not accept option '([\w.]+)'", text):
+        return _unknown(match.group(1), args, known, classes)
+    if match := re.match(r'Parser key "([\w.]+)": ?(.*)', text):
         key, problem = match.groups()
-        return f"option {_typed(key, args)}: {_readable(problem)}"
-    return " ".join(message.split())
+        return f"option {_typed(_plain(key), args, known)}: {_readable(problem)}"
+    if match := re.match(r"argument (\S+): expected one argument", text):
+        given = next((arg for arg in reversed(args) if arg.startswith(match.group(1))), match.group(1))
+        return f"option {given} needs a value"
+    if match := re.match(r"Problems parsing config: (.*)|Unexpected config: (.*)", text):
+        # Which of the files it is, the parser does not say.
+        files = [value for option, value in pairwise(args) if option in ("-c", "--config")]
+        problem = match.group(1) or f"expected sections such as 'trainer:', found {match.group(2)}"
+        return f"{' or '.join(files) or 'the configuration'} is not valid YAML: {problem}"
+    return text
 
 
-def _typed(key: str, args: Iterable[str]) -> str:
-    """The option as it was typed; the parser of a class knows only the end of its name."""
-    names = (arg.partition("=")[0] for arg in args)
-    return next((name for name in names if name.startswith("--") and name.endswith(key)), key)
+def _names(classes: Classes, section: str) -> str:
+    return ", ".join(sorted(classes[section]))
+
+
+def _owners(option: str, classes: Classes, args: Iterable[str]) -> str:
+    """The classes that have ``option``, but not the chosen one, which has just refused it."""
+    section = option[2:].partition(".")[0]
+    chosen = re.search(rf"--{section}[ =](\w+)", " ".join(args))
+    return ", ".join(
+        name
+        for name, cls in sorted(classes.get(section, {}).items())
+        if option in class_options(cls, section) and not (chosen and name == chosen.group(1))
+    )
+
+
+def _plain(key: str) -> str:
+    return key.replace(".init_args", "")
+
+
+def _class_problem(section: str, problem: str, classes: Classes) -> str:
+    match = re.search(r"Expected a dot import path string: (\S+)", problem)
+    match = match or re.search(r"Given value: (\w[\w.]*)$", problem)
+    if match:
+        return f"--{section} '{match.group(1)}' is unknown: {nearest(match.group(1), classes[section])}"
+    return (
+        f"--{section} needs a class: one of {_names(classes, section)} "
+        "(in YAML: class_path, and its options under init_args)"
+    )
+
+
+def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, inner: bool = False) -> str:
+    """
+    Args:
+        inner: ``key`` may be the end of a name only: the parser of a class or group knows no more.
+    """
+    key = _plain(key.lstrip("-"))
+    given = _typed(key, args, known)
+    typed = given.removeprefix("--")
+    names = {name.lstrip("-"): name for name in known}
+    sections = {name.partition(".")[0]: f"--{name.partition('.')[0]}" for name in names}
+    section = typed.partition(".")[0]
+    if inner and section not in sections:
+        parts = typed.count(".") + 1
+        names = {".".join(name.split(".")[-parts:]): full for name, full in names.items()}
+    elif section not in sections:
+        # The section is the mistake, whatever stands in it.
+        given, typed, names = given.replace(typed, section), section, sections
+    elif "." in typed:
+        names = {name: full for name, full in names.items() if name.startswith(f"{section}.")}
+    if typed in names and (owners := _owners(names[typed], classes, args)):
+        return f"option {names[typed]} belongs to another class: {owners}"
+    close = difflib.get_close_matches(typed, sorted(names), n=1, cutoff=0.6)
+    hint = f"did you mean {names[close[0]]}?" if close else "see --help for all options"
+    return f"option {given} is unknown: {hint}"
+
+
+def _typed(key: str, args: Iterable[str], known: Iterable[str]) -> str:
+    """The option as it was typed, or its whole name, or at least its end."""
+    names = [_plain(arg.partition("=")[0]) for arg in args if arg.startswith("--")]
+    candidates = (name for name in [*names, *known] if name[2:] == key or name.endswith(f".{key}"))
+    return next(candidates, key)
 
 
 def _readable(problem: str) -> str:
     """jsonargparse's words without Python's, and the nearest allowed value."""
-    text = " ".join(problem.split())
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
-    if match := re.match(r"Expected a typing.Literal\[(.*?)\]\. Got value: (.*)", text):
-        allowed = [name.strip(" '") for name in match.group(1).split(",")]
-        return f"'{match.group(2)}' is not allowed: {nearest(match.group(2), allowed)}"
-    return text[0].lower() + text[1:]
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", problem)
+    text = re.sub(r"(?:\w+\.)+([A-Za-z]\w*)(?=[\],\[ ]|$)", r"\1", text)
+    given = re.search(r"(?:Got value|Given value): (.*?)$", text)
+    allowed = [
+        name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
+    ]
+    if allowed and given:
+        return f"'{given.group(1)}' is not allowed: {nearest(given.group(1), dict.fromkeys(allowed))}"
+    if (match := re.search(r"Subtypes: \[(.*)\] Errors:", text)) and given:
+        kinds = [kind for kind in re.split(r", (?![^\[]*\])", match.group(1)) if kind != NONE]
+        null = " or null" if NONE in match.group(1) else ""
+        return f"expected {' or '.join(kinds)}{null}, not {given.group(1)}"
+    if match := re.match(r"Expected an? (.*)\. Got value: (.*)", text):
+        return f"expected {match.group(1)}, not {match.group(2)}"
+    return text[:1].lower() + text[1:]
 
 
-def _hint(given: str, known: Iterable[str]) -> str:
-    names = sorted(set(known))
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    return f": did you mean {close[0]}?" if close else ": see --help for all options"
+def mistake_behind(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind ``error``, which jsonargparse may have wrapped."""
+    first = error
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    text = first_line(first)
+    # Lightning finds some impossible settings only when it starts.
+    if isinstance(first, MisconfigurationException) or text.startswith("`val_check_interval`"):
+        return UserError(f"trainer: {text}")
+    return None
+
+
+def first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

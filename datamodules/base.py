@@ -202,6 +202,11 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         """Ids of a split that was set up, in the order of the source."""
         return [row.example.id for row in self._encoded[split]]
 
+    def longest(self) -> int:
+        """Positions that the longest text set up can come to take, generation included."""
+        rows = ((split, row) for split, rows in self._encoded.items() for row in rows)
+        return max((needed for split, row in rows for _, needed in self._needs(split, row)), default=0)
+
     def check_context(self, limit: int, reserved: int) -> None:
         """Check that everything set up fits in the backbone.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import SumMetric
 
@@ -96,11 +97,20 @@ class SoftPromptModule(L.LightningModule, ABC):
     def _check_context(self) -> None:
         """Refuse texts that do not fit behind the virtual tokens."""
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
-        limit = context_length(self.backbone_config)
-        if datamodule is None or limit is None:
+        if datamodule is None:
             return
         prefix = self.prefix()
-        datamodule.check_context(limit, 0 if prefix is None else prefix.num_positions)
+        virtual = 0 if prefix is None else prefix.num_positions
+        limit = context_length(self.backbone_config)
+        if limit is not None:
+            datamodule.check_context(limit, virtual)
+        window = self.backbone.sliding_window
+        if prefix is not None and window is not None and datamodule.longest() + virtual > window:
+            rank_zero_warn(
+                f"backbone '{self.backbone_config.name}' has layers that attend to the last {window} tokens "
+                f"only, and texts reach {datamodule.longest()} with {virtual} virtual tokens: the prompt stays "
+                "visible in these layers, which no prompt of real tokens would"
+            )
 
     # --- training ---------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,14 +8,25 @@ from utilities.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` under a temporary name, then rename."""
+    """Write ``text`` under a temporary name, then rename.
+
+    Raises:
+        UserError: when the file cannot be written; an earlier one is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"file {path} cannot be written: {error.strerror}") from error
 
 
 def new_folder(wanted: Path) -> Path:
     """Create ``wanted``, or ``wanted-2``, ``wanted-3``, … when there is one already.
+
+    An empty folder is taken as it is.
 
     Raises:
         UserError: when the folder cannot be written to.

@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         self.fingerprint = fingerprint(self.model)
         self._checkpointed: list[nn.Module] = []
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
             self._checkpointed = [
                 m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
             ]

@@ -166,6 +166,7 @@ def test_context(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     with pytest.raises(UserError, match=r"gsm8k/test/1 needs 125 .* \+ generation limit max_new_tokens 20\)"):
         test.check_context(124, 0)
     test.check_context(125, 0)
+    assert test.longest() == 125
 
 
 def test_setup_loads_what_the_stage_needs_and_once(
@@ -213,3 +214,5 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 9
     with pytest.raises(UserError, match=r"HuggingFaceH4/MATH-500 default/test row 0: no field 'solution'"):
         MATH(subset="math500").examples("test")
+
+

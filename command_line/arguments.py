@@ -1,0 +1,66 @@
+"""The command line before the parser sees it: order, and which checkpoint a path means."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from utilities.errors import UserError
+
+
+def _options(args: list[str]) -> Iterator[list[str]]:
+    """Each option together with the values that follow it."""
+    group: list[str] = []
+    for arg in args:
+        if group and (arg.startswith("--") or arg == "-c"):
+            yield group
+            group = []
+        group.append(arg)
+    if group:
+        yield group
+
+
+def in_order(args: list[str]) -> list[str]:
+    """Files first, then classes, then the rest, so that flags win over files wherever they stand.
+
+    ``--model.x`` means something only when ``--model`` is known: typed before it, it has to wait.
+
+    Args:
+        args: the command line, subcommand first.
+    """
+    subcommand, *rest = args
+
+    def rank(option: list[str]) -> int:
+        name = option[0].partition("=")[0]
+        return {"-c": 0, "--config": 0, "--model": 1, "--data": 1}.get(name, 2)
+
+    return [subcommand, *(arg for option in sorted(_options(rest), key=rank) for arg in option)]
+
+
+def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
+    """Replace a run folder given as ``--ckpt_path`` by its best (``fit``: its last) checkpoint.
+
+    Raises:
+        UserError: when there is no such file, or no checkpoint in the folder.
+    """
+    kept: list[str] = []
+    value: str | None = None
+    for option in _options(args[1:]):
+        name, equals, after = option[0].partition("=")
+        if name != "--ckpt_path":
+            kept += option
+            continue
+        value = after if equals else (option[1] if len(option) > 1 else "")
+        kept += option[1 if equals else 2 :]
+        if not value:
+            raise UserError("--ckpt_path needs a value: a checkpoint or a run folder")
+    if value is None:
+        return args, None
+    path = Path(value)
+    if path.is_dir():
+        names = ("last", "best") if args[0] == "fit" else ("best", "last")
+        found = [path / "checkpoints" / f"{name}.ckpt" for name in names]
+        path = next((file for file in found if file.is_file()), path)
+        if path.is_dir():
+            raise UserError(f"folder {value} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
+    elif not path.is_file():
+        raise UserError(f"checkpoint {value} does not exist (allowed: a checkpoint or a run folder)")
+    return [args[0], *kept, f"--ckpt_path={path}"], path

@@ -1,0 +1,49 @@
+"""Messages of libraries that tell a user of promptstage nothing."""
+
+import logging
+import warnings
+
+# Advertisements, under the two names that Lightning logs by.
+ADVERTISED = ("litlogger", "litmodels")
+LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+
+# Starts of warnings, as regular expressions, and why each is of no use.
+WARNINGS = (
+    # Prompt-only checkpoints are read with other callbacks on purpose.
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    # The run folder was moved, and its best checkpoint with it.
+    r"The dirpath has changed from",
+    # A resumed run continues in its own folder.
+    r"Checkpoint directory .* exists and is not empty",
+    # Tokenised rows wait in memory: workers would only cost time.
+    r"The '\w+' does not have many workers",
+    # The frozen backbone always is.
+    r"Found \d+ module\(s\) in eval mode",
+    # An evaluation that answers no question.
+    r"The ``compute`` method of metric \w+ was called before the ``update`` method",
+    # Losses and accuracies are sums over all processes before they are logged.
+    r"It is recommended to use `self\.log\('[\w/]+', \.\.\., sync_dist=True\)`",
+    # Between Lightning and torch.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not any(word in record.getMessage() for word in ADVERTISED)
+
+
+def be_quiet() -> None:
+    """Drop these messages; all others stay."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if _is_wanted not in logger.filters:
+            logger.addFilter(_is_wanted)
+    for start in WARNINGS:
+        warnings.filterwarnings("ignore", message=start)
+
+
+def hide_loading_bar() -> None:
+    """Reading a local file's weights takes a moment; downloads keep their bars."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

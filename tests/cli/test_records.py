@@ -1,0 +1,128 @@
+"""results.jsonl, summary.json and what TensorBoard gets."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from lightning_modules import evaluation
+from tests.tiny_folder import QUIET, call
+
+RECORD = {
+    "id": str,
+    "question": str,
+    "generation": str,
+    "prediction": (str, type(None)),
+    "reference": str,
+    "correct": bool,
+    "reason": str,
+    "prompt_tokens": int,
+    "new_tokens": int,
+}
+
+
+def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines], json.loads((folder / "summary.json").read_text("utf-8"))
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The formula of Wilson 1927, z of 95 %."""
+    z, p = 1.959963984540054, correct / total
+    centre = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
+    return centre - half, centre + half
+
+
+@pytest.fixture
+def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random backbone gets nothing right: grade by the question's number."""
+    original = evaluation.answer
+
+    def answer(*args: Any) -> list[evaluation.Record]:
+        records = original(*args)
+        return [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records]
+
+    monkeypatch.setattr("lightning_modules.base.answer", answer)
+
+
+@pytest.mark.usefixtures("every_other_right")
+def test_records_and_summary(trained: Path) -> None:
+    outcome = call("test", *QUIET, "--ckpt_path", trained)
+    assert outcome.code == 0, outcome.err
+    records, summary = read(trained / "test-2")
+    assert [record["id"] for record in records] == [f"letter_reversal/test/{i}" for i in range(6)]
+    for record in records:
+        assert record.keys() == RECORD.keys()
+        for key, kind in RECORD.items():
+            assert isinstance(record[key], kind), key
+        assert record["reference"] == record["question"][::-1]
+        assert 1 <= record["new_tokens"] <= 8
+    correct = sum(record["correct"] for record in records)
+    assert (correct, summary["correct"], summary["examples"]) == (2, 2, 6)
+    assert summary["accuracy"] == correct / len(records)
+    assert (summary["accuracy_low"], summary["accuracy_high"]) == pytest.approx(wilson(2, 6), abs=1e-12)
+    assert summary["new_tokens"] == sum(record["new_tokens"] for record in records)
+    assert summary["without_answer"] == sum(record["prediction"] is None for record in records)
+    assert (summary["method"], summary["trained_parameters"]) == ("PromptTuning", 4 * 32)
+    assert "test/accuracy" in outcome.out
+
+
+def events(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def test_scalars(trained: Path) -> None:
+    accumulator = events(trained)
+    tags = set(accumulator.Tags()["scalars"])
+    expected = {"train/loss", "train/tokens_per_second", "train/prompt_norm", "train/lr"}
+    expected |= {"val/loss", "val/accuracy", "test/accuracy"}
+    assert expected <= tags
+    losses = accumulator.Scalars("train/loss")
+    assert len(losses) == 4
+    # A random backbone over 264 tokens knows nothing: close to a uniform guess.
+    assert losses[0].value == pytest.approx(math.log(264), rel=0.1)
+    assert all(event.value > 0 for event in accumulator.Scalars("train/tokens_per_second"))
+    _, summary = read(trained / "test")
+    assert accumulator.Scalars("test/accuracy")[-1].value == pytest.approx(summary["accuracy"])
+
+
+def test_text_samples(trained: Path) -> None:
+    accumulator = events(trained)
+    records, _ = read(trained / "test")
+    (page,) = accumulator.Tensors("test/samples/text_summary")
+    text = page.tensor_proto.string_val[0].decode()
+    for record in records:
+        assert record["id"] in text
+        assert record["question"] in text
+    assert accumulator.Tensors("val/samples/text_summary")
+
+
+def test_hyperparameters_once(trained: Path) -> None:
+    accumulator = events(trained)
+    files = list((trained / "tensorboard").glob("events.*"))
+    assert len(files) == 2  # the fit's and the test's
+    plugin = accumulator.PluginTagToContent("hparams")
+    started = [tag for tag in plugin if tag.endswith("session_start_info")]
+    assert len(started) == 1
+    data = HParamsPluginData.FromString(plugin[started[0]])
+    values = data.session_start_info.hparams
+    assert values["data.init_args.task"].string_value == "letter_reversal"
+    assert values["model.init_args.optimizer.lr"].number_value == 1e-3
+    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"])
+    assert [metric.name.tag for metric in experiment.experiment.metric_infos] == ["test/accuracy"]
+
+
+def test_fit_alone_writes_no_hyperparameters(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("fit", *common, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    # No plugin of that name: EventAccumulator raises KeyError.
+    with pytest.raises(KeyError):
+        events(Path("run")).PluginTagToContent("hparams")

@@ -1,0 +1,178 @@
+"""The run folder, resuming, and which value wins."""
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_modules.base import SoftPromptModule
+from tests.cli.test_mistakes import hashes
+from tests.tiny_folder import QUIET, call
+
+
+def step(checkpoint: Path) -> int:
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def config(file: Path) -> dict:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def test_what_a_run_holds(trained: Path) -> None:
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    names = {re.sub(r"events\..*", "events", name) for name in names}
+    assert names == {
+        "config.yaml",
+        "prompt.safetensors",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "tensorboard/events",
+        "tensorboard/hparams.yaml",
+        "test/config.yaml",
+        "test/results.jsonl",
+        "test/summary.json",
+    }
+    assert config(trained / "config.yaml")["data"]["init_args"]["task"] == "letter_reversal"
+
+
+def test_second_fit_is_numbered(trained: Path, common: list[str]) -> None:
+    before = hashes(trained)
+    outcome = call("fit", *common, "--trainer.max_steps=1", f"--run_dir={trained}")
+    assert outcome.code == 0, outcome.err
+    assert outcome.notes == ["note: run exists and is kept: this fit writes to run-2"]
+    assert hashes(trained) == before
+    assert (Path("run-2") / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_default_folder_is_method_and_task(trained: Path, common: list[str]) -> None:
+    assert call("fit", *common, "--trainer.max_steps=1").code == 0
+    assert (Path("runs") / "prompttuning-letter_reversal" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", ["run", "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"])
+def test_by_folder_or_by_file(path: str, trained: Path) -> None:
+    first = (trained / "test" / "results.jsonl").read_bytes()
+    before = hashes(trained / "test")
+    tested = call("test", *QUIET, "--ckpt_path", path)
+    assert tested.code == 0, tested.err
+    assert len(tested.notes) == 1
+    assert tested.notes[0].endswith("test-2")
+    assert hashes(trained / "test") == before
+    # best and last are the same state here.
+    assert (trained / "test-2" / "results.jsonl").read_bytes() == first
+    assert call("validate", *QUIET, f"--ckpt_path={path}").code == 0
+    assert (trained / "validate" / "summary.json").is_file()
+
+
+def test_resume(trained: Path) -> None:
+    before = hashes(trained)
+    stored = step(trained / "checkpoints" / "last.ckpt")
+    resumed = call("fit", *QUIET, "--ckpt_path", trained, "--trainer.max_steps=8")
+    assert resumed.code == 0, resumed.err
+    assert resumed.notes == ["note: --trainer.max_steps is 8 (the checkpoint was made with 4)"]
+    assert (stored, step(trained / "checkpoints" / "last.ckpt")) == (4, 8)
+    after = hashes(trained)
+    replaced = {name for name in before if after[name] != before[name]}
+    assert replaced <= {
+        f"run/{name}" for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "prompt.safetensors")
+    }
+    assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
+
+
+def test_resuming_is_like_not_stopping(trained: Path, common: list[str]) -> None:
+    assert call("fit", *QUIET, "--ckpt_path", trained, "--trainer.max_steps=8").code == 0
+    assert call("fit", *common, "--trainer.max_steps=8", "--run_dir=whole").code == 0
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (trained, Path("whole"))
+    ]
+    assert torch.equal(states[0]["prompt"], states[1]["prompt"])
+
+
+@pytest.mark.parametrize("flag_first", [True, False])
+def test_explicit_flags_beat_the_checkpoint(flag_first: bool, trained: Path) -> None:
+    flags = ["--data.test_size=2", "--data.max_new_tokens=5"]
+    checkpoint = ["--ckpt_path", str(trained)]
+    parts = [*flags, *checkpoint] if flag_first else [*checkpoint, *flags]
+    outcome = call("test", *parts, *QUIET, "--run_dir=other")
+    assert outcome.code == 0, outcome.err
+    assert outcome.notes == [
+        "note: --data.max_new_tokens is 5 (the checkpoint was made with 8)",
+        "note: --data.test_size is 2 (the checkpoint was made with 6)",
+    ]
+    used = config(Path("other") / "test" / "config.yaml")["data"]["init_args"]
+    assert (used["test_size"], used["max_new_tokens"]) == (2, 5)
+    lines = (Path("other") / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+
+
+def test_stored_values_are_used(trained: Path) -> None:
+    outcome = call("test", *QUIET, "--ckpt_path", trained, "--run_dir=other")
+    assert (outcome.code, outcome.notes) == (0, [])
+    fit, test = config(trained / "config.yaml"), config(Path("other") / "test" / "config.yaml")
+    assert {key: fit[key] for key in ("model", "data", "backbone")} == {
+        key: test[key] for key in ("model", "data", "backbone")
+    }
+
+
+def test_untrained_is_said(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call("test", *common)
+    assert outcome.notes == ["note: without --ckpt_path, PromptTuning starts untrained"]
+
+
+def test_other_processes_make_no_folder(
+    trained: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from command_line.folders import run_folders
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert run_folders("fit", "run", None, "x").out == Path("run")
+    assert not Path("run-2").exists()
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Lightning ignores Ctrl-C once it has seen one."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("how", ["keyboard", "sigterm"])
+def test_interrupted_run_can_go_on(
+    how: str, trained: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(trained)
+    original = SoftPromptModule.training_step
+
+    def interrupted(self: SoftPromptModule, batch: object, batch_idx: int) -> torch.Tensor:
+        if self.trainer.global_step == 2:
+            if how == "keyboard":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    flags = [*common, "--trainer.max_steps=4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftPromptModule, "training_step", interrupted)
+        assert call("fit", *flags, "--run_dir=run").code == (130 if how == "keyboard" else 143)
+    last = Path("run") / "checkpoints" / "last.ckpt"
+    assert step(last) == (2 if how == "keyboard" else 3)
+    resumed = call("fit", *QUIET, "--ckpt_path=run")
+    assert resumed.code == 0, resumed.err
+    assert call("fit", *flags, "--run_dir=whole").code == 0
+    states = [
+        torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["prompt"]
+        for run in ("run", "whole")
+    ]
+    assert torch.equal(states[0], states[1])

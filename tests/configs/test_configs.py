@@ -1,0 +1,168 @@
+"""Every file of ``configs/`` is complete, commented and composes with the others in any order."""
+
+import json
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning import LightningDataModule
+
+from callbacks.progress import ExamplesProgressBar
+from command_line import app
+from lightning_modules.base import SoftPromptModule
+from tests.tiny_folder import QUIET, call, save_tiny_backbone
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
+# What a file of one folder lacks.
+DEFAULT = {
+    "model": "model/dham.yaml",
+    "data": "data/addition.yaml",
+    "backbone": "backbone/embedded.yaml",
+    "trainer": "trainer/cpu.yaml",
+}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+class Stop(Exception):
+    """Everything is instantiated: go no further."""
+
+
+@pytest.fixture
+def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """``instantiate(files, flags)`` gives the made model, data and trainer; nothing is loaded."""
+    monkeypatch.chdir(tmp_path)
+    made: list[Any] = []
+
+    def stop(self: app.PromptCLI) -> None:
+        made.append((self.model, self.datamodule, self.trainer, self.config["fit"]))
+        raise Stop
+
+    monkeypatch.setattr(app.PromptCLI, "before_fit", stop, raising=False)
+
+    def run(files: list[str], *flags: str) -> Any:
+        arguments = [part for file in files for part in ("-c", str(CONFIGS / file))]
+        with pytest.raises(Stop):
+            call("fit", *arguments, *flags)
+        return made.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_is_instantiated(path: Path, instantiate: Any) -> None:
+    kind = path.parent.name
+    files = [file for key, file in DEFAULT.items() if kind not in (key, "experiment")]
+    # Lightning refuses accelerator gpu where there is none.
+    model, data, trainer, config = instantiate([*files, name(path)], "--trainer.accelerator=cpu")
+    assert isinstance(model, SoftPromptModule)
+    assert isinstance(data, LightningDataModule)
+    assert any(isinstance(callback, ExamplesProgressBar) for callback in trainer.callbacks)
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, values in written.items():
+        used = json.loads(json.dumps(config[section].as_dict()))  # tuples as lists
+        for key, value in (values.get("init_args") or values).items():
+            if (section, key) != ("trainer", "accelerator"):
+                assert (used.get("init_args") or used)[key] == value, (section, key)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_field_has_a_comment(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    bare = [
+        line
+        for above, line in zip(["", *lines], lines, strict=False)
+        if line.strip()
+        and not line.strip().startswith("#")
+        and "  #" not in line
+        and not above.strip().startswith("#")
+    ]
+    assert bare == []
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_folder_is_one_section(path: Path) -> None:
+    sections = set(yaml.safe_load(path.read_text(encoding="utf-8")))
+    expected = {path.parent.name}
+    if path.parent.name == "experiment":
+        expected = {"model", "data", "backbone", "trainer", "early_stopping"}
+    assert sections == expected
+
+
+@pytest.mark.parametrize("order", list(permutations(DEFAULT)), ids="-".join)
+def test_any_order(order: tuple[str, ...], instantiate: Any) -> None:
+    files = {**DEFAULT, "data": "data/gsm8k.yaml", "backbone": "backbone/smollm2.yaml"}
+    model, data, _, config = instantiate([files[kind] for kind in order], "--model.num_virtual_tokens=12")
+    assert type(model).__name__ == "DHAM"
+    assert (model.num_virtual_tokens, data.name) == (12, "gsm8k")
+    assert model.backbone_config == data.backbone
+    assert data.backbone.name == "models/smollm2"
+    assert config.trainer.accelerator == "cpu"
+
+
+def test_flags_before_files_win_too(instantiate: Any) -> None:
+    model, *_ = instantiate(["model/dham.yaml", "data/gsm8k.yaml"], "--model.num_stages=2")
+    assert model.num_stages == 2
+    first = call("fit", "--model.num_stages=0", "-c", CONFIGS / "model/dham.yaml", "--data=Generated")
+    assert (first.code, first.errors) == (2, ["error: num_stages must be at least 1, not 0"])
+
+
+GSM8K_ROWS = [
+    {"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(6)
+]
+ROWS = {
+    "gsm8k": GSM8K_ROWS,
+    "math": [{"problem": row["question"], "solution": "It is $\\boxed{4}$."} for row in GSM8K_ROWS],
+    "aqua": [
+        {"question": row["question"], "options": ["A)1", "B)2"], "rationale": "Try.", "correct": "B"}
+        for row in GSM8K_ROWS
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny backbone with a long context, and a folder of rows for each data set."""
+    root = tmp_path_factory.mktemp("folders")
+    save_tiny_backbone(root / "backbone", positions=2048)
+    for data, rows in ROWS.items():
+        (root / data).mkdir()
+        for split in ("train", "validation", "test"):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / data / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_experiment_runs(path: Path, folders: Path, tmp_path: Path) -> None:
+    data = path.stem.split("_")[0]
+    backbone = [f"--backbone.name={folders / 'backbone'}", "--backbone.dtype=float32"]
+    small = ["--data.train_size=4", "--data.validation_size=2", "--data.test_size=2"]
+    source = [f"--data.source={folders / data}", "--data.revision=null"] if data in ROWS else []
+    run = tmp_path / "run"
+    fit = call(
+        "fit",
+        *("-c", path, *QUIET, *backbone, *small, *source),
+        "--trainer.precision=32-true",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=1",
+        "--data.max_new_tokens=6",
+        f"--run_dir={run}",
+    )
+    assert fit.code == 0, fit.err
+    test = call("test", *QUIET, f"--ckpt_path={run}")
+    assert test.code == 0, test.err
+    summary = json.loads((run / "test" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["examples"] == 2
+    # The checkpoint brought everything that the experiment said.
+    written = yaml.safe_load((run / "test" / "config.yaml").read_text(encoding="utf-8"))
+    method = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]
+    assert written["model"]["class_path"].endswith(method)
+    assert summary["method"] == method
