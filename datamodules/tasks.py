@@ -73,7 +73,7 @@ def _solve_addition(question: str) -> Solution:
 
 
 def _sample_series(rng: random.Random, length: int) -> str:
-    start, step = rng.randint(1, 9), rng.randint(1, 9)
+    start, step = rng.randint(1, 40), rng.randint(1, 9)
     return ",".join(str(start + i * step) for i in range(length))
 
 

@@ -104,12 +104,12 @@ class SoftPromptModule(L.LightningModule, ABC):
         limit = context_length(self.backbone_config)
         if limit is not None:
             datamodule.check_context(limit, virtual)
-        window = self.backbone.sliding_window
-        if prefix is not None and window is not None and datamodule.longest() + virtual > window:
+        window, longest = self.backbone.sliding_window, datamodule.longest() + virtual
+        if prefix is not None and window is not None and longest > window:
             rank_zero_warn(
                 f"backbone '{self.backbone_config.name}' has layers that attend to the last {window} tokens "
-                f"only, and texts reach {datamodule.longest()} with {virtual} virtual tokens: the prompt stays "
-                "visible in these layers, which no prompt of real tokens would"
+                f"only, and texts reach {longest} with the prompt: it stays visible in these layers, which "
+                "no prompt of real tokens would"
             )
 
     # --- training ---------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class DHAM(SoftPromptModule):
             num_virtual_tokens: total budget, split evenly over the stages; the paper uses 64.
             stages: first layer of each stage, ascending; or ``uniform`` (stages of equal depth) or
                 ``single`` (one stage at layer 0).
-            num_stages: how many stages ``uniform`` makes (G; the paper finds 3 or 4 best).
+            num_stages: how many stages ``uniform`` makes (G; Table 3 of the paper: best at 3 to 5, by model).
             mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
                 ``replace``: its own stage's only (eq. 5-6).
             init: how the virtual tokens start.

@@ -1,0 +1,39 @@
+"""Texts that do not fit, and windows that are shorter than the text."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+
+import lightning_modules.base
+from tests.unit.backbone.tiny import method, tiny_backbone
+
+
+class Data:
+    """Stands for a data module whose longest text takes ``longest`` positions."""
+
+    def __init__(self, longest: int) -> None:
+        self.positions = longest
+        self.asked: list[tuple[int, int]] = []
+
+    def longest(self) -> int:
+        return self.positions
+
+    def check_context(self, limit: int, reserved: int) -> None:
+        self.asked.append((limit, reserved))
+
+
+@pytest.mark.parametrize(("longest", "warned"), [(5, False), (6, True)])
+def test_short_window_is_warned_about(monkeypatch: pytest.MonkeyPatch, longest: int, warned: bool) -> None:
+    monkeypatch.setattr(lightning_modules.base, "context_length", lambda config: 40)
+    module = method("prompt", tiny_backbone("mistral", sliding_window=10))
+    virtual = module.prefix().num_positions
+    data = Data(longest + 10 - 5 - virtual)
+    module._trainer = SimpleNamespace(datamodule=data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module._check_context()
+    messages = [str(warning.message) for warning in caught if "layers that attend" in str(warning.message)]
+    assert len(messages) == warned
+    assert all("\n" not in message and "last 10 tokens" in message for message in messages)
+    assert data.asked == [(40, virtual)]
