@@ -8,28 +8,44 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from datamodules.base import ReasoningDataModule
+
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
 
 
 class ExamplesTqdm(Tqdm):
-    """A tqdm bar that knows the time of day at which it will be full."""
+    """A tqdm bar over batches that shows examples, and the time of day at which it will be full.
+
+    Attributes:
+        batch_size: most examples in a batch.
+        examples: examples in all batches, where it is known.
+    """
+
+    batch_size = 1
+    examples: int | None = None
 
     @property
     def format_dict(self) -> dict[str, Any]:
         values = super().format_dict
-        n, total, elapsed = values["n"], values["total"], values["elapsed"]
+        batches, total, elapsed = values["n"], values["total"], values["elapsed"]
         values["ends"] = "--:--:--"
-        if n and total:
-            left = elapsed * (total - n) / n
+        if not total:
+            return values
+        # Batches may be smaller than they could be: the last one, or all of them, cut evenly.
+        examples = min(total * self.batch_size, self.examples or total * self.batch_size)
+        values["n"], values["total"] = round(batches / total * examples), round(examples)
+        values["rate"] = values["n"] / elapsed if elapsed else None
+        if batches:
+            left = elapsed * (total - batches) / batches
             values["ends"] = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
         return values
 
 
 class ExamplesProgressBar(TQDMProgressBar):
-    """Lightning's bar in examples (whole batches) instead of batches, on standard error."""
+    """Lightning's bar in examples instead of batches, on standard error."""
 
-    def _bar(self, description: str, batch_size: int, keep: bool) -> Tqdm:
-        return ExamplesTqdm(
+    def _bar(self, description: str, batch_size: int, keep: bool, split: str | None = None) -> Tqdm:
+        bar = ExamplesTqdm(
             desc=description,
             disable=self.is_disabled,
             leave=keep,
@@ -38,35 +54,33 @@ class ExamplesProgressBar(TQDMProgressBar):
             smoothing=0,
             bar_format=FORMAT,
             unit=" examples",
-            unit_scale=batch_size * self.trainer.world_size,
         )
+        bar.batch_size = batch_size * self.trainer.world_size
+        bar.examples = len(self._data.example_ids(split)) if split else None
+        return bar
 
     @property
-    def _batch_sizes(self) -> tuple[int, int]:
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return datamodule.batch_size, datamodule.eval_batch_size
+    def _data(self) -> ReasoningDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def init_train_tqdm(self) -> Tqdm:
-        return self._bar(self.train_description, self._batch_sizes[0], keep=True)
+        return self._bar(self.train_description, self._data.batch_size, True, "train")
 
     def init_sanity_tqdm(self) -> Tqdm:
-        return self._bar(self.sanity_check_description, self._batch_sizes[1], keep=False)
+        return self._bar(self.sanity_check_description, self._data.eval_batch_size, keep=False)
 
     def init_validation_tqdm(self) -> Tqdm:
-        return self._bar(self.validation_description, self._batch_sizes[1], keep=not self._is_fitting)
+        keep = self.trainer.state.fn != "fit"
+        return self._bar(self.validation_description, self._data.eval_batch_size, keep, "validation")
 
     def init_test_tqdm(self) -> Tqdm:
-        return self._bar(self.test_description, self._batch_sizes[1], keep=True)
+        return self._bar(self.test_description, self._data.eval_batch_size, True, "test")
 
     def init_predict_tqdm(self) -> Tqdm:
-        return self._bar(self.predict_description, self._batch_sizes[1], keep=True)
+        return self._bar(self.predict_description, self._data.eval_batch_size, True, "predict")
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Everything logged for the bar, without Lightning's version number of the logger."""
         items = dict(super().get_metrics(trainer, pl_module))
         items.pop("v_num", None)
         return items
-
-    @property
-    def _is_fitting(self) -> bool:
-        return self.trainer.state.fn == "fit"
