@@ -6,6 +6,8 @@ Nothing heavy is imported here: the help and the version must answer at once.
 import sys
 from collections.abc import Sequence
 
+from datamodules import __all__ as DATA_SETS
+from lightning_modules import __all__ as METHODS
 from utilities.errors import UserError, nearest
 
 VERSION = "0.1.0"
@@ -18,7 +20,7 @@ SUBCOMMANDS = {
 }
 
 HELP = """\
-usage: python cli.py {fit,validate,test,predict} [options]
+usage: python cli.py {{fit,validate,test,predict}} [options]
 
 promptstage trains soft prompts that make a frozen language model reason better.
 
@@ -28,8 +30,8 @@ subcommands:
   test       answer and grade the test split
   predict    answer questions from a file or standard input (--questions FILE, - for standard input)
 
-methods (--model):   Pretrained, PromptTuning, PrefixTuning, DHAM, LoRA
-data sets (--data):  GSM8K, MATH, AQuA, Generated
+methods (--model):   {methods}
+data sets (--data):  {data_sets}
 
 common options:
   -c FILE            a YAML file; give several, later ones win, and options win over files (see configs/)
@@ -44,7 +46,8 @@ examples:
   python cli.py fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
   echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
 
-'python cli.py fit --help' lists every option; '--model.help DHAM' those of a method.
+'python cli.py fit --help' lists the trainer's and the run's options, '--model.help DHAM' a method's,
+'--data.help GSM8K' a data set's.
 """
 
 
@@ -52,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, or 2 for a mistake of the user."""
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(HELP.format(methods=", ".join(METHODS), data_sets=", ".join(DATA_SETS)), end="")
         return 0
     if arguments[0] == "--version":
         print(f"promptstage {VERSION}")

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record, wilson_interval
@@ -83,12 +82,15 @@ class Results(L.Callback):
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started
-        summary = summarise(module, records, seconds)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        measured = {"dataset": data.name, "split": split, "template": data.template}
+        measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
             lines = (json.dumps(record._asdict(), ensure_ascii=False) for record in records)
             write_text(self.folder / "results.jsonl", "\n".join(lines) + "\n")
             write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-            rank_zero_info(
+            print(
                 f"{summary['correct']} of {summary['examples']} correct: accuracy {summary['accuracy']:.3f} "
                 f"(95 % interval {summary['accuracy_low']:.3f} to {summary['accuracy_high']:.3f}); "
                 f"records in {self.folder}"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save
 
 from lightning_modules.base import SoftPromptModule
@@ -45,3 +46,9 @@ class RunFolder(L.Callback):
             }
             metadata = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
             (self.folder / "prompt.safetensors").write_bytes(save(tensors, metadata))
+            loss = trainer.callback_metrics.get("val/loss")
+            found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
+            rank_zero_info(
+                f"{trainer.global_step} steps, {found}; the run is in {self.folder}\n"
+                f"next: python cli.py test --ckpt_path {self.folder}"
+            )

@@ -13,6 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+import datamodules
+import lightning_modules
+from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results, write_answers
@@ -23,16 +26,14 @@ from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, explain, first_line, mistake_behind
 from command_line.questions import read_questions
 from command_line.quiet import be_quiet, hide_loading_bar
-from datamodules import GSM8K, MATH, AQuA, Generated
 from datamodules.base import ReasoningDataModule
-from lightning_modules import DHAM, LoRA, PrefixTuning, Pretrained, PromptTuning
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
 from utilities.errors import UserError
 
-METHODS = {cls.__name__: cls for cls in (DHAM, LoRA, PrefixTuning, Pretrained, PromptTuning)}
-DATA_SETS = {cls.__name__: cls for cls in (AQuA, Generated, GSM8K, MATH)}
+METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.__all__}
+DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
 # Belongs to one command, not to the run.
@@ -68,7 +69,11 @@ class PromptCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 10},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,
+            },
             args=args,
         )
 
@@ -79,6 +84,14 @@ class PromptCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         # An abbreviation is a typo that is not reported.
         return super().init_parser(**kwargs | {"allow_abbrev": False})
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "test":
+            parser.set_defaults({"verbose": False})  # the results have a line of their own
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
@@ -185,7 +198,7 @@ class PromptCLI(LightningCLI):
             results_folder = None if self.wanted == "fit" else out_dir
             callbacks += [RunFolder(out_dir, text), Results(results_folder, self._hyperparameters())]
         if self.wanted == "fit":
-            callbacks.append(Throughput())
+            callbacks += [Throughput(), FinalValidation()]
             if config.trainer.enable_checkpointing is not False:
                 callbacks += self._checkpoints(run_dir, config.save_every)
         given = config.trainer.callbacks or []
@@ -273,7 +286,7 @@ def run(args: list[str]) -> int:
     try:
         cli.__init__(args, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
     except ParserMessage as error:
-        classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}  # type: ignore[dict-item]
+        classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
     except SIGTERMException:
         return 143

@@ -4,13 +4,7 @@ The classes are imported on first use: ``datamodules.tasks`` and the command lin
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from datamodules.aqua import AQuA
-    from datamodules.generated import Generated
-    from datamodules.gsm8k import GSM8K
-    from datamodules.math import MATH
+from typing import Any
 
 __all__ = ["GSM8K", "MATH", "AQuA", "Generated"]
 

@@ -154,7 +154,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             UserError: when there is none, or one is empty.
         """
         if not questions:
-            raise UserError("no question to answer: give at least one")
+            raise UserError("no question to answer: give --questions FILE, or lines on standard input")
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")

@@ -4,14 +4,7 @@ The methods are imported on first use, so that the data side needs no more than 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lightning_modules.dham import DHAM
-    from lightning_modules.lora import LoRA
-    from lightning_modules.prefix_tuning import PrefixTuning
-    from lightning_modules.pretrained import Pretrained
-    from lightning_modules.prompt_tuning import PromptTuning
+from typing import Any
 
 _MODULES = {
     "DHAM": "dham",
@@ -20,7 +13,7 @@ _MODULES = {
     "Pretrained": "pretrained",
     "PromptTuning": "prompt_tuning",
 }
-__all__ = ["DHAM", "LoRA", "PrefixTuning", "Pretrained", "PromptTuning"]
+__all__ = list(_MODULES)  # the command line offers these
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import SumMetric
 
@@ -237,6 +237,14 @@ class SoftPromptModule(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify(self, checkpoint)
         self._rng = checkpoint["rng"]
+
+    def on_fit_start(self) -> None:
+        trained = sum(parameter.numel() for parameter in self.trained_parameters())
+        frozen = sum(parameter.numel() for parameter in self.parameters()) - trained
+        rank_zero_info(
+            f"{type(self).__name__} on '{self.backbone_config.name}': {trained:,} parameters trained, "
+            f"{frozen:,} frozen {self.structure() or ''}".rstrip()
+        )
 
     def on_train_start(self) -> None:
         if hasattr(self, "_rng"):

@@ -11,7 +11,7 @@ from lightning_modules.backbone.prefix import Prefix, StageMode, stage_prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
-from utilities.errors import UserError, choose
+from utilities.errors import UserError, choose, nearest
 
 PARTITIONS = ("uniform", "single")
 
@@ -62,8 +62,13 @@ class DHAM(SoftPromptModule):
         """
         super().__init__(backbone, optimizer, val_generations)
         choose("mode", mode, get_args(StageMode))
+        if num_virtual_tokens < 1:
+            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
         if isinstance(stages, str):
-            choose("stages", stages, PARTITIONS)
+            if stages not in PARTITIONS:
+                raise UserError(
+                    f"stages '{stages}' is unknown: {nearest(stages, PARTITIONS)}, or a list: [0,9]"
+                )
             split_budget(num_virtual_tokens, num_stages if stages == "uniform" else 1)
         else:
             _check_ascending(stages)

@@ -79,7 +79,8 @@ def _explain(config: BackboneConfig, error: Exception) -> UserError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(
         f"backbone '{config.name}' cannot be loaded: {first} "
-        "(allowed: a hub id, a local folder, or 'embedded')"
+        "(allowed: a hub id, a local folder, or 'embedded'; "
+        "'make smollm2' makes models/smollm2)"
     )
 
 

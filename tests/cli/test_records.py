@@ -69,7 +69,9 @@ def test_records_and_summary(trained: Path) -> None:
     assert summary["new_tokens"] == sum(record["new_tokens"] for record in records)
     assert summary["without_answer"] == sum(record["prediction"] is None for record in records)
     assert (summary["method"], summary["trained_parameters"]) == ("PromptTuning", 4 * 32)
-    assert "test/accuracy" in outcome.out
+    assert "2 of 6 correct: accuracy 0.333" in outcome.out
+    assert (summary["dataset"], summary["split"], summary["template"]) == ("letter_reversal", "test", "plain")
+    assert Path(summary["checkpoint"]) == trained / "checkpoints" / "best.ckpt"
 
 
 def events(run: Path) -> EventAccumulator:

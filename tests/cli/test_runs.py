@@ -176,3 +176,11 @@ def test_interrupted_run_can_go_on(
         for run in ("run", "whole")
     ]
     assert torch.equal(states[0], states[1])
+
+
+def test_a_run_shorter_than_an_epoch_is_validated(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "short"
+    options = ["--data.train_size=60", "--data.batch_size=4", "--trainer.max_steps=3"]
+    outcome = call("fit", *QUIET, "-c", trained / "config.yaml", *options, "--run_dir", run)
+    assert outcome.code == 0, outcome.err
+    assert (run / "checkpoints" / "best.ckpt").is_file()
