@@ -61,7 +61,7 @@ class ExamplesProgressBar(TQDMProgressBar):
 
     @property
     def _data(self) -> ReasoningDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
 
     def init_train_tqdm(self) -> Tqdm:
         return self._bar(self.train_description, self._data.batch_size, True, "train")

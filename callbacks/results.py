@@ -14,6 +14,7 @@ import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from datamodules.base import ReasoningDataModule
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record, wilson_interval
 from utilities.files import write_text
@@ -59,12 +60,12 @@ class Results(L.Callback):
         self.records = []
         self.started = time.monotonic()
 
-    on_validation_epoch_start = on_test_epoch_start = _start  # type: ignore[assignment]
+    on_validation_epoch_start = on_test_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         self.records.extend(outputs["records"])
 
-    on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]
+    on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -74,7 +75,7 @@ class Results(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SoftPromptModule)
-        self._finish(trainer, pl_module, "test", trainer.datamodule.example_ids("test"))  # type: ignore[attr-defined]
+        self._finish(trainer, pl_module, "test", _data(trainer).example_ids("test"))
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
@@ -82,8 +83,8 @@ class Results(L.Callback):
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        measured = {"dataset": data.name, "split": split, "template": data.template}
+        data = _data(trainer)
+        measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
@@ -107,6 +108,10 @@ class Results(L.Callback):
             if split == "test":
                 logger.log_hyperparams(self.hyperparameters, {"test/accuracy": summary["accuracy"]})
                 logger.save()
+
+
+def _data(trainer: L.Trainer) -> ReasoningDataModule:
+    return trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
 
 
 def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class Throughput(L.Callback):
     ) -> None:
         self.seconds += time.perf_counter() - self.started
         self.tokens += int(batch.gold.attention_mask.sum())
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if (batch_idx + 1) % every == 0:
             rate = self.tokens / self.seconds * trainer.world_size
             pl_module.log("train/tokens_per_second", rate, batch_size=len(batch))
             self.tokens, self.seconds = 0, 0.0

@@ -77,7 +77,7 @@ class PromptCLI(LightningCLI):
             args=args,
         )
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """Only the one asked for: each costs a second of parsing signatures."""
         return {self.wanted: super().subcommands()[self.wanted]}
 

@@ -173,10 +173,12 @@ def test_setup_loads_what_the_stage_needs_and_once(
     backbone: BackboneConfig, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone)
-    data.setup("predict")
-    data.setup("test")
-    monkeypatch.setattr(data, "examples", None)
-    data.setup("test")
+    asked: list[str] = []
+    examples = data.examples
+    monkeypatch.setattr(data, "examples", lambda split: asked.append(split) or examples(split))
+    for stage in ("predict", "test", "test"):
+        data.setup(stage)
+    assert asked == ["test"]
 
 
 def test_questions() -> None:
