@@ -6,7 +6,7 @@ The classes are imported on first use: ``datamodules.tasks`` and the command lin
 from importlib import import_module
 from typing import Any
 
-__all__ = ["GSM8K", "MATH", "AQuA", "Generated"]
+__all__ = ["ARC", "GSM8K", "MATH", "AQuA", "Generated", "ProntoQA", "WorldTree"]
 
 
 def __getattr__(name: str) -> Any:

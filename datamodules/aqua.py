@@ -1,15 +1,12 @@
 """AQuA-RAT: five-option algebra questions (Ling et al. 2017, arXiv 1705.04146)."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from datamodules.base import ReasoningDataModule
+from datamodules.choices import choice_example, lettered_choices
 from datamodules.encoding import Example
-from datamodules.sources import MalformedRow, field, text_field
-
-LETTERS = "ABCDE"
-PREFIX = re.compile(r"^(?:\s*[A-E]\s*\))+\s*")  # some rows have it twice: "A)A)59"
+from datamodules.sources import text_field
 
 
 class AQuA(ReasoningDataModule):
@@ -31,21 +28,6 @@ class AQuA(ReasoningDataModule):
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """A row with ``question``, ``options`` (["A)21", …]), ``rationale`` and ``correct`` (a letter)."""
-        raw = field(row, "options", list)
-        if len(raw) > len(LETTERS) or not all(isinstance(option, str) for option in raw):
-            raise MalformedRow(f"field 'options' is {raw!r:.60}: expected up to five texts")
-        options = tuple(PREFIX.sub("", option).strip() for option in raw)
-        correct = text_field(row, "correct")
-        letters = LETTERS[: len(options)]
-        if correct not in tuple(letters):
-            raise MalformedRow(f"field 'correct' is {correct!r}: expected one of {', '.join(letters)}")
-        choices = " ".join(f"{letter}) {option}" for letter, option in zip(letters, options, strict=True))
-        rationale = text_field(row, "rationale")
-        return Example(
-            id=f"{self.name}/{split}/{index}",
-            question=f"{text_field(row, 'question')}\nAnswer choices: {choices}",
-            rationale=rationale,
-            answer=correct,
-            completion=f"{rationale}\n#### {correct}",
-            options=options,
-        )
+        question, rationale = text_field(row, "question"), text_field(row, "rationale")
+        name = f"{self.name}/{split}/{index}"
+        return choice_example(name, question, lettered_choices(row), "correct", row, rationale)

@@ -4,17 +4,18 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.loaders import EvaluationLoader, TrainLoader, position
-from datamodules.sources import MalformedRow, Row, local_folder, read_hub, read_jsonl
+from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
 from datamodules.templates import Template, check_template
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
-from utilities.errors import UserError
+from utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +43,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         validation_size: validate on this many questions. A data set without validation split gives up as
             many training questions, drawn by ``seed``; default then: a tenth, at most 500.
         test_size: test on this many questions, the same for every seed; default: all.
+        on_bad_row: ``raise`` an error for a malformed row, or ``skip`` such rows and say how many; sizes and
+            draws are of the others. All rows of a split in use are checked, whatever its size.
         seed: for the order of training and the choice of training and validation questions.
         num_workers: processes that build batches; 0: none but the training process.
 
@@ -54,6 +57,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     hub_configs: ClassVar[tuple[str, ...]] = ()
     """Configurations of the hub data set, read one after the other."""
     hub_has_validation: ClassVar[bool] = False
+    overlap: str = ""
+    """Questions that the test split shares with other data, as a warning for who tests."""
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         train_size: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
+        on_bad_row: str = "raise",
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -95,11 +101,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         # A rank without a question to test is no error (Lightning's own name).
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._questions: list[Example] = []
+        self._parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
 
     @abstractmethod
@@ -110,42 +118,47 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             MalformedRow: when the row lacks something.
         """
 
+    def folder(self) -> Path | None:
+        """The local folder with the rows, or None for a hub id; raises as :func:`local_folder` does."""
+        return local_folder(self.source)
+
     def has_validation(self) -> bool:
         """Whether the source has a validation split of its own."""
-        folder = local_folder(self.source)
+        folder = self.folder()
         return (folder / "validation.jsonl").is_file() if folder else self.hub_has_validation
 
     def rows(self, split: str) -> list[Row]:
         """All rows of a split that the source has."""
-        folder = local_folder(self.source)
+        folder = self.folder()
         if folder:
             return read_jsonl(folder / f"{split}.jsonl")
         return read_hub(self.source, self.hub_configs, split, self.revision)
 
     def examples(self, split: str) -> list[Example]:
-        """The examples of ``train``, ``validation`` or ``test``, in the order of the source."""
+        """The examples of ``train``, ``validation`` or ``test``, in the order of the source.
+
+        Raises:
+            UserError: when the rows cannot be read, one is malformed, or too few are left to train on.
+        """
         carved = split != "test" and not self.has_validation()
         stored = "train" if carved else split
-        rows = self.rows(stored)
-        order = list(range(len(rows)))
+        if stored not in self._parsed:
+            skip = self.on_bad_row == "skip"
+            self._parsed[stored] = parse_rows(self.rows(stored), self.parse, stored, skip)
+        everything = self._parsed[stored]
+        order = list(range(len(everything)))
         # Each draw has its own random numbers, so that no size changes another choice.
         random.Random(f"{stored}/{self.seed if stored == 'train' else 0}").shuffle(order)
         size = self.sizes[split]
         if carved:
-            held_out = self.sizes["validation"] or max(1, min(500, len(rows) // 10))
-            if held_out >= len(rows):
+            held_out = self.sizes["validation"] or max(1, min(500, len(everything) // 10))
+            if held_out >= len(everything):
                 raise UserError(
                     f"validation_size is {held_out}, but {self.name} has no validation split and only "
-                    f"{len(rows)} training rows to take it from"
+                    f"{len(everything)} training rows to take it from"
                 )
             order = order[:held_out] if split == "validation" else order[held_out:]
-        return [self._parse(rows[i], stored, i) for i in sorted(order[:size])]
-
-    def _parse(self, row: Row, split: str, index: int) -> Example:
-        try:
-            return self.parse(row.fields, split, index)
-        except MalformedRow as error:
-            raise UserError(f"{row.where}: {error}") from error
+        return [everything[i] for i in sorted(order[:size])]
 
     def use_questions(self, questions: Sequence[str]) -> None:
         """Have :meth:`predict_dataloader` ask these questions; their ids are ``question/0`` and so on.
@@ -172,6 +185,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         """Load and tokenise what ``stage`` (fit, validate, test or predict) needs and is not there yet."""
         for split in STAGES[stage]:
             if split not in self._encoded:
+                if split == "test" and self.overlap:
+                    rank_zero_warn(self.overlap)
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = self._short_enough(self._encoded[split])

@@ -22,7 +22,7 @@ class Example(NamedTuple):
     Attributes:
         id: stable name, such as ``gsm8k/train/123``.
         question: as put in the template, answer options included.
-        rationale: the worked steps.
+        rationale: the worked steps; empty where the data set has none.
         answer: the reference that the grader gets.
         completion: what the model should write after the prompt, without leading space and end token.
         options: texts of the answer options of a multiple-choice question, in order.

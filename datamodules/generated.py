@@ -49,6 +49,7 @@ class Generated(ReasoningDataModule):
         super().__init__(
             source="generated",
             revision=None,
+            on_bad_row="raise",
             max_new_tokens=max_new_tokens,
             **kwargs,
         )

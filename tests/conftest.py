@@ -1,4 +1,4 @@
-"""Made-up backbones of several families, and the real SmolLM2 if it is there."""
+"""Made-up backbones of several families; the real SmolLM2 and the real data if they are there."""
 
 import os
 from collections.abc import Callable
@@ -9,6 +9,8 @@ import torch
 
 from lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import FAMILIES, tiny_backbone
+
+REAL_DATA = ("gsm8k", "math", "aqua_rat", "arc_challenge", "prontoqa", "worldtree")
 
 MakeBackbone = Callable[..., Backbone]
 
@@ -42,4 +44,17 @@ def smollm2() -> Path:
     folder = Path(os.environ.get("PROMPTSTAGE_SMOLLM2", Path(__file__).parents[1] / "models" / "smollm2"))
     if not (folder / "config.json").is_file():
         pytest.skip("no SmolLM2: run 'make smollm2' or set PROMPTSTAGE_SMOLLM2 to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PROMPTSTAGE_DATA", beside))
+    missing = [name for name in REAL_DATA if not (folder / name / "train.jsonl").is_file()]
+    if missing:
+        pytest.skip(
+            f"no real data ({', '.join(missing)}): set PROMPTSTAGE_DATA to the folder that holds all sets"
+        )
     return folder

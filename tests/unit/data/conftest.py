@@ -1,7 +1,6 @@
-"""A byte tokenizer on disk, the real data if it is there, and small folders of rows."""
+"""A byte tokenizer on disk, and small folders of rows."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
     tokenizer.save_pretrained(folder)
     LlamaConfig(hidden_size=8, num_attention_heads=2, max_position_embeddings=512).save_pretrained(folder)
     return BackboneConfig(name=str(folder))
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder with the real data sets."""
-    beside = Path(__file__).parents[4] / "shared" / "data"
-    folder = Path(os.environ.get("PROMPTSTAGE_DATA", beside))
-    if not (folder / "gsm8k" / "train.jsonl").is_file():
-        pytest.skip("no real data: set PROMPTSTAGE_DATA to the folder with gsm8k/, math/ and aqua_rat/")
-    return folder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from datamodules import GSM8K, MATH, AQuA, Generated
+from datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from datamodules.base import ReasoningDataModule
 from datamodules.encoding import Example
 from datamodules.grading import grade
@@ -21,6 +21,14 @@ FILES: list[tuple[type[ReasoningDataModule], str, dict[str, Any], str, int]] = [
     (AQuA, "aqua_rat", {}, "train", 2720),
     (AQuA, "aqua_rat", {}, "validation", 254),
     (AQuA, "aqua_rat", {}, "test", 254),
+    (ARC, "arc_challenge", {}, "train", 1119),
+    (ARC, "arc_challenge", {}, "validation", 299),
+    (ARC, "arc_challenge", {}, "test", 1172),
+    (ProntoQA, "prontoqa", {}, "train", 1500),
+    (ProntoQA, "prontoqa", {}, "test", 500),
+    (WorldTree, "worldtree", {}, "train", 2207),
+    (WorldTree, "worldtree", {}, "validation", 496),
+    (WorldTree, "worldtree", {}, "test", 1663),
 ]
 
 
@@ -57,6 +65,8 @@ def test_carved_splits_of_real_data(real_data: Path) -> None:
     assert (len(train), len(validation), len(data.examples("test"))) == (1000, 300, 1319)
     assert not {e.question for e in train} & {e.question for e in validation}
     assert len(AQuA(source=str(real_data / "aqua_rat")).examples("validation")) == 254
+    prontoqa = ProntoQA(source=str(real_data / "prontoqa"))
+    assert [len(prontoqa.examples(split)) for split in ("train", "validation", "test")] == [1350, 150, 500]
 
 
 def ids(data: ReasoningDataModule, split: str) -> list[str]:
@@ -107,6 +117,65 @@ def test_aqua_row() -> None:
     assert example.question == "What?\nAnswer choices: A) 59 B) 6 C) x"
     assert example.options == ("59", "6", "x")
     assert (example.answer, example.completion) == ("B", "So.\n#### B")
+
+
+CHOICES = {"text": ["up ", "down", "left"], "label": ["1", "2", "3"]}
+
+
+def test_arc_row() -> None:
+    row = {"question": "Where?", "choices": CHOICES, "answerKey": "3"}
+    shown = "Where?\nAnswer choices: A) up B) down C) left"
+    options = ("up", "down", "left")
+    assert ARC().parse(row, "test", 5) == Example("arc_challenge/test/5", shown, "", "C", "#### C", options)
+
+
+@pytest.mark.parametrize("labels", ["ABC", "123", "ABCDE", "12345", "PQ", "BA"])
+def test_labels_become_letters_in_order(labels: str) -> None:
+    for place, label in enumerate(labels):
+        choices = {"text": [f"option {i}" for i in labels], "label": list(labels)}
+        example = ARC().parse({"question": "?", "choices": choices, "answerKey": label}, "train", 0)
+        assert example.answer == "ABCDE"[place]
+        assert f" {example.answer}) option {label}" in example.question
+        assert example.options == tuple(choices["text"])
+
+
+def test_worldtree_row() -> None:
+    facts = [{"uid": "1", "role": "CENTRAL", "text": "the sun is a star"}, {"text": "stars shine."}]
+    row = {"question": "Where?", "choices": CHOICES, "answerKey": "1", "explanation": facts}
+    data = WorldTree(source="folder")
+    example = data.parse(row, "train", 0)
+    assert example.rationale == "the sun is a star. stars shine."
+    assert (example.answer, example.completion) == ("A", "the sun is a star. stars shine.\n#### A")
+    unexplained = data.parse(row | {"explanation": []}, "train", 1)
+    assert (unexplained.rationale, unexplained.completion) == ("", "#### A")
+
+
+PRONTOQA = {
+    "context": "Max is a zumpus. Zumpuses are bitter.",
+    "question": "Is the following statement true or false? Max is bitter.",
+    "options": ["A) True", "B) False"],
+    "answer": "A",
+    "explanation": ["Max is a zumpus.", "Zumpuses are bitter.", "Max is bitter."],
+}
+
+
+def test_prontoqa_row() -> None:
+    example = ProntoQA().parse(PRONTOQA, "train", 7)
+    steps = "Max is a zumpus. Zumpuses are bitter. Max is bitter."
+    question = f"{PRONTOQA['context']}\n{PRONTOQA['question']}\nAnswer choices: A) True B) False"
+    assert example == Example("prontoqa/train/7", question, steps, "A", f"{steps}\n#### A", ("True", "False"))
+    untold = {name: value for name, value in PRONTOQA.items() if name != "explanation"}
+    assert ProntoQA().parse(untold, "test", 7).completion == "#### A"
+
+
+def test_prontoqa_tests_on_what_is_stored_as_validation(write_rows: WriteRows) -> None:
+    rows = [PRONTOQA | {"context": f"Max is {i}."} for i in range(30)]
+    data = ProntoQA(source=write_rows(train=rows[:20], validation=rows[20:]), validation_size=5)
+    assert ids(data, "test") == [f"prontoqa/validation/{i}" for i in range(10)]
+    assert sorted(ids(data, "train") + ids(data, "validation")) == sorted(
+        f"prontoqa/train/{i}" for i in range(20)
+    )
+    assert len(ids(data, "validation")) == 5
 
 
 def test_math_row() -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from datamodules import GSM8K, MATH, AQuA, Generated
+from datamodules import GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from lightning_modules.backbone.loading import BackboneConfig
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 from utilities.errors import UserError
 
 GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
-AQUA = {"question": "?", "options": ["A)1", "B)2"], "rationale": "r", "correct": "B"}
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -52,57 +51,42 @@ def test_values(options: dict[str, Any], message: str) -> None:
     assert message in one_line(error)
 
 
-def test_unknown_subset() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(UserError, match="subset 'math50' is unknown: did you mean 'math500'"):
         MATH(subset="math50")
+    with pytest.raises(UserError, match="on_bad_row 'skp' is unknown: did you mean 'skip'"):
+        GSM8K(on_bad_row="skp")
 
 
-@pytest.mark.parametrize(
-    ("kind", "row", "message"),
-    [
-        (GSM8K, '{"question": "a', "test.jsonl:2: not valid JSON: "),
-        (GSM8K, "[1]", "test.jsonl:2: expected a JSON object, got list"),
-        (GSM8K, {"question": "?"}, "test.jsonl:2: no field 'answer' (fields: question)"),
-        (
-            GSM8K,
-            {"question": 5, "answer": "#### 2"},
-            "test.jsonl:2: field 'question' is 5: expected a non-empty str",
-        ),
-        (GSM8K, {"question": "  ", "answer": "#### 2"}, "test.jsonl:2: field 'question' is '  '"),
-        (GSM8K, {"question": "?", "answer": "2"}, "test.jsonl:2: field 'answer' has no final answer"),
-        (MATH, {"problem": "?", "solution": "2"}, r"test.jsonl:2: field 'solution' has no \boxed{answer}"),
-        (AQuA, {**AQUA, "correct": "C"}, "test.jsonl:2: field 'correct' is 'C': expected one of A, B"),
-        (
-            AQuA,
-            {**AQUA, "options": "A)1"},
-            "test.jsonl:2: field 'options' is 'A)1': expected a non-empty list",
-        ),
-        (
-            AQuA,
-            {**AQUA, "options": [1, 2]},
-            "test.jsonl:2: field 'options' is [1, 2]: expected up to five texts",
-        ),
-    ],
-)
-def test_malformed_rows(write_rows: WriteRows, kind: Any, row: Any, message: str) -> None:
-    good = {GSM8K: GOOD, AQuA: AQUA, MATH: {"problem": "?", "solution": r"\boxed 2"}}[kind]
+def test_prontoqa_on_the_hub_has_no_training_questions(write_rows: WriteRows) -> None:
+    for split in ("train", "validation"):
+        with pytest.raises(UserError) as error:
+            ProntoQA().examples(split)
+        assert one_line(error) == (
+            "ProntoQA has test questions only on the hub (renma/ProntoQA): to fit or validate give "
+            "--data.source, a local folder with train.jsonl and validation.jsonl (the test questions)"
+        )
+    source = write_rows(validation=["{}"])
+    with pytest.raises(UserError, match=r"has no train\.jsonl \(JSON-lines files there: validation.jsonl\)"):
+        ProntoQA(source=source).examples("train")
+
+
+def test_worldtree_needs_a_folder(tmp_path: Path) -> None:
+    files = "a local folder with train.jsonl, validation.jsonl and test.jsonl"
     with pytest.raises(UserError) as error:
-        kind(source=write_rows(test=[good, row])).examples("test")
-    assert message in one_line(error)
-
-
-def test_line_numbers_count_blank_lines_and_odd_separators(write_rows: WriteRows) -> None:
-    # JSON allows U+2028 inside a string; it does not end the line.
-    strange = '{"question": "a\u2028b", "answer": "#### 2"}'
-    with pytest.raises(UserError, match=r"test\.jsonl:4: not valid JSON"):
-        GSM8K(source=write_rows(test=[GOOD, "", strange, "{"])).rows("test")
-
-
-def test_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "test.jsonl").write_bytes(b'{"question": "\xff"}\n')
-    with pytest.raises(UserError, match=r"test\.jsonl cannot be read: 'utf-8' codec") as error:
-        GSM8K(source=str(tmp_path)).rows("test")
-    one_line(error)
+        WorldTree()
+    assert one_line(error) == f"WorldTree is not on the hub: give --data.source, {files}"
+    for source in ("owner/worldtree", "./nowhere"):
+        for split in ("train", "validation", "test"):
+            with pytest.raises(UserError) as error:
+                WorldTree(source=source).examples(split)
+            assert one_line(error) == (
+                f"data folder {source} does not exist, and WorldTree is not on the hub: give "
+                f"--data.source, {files}"
+            )
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(UserError, match="is a file: give the folder"):
+        WorldTree(source=str(tmp_path / "test.jsonl")).examples("test")
 
 
 def test_missing_and_empty(tmp_path: Path, write_rows: WriteRows) -> None:

@@ -1,0 +1,33 @@
+"""ARC-Challenge: grade-school science questions (Clark et al. 2018, arXiv 1803.05457)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datamodules.base import ReasoningDataModule
+from datamodules.choices import choice_example, labelled_choices
+from datamodules.encoding import Example
+from datamodules.sources import text_field
+
+
+class ARC(ReasoningDataModule):
+    """ARC-Challenge, with its options as part of the question; it has no rationales."""
+
+    name = "arc_challenge"
+    hub_configs = ("ARC-Challenge",)
+    hub_has_validation = True
+    overlap = "ARC-Challenge: 486 test questions are test questions of WorldTree, too; do not pool the two"
+
+    def __init__(
+        self,
+        *,
+        source: str = "allenai/ai2_arc",
+        revision: str | None = "210d026faf9955653af8916fad021475a3f00453",
+        max_new_tokens: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
+
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """A row with ``question``, ``choices`` (lists ``text`` and ``label``) and ``answerKey`` (a label)."""
+        name = f"{self.name}/{split}/{index}"
+        return choice_example(name, text_field(row, "question"), labelled_choices(row), "answerKey", row)
