@@ -17,10 +17,11 @@ SUBCOMMANDS = {
     "validate": "loss and accuracy on the validation split",
     "test": "answer and grade the test split",
     "predict": "answer questions from a file or standard input",
+    "grade": "grade the records of an earlier run again",
 }
 
 HELP = """\
-usage: python cli.py {{fit,validate,test,predict}} [options]
+usage: python cli.py {{fit,validate,test,predict,grade}} [options]
 
 promptstage trains soft prompts that make a frozen language model reason better.
 
@@ -29,6 +30,7 @@ subcommands:
   validate   loss and accuracy on the validation split
   test       answer and grade the test split
   predict    answer questions from a file or standard input (--questions FILE, - for standard input)
+  grade      grade the records of an earlier run again, without generating, and say what changed
 
 methods (--model):   {methods}
 data sets (--data):  {data_sets}
@@ -45,6 +47,7 @@ examples:
   python cli.py test --ckpt_path runs/dham-addition
   python cli.py fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
   echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
+  python cli.py grade runs/dham-addition
 
 'python cli.py fit --help' lists the trainer's and the run's options, '--model.help DHAM' a method's,
 '--data.help GSM8K' a data set's.
@@ -63,6 +66,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in SUBCOMMANDS:
             raise UserError(f"subcommand '{arguments[0]}' is unknown: {nearest(arguments[0], SUBCOMMANDS)}")
+        if arguments[0] == "grade":
+            from command_line.regrade import regrade
+
+            return regrade(arguments[1:])
         from command_line.app import run
 
         return run(arguments)

@@ -16,8 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.base import ReasoningDataModule
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.evaluation import Record, wilson_interval
+from lightning_modules.evaluation import Record
 from utilities.files import write_text
+from utilities.intervals import wilson_interval
 
 SAMPLES = 8
 

@@ -19,9 +19,10 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.evaluation import Record, answer, wilson_interval
+from lightning_modules.evaluation import Record, answer
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
+from utilities.intervals import wilson_interval
 
 
 class SoftPromptModule(L.LightningModule, ABC):

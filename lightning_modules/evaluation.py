@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from scipy.stats import binomtest
-
 from datamodules.encoding import Batch
 from datamodules.grading import grade
 from lightning_modules.backbone.generation import generate
@@ -16,7 +14,11 @@ class Record(NamedTuple):
 
     (A named tuple: Lightning refuses frozen dataclasses among a step's outputs.)
 
+    It holds all that grading it again needs.
+
     Attributes:
+        dataset: name for the grader.
+        options: texts of a multiple-choice question, ``None`` for any other.
         generation: the raw text after the prompt.
         prediction: the answer found in it, ``None`` when there is none.
         reference: the gold answer; empty for a question without one.
@@ -25,7 +27,9 @@ class Record(NamedTuple):
     """
 
     id: str
+    dataset: str
     question: str
+    options: tuple[str, ...] | None
     generation: str
     prediction: str | None
     reference: str
@@ -55,7 +59,9 @@ def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[Reco
         records.append(
             Record(
                 id=example.id,
+                dataset=batch.dataset,
                 question=example.question,
+                options=example.options,
                 generation=text,
                 prediction=result.prediction,
                 reference=example.answer,
@@ -66,9 +72,3 @@ def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[Reco
             )
         )
     return records
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of an accuracy, ``total`` ≥ 1."""
-    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)

@@ -41,7 +41,10 @@ TYPOS = [
     ("--model.num_virtual_token=3", "did you mean --model.num_virtual_tokens?"),
     ("--model.stages=uniform", "option --model.stages belongs to another class: DHAM"),
     ("--data.init_args.tsk=addition", "option --data.tsk is unknown: did you mean --data.task?"),
-    ("--data.source=x", "option --data.source belongs to another class: AQuA, GSM8K, MATH"),
+    (
+        "--data.source=x",
+        "option --data.source belongs to another class: AQuA, ARC, GSM8K, MATH, ProntoQA, WorldTree",
+    ),
     ("--backbone.nam=x", "option --backbone.nam is unknown: did you mean --backbone.name?"),
     ("--trainer.max_step=3", "option --trainer.max_step is unknown: did you mean --trainer.max_steps?"),
     ("--early_stopping.patienc=3", "did you mean --early_stopping.patience?"),

@@ -14,7 +14,9 @@ from tests.tiny_folder import QUIET, call
 
 RECORD = {
     "id": str,
+    "dataset": str,
     "question": str,
+    "options": type(None),
     "generation": str,
     "prediction": (str, type(None)),
     "reference": str,
@@ -60,6 +62,7 @@ def test_records_and_summary(trained: Path) -> None:
         assert record.keys() == RECORD.keys()
         for key, kind in RECORD.items():
             assert isinstance(record[key], kind), key
+        assert record["dataset"] == "letter_reversal"
         assert record["reference"] == record["question"][::-1]
         assert 1 <= record["new_tokens"] <= 8
     correct = sum(record["correct"] for record in records)

@@ -1,0 +1,107 @@
+"""The records of an earlier run, checked line by line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from datamodules.grading import grade
+from utilities.errors import UserError
+
+# What grading and comparing need; any other field is passed through.
+FIELDS: dict[str, tuple[Any, str]] = {
+    "id": (str, "a text"),
+    "generation": (str, "a text"),
+    "prediction": (str | None, "a text or null"),
+    "reference": (str, "a text"),
+    "correct": (bool, "true or false"),
+    "reason": (str, "a text"),
+}
+
+
+def find_records(path: str) -> Path:
+    """The file that ``path`` means: itself, a folder's ``results.jsonl``, or else its ``test/results.jsonl``.
+
+    Raises:
+        UserError: when there is none.
+    """
+    # os.path: a Path raises for a folder that must not be looked into.
+    if os.path.isdir(path):
+        for name in ("results.jsonl", "test/results.jsonl"):
+            file = Path(path, name)
+            if os.path.isfile(file):
+                return file
+        raise UserError(f"folder {path} has no results.jsonl or test/results.jsonl")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} does not exist (allowed: results.jsonl, its folder, or a run folder)")
+    return Path(path)
+
+
+def check_data_set(name: str) -> None:
+    """Do nothing for a data set that there are graders for.
+
+    Raises:
+        UserError: for any other, with the nearest name.
+    """
+    grade(name, "", "")
+
+
+def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
+    """Records with all that grading needs; ``dataset`` and ``options`` are added where they are missing.
+
+    Args:
+        dataset: the data set of all records; default: what each says, else the first part of its id.
+
+    Raises:
+        UserError: for a file that cannot be read or is empty; with file and line for the first record that
+            cannot be graded.
+    """
+    records, known = [], set()
+    try:
+        # Bytes: lines of text also end at characters that JSON allows inside a string.
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    record = _checked(_json_object(line))
+                    name = dataset or record.get("dataset") or record["id"].partition("/")[0]
+                    if name not in known:
+                        check_data_set(name)
+                        known.add(name)
+                except UserError as error:
+                    raise UserError(f"{path}:{number}: {error}") from error
+                records.append(record | {"dataset": name})
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if not records:
+        raise UserError(f"{path} has no records")
+    return records
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"expected a JSON object, not {value!r:.60}")
+    return value
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+    for name, (kind, expected) in FIELDS.items():
+        if name not in fields:
+            raise UserError(f"no field '{name}': expected {expected}")
+        if not isinstance(fields[name], kind):
+            raise _unexpected(fields, name, expected)
+    if not isinstance(fields.get("dataset"), str | None):
+        raise _unexpected(fields, "dataset", "a text or null")
+    options = fields.get("options")
+    if not isinstance(options, list | None) or not all(isinstance(text, str) for text in options or ()):
+        raise _unexpected(fields, "options", "a list of texts or null")
+    return fields | {"options": options}
+
+
+def _unexpected(fields: dict[str, Any], name: str, expected: str) -> UserError:
+    return UserError(f"field '{name}' is {fields[name]!r:.60}: expected {expected}")

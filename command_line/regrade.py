@@ -1,0 +1,194 @@
+"""``python cli.py grade``: today's graders over the records of an earlier run; nothing is generated."""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from command_line.records import check_data_set, find_records, read_records
+from datamodules.grading import Grade, grade
+from utilities.errors import UserError, nearest
+from utilities.files import write_text
+from utilities.intervals import wilson_interval
+
+LISTED = ("became correct", "became wrong", "changed prediction only")
+UNLISTED = "changed reason only"
+SHOWN = 120  # characters of a text from the file
+SECONDS = 1  # before a bar appears
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {eta:%H:%M:%S}]"
+
+
+class Regraded(NamedTuple):
+    """A record as it was read, and its new grade."""
+
+    record: dict[str, Any]
+    grade: Grade
+
+    @property
+    def change(self) -> str | None:
+        """One of ``LISTED``, ``UNLISTED``, or None."""
+        old, new = self.record, self.grade
+        if new.correct != old["correct"]:
+            return LISTED[0] if new.correct else LISTED[1]
+        if new.prediction != old["prediction"]:
+            return LISTED[2]
+        return None if new.reason == old["reason"] else UNLISTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes as :class:`UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def regrade(args: Sequence[str]) -> int:
+    """Grade a file of records again, print what changed and why; the exit code is 0.
+
+    Args:
+        args: the command line after ``grade``.
+
+    Raises:
+        UserError: for a mistake of the user, as one line without control characters.
+    """
+    try:
+        options = _parse(args)
+        if options.dataset is not None:
+            check_data_set(options.dataset)
+        source = find_records(options.path)
+        output = None if options.output is None else _writable(options.output)
+        regraded = _grade_all(read_records(source, options.dataset))
+        if output is not None:
+            write_text(output, "".join(_line(record | asdict(new)) for record, new in regraded))
+    except UserError as error:
+        raise UserError(_printable(str(error))) from error
+    lines = [*_changes(regraded), *_summary(regraded, source)]
+    _print(lines if output is None else [*lines, f"written to {_printable(str(output))}"])
+    return 0
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        usage="python cli.py grade PATH [--dataset NAME] [--output FILE]",
+        description="Grade the records of an earlier run again, without generating, and print what changed.",
+        epilog="The file itself stays as it is. Records without field 'dataset' take it from their id.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", help="results.jsonl, its folder, or a run folder (its test/)"
+    )
+    parser.add_argument("--dataset", metavar="NAME", help="grade all records as of this data set")
+    parser.add_argument("--output", metavar="FILE", help="a new file for the records with their new grades")
+    options, unknown = parser.parse_known_args(args)
+    for arg in sorted(unknown, key=lambda arg: not arg.startswith("-")):
+        name = arg.partition("=")[0]
+        if name.startswith("-"):
+            known = ["--dataset", "--output", "--help"]
+            raise UserError(f"option {name} is unknown: {nearest(name, known)}")
+        raise UserError(f"'{arg}' is one path too many: grade takes one")
+    if options.path is None:
+        raise UserError("grade needs a path: results.jsonl, its folder, or a run folder")
+    return options
+
+
+def _writable(output: str) -> Path:
+    path = Path(output)
+    # A link to nowhere counts too: it would be replaced.
+    if os.path.lexists(path):
+        raise UserError(f"output file {output} exists: name a new one")
+    if not os.path.isdir(path.parent) or not os.access(path.parent, os.W_OK):
+        raise UserError(f"output file {output} cannot be written: no folder that can be written to")
+    return path
+
+
+def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
+    from tqdm import tqdm
+
+    bar = tqdm(
+        records,
+        desc="grading",
+        unit=" examples",
+        bar_format=BAR,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        delay=SECONDS,
+        leave=False,
+        dynamic_ncols=True,
+        miniters=1,  # some take seconds
+        smoothing=0,
+    )
+    return [
+        Regraded(record, grade(*(record[key] for key in ("dataset", "generation", "reference", "options"))))
+        for record in bar
+    ]
+
+
+def _line(record: dict[str, Any]) -> str:
+    text = json.dumps(record, ensure_ascii=False) + "\n"
+    # Half a surrogate pair, which JSON allows, has no UTF-8: write it as JSON's escape.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _changes(regraded: Sequence[Regraded]) -> list[str]:
+    """Four lines and an empty one for every change that is listed."""
+    lines = []
+    for item in regraded:
+        if item.change not in LISTED:
+            continue
+        old, new = item.record, item.grade
+        lines += [
+            f"{_printable(old['id'][:SHOWN])} {item.change} (reference {_quoted(old['reference'])})",
+            f"  before: {_verdict(old['correct'], old['prediction'], old['reason'])}",
+            f"  after:  {_verdict(new.correct, new.prediction, new.reason)}",
+            f"  text:   {_tail(old['generation'])}",
+            "",
+        ]
+    return lines
+
+
+def _verdict(correct: bool, prediction: str | None, reason: str) -> str:
+    found = "no prediction" if prediction is None else _quoted(prediction)
+    return f"{'correct' if correct else 'wrong'}, {found} ({_printable(reason[:SHOWN])})"
+
+
+def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
+    before = sum(item.record["correct"] for item in regraded)
+    after = sum(item.grade.correct for item in regraded)
+    counts = Counter(item.change for item in regraded)
+    lines = [f"records in {_printable(str(source))}: {len(regraded)}"]
+    for name, correct in (("before:", before), ("after: ", after)):
+        low, high = wilson_interval(correct, len(regraded))
+        accuracy = f"{correct / len(regraded):.3f} (95 % interval {low:.3f} to {high:.3f})"
+        lines.append(f"accuracy {name} {accuracy}, {correct} correct")
+    if counts[None] == len(regraded):
+        return [*lines, "nothing changed"]
+    return [*lines, ", ".join(f"{counts[change]} {change}" for change in (*LISTED, UNLISTED))]
+
+
+def _printable(text: str) -> str:
+    """``text`` in one line, without what could steer a terminal or turn the direction of writing."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _quoted(text: str) -> str:
+    # repr() escapes what _printable() does, and quotes.
+    return repr(text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
+
+
+def _tail(text: str) -> str:
+    return ("..." if len(text) > SHOWN else "") + repr(text[-SHOWN:])
+
+
+def _print(lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; without this, closing the stream would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
