@@ -1,17 +1,26 @@
 """Grade a generation: find its final answer and compare it with the reference."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from datamodules.answers import Found, cut, find_formula, find_letter, find_number, find_text, to_fraction
-from datamodules.formulas import same_formula
+from datamodules.answers.boxes import last_boxed
+from datamodules.answers.choices import find_choice
+from datamodules.answers.equivalence import same_formula
+from datamodules.answers.formulas import find_formula, joined_boxes
+from datamodules.answers.numbers import find_number, to_fraction
+from datamodules.answers.options import parse_options, which
+from datamodules.answers.text import Found, readable
+from datamodules.answers.words import find_text
 from utilities.errors import choose
 
-LETTERS = "ABCDEFGH"
 NUMBERS = ("gsm8k", "addition", "series_sum")
 CHOICES = ("aqua_rat", "arc_challenge", "prontoqa", "worldtree")
 TEXTS = ("letter_reversal", "last_letter")
 FORMULAS = ("math",)
+SECONDS = 1.5  # for comparing two formulas
+TRUTH = ("True", "False")
 
 
 @dataclass(frozen=True)
@@ -19,9 +28,10 @@ class Grade:
     """The outcome for one generation.
 
     Attributes:
-        prediction: the final answer found, as the model wrote it; None when there is none.
+        prediction: the final answer found, as the model wrote it (of an option: its letter); None when
+            there is none.
         correct: whether it is the reference's.
-        reason: the rule that found it, or that there is no answer.
+        reason: the rule that found it, or why there is none.
     """
 
     prediction: str | None
@@ -29,36 +39,52 @@ class Grade:
     reason: str
 
 
-def grade(dataset: str, generation: str, reference: str, options: Sequence[str] | None = None) -> Grade:
+def grade(dataset: str, generation: str, reference: str, options: Any = None) -> Grade:
     """Grade ``generation`` against ``reference``.
 
     Args:
-        dataset: the data set's name, which decides the rules: a number (equal exactly), an option letter, a
-            text (equal exactly) or a formula (equal as mathematics).
+        dataset: the data set's name, which decides the rules: a number (equal exactly), an option, a word
+            (equal but for case) or a formula (equal as mathematics).
         generation: the raw text; where it goes on to another question it is cut here.
-        reference: the gold answer: number, letter, text or formula.
-        options: texts of a multiple-choice question; without them five are assumed.
+        reference: the gold answer: number, option's letter or label, word, or formula.
+        options: those of a multiple-choice question: texts with or without "A)", or ``{"text": […],
+            "label": […]}``; without them five letters are assumed (ProntoQA: True and False).
 
     Raises:
         UserError: for an unknown data set.
     """
     choose("data set", dataset, (*NUMBERS, *CHOICES, *TEXTS, *FORMULAS))
-    text = cut(generation)
+    text = readable(generation)
     found: Found | None
-    same: Callable[[str, str], bool]
-    if dataset in NUMBERS:
-        found, same = find_number(text), _same_number
-    elif dataset in CHOICES:
-        found, same = find_letter(text, LETTERS[: len(options) if options else 5]), str.__eq__
+    same: Callable[[str], bool | None]
+    if dataset in CHOICES:
+        known = parse_options(options or (TRUTH if dataset == "prontoqa" else None))
+        wanted = which(reference, known)
+        found, same = find_choice(text, known), lambda answer: answer == wanted
+    elif dataset in NUMBERS:
+        number = to_fraction(reference.rpartition("####")[2])
+        found, same = find_number(text), lambda answer: number is not None and to_fraction(answer) == number
     elif dataset in TEXTS:
-        found, same = find_text(text), str.__eq__
+        word = reference.strip().casefold()
+        found, same = find_text(text), lambda answer: answer.casefold() == word
     else:
-        found, same = find_formula(text), same_formula
-    if found is None or (reference and not found.text):
+        found, same = find_formula(text, reference), lambda answer: _same_formula(answer, reference, text)
+    if found is None or not (found.text or not reference):
         return Grade(None, False, "no answer found")
-    return Grade(found.text, same(found.text, reference.strip()), found.rule)
+    if found.hedged:
+        return Grade(found.text, False, f"{found.rule}: two answers named")
+    correct = same(found.text)
+    if correct is None:
+        return Grade(found.text, False, f"{found.rule}: comparison took too long")
+    return Grade(found.text, correct, found.rule)
 
 
-def _same_number(given: str, reference: str) -> bool:
-    value = to_fraction(given)
-    return value is not None and value == to_fraction(reference)
+def _same_formula(answer: str, reference: str, text: str) -> bool | None:
+    if "\\boxed" in reference or "\\fbox" in reference:
+        reference = last_boxed(reference) or reference
+    until = time.monotonic() + SECONDS
+    same = same_formula(answer, reference, until)
+    # "x = \boxed{2} or x = \boxed{3}" gives both.
+    if same or not (together := joined_boxes(text)):
+        return same
+    return same_formula(together, reference, until)

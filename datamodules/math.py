@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.answers import last_boxed
+from datamodules.answers.boxes import last_boxed
 from datamodules.base import ReasoningDataModule
 from datamodules.encoding import Example
-from datamodules.sources import MalformedRow, Row, local_folder, read_hub, read_jsonl, text_field
+from datamodules.sources import MalformedRow, Row, read_hub, read_jsonl, text_field
 from utilities.errors import choose
 
 MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")
@@ -42,12 +42,14 @@ class MATH(ReasoningDataModule):
     ) -> None:
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
         self.subset = choose("subset", subset, ("test", "math500"))
+        if subset == "test":
+            self.overlap = "MATH: 4 of the 5,000 test problems are training problems, too, in other notation"
 
     def rows(self, split: str) -> list[Row]:
         """All rows of a split; of the chosen subset for ``test``."""
         if split != "test" or self.subset == "test":
             return super().rows(split)
-        folder = local_folder(self.source)
+        folder = self.folder()
         if folder:
             return read_jsonl(folder / "math500.jsonl")
         return read_hub(MATH500[0], ("default",), "test", MATH500[1])
@@ -58,7 +60,7 @@ class MATH(ReasoningDataModule):
         answer = last_boxed(solution)
         # Two training solutions end in an empty box.
         if answer is None:
-            raise MalformedRow("field 'solution' has no \\boxed{answer}")
+            raise MalformedRow("field 'solution' has no final answer: expected \\boxed{answer}")
         name = self.subset if split == "test" else split
         return Example(
             id=f"{self.name}/{name}/{index}",
