@@ -11,7 +11,9 @@ from datamodules.answers.options import Option, named, simple
 from datamodules.answers.sentences import conclusion
 from datamodules.answers.text import Found
 
-_MARKUP = re.compile(r"\\(?:text\w*|mathbf|mathrm|bf|rm)(?![a-zA-Z])\s*|[*`]|\\[()\[\]]|(?<!\w)_|_(?!\w)")
+_MARKUP = re.compile(
+    r"\\(?:text\w*|mathbf|mathrm|bf|rm)(?![a-zA-Z])\s*|[*`]|\\[()\[\]]|(?<!\w)_(?!\{)|_(?![\w{])"
+)
 _BOXES = re.compile(r"\\f?boxed\s*")
 _LINK = re.compile(r"(?i)\b(?:or|and/or|and)\b|/|&")
 _JOINED = re.compile(
@@ -61,7 +63,7 @@ def _given(line: str, options: Sequence[Option], rule: str) -> Found | None:
         option, end = start
         if second := _joined(line, end, options, option):
             return _two(option, second, rule)
-        rest = simple(_SENTENCE_END.split(line[end:], maxsplit=1)[0].lstrip(" ).:]-"))
+        rest = simple(re.sub(r"^[\s).:\]]*(?:-\s)?", "", _SENTENCE_END.split(line[end:], maxsplit=1)[0]))
         for other in options:
             if other != option and rest and rest == simple(other.text) != simple(option.text):
                 return _two(option, other, rule)
@@ -81,8 +83,14 @@ def _joined(line: str, end: int, options: Sequence[Option], option: Option) -> O
         second = by_name(options, match[1] or match[2]) if match else None
         if match is None or second is None or second == option:
             continue
+        others = [by_name(options, m[1] or m[2]) for m in letters.mention.finditer(line, end, link.start())]
+        if any(other != option for other in others):
+            break
         # "C and A is wrong" denies A; "A and a half" names none.
-        verb = re.match(r"\s+(?:are|both|together|seem|could|can|fit)\b", line[match.end() :])
+        verb = re.match(
+            r"\s+(?:are|both|together|seem|could|can|fit|just|too|also|as well|would|might|may)\b",
+            line[match.end() :],
+        )
         if verb or not re.match(r"\s+[a-z]", line[match.end() :]):
             return second
     return None
@@ -104,7 +112,8 @@ def _by_mention(sentence: str, options: Sequence[Option], rule: str) -> Found | 
     seen: dict[Option, None] = {}
     for match in letters.mention.finditer(sentence):
         option = by_name(options, match[1] or match[2])
-        if option is None or denied(sentence, match.start()):
+        # The symbol in "carbon [C]" names no option.
+        if option is None or denied(sentence, match.start()) or any(match[0] in o.text for o in options):
             continue
         after = sentence[match.end() :]
         own = (
@@ -123,6 +132,8 @@ def _by_mention(sentence: str, options: Sequence[Option], rule: str) -> Found | 
 
 def _unmarked(text: str, options: Sequence[Option]) -> Found | None:
     """The option of a text without marks of an answer."""
+    if option := whole_text(text, options):
+        return Found(option.letter, "option's text")
     text = _without_lists(text, options)
     return (
         _stated(text, options)
@@ -187,6 +198,10 @@ def _opening(text: str, options: Sequence[Option]) -> Found | None:
 
 def _concluded(text: str, options: Sequence[Option]) -> Found | None:
     """The option that the last sentence gives."""
+    said = simple(text)
+    for option in options:
+        if re.search(r"[.:]\s", option.text) and said.endswith(simple(option.text)):
+            return Found(option.letter, "last sentences, option's text")
     closing = conclusion(text, refusals=not any("determined" in option.text for option in options))
     if closing is None:
         last = re.split(r"\n|:\s|->|→|=>", text.strip())[-1]

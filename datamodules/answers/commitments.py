@@ -10,13 +10,13 @@ from datamodules.answers.boxes import boxed
 MOST = 50  # commitments looked at, from the end
 
 _IS = (
-    r"(?:[\"']?\s*(?:=>|=|:(?!=)|→)|[\s*_]+(?:is|are|was|equals|comes to"
+    r"(?:[\"'}]?\s*(?:=>|=|:(?!=)|→)|[\s*_]+(?:is|are|was|equals|comes to"
     r"|(?:must|should|will|would|has to|comes? out to|turns? out to|appears to|seems to|ends up)(?: be)?)\b)"
 )
 _OF = (
     r"(?:[\s*_]+(?:\([^()\n]{1,40}\)"
     r"|(?:to|for|of|in|here|choice|option|letter|key|then|now|therefore|thus|so|we|I|that|among|from|with|rounded|based)\b"
-    r"[^.,:;=\n?!]{0,60}?))?"
+    r"[^.,:;=\n?!\\$]{0,60}?))?"
 )
 _ANSWER = re.compile(
     r"(?P<hash>\#\#\#\#+)"
@@ -27,9 +27,17 @@ _ANSWER = re.compile(
     r"|\b(?:Ans|ANS)\.?\s*[:=-]"
     r"|(?:[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]esposta|[Rr]isposta)\b[^.:=\n]{0,30}?(?::|=|\b(?:es|est|ist|é|è|lautet)\b)(?:\s(?:la|le|der|die|das|el|a))?(?=[\s:*])"
     r"|答案\s*(?:是|为|：|:)"
-    r"|(?:^|\n)[ \t*_#]*(?:(?:Final|Correct|My|FINAL) )?A(?:nswer|NSWER)?[*_]*[ \t]*(?:[:=]|(?=\n))(?!\s*\n[ \t*]*\(?B[).:]))"
+    r"|(?:^|\n)[ \t*_#]*(?:(?:Final|Correct|My|FINAL) )?A(?:(?:nswer|NSWER)[*_]*[ \t]*(?:[:=]|(?=\n))|[*_]*[ \t]*:)(?!\s*\n[ \t*]*\(?B[).:]))"
 )
 _JSON = re.compile(r"\s*\"((?:[^\"\\\n]|\\.)*)\"\s*[,}\n]")
+# "The answer is unique" and "we check our answer:" give none.
+_REMARK = re.compile(
+    r"\s*(?:indeed |also |in fact )?(?:correct|right|unique|valid|reasonable|acceptable|necessary|a common"
+    r"|in (?:lowest|simplest|simplified|reduced))\b(?=\s*(?:[.,;:!)]|$|because|since|by|and|for|as|terms|form|one))"
+)
+_CHECKED = re.compile(
+    r"(?i)\b(?:check(?:ing)?|verify(?:ing)?|confirm(?:ing)?)(?: that)?(?: our| the| your| this| my)? $"
+)
 _NEGATED = re.compile(r"[\s*_:]*(?:certainly |definitely |surely |clearly )?(?:not|n't|never)\b")
 _INSTEAD = re.compile(r"\b(?:but(?: rather)?|instead|rather|it(?:'s| is| must be))\b")
 _RETRACTION = re.compile(
@@ -107,6 +115,8 @@ def _scan(text: str) -> Iterator[Commitment]:
             yield Commitment(
                 match.start(), end + quoted.end(), quoted[1].replace("\\\\", "\\"), "after 'answer is'"
             )
+            continue
+        if match["answer"] and (_REMARK.match(body) or _CHECKED.search(text[: match.start()][-30:])):
             continue
         if _NEGATED.match(body):
             line = body.lstrip().partition("\n")[0]

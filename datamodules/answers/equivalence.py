@@ -120,15 +120,15 @@ def _same(given: str, reference: str, until: float) -> bool | None:
         return x == y
     if _BASE.fullmatch(given) or _BASE.fullmatch(reference):
         return _same_base(given, reference)
-    if (matrices := same_matrix(given, reference, partial(_same, until=until))) is not None:
-        return matrices
-    if _is_text(given) or _is_text(reference):
-        return _plain_word(given) == _plain_word(reference)
     bare, target = _NAMED.sub("", given), _NAMED.sub("", reference)
     if (bare, target) != (given, reference):
         # k=3 answers 3, and m=3 does not answer k=3.
         named_alike = bare == given or target == reference or given[: -len(bare)] == reference[: -len(target)]
         return _same(bare, target, until) if named_alike else False
+    if (matrices := same_matrix(given, reference, partial(_same, until=until))) is not None:
+        return matrices
+    if _is_text(given) or _is_text(reference):
+        return _plain_word(given) == _plain_word(reference)
     given, reference = as_intervals(given), as_intervals(reference)
     if (parts := _by_parts(given, reference, until)) is not None:
         return parts

@@ -49,6 +49,8 @@ _CLASSES = (
     ("yes", "no"),
     ("true", "false"),
 )
+_FIRST_SENTENCE = re.compile(r"(?<=[a-z][.!?])\s")
+_MATHEMATICAL = re.compile(r"[\d\\$=]|^.$")
 _JOIN = re.compile(r"\s*(?:,|and|or|, and|, or|;)\s*$")
 _HEDGE = re.compile(
     r"(?i)^[\s$.,)]*(?:\bor\b,? (?:maybe|perhaps|possibly|else|it (?:could|might) be)|\(?(?:but|though|although)[^.\n]{0,30}\b(?:could|might|may)(?: also)? be)|(?:^|\s)(?:however, )?(?:it|the answer) (?:could|might|may)(?: also)? be\b"
@@ -69,7 +71,12 @@ def find_formula(text: str, reference: str) -> Found | None:
             continue
         if commitment.rule == "boxed":
             return _boxed(text, given[: i + 1])
-        if found := _committed(commitment, reference):
+        found = _committed(commitment, reference)
+        # After a box "the answer is unique" is a remark.
+        remark = (
+            found and any(one.rule == "boxed" for one in given[:i]) and not _MATHEMATICAL.search(found.text)
+        )
+        if found and not remark:
             return found
     if given and given[-1].start >= turned and not given[-1].body.strip(" \n*_:$.{}"):
         return None
@@ -123,10 +130,10 @@ def _committed(commitment: Commitment, reference: str) -> Found | None:
     if body.startswith(("\\[", "$$", "\\(")) or re.match(r"\$[^$]", body):
         return _formulas(paragraph, commitment.rule)
     line = paragraph.partition("\n")[0]
-    if "$" in line or "\\(" in line:
+    if "$" in line or "\\(" in line or "\\[" in line:
         if re.match(r"\\?\$?\s?-?[\d.,]+(?:\s|$|\.)", line) and line.count("$") == 1:
             return _plain(line, commitment.rule, reference)
-        return _formulas(line, commitment.rule)
+        return _formulas(_FIRST_SENTENCE.split(line, maxsplit=1)[0], commitment.rule)
     return _plain(line, commitment.rule, reference)
 
 

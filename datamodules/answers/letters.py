@@ -8,7 +8,7 @@ from datamodules.answers.options import Option
 
 _SPAN = re.compile(
     r"(?:\b(?:among|amongst|from|between|of|out of|in)\s+)?(?:the\s+)?(?:(?:five|four|three|answer)\s+)?(?:(?:options|choices|letters|answers)\s+)?"
-    r"[(\[]?\b[A-E1-5]\b[)\]]?\s*(?:through|to|thru|-|…|\.\.\.)\s*[(\[]?[A-E1-5]\b[)\]]?(?=[\s,.:;]|$)"
+    r"[(\[]?\b[A-E]\b[)\]]?\s*(?:through|to|thru|-|…|\.\.\.)\s*[(\[]?[A-E]\b[)\]]?(?=[\s,.:;]|$)"
 )
 # "A car" names no option.
 _ARTICLE = re.compile(
@@ -39,7 +39,7 @@ class Letters:
         self.mention = re.compile(rf"[(\[]\s?([{inside}])\s?[)\]]|({bare})")
         self.whole = re.compile(rf"(?:option|choice|answer)?\s*[(\[]?([{inside}])[)\].:,!]*", re.IGNORECASE)
         self.opening = re.compile(
-            rf"\s*(?:[(\[]([{inside}])[)\]]|([{inside}])\s?[).:\]])(?=\s|$)|\s*([{re.escape(names)}])(?:\s-\s|,\s(?=because|since|as|which|it|so)|\n|$)"
+            rf"\s*(?:[(\[]([{inside}])[)\]]|([{inside}])\s?[.:\]])(?=\s|$)|\s*([{inside}])\s?\)|\s*([{re.escape(names)}])(?:\s-\s|,\s(?=because|since|as|which|it|so)|\n|$)"
         )
         self.line = re.compile(rf"(?m)^[ >-]*[(\[]?([{re.escape(names)}])[)\].:]{{0,2}} *$")
         self.listed = re.compile(rf"(?m)^[ >*-]*[(\[]?([{re.escape(names)}])[)\].:]\s*\S")

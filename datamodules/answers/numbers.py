@@ -54,7 +54,7 @@ _OR = re.compile(
     r"(?:[\s*_)$(]*[A-Za-z%°.²³]{0,20}){0,3}?[\s*_),$]*\b(?:or|and/or)\b[\s*_($]*(?:[a-z']+\s){0,3}[\s*_($]*"
 )
 _AND = re.compile(r"\s?[\w\s%°]{0,20}?\s?(?:and|or)\s[*_($]*")
-_TO = re.compile(r"\s?(?:-|\bto\b)\s?")
+_TO = re.compile(r"-|\s?\bto\b\s?")
 _CLOCK = re.compile(r":(?!00\b)\d|:00\b(?=:)")
 _BETWEEN = re.compile(r"(?i)\b(?:between|either|from)\s[\s*_($]*$")
 _ALSO = re.compile(
@@ -89,7 +89,9 @@ _SUBORDINATE = (
     re.compile(
         r"(?i)(?<=\d)[^=:\d]{0,60}(?:,\s|\s-\s|\s)(?:because|since|as there|given that|which is (?:more|less)|compared)\b.*$"
     ),
-    re.compile(r"(?<=\d)[^:=\d]{0,40}(?::\s(?![*$]*[\d.,]+\W*\w*\W*$)|\s-\s(?!.*=)).*$"),
+    re.compile(
+        r"(?<=\d)[^:=\d]{0,40}(?::\s(?![*$]*[\d.,]+\W*\w*\W*$)|\s-\s(?![$]?[\d.,]+(?![\d.,%]))(?!.*=)).*$"
+    ),
     re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
     re.compile(
         r"(?<=\d)(?:\s[a-zA-Z%-]+){1,8}\s(?=to\s(?:reach|sell|earn|get|make|buy|cover|finish|complete|achieve|pay|fill|feed|build|win|pass|save|travel|go)\b)"

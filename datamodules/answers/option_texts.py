@@ -27,6 +27,11 @@ _FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
 
 def whole_text(text: str, options: Sequence[Option]) -> Option | None:
     """The one option whose text is all that ``text`` says, as words or as a formula."""
+    if re.fullmatch(r"\W*[A-Za-z]\W*", text):
+        return None  # a letter, even where an option's text is "C"
+    written = [option for option in options if option.text and text.strip(" .") == option.text.strip(" .")]
+    if len(written) == 1:
+        return written[0]
     said, formula = simple(text), _flat(text)
     same = [option for option in options if said and said == simple(option.text)]
     same = same or [option for option in options if formula and formula == _flat(option.text)]
@@ -140,6 +145,8 @@ def _formulas(sentence: str) -> list[str]:
 
 def _flat(text: str) -> str:
     r"""A formula on one line without what may be left out: \frac{5xy}{12w} and 5xy/(12w) are one."""
+    if re.search(r"(?<![\\a-zA-Z])[a-zA-Z]{4}", text):
+        return ""
     text = re.sub(r"(?<=\d):(?=\d)", "/", normalise(text.strip(" .$")))
     for _ in range(3):
         text = _FRACTION.sub(r"(\1)/(\2)", text)

@@ -77,8 +77,12 @@ def named(sentence: str, options: Sequence[Option]) -> list[Option]:
     """The options whose text occurs in ``sentence`` as whole words, those inside a longer one left out."""
     text = simple(sentence)
     spans = []
+    # "WW or Ww" and "WW or ww" differ in case alone.
+    written = [option for option in options if len(option.text) > 1 and option.text in sentence]
     for option in options:
         wanted = simple(option.text)
+        if any(option not in written and wanted == simple(other.text) for other in written):
+            continue
         if wanted:
             for match in re.finditer(rf"(?<![\w.]){re.escape(wanted)}(?![\w%]|\.\d)", text):
                 spans.append((match.start(), match.end(), option))

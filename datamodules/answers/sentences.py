@@ -22,7 +22,7 @@ _BLOCK = re.compile(
 _CODE_ONLY = re.compile(
     r"```(?:python|py)?\n(?:(?!```)[^\0])*\b(?:print|return)\b(?:(?!```)[^\0])*(?:```)?\s*$"
 )
-_CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?(?:\d|$)")
+_CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?[$]?(?:\d|$)")
 _REFUSED = re.compile(
     r"(?i)\b(?:can(?:no|')t be (?:determined|answered|solved|found|calculated)|cannot be (?:determined|answered|solved|found|calculated)|not (?:possible|able) to|"
     r"(?:not enough|insufficient|missing|more) information|(?:can(?:no|')t|cannot|unable to|impossible to|couldn't) (?:be sure |really )?(?:answer|determine|solve|say|tell|find|calculate|compute|provide|help)|"
@@ -53,7 +53,7 @@ def conclusion(text: str, refusals: bool = True) -> list[str] | None:
 
 def breaks_off(text: str) -> bool:
     """Whether ``text`` ends in the middle of a sentence, as at a generation limit."""
-    text = text.rstrip().rstrip("*_`\"'").rstrip()
+    text = text.replace("**", "").rstrip().rstrip("*_`\"'").rstrip()
     if not text or text.endswith(("...", "…")):
         return True
     if text.endswith((".", "!", "?", ")", "]", "$")):

@@ -29,6 +29,7 @@ _BLANKS = re.compile(r" {2,}")
 _LINES = re.compile(r"\n(?: ?\n)+")
 _RUNS = re.compile(r"([*_~=#$>{}-])\1{5,}")
 
+_DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _STRUCK = re.compile(r"~~[^~\n]{0,80}~~")
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|$)", re.DOTALL)
 _CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
@@ -45,7 +46,7 @@ _NEXT = re.compile(
     rf"{_SPECIAL}"
     rf"|(?:^|\n){_MARKS}(?:(?i:next|new|another|follow-up|similar|practice)\s+)?"
     r"(?:(?:Question|QUESTION|question|Problem|PROBLEM|problem|Exercise|Human|HUMAN|User|USER|Instruction|Input|Example|Context|Q)"
-    rf"(?:\s?#?\d{{1,3}})?[ \t*_]*(?::|\.(?=[ \n*])|\)(?=[ \n*])|-(?=\s))"
+    rf"(?:\s?#?\d{{1,3}})?[ \t*_]*(?::|\.(?=[ \n*])|\)(?=[ \n*])|-(?=\s))(?!\s*(?i:yes|no|true|false)\b)"
     rf"|(?:Question|Problem|Exercise|Example)(?:\s?#?\d{{1,3}})?{_MARKS}(?=\n|$)"
     r"|(?:user|human|assistant|model)[ \t]*(?=\n|$|:))"
     r"|(?<=[\s.!?])(?:USER|HUMAN|Human|User|ASSISTANT|Question): "
@@ -76,7 +77,7 @@ def readable(generation: str) -> str:
     text = _THOUGHT.sub("", text.rpartition("</think>")[2] if "<think>" not in text else text)
     text = cut(text)
     text = _ANSWER_TAG.sub(
-        lambda tag: "\n" if tag[1] else "\nAnswer: ", _TAGGED.sub("", _STRUCK.sub("", text))
+        lambda tag: "\n" if tag[1] else "\nAnswer: ", _TAGGED.sub("", _STRUCK.sub("", _DRAWING.sub("", text)))
     )
     text = _RULE.sub("\n", text).rstrip()
     text = _RUNS.sub(r"\1\1\1\1", _LINES.sub("\n\n", _BLANKS.sub(" ", text)))
