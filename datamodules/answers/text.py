@@ -3,10 +3,13 @@
 import re
 from typing import NamedTuple
 
+from datamodules.answers.turns import cut
+
 LONGEST = 8_000  # characters at the end of a generation in which an answer is looked for
 # Of a longer generation: another turn is looked for in the first characters, the answer in the last.
 _HEAD, _TAIL = 40_000, 20_000
 
+# Control characters (not tab and newline), soft hyphens, zero-width signs, marks of direction.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe0f\ufeff\ufff9-\ufffd]"
 )
@@ -25,34 +28,21 @@ _SIGNS = {
     "。": ". ",
 }
 _TABLE = str.maketrans(_SIGNS)
-_BLANKS = re.compile(r" {2,}")
-_LINES = re.compile(r"\n(?: ?\n)+")
-_RUNS = re.compile(r"([*_~=#$>{}-])\1{5,}")
 
+# What a reasoning model thinks before it speaks.
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|$)", re.DOTALL)
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
+
+# What is no part of the answer: Asymptote's drawings, ~~struck~~ words, <confidence>0.9</confidence>.
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _STRUCK = re.compile(r"~~[^~\n]{0,80}~~")
-_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|$)", re.DOTALL)
-_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
-_TAGGED = re.compile(
-    r"<(?!answer|/)(\w*(?:score|confidence|rating|time)\w*)>[^<\n]{0,40}</\1>", re.IGNORECASE
-)
-_ANSWER_TAG = re.compile(r"<(/?)(?:final_?)?(?:answer|result|output)>", re.IGNORECASE)
-_RULE = re.compile(r"\n ?([*_=-])(?: ?\1){2,} ?(?=\n|$)")
+_SCORE = re.compile(r"<(?!answer|/)(\w*(?:score|confidence|rating|time)\w*)>[^<\n]{0,40}</\1>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(?P<closing>/?)(?:final_?)?(?:answer|result|output)>", re.IGNORECASE)
 
-_SPECIAL = r"<\|[^|<>\n]{1,30}\|?>|</?s>|<(?:start|end)_of_turn>|<eos>|\[/?INST\]|<</?SYS>>"
-_MARKS = r"[ \t>*_#]*"
-_LEAD = re.compile(rf"(?:\s*(?:{_SPECIAL})\s*(?:(?:assistant|model)\s*(?=\n|<|:)[:]?)?)+")
-_NEXT = re.compile(
-    rf"{_SPECIAL}"
-    rf"|(?:^|\n){_MARKS}(?:(?i:next|new|another|follow-up|similar|practice)\s+)?"
-    r"(?:(?:Question|QUESTION|question|Problem|PROBLEM|problem|Exercise|Human|HUMAN|User|USER|Instruction|Input|Example|Context|Q)"
-    rf"(?:\s?#?\d{{1,3}})?[ \t*_]*(?::|\.(?=[ \n*])|\)(?=[ \n*])|-(?=\s))(?!\s*(?i:yes|no|true|false)\b)"
-    rf"|(?:Question|Problem|Exercise|Example)(?:\s?#?\d{{1,3}})?{_MARKS}(?=\n|$)"
-    r"|(?:user|human|assistant|model)[ \t]*(?=\n|$|:))"
-    r"|(?<=[\s.!?])(?:USER|HUMAN|Human|User|ASSISTANT|Question): "
-    rf"|(?:^|\n){_MARKS}(?i:(?:now,? )?(?:here(?:'s| is)|let(?:'s| us) (?:try|do|solve|look at))"
-    r" (?:a |an )?(?:another|new|similar|next)[^\n]{0,30})"
-)
+_RULE = re.compile(r"\n ?([*_=-])(?: ?\1){2,} ?(?=\n|$)")  # a line of dashes
+_BLANKS = re.compile(r" {2,}")
+_EMPTY_LINES = re.compile(r"\n(?: ?\n)+")
+_RUNS = re.compile(r"([*_~=#$>{}-])\1{5,}")
 
 
 class Found(NamedTuple):
@@ -72,25 +62,22 @@ def readable(generation: str) -> str:
     if len(generation) > _HEAD + _TAIL:
         generation = f"{generation[:_HEAD]}\n{generation[-_TAIL:]}"
     text = _INVISIBLE.sub("", generation).translate(_TABLE)
-    if channels := list(_CHANNEL.finditer(text)):
+    text = cut(_spoken(text))
+    for beside in (_DRAWING, _STRUCK, _SCORE):
+        text = beside.sub("", text)
+    text = _ANSWER_TAG.sub(lambda tag: "\n" if tag["closing"] else "\nAnswer: ", text)
+    return _narrowed(_RULE.sub("\n", text).rstrip())[-LONGEST:]
+
+
+def _spoken(text: str) -> str:
+    """``text`` without what the model thought; a thought that is never closed lasts to the end."""
+    if channels := list(_FINAL_CHANNEL.finditer(text)):
         text = text[channels[-1].end() :]
-    text = _THOUGHT.sub("", text.rpartition("</think>")[2] if "<think>" not in text else text)
-    text = cut(text)
-    text = _ANSWER_TAG.sub(
-        lambda tag: "\n" if tag[1] else "\nAnswer: ", _TAGGED.sub("", _STRUCK.sub("", _DRAWING.sub("", text)))
-    )
-    text = _RULE.sub("\n", text).rstrip()
-    text = _RUNS.sub(r"\1\1\1\1", _LINES.sub("\n\n", _BLANKS.sub(" ", text)))
-    return text[-LONGEST:]
+    if "<think>" not in text:  # the prompt may have opened it
+        text = text.rpartition("</think>")[2]
+    return _THOUGHT.sub("", text)
 
 
-def cut(text: str) -> str:
-    """``text`` up to where the model goes on to a question of its own, or to another chat turn.
-
-    A heading with which the text starts repeats the question that was asked, and ends nothing.
-    """
-    lead = _LEAD.match(text)
-    start = lead.end() if lead else 0
-    restated = None if text.startswith("\n", start) else _NEXT.match(text, start)
-    match = _NEXT.search(text, restated.end() if restated else start)
-    return text[start : match.start()] if match else text[start:]
+def _narrowed(text: str) -> str:
+    """``text`` with one blank for several, one empty line for several, and no long runs of a mark."""
+    return _RUNS.sub(r"\1\1\1\1", _EMPTY_LINES.sub("\n\n", _BLANKS.sub(" ", text)))

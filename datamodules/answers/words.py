@@ -2,7 +2,8 @@
 
 import re
 
-from datamodules.answers.commitments import Commitment, commitments, retracted_at
+from datamodules.answers.commitments import Commitment, commitments
+from datamodules.answers.retractions import retracted_at
 from datamodules.answers.sentences import conclusion
 from datamodules.answers.text import Found
 

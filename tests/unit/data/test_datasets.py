@@ -48,15 +48,6 @@ def test_real_files(
     data = kind(source=str(real_data / folder), **options)
     examples = parsed(data, split)
     assert len(examples) == len({example.id for example in examples}) == count
-    graded = [grade(data.name, e.completion, e.answer, e.options) for e in examples]
-    assert all(result.correct for result in graded)
-    # Formulas that differ as texts can be equal (5, x=5), and cost milliseconds to tell apart.
-    shifted = examples[1:300] if folder == "math" else examples[1:]
-    for example, other in zip(examples, shifted, strict=False):
-        if folder == "math" and not (example.answer.isdecimal() and other.answer.isdecimal()):
-            continue
-        correct = grade(data.name, example.completion, other.answer, example.options).correct
-        assert correct == (example.answer == other.answer), (example, other.answer)
 
 
 def test_carved_splits_of_real_data(real_data: Path) -> None:

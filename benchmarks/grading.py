@@ -1,0 +1,121 @@
+"""Grades a second, and agreement with labelled cases, beside the rules that papers use.
+
+Texts are the worked answers of GSM8K and MATH-500, graded against their own reference and against another
+row's; ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/`` and ``math/``. The cases are those of
+``tests/unit/grading/cases``, which this grader was written against: its own figure there says that they are
+met, the others' how hard they are.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT, alternate, ratios
+from datamodules import GSM8K, MATH
+from datamodules.base import ReasoningDataModule
+from datamodules.grading import grade
+
+CASES = ROOT / "tests" / "unit" / "grading" / "cases"
+ROWS = 500
+
+Rule = Callable[[str, str], bool]
+"""Whether a generation gives the reference."""
+
+
+def first_mark(generation: str, reference: str) -> bool:
+    """GSM8K's own rule: the number after the first ``####``."""
+    match = re.search(r"#### (-?[0-9.,]+)", generation)
+    return match is not None and match[1].replace(",", "") == reference.replace(",", "")
+
+
+def last_number(generation: str, reference: str) -> bool:
+    """The last number of the text, as zero-shot evaluations take it."""
+    numbers = re.findall(r"-?\d[\d,]*\.?\d*", generation)
+    try:
+        return float(numbers[-1].replace(",", "")) == float(reference.replace(",", ""))
+    except (IndexError, ValueError):
+        return False
+
+
+def math_verify_alone(generation: str, reference: str) -> bool:
+    """math-verify on the whole text, with its own time limits."""
+    from math_verify import parse, verify
+
+    return verify(parse(f"${reference}$"), parse(generation))
+
+
+def agreement(name: str, rule: Callable[[dict[str, Any]], bool]) -> float:
+    """Share of the labelled cases of a data set that ``rule`` decides as its label says."""
+    cases = [json.loads(line) for line in (CASES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return sum(rule(case) == case["correct"] for case in cases) / len(cases)
+
+
+def _ours(name: str, case: dict[str, Any]) -> bool:
+    return grade(name, case["generation"], case["reference"], case.get("options")).correct
+
+
+def _theirs(rule: Rule, case: dict[str, Any]) -> bool:
+    return rule(case["generation"], case["reference"])
+
+
+def speed(texts: Sequence[tuple[str, str]], rules: dict[str, Rule], repeats: int = 3) -> None:
+    """Print the rate of each rule, and the ratio of the first to the others."""
+
+    def grade_all(rule: Rule) -> None:
+        for generation, reference in texts:
+            rule(generation, reference)
+
+    seconds = alternate({name: partial(grade_all, rule) for name, rule in rules.items()}, repeats)
+    own = next(iter(rules))
+    for name, taken in seconds.items():
+        rate = len(texts) / sorted(taken)[len(taken) // 2]
+        beside = "" if name == own else f", ours {ratios(taken, seconds[own])} times as fast"
+        print(f"  {name:24} {rate:8.0f} grades/s{beside}")
+
+
+def texts(data: ReasoningDataModule, shift: int) -> list[tuple[str, str]]:
+    """Worked answers with the reference of the row ``shift`` further on."""
+    rows = [data.parse(row.fields, "test", i) for i, row in enumerate(data.rows("test")[:ROWS])]
+    return [(row.completion, rows[(i + shift) % len(rows)].answer) for i, row in enumerate(rows)]
+
+
+def main() -> None:
+    folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data"))
+    gsm8k = GSM8K(source=str(folder / "gsm8k"))
+    math = MATH(source=str(folder / "math"), subset="math500")
+    started = time.perf_counter()
+    grade("math", r"\boxed{x+1}", "1+x")
+    print(f"first comparison of two formulas in a process: {time.perf_counter() - started:.1f} s")
+    for shift, what in ((0, "own reference"), (1, "another row's reference")):
+        print(f"GSM8K, {what}")
+        ours = partial(_graded, "gsm8k")
+        speed(texts(gsm8k, shift), {"ours": ours, "first ####": first_mark, "last number": last_number})
+        print(f"MATH-500, {what}")
+        speed(texts(math, shift), {"ours": partial(_graded, "math"), "math-verify": math_verify_alone})
+    print("unmarked GSM8K texts (the line with #### cut off)")
+    unmarked = [(generation.partition("####")[0], answer) for generation, answer in texts(gsm8k, 0)]
+    speed(unmarked, {"ours": partial(_graded, "gsm8k"), "last number": last_number})
+    print("agreement with the labelled cases")
+    for path in sorted(CASES.glob("*.jsonl")):
+        line = f"  {path.stem:24} ours {agreement(path.stem, partial(_ours, path.stem)):.1%}"
+        others: dict[str, Rule] = {}
+        if path.stem == "gsm8k":
+            others = {"first ####": first_mark, "last number": last_number}
+        elif path.stem == "math":
+            others = {"math-verify": math_verify_alone}
+        for name, rule in others.items():
+            line += f", {name} {agreement(path.stem, partial(_theirs, rule)):.1%}"
+        print(line)
+
+
+def _graded(name: str, generation: str, reference: str) -> bool:
+    return grade(name, generation, reference).correct
+
+
+if __name__ == "__main__":
+    main()

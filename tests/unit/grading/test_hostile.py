@@ -1,0 +1,89 @@
+"""No text takes longer than two seconds, and none is run."""
+
+import time
+
+import pytest
+
+from datamodules.grading import Grade, grade
+
+MANY = 1_000_000
+
+SLOW = r"\binom{10^9}{5\cdot 10^8}"
+HOSTILE = {
+    "a megabyte of digits": "#### " + "9" * MANY,
+    "digits without end": "The answer is 1" + ",111" * 250_000,
+    "boxes in boxes": r"\boxed{" * 150_000,
+    "braces": r"\boxed{" + "{" * 500_000 + "}" * 500_000,
+    "marks": "####" * 250_000,
+    "dollars": "$7" * 500_000,
+    "equals": "=7" * 500_000,
+    "plus": "7+" * 500_000,
+    "stars": "#### " + "*(" * 500_000,
+    "brackets": "(A)" * 300_000,
+    "letters": "A or " * 200_000,
+    "blanks": "answer is" + " " * MANY,
+    "lines": "\n " * 500_000,
+    "answers": "the answer is " * 70_000,
+    "changes of mind": "wait, " * 160_000,
+    "questions": "\nQ" * 500_000,
+    "thoughts": "<think>" * 140_000,
+    "turns": "<|im_start|>" * 80_000,
+    "bold": "**7" * 300_000,
+    "words": "one hundred " * 80_000,
+    "fractions": r"\frac{1}{" * 100_000,
+    "a wide matrix": r"\boxed{\begin{pmatrix}" + "1&" * 40_000 + r"1\end{pmatrix}}",
+    "a tower": r"\boxed{9^{9^{9^{9}}}}",
+    "a plain tower": "The answer is 10^10^10",
+    "a chain of powers": r"\boxed{((((9^{99})^{99})^{99})^{99})^{99}}",
+    "a factorial": r"\boxed{99999999!!}",
+    "a sum": r"\boxed{\sum_{i=1}^{10^9} i^i}",
+    "a binomial": rf"\boxed{{{SLOW}}}",
+    "an integral": r"\boxed{\int_0^1 x^{x^x} dx}",
+    "a polynomial": r"\boxed{(a+b+c+d+e+f)^{30}}",
+    "a union": r"\boxed{" + r"(1,2)\cup" * 20 + "(3,4)}",
+    "code": "__import__('os').abort()\n#### __import__('os').abort()",
+}
+REFERENCES = {
+    "gsm8k": "12",
+    "math": r"(x+1)^{10}",
+    "aqua_rat": "E",
+    "prontoqa": "B",
+    "last_letter": "tac",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _started() -> None:
+    """The process that compares formulas is there."""
+    assert grade("math", r"\boxed{x+1}", "1+x").correct
+
+
+@pytest.mark.parametrize("dataset", REFERENCES)
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_generations_are_quick(dataset: str, kind: str) -> None:
+    start = time.monotonic()
+    given = grade(dataset, HOSTILE[kind], REFERENCES[dataset])
+    assert time.monotonic() - start < 2
+    assert not given.correct
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        "The answer is 7\0\0." + "\0" * MANY,
+        "The answer is \u202e7\u202c.",
+        "The answer is \u200f\u061c7\ufeff.",
+        "The answer is ７.",
+        r"\boxed{" + "{" * 3000 + "7" + "}" * 3000 + "}",
+        "7" * MANY + "\nThe answer is 7.",
+    ],
+)
+def test_the_answer_is_found_all_the_same(generation: str) -> None:
+    assert grade("gsm8k", generation, "7").correct
+
+
+def test_a_comparison_that_takes_too_long_says_so() -> None:
+    given = grade("math", rf"\boxed{{{SLOW}}}", "7")
+    assert given == Grade(SLOW, False, "boxed: comparison took too long")
+    # The next one is not worse off.
+    assert grade("math", r"\boxed{x(x+1)}", "x^2+x").correct
