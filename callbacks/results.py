@@ -94,7 +94,8 @@ class Results(L.Callback):
             write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             print(
                 f"{summary['correct']} of {summary['examples']} correct: accuracy {summary['accuracy']:.3f} "
-                f"(95 % interval {summary['accuracy_low']:.3f} to {summary['accuracy_high']:.3f}); "
+                f"(95 % interval {summary['accuracy_low']:.3f} to {summary['accuracy_high']:.3f}), "
+                f"{summary['without_answer']} without an answer; "
                 f"records in {self.folder}"
             )
         self._to_tensorboard(trainer, split, records, summary)

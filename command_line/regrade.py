@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from command_line.records import check_data_set, find_records, read_records
-from datamodules.grading import Grade, grade
+from datamodules.grading import CHOICES, Grade, grade
 from utilities.errors import UserError, nearest
 from utilities.files import write_text
 from utilities.intervals import wilson_interval
@@ -165,6 +165,11 @@ def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
         low, high = wilson_interval(correct, len(regraded))
         accuracy = f"{correct / len(regraded):.3f} (95 % interval {low:.3f} to {high:.3f})"
         lines.append(f"accuracy {name} {accuracy}, {correct} correct")
+    blind = sum(item.record["dataset"] in CHOICES and not item.record["options"] for item in regraded)
+    if blind:
+        lines.append(
+            f"note: {blind} multiple-choice records have no 'options': only letters can be read in them"
+        )
     if counts[None] == len(regraded):
         return [*lines, "nothing changed"]
     return [*lines, ", ".join(f"{counts[change]} {change}" for change in (*LISTED, UNLISTED))]

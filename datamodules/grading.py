@@ -1,6 +1,5 @@
 """Grade a generation: find its final answer and compare it with the reference."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,11 @@ from datamodules.answers.boxes import last_boxed
 from datamodules.answers.choices import find_choice
 from datamodules.answers.equivalence import same_formula
 from datamodules.answers.formulas import find_formula, joined_boxes
-from datamodules.answers.numbers import find_number, to_fraction
+from datamodules.answers.number_answers import find_number
+from datamodules.answers.numbers import to_fraction
 from datamodules.answers.options import parse_options, which
 from datamodules.answers.text import Found, readable
+from datamodules.answers.verifier import clock
 from datamodules.answers.words import find_text
 from utilities.errors import choose
 
@@ -82,7 +83,7 @@ def grade(dataset: str, generation: str, reference: str, options: Any = None) ->
 def _same_formula(answer: str, reference: str, text: str) -> bool | None:
     if "\\boxed" in reference or "\\fbox" in reference:
         reference = last_boxed(reference) or reference
-    until = time.monotonic() + SECONDS
+    until = clock() + SECONDS
     same = same_formula(answer, reference, until)
     # "x = \boxed{2} or x = \boxed{3}" gives both.
     if same or not (together := joined_boxes(text)):

@@ -141,12 +141,14 @@ def _asks(between: str, marked: bool) -> bool:
 
 
 def _scan(text: str) -> Iterator[Commitment]:
+    """All that is given in ``text``: the last ``MOST`` marks are read."""
     for mark in list(_MARK.finditer(text))[-MOST:]:
         if given := _boxed(text, mark) if mark["box"] else _given(text, mark):
             yield given
 
 
 def _boxed(text: str, mark: re.Match[str]) -> Commitment | None:
+    """What a box holds; None when it cannot be read."""
     content, end = boxed(text, mark.end())
     return None if content is None else Commitment(mark.start(), end, content, BOXED)
 

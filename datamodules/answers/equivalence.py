@@ -1,305 +1,176 @@
 """Whether two answers of the MATH data set mean the same.
 
-First as text and as exact numbers; then part by part (the members of a list, the coordinates of a point, the
-ends of an interval, the entries of a matrix), so that order and brackets count where they mean something; then
-single expressions by math-verify, kept from what it gets wrong.
+First as text and as exact numbers; then part by part (the members of a list, the coordinates of a point,
+the ends of an interval, the entries of a matrix), so that order and brackets count where they mean
+something; then single expressions by math-verify, kept from what it gets wrong.
 """
 
 import re
-import time
-from fractions import Fraction
 from functools import partial
 
+from datamodules.answers.exact import exact, same_in_base
 from datamodules.answers.intervals import as_intervals
 from datamodules.answers.matrices import same_matrix
-from datamodules.answers.normalise import normalise, spell, unit_of
-from datamodules.answers.numbers import MAX_DIGITS
-from datamodules.answers.verifier import verified
+from datamodules.answers.named_answers import letter_of
+from datamodules.answers.names import without_name
+from datamodules.answers.normalise import normalise, spell
+from datamodules.answers.parts import same_parts
+from datamodules.answers.patterns import either, phrases
+from datamodules.answers.units import unit_of
+from datamodules.answers.verdicts import Same, Verdict, some
+from datamodules.answers.verifier import clock, verified
 
 LONGEST = 300  # characters of an answer that is compared as mathematics and not only as text
+MOST_POWERS = 12  # of an expression that is computed with
 
-_NUMBER = re.compile(r"([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:\*10\^(?:\{(-?\d{1,3})\}|(-?\d)))?")
-_FRACTION = re.compile(r"([+-]?)(\d*)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)(?:(\d+)\s)?(\d+)/(\d+)")
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?")
-_BASE = re.compile(r"(\w+)_(?:\{(\d+)\}|(\d+))")
-_NAMED = re.compile(
-    r"^(?:\([a-zA-Z](?:,[a-zA-Z])+\)|[a-zA-Z](?:_\w|'|\([a-zA-Z]\)|\^\{?-1\}?\([a-zA-Z]\))?|[A-Z]{1,3}|\\(?:theta|alpha|beta|lambda|mu|angle ?[A-Z]+))"
-    r"(?:=|\\in(?![a-z])|:(?!\d))(?!.*(?:[<>]|(?<!\\)=))"
+# "B) 12", \textbf{(B)}
+_LETTER_GIVEN = re.compile(r"\W*(?:\\text\w*\{)?\W*([A-Z])(?:[).:}]|\s\(|$)")
+_MILLION = re.compile(r"\s?million", re.IGNORECASE)
+_CENTS = {"dollar": 100, "cent": 1}
+
+_NOTHING = frozenset(
+    phrases(
+        r"""none, \{\}, \emptyset, emptyset, nosolution, nosolutions, norealsolution, norealsolutions,
+        thereisnosolution, therearenosolutions"""
+    )
 )
-_WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
-_FUNCTIONS = re.compile(
-    r"sin|cos|tan|log|ln|sqrt|pi|exp|max|min|arcsin|arccos|arctan|sec|csc|cot|frac|cis|gcd|lcm"
-)
+
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_EMPTY = {
-    "nosolution",
-    "nosolutions",
-    r"\emptyset",
-    r"\{\}",
-    "none",
-    "norealsolutions",
-    "norealsolution",
-    "emptyset",
-    "thereisnosolution",
-    "therearenosolutions",
-}
-_HUGE = re.compile(r"\d{40}|\d{5}!|!!|\)!|\^\{?-?\d{5}|\d\)*\^\{?[^{}a-z]*\d\)*\^|\)\^\{?\d{3}")
-_OPENING, _CLOSING = "([{", ")]}"
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
+_FUNCTION = re.compile(
+    either(
+        phrases(
+            """sin, cos, tan, sec, csc, cot, arcsin, arccos, arctan, cis, exp, log, ln, sqrt, frac, pi, max,
+            min, gcd, lcm"""
+        )
+    )
+)
+_MATHEMATICAL = re.compile(r"[\d=<>+^*/|(\\-]")
+_ONE_LETTER = re.compile(r"\(?[A-Z]\)?")
+_NEITHER = re.compile(r"^neither\w+nor\w+$")
+_BETWEEN_WORDS = re.compile("[,∨]")
+
+_EQUALS = re.compile(r"(?<![<>!\\])=|\\approx(?![a-zA-Z])")
+_INEQUALITY = re.compile("[<>]")
+# What is more than a name on the left of an equation.
+_COMPUTED = re.compile(r"\d|\\(?!theta|alpha|angle|lambda)")
+
+# What could take very long to compute.
+_HUGE = re.compile(
+    r"""
+    \d{40}                                # a long number
+    | \d{5}! | !! | \)!                   # the factorial of a large number, a factorial, brackets
+    | \^ \{? -?\d{5}                      # a large exponent
+    | \d\)* \^ \{? [^{}a-z]* \d\)* \^     # a power of a power
+    | \) \^ \{? \d{3}                     # brackets to a large power
+    """,
+    re.VERBOSE,
+)
 
 
-def same_formula(given: str, reference: str, until: float) -> bool | None:
+def same_formula(given: str, reference: str, until: float) -> Verdict:
     """Whether ``given`` is the answer ``reference``; None when that could not be decided in time.
 
     Args:
-        until: when to give up, on the clock of ``time.monotonic``.
+        until: when to give up, on the clock of ``verifier.clock``.
     """
     given, reference = spell(given), spell(reference)
+    mine, theirs = normalise(given), normalise(reference)
     if len(given) > LONGEST or len(reference) > LONGEST:
-        return normalise(given) == normalise(reference)
-    if normalise(given) == normalise(reference):
-        return bool(normalise(given)) or not reference
-    if choice := _LETTER.fullmatch(reference):
-        named = re.match(r"\W*(?:\\text\w*\{)?\W*([A-Z])(?:[).:}]|\s\(|$)", given)
-        return named is not None and named[1] == choice[1]
+        return mine == theirs
+    if mine == theirs:
+        return bool(mine) or not reference
+    if letter := letter_of(reference):
+        named = _LETTER_GIVEN.match(given)
+        return named is not None and named[1] == letter
     (mine, unit), (theirs, other) = (
-        unit_of(re.sub(r"(?i)\s?million", ",000,000", formula)) for formula in (given, reference)
+        unit_of(_MILLION.sub(",000,000", formula)) for formula in (given, reference)
     )
-    if unit and other and _word(unit) != _word(other):
-        cents = {"dollar": 100, "cent": 1}
-        x, y = exact(normalise(mine)), exact(normalise(theirs))
-        if {_word(unit), _word(other)} != cents.keys() or x is None or y is None:
-            return False
-        return x * cents[_word(unit)] == y * cents[_word(other)]
-    return _same(normalise(mine), normalise(theirs), until)
+    mine, theirs = normalise(mine), normalise(theirs)
+    if unit and other and unit != other:
+        return _same_money(mine, unit, theirs, other)
+    return _same(mine, theirs, until)
 
 
-_LETTER = re.compile(r"(?:\\text\w*\{)?\s*\(?\(?([A-Z])\)?\s*\}?")
-_SYNONYMS = {
-    "in": "inch",
-    "inche": "inch",
-    "ft": "foot",
-    "feet": "foot",
-    "hr": "hour",
-    "h": "hour",
-    "min": "minute",
-    "sec": "second",
-    "meter": "m",
-    "metre": "m",
-    "centimeter": "cm",
-    "kilometer": "km",
-    "millimeter": "mm",
-    "lb": "pound",
-    "gram": "g",
-    "kilogram": "kg",
-    "sq cm": "cm^2",
-    "square cm": "cm^2",
-    "deg": "degree",
-    "percent": "%",
-}
+def _same_money(mine: str, unit: str, theirs: str, other: str) -> bool:
+    """Whether two amounts of different units are the same money: 50 cents and 0.5 dollars."""
+    if {unit, other} != _CENTS.keys():
+        return False
+    x, y = exact(mine), exact(theirs)
+    return x is not None and y is not None and x * _CENTS[unit] == y * _CENTS[other]
 
 
-def _word(unit: str) -> str:
-    base, _, power = unit.partition("^")
-    for word in ("square ", "sq ", "cubic "):
-        if base.startswith(word):
-            base, power = base.removeprefix(word), "3" if word == "cubic " else "2"
-    base = _SYNONYMS.get(base, base)
-    return f"{base}^{power}" if power else base
-
-
-def _same(given: str, reference: str, until: float) -> bool | None:
+def _same(given: str, reference: str, until: float) -> Verdict:
     """Whether two normalised formulas mean the same."""
     if given == reference:
         return True
     if not given or not reference:
         return False
-    if given in _EMPTY or reference in _EMPTY:
-        return given in _EMPTY and reference in _EMPTY
+    if (verdict := _plainly_same(given, reference)) is not None:
+        return verdict
+    same = partial(_same, until=until)
+    bare, target = without_name(given), without_name(reference)
+    if (bare, target) != (given, reference):
+        # k=3 answers 3, and m=3 does not answer k=3.
+        alike = bare == given or target == reference or given[: -len(bare)] == reference[: -len(target)]
+        return same(bare, target) if alike else False
+    if (verdict := same_matrix(given, reference, same)) is not None:
+        return verdict
+    if _is_worded(given) or _is_worded(reference):
+        return _words(given) == _words(reference)
+    given, reference = as_intervals(given), as_intervals(reference)
+    if (verdict := same_parts(given, reference, same)) is not None:
+        return verdict
+    if (verdict := _same_result(given, reference, same)) is not None:
+        return verdict
+    if given.casefold() == reference.casefold():
+        return False  # A is not a, but the parser reads both alike
+    if not _harmless(given) or not _harmless(reference):
+        return False
+    return verified(given, reference, until - clock())
+
+
+def _plainly_same(given: str, reference: str) -> bool | None:
+    """The comparison of two exact numbers, of numbers in a base, or with "no solution"; None for others."""
+    if given in _NOTHING or reference in _NOTHING:
+        return given in _NOTHING and reference in _NOTHING
     x, y = exact(given), exact(reference)
     if x is not None and y is not None:
         return x == y
-    if _BASE.fullmatch(given) or _BASE.fullmatch(reference):
-        return _same_base(given, reference)
-    bare, target = _NAMED.sub("", given), _NAMED.sub("", reference)
-    if (bare, target) != (given, reference):
-        # k=3 answers 3, and m=3 does not answer k=3.
-        named_alike = bare == given or target == reference or given[: -len(bare)] == reference[: -len(target)]
-        return _same(bare, target, until) if named_alike else False
-    if (matrices := same_matrix(given, reference, partial(_same, until=until))) is not None:
-        return matrices
-    if _is_text(given) or _is_text(reference):
-        return _plain_word(given) == _plain_word(reference)
-    given, reference = as_intervals(given), as_intervals(reference)
-    if (parts := _by_parts(given, reference, until)) is not None:
-        return parts
-    if (chained := _by_chain(given, reference, until)) is not None:
-        return chained
-    if not _harmless(given) or not _harmless(reference):
-        return False
-    return verified(given, reference, until - time.monotonic())
+    return same_in_base(given, reference)
 
 
-def _by_chain(given: str, reference: str, until: float) -> bool | None:
-    r"""The last member of 120*6=720, and both of \\frac{2}{3}\\approx 0.67; None when there is no such chain."""
-    if "=" in reference or "\\approx" in reference:
-        return None
-    parts = re.split(r"(?<![<>!\\])=|\\approx(?![a-zA-Z])", given)
-    if (
-        len(parts) < 2
-        or re.search("[<>]", given)
-        or (
-            len(parts) == 2
-            and "\\approx" not in given
-            and not re.search(r"\d|\\(?!theta|alpha|angle|lambda)", parts[0])
-        )
-    ):
-        return None
-    kept = parts[-2:] if "\\approx" in given else parts[-1:]
-    results = [_same(part, reference, until) for part in kept if part]
-    return True if True in results else None if None in results else False
-
-
-def exact(text: str) -> Fraction | None:
-    r"""The exact value of a normalised number: 0.5, 1/2, 2\frac{1}{2}, 3*10^{4}, 0.\overline{3}; or None."""
-    text = text.strip("()") if re.fullmatch(r"\([^(),]*\)", text) else text
-    if len(text) > MAX_DIGITS:
-        return None
-    if match := _NUMBER.fullmatch(text):
-        sign, whole, decimals, bare, *powers = match.groups()
-        number = Fraction(f"{whole or 0}.{decimals or bare or 0}")
-        number *= Fraction(10) ** int(next(filter(None, powers), 0))
-        return -number if sign == "-" else number
-    if match := _FRACTION.fullmatch(text):
-        sign, whole, above, below = match.groups()[:4] if match[3] else match.groups()[4:]
-        if not int(below):
-            return None
-        number = int(whole or 0) + Fraction(int(above), int(below))
-        return -number if sign == "-" else number
-    if match := _REPEATING.fullmatch(text):
-        sign, whole, start, period = match.groups()
-        number = Fraction(f"{whole or 0}.{start or 0}")
-        number += Fraction(int(period), 10 ** len(start) * (10 ** len(period) - 1))
-        return -number if sign == "-" else number
-    return None
-
-
-def _same_base(given: str, reference: str) -> bool:
-    """2516_8 against 2516_9 or 2516: digits and base; a missing base is that of the question."""
-    (digits, base), (wanted, target) = (_digits(text) for text in (given, reference))
-    return digits == wanted and (base is None or target is None or base == target)
-
-
-def _digits(text: str) -> tuple[str, int | None]:
-    match = _BASE.fullmatch(text)
-    return (match[1], int(match[2] or match[3])) if match else (text, None)
-
-
-def _is_text(formula: str) -> bool:
+def _is_worded(formula: str) -> bool:
     """Whether an answer is made of words, which mathematics would take for products of variables."""
-    if re.fullmatch(r"\(?[A-Z]\)?", formula):
+    if _ONE_LETTER.fullmatch(formula):
         return True
-    bare = _COMMAND.sub(" ", formula)
-    words = [word for word in _WORDS.findall(bare) if not _FUNCTIONS.fullmatch(word)]
+    words = [word for word in _WORD.findall(_COMMAND.sub(" ", formula)) if not _FUNCTION.fullmatch(word)]
     if not words:
         return False
-    return any(len(word) >= 4 for word in words) or not re.search(r"[\d=<>+^*/|(\\-]", formula)
+    return any(len(word) >= 4 for word in words) or not _MATHEMATICAL.search(formula)
 
 
-def _plain_word(text: str) -> str:
-    """``text`` for comparison as words; lists of words in one order."""
-    text = re.sub(r"^neither\w+nor\w+$", "neither", text.strip("()").replace("\\", "").casefold())
-    return ",".join(sorted(filter(None, re.split("[,∨]", text))))
+def _words(text: str) -> list[str]:
+    """The words of an answer for comparison, lists of them in one order."""
+    text = _NEITHER.sub("neither", text.strip("()").replace("\\", "").casefold())
+    return sorted(filter(None, _BETWEEN_WORDS.split(text)))
 
 
-def _all(mine: list[str], theirs: list[str], until: float) -> bool | None:
-    results = [_same(one, other, until) for one, other in zip(mine, theirs, strict=True)]
-    return False if False in results else None if None in results else True
+def _same_result(given: str, reference: str, same: Same) -> Verdict:
+    r"""Whether a chain of equations ends in ``reference``: 120*6=720; None when ``given`` is no such chain.
 
-
-def _split(text: str) -> list[str]:
-    """Members between commas that stand outside all brackets."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char in _OPENING) - (char in _CLOSING)
-        if char in ",;" and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [part for part in [*parts, text[start:]] if part]
-
-
-def _enclosed(text: str) -> tuple[str, str, str] | None:
-    r"""Opening bracket, inside and closing bracket, if one pair of brackets holds everything."""
-    text = re.sub(r"^\\\{(.*)\\\}$", r"{\1}", text)
-    if len(text) < 2 or text[0] not in _OPENING or text[-1] not in _CLOSING:
+    Of \frac{2}{3}\approx0.67 both members count.
+    """
+    if "=" in reference or r"\approx" in reference or _INEQUALITY.search(given):
         return None
-    depth = 0
-    for i, char in enumerate(text):
-        depth += (char in _OPENING) - (char in _CLOSING)
-        if depth == 0 and i < len(text) - 1:
-            return None
-    return text[0], text[1:-1], text[-1]
-
-
-def _signs(text: str) -> list[str]:
-    r"""``a\pm b`` as its two values."""
-    if text.count("\\pm") == 1:
-        return [text.replace("\\pm", "+").removeprefix("+"), text.replace("\\pm", "-")]
-    return [text]
-
-
-def _members(text: str) -> tuple[str, list[str]]:
-    """The brackets of a list ("" for none, "{}", "()", "[)", …) and its members."""
-    text = re.sub(",+", ",", text.replace("∨", ","))
-    enclosed = _enclosed(text)
-    if enclosed and (len(members := _split(enclosed[1])) > 1 or enclosed[0] == "{"):
-        return enclosed[0] + enclosed[2], [
-            m for member in members for m in (_signs(member) if enclosed[0] == "{" else [member])
-        ]
-    members = [_NAMED.sub("", member) if len(_split(text)) > 1 else member for member in _split(text)]
-    return "", [sign for member in members for sign in _signs(member)]
-
-
-def _by_parts(given: str, reference: str, until: float) -> bool | None:
-    """Lists, sets, points and intervals member by member; None when neither is one."""
-    if "\\cup" in given and "\\cup" in reference:
-        return _unordered(given.split("\\cup"), reference.split("\\cup"), until)
-    (brackets, mine), (wanted, theirs) = _members(_inner(given)), _members(_inner(reference))
-    if len(mine) < 2 and len(theirs) < 2 and not (brackets and wanted):
+    members = _EQUALS.split(given)
+    about = r"\approx" in given
+    if len(members) < 2 or (len(members) == 2 and not about and not _COMPUTED.search(members[0])):
         return None
-    if len(mine) != len(theirs):
-        return False
-    ordered = {"()", "[]", "(]", "[)"}
-    if brackets in ordered or wanted in ordered:
-        # "3,4" for the point (3,4) is let pass, another kind of bracket is not.
-        if brackets != wanted and brackets and wanted:
-            return False
-        if "" in (brackets, wanted) and wanted + brackets != "()":
-            return False
-        return _all(mine, theirs, until)
-    return _unordered(mine, theirs, until)
-
-
-def _inner(text: str) -> str:
-    r"""What ``x\in…`` says of x."""
-    return re.sub(r"^[a-zA-Z]\\in(?![a-z])", "", text)
-
-
-def _unordered(mine: list[str], theirs: list[str], until: float) -> bool | None:
-    if len(mine) != len(theirs):
-        return False
-    rest, undecided = list(theirs), False
-    for member in mine:
-        for i, other in enumerate(rest):
-            same = _same(member, other, until)
-            undecided |= same is None
-            if same:
-                del rest[i]
-                break
-        else:
-            return None if undecided else False
-    return True
+    results = members[-2:] if about else members[-1:]
+    return some(same(member, reference) for member in results if member)
 
 
 def _harmless(formula: str) -> bool:
-    """Whether computing with ``formula`` may be quick: no towers of powers, factorials of factorials, long numbers."""
-    return len(formula) <= LONGEST and formula.count("^") <= 12 and not _HUGE.search(formula)
+    """Whether computing with ``formula`` may be quick."""
+    return len(formula) <= LONGEST and formula.count("^") <= MOST_POWERS and not _HUGE.search(formula)

@@ -1,72 +1,134 @@
 """Letters that name an option, told apart from articles, people, points and variables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from datamodules.answers.options import Option
+from datamodules.answers.patterns import either, phrases
 
+# "among the five options A through E", "(A) to (E)", "A-E".
 _SPAN = re.compile(
-    r"(?:\b(?:among|amongst|from|between|of|out of|in)\s+)?(?:the\s+)?(?:(?:five|four|three|answer)\s+)?(?:(?:options|choices|letters|answers)\s+)?"
-    r"[(\[]?\b[A-E]\b[)\]]?\s*(?:through|to|thru|-|…|\.\.\.)\s*[(\[]?[A-E]\b[)\]]?(?=[\s,.:;]|$)"
+    rf"""
+    (?: \b {either(phrases("among, amongst, from, between, of, out of, in"))} \s+ )?
+    (?: the\s+ )?
+    (?: {either(phrases("five, four, three, answer"))} \s+ )?
+    (?: {either(phrases("options, choices, letters, answers"))} \s+ )?
+    [(\[]? \b[A-E]\b [)\]]?
+    \s* (?: through | to | thru | - | … | \.\.\. ) \s*
+    [(\[]? [A-E]\b [)\]]? (?=[\s,.:;]|$)
+    """,
+    re.VERBOSE,
 )
-# "A car" names no option.
-_ARTICLE = re.compile(
-    r"\s+(?!(?:because|since|as|and|or|which|with|for|is|by|if|due|based|given|after|in|that|from|at|when|would|was|matches|fits)\b)[a-z0-9]"
+
+# The text before a letter that is the one it is not: "rather than option", "not (".
+_NO = either(phrases("rather than, instead of, unlike, than, except, neither, nor"))
+_DENIAL = re.compile(
+    rf"""
+    (?: \bnot | n't | \b{_NO} ) \s+
+    (?: either\s+ )? (?: option | choice | answer )? \s* [(\[]? $
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_BEFORE = 30  # characters in which it is looked for
+
+# What may stand between "the answer is" and the letter: "most likely the best choice, described in (C)".
+_ADVERBS = phrases(
+    """therefore, thus, then, so, clearly, simply, just, most likely, likely, probably, definitely, indeed,
+    obviously"""
+)
+_PLACES = phrases(
+    """given by, represented by, described in, described by, shown in, listed as, stated in, labell?ed, under,
+    with, either, both"""
+)
+_NAMES = either(
+    phrases(
+        "options?, choices?, letters?, answers?, alternatives?, statements?, numbers?, labels?, responses?"
+    )
+)
+_RIGHT_ONE = rf"(?:the )?(?:correct |right |best |final )?{_NAMES}"
+_FILLERS = phrases(
+    "the, is, be, that of, actually, still, really, i think, i believe, i choose, i would say, it'?s, it is"
 )
 _SKIPPED = re.compile(
-    r"(?i)(?:[\s:>=→\"',\-]|\b(?:therefore|thus|then|so|clearly|simply|just|most likely|likely|probably|definitely|indeed|obviously|given by|"
-    r"represented by|described in|described by|shown in|listed as|stated in|labell?ed|under|with|either|both|"
-    r"(?:the )?(?:correct |right |best |final )?(?:options?|choices?|letters?|answers?|alternatives?|statements?|numbers?|labels?|responses?)|the|is|be|that of|actually|still|really|"
-    r"i think|i believe|i choose|i would say|it'?s|it is)(?=[\s:,.(\[\"'-]))*"
-)
-_NOT_ONE = re.compile(
-    r"(?i)(?:\bnot|n't|\brather than|\binstead of|\bunlike|\bthan|\bexcept|\bneither|\bnor)\s+(?:either\s+)?(?:option|choice|answer)?\s*[(\[]?$"
+    rf"""
+    (?: [\s:>=→"',\-]
+      | \b {either((*_ADVERBS, *_PLACES, _RIGHT_ONE, *_FILLERS))} (?=[\s:,.(\["'-])
+    )*
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 
+# "A car" and "I think" name no option, "A because" does.
+_GOES_ON = phrases(
+    """because, since, as, and, or, which, with, for, is, by, if, due, based, given, after, in, that, from,
+    at, when, would, was, matches, fits"""
+)
+_ARTICLE = re.compile(rf"\s+(?!{either(_GOES_ON)}\b)[a-z0-9]")
 
-@lru_cache(maxsize=64)
+
 class Letters:
     """How the options with these one-character names are spoken of.
 
-    Args:
-        names: letters in order, followed by the stored labels where these are others.
+    Attributes:
+        mention: anywhere in a sentence: "(c)", "[C]" in group 1, a capital that is no variable in group 2.
+        whole: all that a text says: "C", "option (c)."
+        opening: at the start of a text: "(C) its text", "C.", "c)", "C, because", "C - its text".
+        line: alone on a line.
+        listed: at the start of a line with more after it, as in a list of the options.
     """
 
     def __init__(self, names: str) -> None:
-        inside = re.escape(names + names.lower())
-        bare = rf"(?<![\w'.$\\-])[{re.escape(names)}](?![\w'%°]|-\w|\.\d|,\d|:\d|\s?[=<>/×+])"
-        self.mention = re.compile(rf"[(\[]\s?([{inside}])\s?[)\]]|({bare})")
-        self.whole = re.compile(rf"(?:option|choice|answer)?\s*[(\[]?([{inside}])[)\].:,!]*", re.IGNORECASE)
+        capital = f"[{re.escape(names)}]"
+        letter = f"[{re.escape(names + names.lower())}]"
+        # Not in "AB", "x.A", "A's", "A-frame", "A.5", "A = 3".
+        bare = rf"(?<![\w'.$\\-]){capital}(?![\w'%°]|-\w|\.\d|,\d|:\d|\s?[=<>/×+])"
+        self.mention = re.compile(rf"[(\[]\s?({letter})\s?[)\]]|({bare})")
+        self.whole = re.compile(rf"(?:option|choice|answer)?\s*[(\[]?({letter})[)\].:,!]*", re.IGNORECASE)
         self.opening = re.compile(
-            rf"\s*(?:[(\[]([{inside}])[)\]]|([{inside}])\s?[.:\]])(?=\s|$)|\s*([{inside}])\s?\)|\s*([{re.escape(names)}])(?:\s-\s|,\s(?=because|since|as|which|it|so)|\n|$)"
+            rf"""
+            \s* (?: [(\[]({letter})[)\]] | ({letter})\s?[.:\]] ) (?=\s|$)
+            | \s* ({letter})\s?\)
+            | \s* ({capital}) (?: \s-\s | ,\s(?=because|since|as|which|it|so) | \n | $ )
+            """,
+            re.VERBOSE,
         )
-        self.line = re.compile(rf"(?m)^[ >-]*[(\[]?([{re.escape(names)}])[)\].:]{{0,2}} *$")
-        self.listed = re.compile(rf"(?m)^[ >*-]*[(\[]?([{re.escape(names)}])[)\].:]\s*\S")
-        one = rf"[(\[]?(?P<one>[{re.escape(names)}])(?![\w'])[)\]]?"
-        kind = r"(?:options?|choices?|answers?|letters?|statements?|alternatives?)"
-        self.stated = re.compile(
-            rf"\b(?:{kind}\s+)?(?<![\w'-]){one}[.:]?\s+(?:is|must be|would be|seems|appears)\s+(?:indeed\s+|therefore\s+|thus\s+|clearly\s+)?(?:to be\s+)?(?:the\s+)?(?:only\s+|most\s+|one\s+that\s+is\s+)?"
-            rf"(?:correct|right|best|true|accurate|answer|valid|appropriate|likely)\b"
-            rf"|\b(?i:choos(?:e|ing)|select(?:ing)?|pick(?:ing)?|go(?:ing)? with|opt(?:ing)? for|correspond(?:s|ing)? (?:to|with)|match(?:es|ing)?|leav(?:es|ing)|is|that's|it's|be|i\.e\.|namely|means|gives|mark|answer(?:ed|ing)?|points? to|leads? to)\s+"
-            rf"(?:either\s+)?(?:the\s+)?(?:answer\s+|correct\s+)?(?:{kind}\s+)?{one.replace('one', 'two')}(?=[\s.,;:!)*]|$)"
-            rf"|\b(?i:by|process of) elimination[^.\n]{{0,30}}?[:,]?\s+(?:{kind}\s+)?{one.replace('one', 'four')}(?=[\s.,;:!)*]|$)"
-            rf"|\bbut (?:rather )?(?:{kind}\s+)?{one.replace('one', 'five')}(?=[.,;!)*]|\s*$)"
-            rf"|(?<![\w'-]){one.replace('one', 'eight')} it is\b"
-            rf"|(?m::\s+{one.replace('one', 'seven')}[.!]?\s*$)"
-            rf"|(?m:^[ >*-]*{one.replace('one', 'six')}[).:]?[^\n]{{0,80}}(?:✅|✔|✓|☑))"
-            rf"|\b(?i:therefore|thus|so|hence|consequently|conclusion|=>|→)[,:]?\s+(?:(?:it|that|this)(?:'s| is| must be)\s+|the\s+)?(?:{kind}\s+)?{one.replace('one', 'three')}\s*(?=[.!)]|\n|$)"
-        )
-
-    @staticmethod
-    def of(options: Sequence[Option]) -> "Letters":
-        names = dict.fromkeys([o.letter for o in options] + [o.label for o in options if len(o.label) == 1])
-        return Letters("".join(names))
+        self.line = re.compile(rf"^[ >-]*[(\[]?({capital})[)\].:]{{0,2}} *$", re.MULTILINE)
+        self.listed = re.compile(rf"^[ >*-]*[(\[]?({capital})[)\].:]\s*\S", re.MULTILINE)
 
 
-def without_spans(text: str) -> str:
-    """``text`` without "among A through E" and the like."""
-    return _SPAN.sub(" ", text)
+class Mention(NamedTuple):
+    """An option named by its letter in a text.
+
+    Attributes:
+        written: the letter with its brackets.
+        start: where that begins.
+        end: where it ends.
+    """
+
+    option: Option
+    written: str
+    start: int
+    end: int
+
+    @property
+    def bracketed(self) -> bool:
+        return self.written[0] in "(["
+
+
+def names_of(options: Sequence[Option]) -> str:
+    """The options' letters in order, then the stored labels of one character that are others."""
+    labels = (option.label for option in options if len(option.label) == 1)
+    return "".join(dict.fromkeys([*(option.letter for option in options), *labels]))
+
+
+def letters_of(options: Sequence[Option]) -> Letters:
+    """How these options are spoken of."""
+    return _letters(names_of(options))
+
+
+_letters = lru_cache(maxsize=64)(Letters)
 
 
 def by_name(options: Sequence[Option], name: str) -> Option | None:
@@ -78,26 +140,59 @@ def by_name(options: Sequence[Option], name: str) -> Option | None:
     return None
 
 
-def denied(text: str, start: int) -> bool:
-    """Whether the option named at ``start`` is the one that it is not."""
-    return bool(_NOT_ONE.search(text[max(0, start - 30) : start]))
+def mentions(
+    text: str, options: Sequence[Option], start: int = 0, end: int | None = None
+) -> Iterator[Mention]:
+    """The options that ``text`` names by their letters between ``start`` and ``end``, in order."""
+    stop = len(text) if end is None else end
+    for match in letters_of(options).mention.finditer(text, start, stop):
+        if found := _mention(match, options):
+            yield found
+
+
+def mention_at(text: str, start: int, options: Sequence[Option]) -> Mention | None:
+    """The option whose letter stands at ``start``; None where none does."""
+    match = letters_of(options).mention.match(text, start)
+    return _mention(match, options) if match else None
+
+
+def _mention(match: re.Match[str], options: Sequence[Option]) -> Mention | None:
+    option = by_name(options, match[1] or match[2])
+    return Mention(option, match[0], match.start(), match.end()) if option else None
 
 
 def leading(body: str, options: Sequence[Option]) -> tuple[Option, int] | None:
-    """The option whose letter ``body`` begins with, and where the letter ends."""
-    letters = Letters.of(options)
-    if whole := letters.whole.fullmatch(body.strip(" \"'")):
+    """The option whose letter ``body`` begins with, and where the letter ends.
+
+    Words such as "most likely option" may stand before it.
+    """
+    if whole := letters_of(options).whole.fullmatch(body.strip(" \"'")):
         option = by_name(options, whole[1])
         return (option, len(body)) if option else None
     skipped = _SKIPPED.match(body)
-    assert skipped is not None
-    for start in dict.fromkeys((skipped.end(), 0)):
-        match = letters.mention.match(body, start) or letters.opening.match(body, start)
-        if match is None:
-            continue
-        name = next(filter(None, match.groups()))
-        if name in "AI" and match[0].strip() == name and _ARTICLE.match(body, match.end()):
-            continue
-        if option := by_name(options, name):
-            return option, match.end()
+    for start in dict.fromkeys((skipped.end() if skipped else 0, 0)):
+        if found := _letter_at(body, start, options):
+            return found
     return None
+
+
+def _letter_at(body: str, start: int, options: Sequence[Option]) -> tuple[Option, int] | None:
+    letters = letters_of(options)
+    match = letters.mention.match(body, start) or letters.opening.match(body, start)
+    if match is None:
+        return None
+    name = match[match.lastindex or 0]
+    if name in "AI" and match[0].strip() == name and _ARTICLE.match(body, match.end()):
+        return None
+    option = by_name(options, name)
+    return (option, match.end()) if option else None
+
+
+def denied(text: str, start: int) -> bool:
+    """Whether the option named at ``start`` is the one that it is not: "rather than B"."""
+    return bool(_DENIAL.search(text[max(0, start - _BEFORE) : start]))
+
+
+def without_spans(text: str) -> str:
+    """``text`` without "among A through E" and the like."""
+    return _SPAN.sub(" ", text)

@@ -1,49 +1,73 @@
 """Matrices and vectors, entry by entry."""
 
 import re
-from collections.abc import Callable
+from typing import NamedTuple
+
+from datamodules.answers.verdicts import Same, Verdict, every
 
 _MATRIX = re.compile(
-    r"(?P<factor>[^a-z&]*?(?:\\frac\{-?\d+\}\{\d+\})?)\\begin\{(?P<kind>[pbvBV]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(?P<cells>.*?)\\end\{(?P=kind)\}"
+    r"""
+    (?P<factor> [^a-z&]*? (?:\\frac\{-?\d+\}\{\d+\})? )
+    \\begin\{ (?P<kind> [pbvBV]?(?:small)?matrix | array ) \}
+    (?: \{[^{}]*\} )?                                           # the columns of an array: {cc}
+    (?P<cells> .*? )
+    \\end\{ (?P=kind) \}
+    """,
+    re.VERBOSE,
 )
+# (1,2), (1,f(2),3)
 _POINT = re.compile(r"[(\[](?P<cells>[^()\[\]]+(?:\([^()]*\)[^()\[\]]*)*)[)\]]")
 
-Same = Callable[[str, str], bool | None]
+
+class _Matrix(NamedTuple):
+    factor: str
+    rows: list[list[str]]
+
+    @property
+    def shape(self) -> list[int]:
+        """The lengths of the rows."""
+        return [len(row) for row in self.rows]
+
+    def entries(self) -> list[str]:
+        """All of them, row by row, multiplied by the factor."""
+        return [_times(self.factor, cell) for row in self.rows for cell in row]
 
 
-def _rows(text: str) -> tuple[str, list[list[str]]] | None:
-    match = _MATRIX.fullmatch(text)
-    if match is None:
-        return None
-    rows = [row.split("&") for row in match["cells"].split("\\\\") if row]
-    return match["factor"], rows
+def same_matrix(given: str, reference: str, same: Same) -> Verdict:
+    """Whether two matrices agree entry by entry, a common factor multiplied in; None when neither is one.
 
+    A vector may stand as a row, as a column or as a point.
 
-def _column(text: str) -> tuple[str, list[list[str]]] | None:
-    """A point (1,2,3) as a vector."""
-    match = _POINT.fullmatch(text)
-    return ("", [[cell] for cell in match["cells"].split(",")]) if match else None
-
-
-def same_matrix(given: str, reference: str, same: Same) -> bool | None:
-    """Whether two matrices agree entry by entry, a common factor multiplied in; None when neither is one."""
-    mine, theirs = _rows(given), _rows(reference)
+    Args:
+        same: compares two entries.
+    """
+    mine, theirs = _matrix(given), _matrix(reference)
     if mine is None and theirs is None:
         return None
     if (mine is None or theirs is None) and "matrix" in given and "matrix" in reference:
-        return None
-    mine, theirs = mine or _column(given), theirs or _column(reference)
+        return None  # such as a sum of matrices
+    mine, theirs = mine or _point(given), theirs or _point(reference)
     if mine is None or theirs is None:
         return False
-    (factor, rows), (other, wanted) = mine, theirs
-    if sorted(map(len, rows)) != sorted(map(len, wanted)):
-        # A vector may stand as a row or as a column.
-        rows, wanted = ([[cell for row in cells for cell in row]] for cells in (rows, wanted))
-        if len(rows[0]) != len(wanted[0]) or 1 not in map(len, (mine[1], theirs[1])):
-            return False
-    pairs = [(a, b) for row, line in zip(rows, wanted, strict=True) for a, b in zip(row, line, strict=True)]
-    results = [same(_times(factor, a), _times(other, b)) for a, b in pairs]
-    return False if False in results else None if None in results else True
+    if mine.shape != theirs.shape and 1 not in (len(mine.rows), len(theirs.rows)):
+        return False
+    entries, wanted = mine.entries(), theirs.entries()
+    if len(entries) != len(wanted):
+        return False
+    return every(same(entry, other) for entry, other in zip(entries, wanted, strict=True))
+
+
+def _matrix(text: str) -> _Matrix | None:
+    match = _MATRIX.fullmatch(text)
+    if match is None:
+        return None
+    return _Matrix(match["factor"], [row.split("&") for row in match["cells"].split(r"\\") if row])
+
+
+def _point(text: str) -> _Matrix | None:
+    """A point (1,2,3) as a column."""
+    match = _POINT.fullmatch(text)
+    return _Matrix("", [[cell] for cell in match["cells"].split(",")]) if match else None
 
 
 def _times(factor: str, cell: str) -> str:

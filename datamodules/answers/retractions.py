@@ -4,6 +4,7 @@ import re
 
 from datamodules.answers.patterns import either, phrases
 
+# "Oh, hmm, but wait": what may stand before it.
 _HESITATION = r"(?: oh,?[ ] | hmm+[,. ]+ | but[ ] | (?:no|ah|ok|okay),?[ ] )*"
 _CAN_FOLLOW_WAIT = r"(?: [,.!:-] | [ ](?:no|that|i|let)\b | [ ]a[ ](?:minute|second|moment) | [ ]- )"
 _IS_OR_NOT = either(phrases("is, was, can't be, cannot be, isn't, doesn't look"))
@@ -12,6 +13,7 @@ _NOTICED = either(phrases("made, see, missed, forgot, misread, miscounted, misca
 _REDO = either(
     phrases("redo, recalculate, recompute, correct, start over, try again, rethink, reconsider, fix")
 )
+# "Wait, no", "Oops", "Hmm, that's not right", "I made", "Let me redo", "Actually,": at the start of a clause.
 RETRACTION = re.compile(
     rf"""
     (?: ^ | [.!?\n*(:;,-][ ]? ) {_HESITATION}

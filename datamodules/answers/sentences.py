@@ -8,7 +8,7 @@ LONGEST = 1_000  # characters at the end of a sentence that are looked at
 MAX_SENTENCE = 2_000  # characters of a line that are looked at, where it gives an answer
 
 _SPLIT = re.compile(r"(?<=[.!?])[*_)\"'`]*\s+(?=\S)|\n+")
-_LETTER = re.compile(r"\w")
+_SIGN = re.compile(r"\w")
 _BRACKETED = re.compile(r"\(.*\)\.?")
 
 # A last sentence of comment: "Let me check.", "This means that …", "I hope this helps!"
@@ -70,6 +70,7 @@ _CODE_ONLY = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 
+# "It cannot be determined", "I don't know", "NameError: …"
 _FIND = either(phrases("determined, answered, solved, found, calculated"))
 _TELL = either(phrases("answer, determine, solve, say, tell, find, calculate, compute, provide, help"))
 _UNABLE = either(phrases("can(?:no|')t, unable to, impossible to, couldn't"))
@@ -100,15 +101,13 @@ _PREPOSITIONS = phrases("of, to, by, for, from, with, at, in, on, per, into, tha
 _CONJUNCTIONS = phrases("and, or, but, so, then, that, which, if, as, because, since, when")
 _PRONOUNS = phrases("she, he, they, it, we, i, you, there")
 _AUXILIARIES = phrases("is, are, was, were, be, has, have, had, will, would, can")
-_VERBS = phrases("makes?, gets?, equals?, needs?, sells?, buys?, plus, minus, times, divided, multiplied")
-_ADVERBS = phrases("how, not, also, therefore, thus, hence, next, now, answer")
-_OPEN_WORD = either(
-    (*_ARTICLES, *_PREPOSITIONS, *_CONJUNCTIONS, *_PRONOUNS, *_AUXILIARIES, *_VERBS, *_ADVERBS)
-)
-_BREAK = re.compile(
-    rf"""(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_VERBS = phrases("makes?, gets?, needs?, sells?, buys?")
+_OPERATIONS = phrases("plus, minus, times, divided, multiplied, equals?")
+_OTHERS = phrases("how, not, also, therefore, thus, hence, next, now, answer")
+_FUNCTION_WORDS = (*_ARTICLES, *_PREPOSITIONS, *_CONJUNCTIONS, *_PRONOUNS, *_AUXILIARIES)
+_OPEN_WORD = either((*_FUNCTION_WORDS, *_VERBS, *_OPERATIONS, *_OTHERS))
+# "5 +", "5 \times", "5 and"
+_BREAK = re.compile(rf"(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $", re.IGNORECASE | re.VERBOSE)
 
 _DIGITS = re.compile(r"[\d.,]*\d")
 _UNIT_SIGNS = " %°*_"
@@ -119,6 +118,7 @@ _COUNTED = either(phrases("by, at, each, every, with, another, if, when, after, 
 _COUNTS = re.compile(rf"\b{_COUNTED}\s[$*]*$", re.IGNORECASE)
 # "5 for 3 dollars"
 _FOR = re.compile(r"\bfor\s[$*]*$", re.IGNORECASE)
+# An operator and what follows it, be it the end; a minus only after a number.
 _CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?[$]?(?:\d|$)")
 
 
@@ -131,11 +131,11 @@ def conclusion(text: str, refusals: bool = True) -> list[str] | None:
     if _CODE_ONLY.search(text):
         return None
     block = _BLOCK.search(text)
-    if block and _LETTER.search(text, 0, block.start()):
+    if block and _SIGN.search(text, 0, block.start()):
         text = text[: block.start()]
     elif breaks_off(text):
         return None
-    sentences = [part[-LONGEST:] for part in _SPLIT.split(text) if part and _LETTER.search(part)]
+    sentences = [part[-LONGEST:] for part in _SPLIT.split(text) if part and _SIGN.search(part)]
     while len(sentences) > 1 and (_COMMENT.match(sentences[-1]) or _BRACKETED.fullmatch(sentences[-1])):
         sentences.pop()
     if not sentences or (refusals and _REFUSED.search("\n".join(sentences[-2:]))):

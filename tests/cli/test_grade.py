@@ -94,7 +94,7 @@ def test_records_of_an_older_version(records: Records) -> None:
 
 def test_the_given_data_set_wins(records: Records) -> None:
     records[0]["dataset"] = "nobody knows it"
-    records[0]["generation"] = "it is 1 + 2 = 3, or so"
+    records[0]["generation"] = "it is 1 + 2 = 3"
     assert call("grade", write(records), "--dataset", "addition", "--output", "graded.jsonl").code == 0
     first = read("graded.jsonl")[0]
     assert (first["dataset"], first["prediction"]) == ("addition", "3")

@@ -49,7 +49,11 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
     ),
     (MATH, {"problem": ["?"]}, f"field 'problem' is ['?']: {NO_TEXT}"),
     (MATH, {"solution": "2"}, r"field 'solution' has no final answer: expected \boxed{answer}"),
-    (MATH, {"solution": r"\boxed{2"}, r"field 'solution' has no final answer: expected \boxed{answer}"),
+    (
+        MATH,
+        {"solution": r"\boxed{\frac{2}{"},
+        r"field 'solution' has no final answer: expected \boxed{answer}",
+    ),
     (AQuA, {"correct": "C"}, "field 'correct' is 'C': expected one of A, B"),
     (AQuA, {"correct": "a"}, "field 'correct' is 'a': expected one of A, B"),
     (AQuA, {"options": "A)1"}, "field 'options' is 'A)1': expected a non-empty list"),

@@ -56,6 +56,7 @@ DIFFERENT = [
     ("x+1", "x-1"),
     (r"-\infty", r"\infty"),
     ("3i", "3"),
+    ("A+b", "a+b"),
     ("123", "1,2,3"),
     (r"\text{Tuesday}", r"\text{Monday}"),
     ("", "0"),

@@ -27,6 +27,7 @@ TRUTH = ["A) True", "B) False"]
         (r"so \boxed{72\%}. The answer is 3", "3", Grade("3", True, "after 'answer is'")),
         ("The answer is 5. Wait, no: the answer is 6.", "6", Grade("6", True, "after 'answer is'")),
         ("The answer is not 5, but 6.", "6", Grade("6", True, "after 'answer is'")),
+        ("The answer is two thirds.", "2/3", Grade("2/3", True, "after 'answer is'")),
         ("He has **24** left of 48.", "24", Grade("24", True, "bold")),
         ("He has 48-24=24 left.", "24", Grade("24", True, "last number")),
         ("That makes seventy-two.", "72", Grade("72", True, "last number")),
@@ -79,6 +80,7 @@ def test_labels_that_are_digits() -> None:
 def test_true_and_false() -> None:
     for options in (TRUTH, ("True", "False"), None):
         assert grade("prontoqa", "So it is not true.", "B", options).correct
+        assert grade("prontoqa", "The statement is incorrect.", "B", options).correct
         assert grade("prontoqa", "#### A", "A", options).correct
         assert grade("prontoqa", "#### C", "A", options).prediction is None
 
@@ -89,6 +91,8 @@ def test_true_and_false() -> None:
         ("t,a,c\n#### tac", "tac", Grade("tac", True, "after ####")),
         ("so\n tac\n", "tac", Grade("tac", True, "last line")),
         ('The word is "tac".', "tac", Grade("tac", True, "last sentence")),
+        ("t + a + c = tac", "tac", Grade("tac", True, "last line")),
+        ("t-a-c", "tac", Grade("tac", True, "last line")),
         ("t,a", "tac", Grade(None, False, "no answer found")),
         ("####", "tac", Grade(None, False, "no answer found")),
     ],

@@ -1,0 +1,191 @@
+"""Which of the numbers of a sentence it states."""
+
+import re
+
+from datamodules.answers.numbers import NUMBER, numbers
+from datamodules.answers.patterns import either, phrases
+
+BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+
+# "21 is your answer": the number at which the sentence starts.
+_SUBJECT = re.compile(
+    r"""
+    [\s*_$]*
+    (?= [\d,.]+ \W{0,3} \s(?:is|are|was)
+        \s(?: what | (?:the|your|our|my)\s(?:\w+\s)?(?:sum|total|answer|result|number) )
+    )
+    """,
+    re.VERBOSE,
+)
+# "…, so": the clause that concludes.
+_CONCLUSION = re.compile(
+    r"""
+    [,;]\s(?:and[ ])?
+    (?: so | thus | therefore | hence | meaning | giving | leaving | making
+      | which[ ](?:means|gives|leaves) | for[ ]a[ ]total[ ]of ) \b
+    """,
+    re.VERBOSE,
+)
+
+_GOAL = either(
+    phrases(
+        """reach, sell, earn, get, make, buy, cover, finish, complete, achieve, pay, fill, feed, build, win,
+        pass, save, travel, go"""
+    )
+)
+_NOT_OBLIGED = "".join(
+    f"(?<!{verb}[ ])" for verb in phrases("need, needs, have, has, able, had, going, wants, want")
+)
+# What states nothing, though it follows the number stated.
+_SUBORDINATE = (
+    re.compile(r"\([^()]*\)"),
+    # ", not 5"
+    re.compile(r",?\s(?:and )?not\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE),
+    # "5 apples, because he had 3"
+    re.compile(
+        r"""
+        (?<=\d) [^=:\d]{0,60} (?:,\s|\s-\s|\s)
+        (?: because | since | as[ ]there | given[ ]that | which[ ]is[ ](?:more|less) | compared ) \b .*$
+        """,
+        re.IGNORECASE | re.VERBOSE,
+    ),
+    # "5 apples: 2 and 3", "5 apples - 2 for him", but neither "for 2 days: 5 apples" nor a difference
+    re.compile(
+        r"""
+        (?<=\d) [^:=\d]{0,40}
+        (?: :\s (?![*$]*[\d.,]+\W*\w*\W*$) | \s-\s (?![$]?[\d.,]+(?![\d.,%])) (?!.*=) ) .*$
+        """,
+        re.VERBOSE,
+    ),
+    # "5 apples, while he had 3", "5 apples, a 20% rise"
+    re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
+    # "5 more apples to reach 20", but not "5 of them need to reach 20"
+    re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
+    # "; 10 days would be …"
+    re.compile(r";[^;]*\bwould be\b[^;]*"),
+)
+
+# Before and after a number in a calculation; "5 * 3", but not "5** 3" in bold.
+_RESULT = re.compile(r"(?: [=≈] | \bequals ) [\s*_($]* (?:about[ ]|approximately[ ])? [$€£]? $", re.VERBOSE)
+_OPERATOR = re.compile(
+    r"""
+    \s* [)\]]? \s*
+    (?: [+×*/÷^](?!\*)
+      | -(?=\s?[\d(])
+      | x(?=\s?\d)
+      | \\div
+      | (?:%\s)?of\s[$\d]
+      | (?: times(?=\s[\d$]) | plus | minus | divided[ ]by | multiplied[ ]by ) \b
+    )
+    """,
+    re.VERBOSE,
+)
+_OPERAND = re.compile(
+    r"""
+    (?: (?<!\*)[+×*/÷^(](?<!\*\*)
+      | [\d)]\s?-
+      | \bx(?<=[\d)]\sx)
+      | \b(?:times|plus|minus|divided[ ]by|multiplied[ ]by)
+    )
+    \s* [$]? $
+    """,
+    re.VERBOSE,
+)
+# "5 =", but not in "x = 5 = 2 + 3", where the calculation follows its result.
+_EQUALS = re.compile(r"[\s*_$)]*=")
+_RESULT_FIRST = re.compile(r"[^=]*=[^=]*\d[^=]*[+×*/÷-][^=]*$")
+
+# "in 5 days", "per 5 apples"
+_PREPOSITION = phrases(
+    """in, for, after, per, each, every, over, within, by, from, than, of the, out of, at, during, with, on,
+    since, until, before, about the, to the, times, more than, less than, por, y, con"""
+)
+_DETERMINER = phrases("all, those, these, the, first, last, next, other, remaining, original")
+_ASIDE = re.compile(rf"\b{either((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
+# "his Nokia 3310": a capital within the sentence, but "The Total 5".
+_NO_NAME = either(
+    phrases(
+        """Total, Sum, Answer, Result, Is, Are, So, Only, That, This, There, Now, Then, Thus, Hence, Rs,
+        USD"""
+    )
+)
+_NAME = re.compile(rf"(?<![.!?:])\s(?!{_NO_NAME}\b)[A-Z][a-z]+[a-zA-Z]*\s$")
+_MONTH = either(
+    phrases(
+        """January, February, March, April, May, June, July, August, September, October, November,
+        December"""
+    )
+)
+_DATE = re.compile(rf"\b{_MONTH}\s+\d{{1,4}}\b|\b\d{{1,2}}(?:st|nd|rd|th)?\s+{_MONTH}\b")
+# "he has 5"
+_VERB = either(
+    phrases(
+        r"""is, are, was, were, be, costs?, has, have, had, makes?, made, earns?, earned, pays?, paid,
+        spends?, spent, needs?, gets?, got, gives?, leaves?, left, total(?:s|ing)?(?: of)?, takes?, took,
+        sold, sells, buys, bought, weighs?, worth, out, can \w+, will \w+, him, her, them"""
+    )
+)
+_STATES = re.compile(
+    rf"\b{_VERB}\s (?:(?:about|a[ ]total[ ]of|only|exactly|still)[ ])? [$*]*$", re.IGNORECASE | re.VERBOSE
+)
+
+
+def pick(sentence: str) -> re.Match[str] | None:
+    """The number that a sentence states: its last one that is no operand, no aside, no part of an excuse.
+
+    The match's places are those in ``sentence``; None when all its numbers are such.
+
+    >>> pick("He pays 3 * 5 = $15 for 3 days (5 a day).")[0]
+    '$15'
+    """
+    if (subject := _SUBJECT.match(sentence)) and (match := NUMBER.match(sentence, subject.end())):
+        return match
+    main = _main(sentence)
+    if conclusions := list(_CONCLUSION.finditer(sentence)):
+        start = conclusions[-1].end()
+        if match := _stated(" " * start + main[start:]):
+            return match
+    return _stated(main) or _stated(sentence)
+
+
+def _main(sentence: str) -> str:
+    """``sentence`` with brackets, denials and subordinate reasons blanked, so that places stay the same."""
+    for pattern in _SUBORDINATE:
+        sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
+    return sentence
+
+
+def _stated(sentence: str) -> re.Match[str] | None:
+    """The only number of the last bold part that has just one, or the last that is stated plainly."""
+    found = numbers(sentence)
+    for bold in reversed(list(BOLD.finditer(sentence))):
+        inside = [match for match in found if bold.start() <= match.start() < bold.end()]
+        if len(inside) == 1:
+            return inside[0]
+    stated = None
+    has_result = False
+    for match in found:
+        before = sentence[max(0, match.start() - 60) : match.start()]
+        after = sentence[match.end() : match.end() + 200]
+        if _calculates(before, after):
+            continue
+        if _RESULT.search(before):
+            stated, has_result = match, True
+        # "= 10800 dollars for his 10 suits, 3 belts": what follows a result has to be stated as clearly.
+        elif not _beside(sentence, match) and (not has_result or _STATES.search(before[-40:])):
+            stated = match
+    return stated
+
+
+def _calculates(before: str, after: str) -> bool:
+    """Whether the number between ``before`` and ``after`` is an operand, or the left side of an equation."""
+    if _OPERATOR.match(after) or (_OPERAND.search(before) and not _RESULT.search(before)):
+        return True
+    return bool(_EQUALS.match(after) and not _RESULT_FIRST.match(after))
+
+
+def _beside(sentence: str, match: re.Match[str]) -> bool:
+    """Whether a number is an aside ("in 5 days"), or part of a name or date."""
+    before = sentence[max(0, match.start() - 28) : match.start()]
+    around = sentence[max(0, match.start() - 12) : match.end() + 12]
+    return bool(_ASIDE.search(before) or _NAME.search(before[-24:]) or _DATE.search(around))
