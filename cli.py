@@ -18,10 +18,11 @@ SUBCOMMANDS = {
     "test": "answer and grade the test split",
     "predict": "answer questions from a file or standard input",
     "grade": "grade the records of an earlier run again",
+    "partition": "find the backbone's stages, for looking",
 }
 
 HELP = """\
-usage: python cli.py {{fit,validate,test,predict,grade}} [options]
+usage: python cli.py {{fit,validate,test,predict,grade,partition}} [options]
 
 promptstage trains soft prompts that make a frozen language model reason better.
 
@@ -31,6 +32,7 @@ subcommands:
   test       answer and grade the test split
   predict    answer questions from a file or standard input (--questions FILE, - for standard input)
   grade      grade the records of an earlier run again, without generating, and say what changed
+  partition  find the backbone's stages by CKA, as fit with DHAM does, and draw them; train nothing
 
 methods (--model):   {methods}
 data sets (--data):  {data_sets}
@@ -48,6 +50,7 @@ examples:
   python cli.py fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
   echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
   python cli.py grade runs/dham-addition
+  python cli.py partition -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
 
 'python cli.py fit --help' lists the trainer's and the run's options, '--model.help DHAM' a method's,
 '--data.help GSM8K' a data set's.

@@ -84,3 +84,21 @@ class ExamplesProgressBar(TQDMProgressBar):
         items = dict(super().get_metrics(trainer, pl_module))
         items.pop("v_num", None)
         return items
+
+
+def calibration_bar(trainer: L.Trainer, examples: int) -> Tqdm:
+    """A bar over calibration examples, shown where the trainer has its own and shows it."""
+    shown = trainer.progress_bar_callback
+    bar = ExamplesTqdm(
+        desc="Calibration",
+        total=examples,
+        disable=not isinstance(shown, ExamplesProgressBar) or shown.is_disabled,
+        leave=False,
+        dynamic_ncols=True,
+        file=sys.stderr,
+        smoothing=0,
+        bar_format=FORMAT,
+        unit=" examples",
+    )
+    bar.examples = examples
+    return bar

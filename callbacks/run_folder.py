@@ -40,7 +40,7 @@ class RunFolder(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export the trained prompt as it is used: ``prompt.safetensors``."""
         assert isinstance(pl_module, SoftPromptModule)
-        if trainer.is_global_zero and not trainer.interrupted:
+        if trainer.is_global_zero and trainer.global_step and not trainer.interrupted:
             tensors = {
                 name: tensor.detach().cpu().contiguous() for name, tensor in pl_module.exported().items()
             }

@@ -7,35 +7,33 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import datamodules
 import lightning_modules
-from callbacks.final_validation import FinalValidation
-from callbacks.last_checkpoint import LastCheckpoint
-from callbacks.progress import ExamplesProgressBar
-from callbacks.results import Results, write_answers
-from callbacks.run_folder import RunFolder
-from callbacks.throughput import Throughput
+from callbacks.results import write_answers
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, explain, first_line, mistake_behind
 from command_line.questions import read_questions
 from command_line.quiet import be_quiet, hide_loading_bar
+from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
+from lightning_modules.checkpointing import read_checkpoint
+from lightning_modules.dham import DHAM
 from utilities.errors import UserError
 
 METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
+# Subcommands that take an experiment's whole configuration.
+TRAINING = ("fit", "partition")
 # Belongs to one command, not to the run.
 COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "weights_only")
 
@@ -50,14 +48,15 @@ class PromptParser(LightningArgumentParser):
 class PromptCLI(LightningCLI):
     """Methods and data sets by name, one backbone for both, one folder a run."""
 
-    def __init__(self, args: list[str], stored: dict[str, Any]) -> None:
+    def __init__(self, args: list[str], checkpoint: dict[str, Any], stored: dict[str, Any]) -> None:
         """
         Args:
             args: the command line, subcommand first.
-            stored: configuration found in the checkpoint; empty without one.
+            checkpoint: contents of the checkpoint given; empty without one.
+            stored: the configuration in it.
         """
         self.wanted = args[0]
-        self.stored = stored
+        self.checkpoint, self.stored = checkpoint, stored
         self.folders: Folders | None = None
         super().__init__(
             SoftPromptModule,
@@ -65,6 +64,7 @@ class PromptCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=PromptParser,
+            trainer_class=PromptTrainer,
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -79,7 +79,8 @@ class PromptCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """Only the one asked for: each costs a second of parsing signatures."""
-        return {self.wanted: super().subcommands()[self.wanted]}
+        every = super().subcommands() | {"partition": {"model", "datamodule"}}
+        return {self.wanted: every[self.wanted]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         # An abbreviation is a typo that is not reported.
@@ -91,6 +92,8 @@ class PromptCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the results have a line of their own
+        if subcommand == "partition":
+            parser.set_defaults({"model": {"class_path": "lightning_modules.dham.DHAM"}})
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -106,7 +109,7 @@ class PromptCLI(LightningCLI):
             default=None,
             help="folder of the run; default: runs/METHOD-DATASET, or the checkpoint's own run",
         )
-        if self.wanted == "fit":
+        if self.wanted in TRAINING:
             parser.add_argument(
                 "--save_every",
                 type=int,
@@ -148,7 +151,7 @@ class PromptCLI(LightningCLI):
             raise UserError("ckpt_path is read from the command line only: give --ckpt_path")
         self._report_differences()
         method = config.model.class_path.rsplit(".", 1)[-1]
-        if self.wanted != "fit" and not self.stored and method != "Pretrained":
+        if self.wanted not in TRAINING and not self.stored and method != "Pretrained":
             self._note(f"without --ckpt_path, {method} starts untrained")
 
     @rank_zero_only
@@ -160,7 +163,7 @@ class PromptCLI(LightningCLI):
         method = config.model.class_path.rsplit(".", 1)[-1]
         data = config.data.class_path.rsplit(".", 1)[-1]
         task = config.data.init_args.get("task")
-        name = f"{method}-{task or data}".lower()
+        name = f"{'partition' if self.wanted == 'partition' else method}-{task or data}".lower()
         return run_folders(self.wanted, config.run_dir, config.get("ckpt_path"), name)
 
     def discard_unused_folder(self) -> None:
@@ -187,54 +190,19 @@ class PromptCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         hide_loading_bar()
+        if self.wanted == "partition" and not isinstance(self.model, DHAM):
+            raise UserError(f"partition finds the stages of DHAM; {type(self.model).__name__} has none")
+        if self.checkpoint:
+            self.model.adopt(self.checkpoint)
         self.folders = self._choose_folders()
-        run_dir, out_dir = self.folders.run, self.folders.out
-        config = self.config_init[self.wanted]
         text = self._parser(self.subcommand).dump(self.config[self.wanted], skip_none=False)
-        callbacks: list[Any] = (
-            [ExamplesProgressBar()] if config.trainer.enable_progress_bar is not False else []
+        settings = trainer_settings(
+            self.wanted, self.config_init[self.wanted], self.folders, text, self._hyperparameters()
         )
-        if self.wanted != "predict":
-            results_folder = None if self.wanted == "fit" else out_dir
-            callbacks += [RunFolder(out_dir, text), Results(results_folder, self._hyperparameters())]
-        if self.wanted == "fit":
-            callbacks += [Throughput(), FinalValidation()]
-            if config.trainer.enable_checkpointing is not False:
-                callbacks += self._checkpoints(run_dir, config.save_every)
-        given = config.trainer.callbacks or []
-        callbacks += given if isinstance(given, list) else [given]
-        settings: dict[str, Any] = {
-            "callbacks": callbacks,
-            "default_root_dir": str(run_dir),
-            "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
-        }
-        if self.wanted != "fit":
-            settings["enable_checkpointing"] = False
-        if self.wanted == "predict":
-            settings["logger"] = False
-        elif config.trainer.logger in (None, True):
-            settings["logger"] = TensorBoardLogger(
-                str(run_dir), name="", version="tensorboard", default_hp_metric=False
-            )
         try:
             return super().instantiate_trainer(**settings, **kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
-
-    def _checkpoints(self, run_dir: Path, save_every: int) -> list[ModelCheckpoint]:
-        folder = str(run_dir / "checkpoints")
-        common: dict[str, Any] = {
-            "dirpath": folder,
-            "auto_insert_metric_name": False,
-            "enable_version_counter": False,
-        }
-        return [
-            ModelCheckpoint(
-                filename="best", monitor="val/loss", save_top_k=1, save_on_train_epoch_end=False, **common
-            ),
-            LastCheckpoint(every_n_train_steps=save_every, **common),
-            ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
-        ]
 
     def _hyperparameters(self) -> dict[str, Any]:
         used = yaml.safe_load(
@@ -249,6 +217,13 @@ class PromptCLI(LightningCLI):
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in flat.items()
         }
+
+    def after_partition(self) -> None:
+        assert self.folders is not None
+        rank_zero_info(
+            f"partition.json and its figures are in {self.folders.run}\n"
+            f"to use them: --model.partition {self.folders.run / 'partition.json'}"
+        )
 
     # --- predict ----------------------------------------------------------------------------------
 
@@ -278,13 +253,15 @@ def run(args: list[str]) -> int:
     be_quiet()
     given = args
     args, checkpoint = resolve_checkpoint(in_order(args))
+    contents: dict[str, Any] = {}
     stored: dict[str, Any] = {}
     if checkpoint is not None:
-        stored = yaml.safe_load(read_checkpoint(checkpoint).get("config", "{}"))
+        contents = read_checkpoint(checkpoint)
+        stored = yaml.safe_load(contents.get("config", "{}"))
         args = [args[0], "--config", yaml.safe_dump(_kept(stored, args[0])), *args[1:]]
     cli = PromptCLI.__new__(PromptCLI)
     try:
-        cli.__init__(args, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
+        cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
     except ParserMessage as error:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         raise UserError(explain(str(error), given[1:], classes, cli.options())) from error

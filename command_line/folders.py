@@ -53,9 +53,9 @@ def _events(run: Path) -> frozenset[Path]:
 def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, name: str) -> Folders:
     """The folders of a command.
 
-    A ``fit`` from scratch gets a folder of its own, numbered when the wanted one holds a run already; a
-    resumed one continues in its checkpoint's folder. Results of ``test`` and ``validate`` go into a new
-    folder inside the run.
+    A ``fit`` from scratch, or a ``partition``, gets a folder of its own, numbered when the wanted one holds
+    a run already; a resumed fit continues in its checkpoint's folder. Results of ``test`` and ``validate``
+    go into a new folder inside the run.
 
     Raises:
         UserError: when a folder cannot be written to.
@@ -80,4 +80,5 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
     if new != out:
         print(f"note: {out} exists and is kept: this {subcommand} writes to {new}", file=sys.stderr)
     created = not (there and new == out)
-    return Folders(new if subcommand == "fit" else run, new, created, _events(run))
+    own = subcommand in ("fit", "partition")
+    return Folders(new if own else run, new, created, _events(run))

@@ -3,8 +3,8 @@
 import logging
 import warnings
 
-# Advertisements, under the two names that Lightning logs by.
-ADVERTISED = ("litlogger", "litmodels")
+# Advertisements, and the end of a fit that is only to find stages; under two names that Lightning logs by.
+UNWANTED = ("litlogger", "litmodels", "`max_steps=0` reached")
 LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 # Starts of warnings, as regular expressions, and why each is of no use.
@@ -29,7 +29,7 @@ WARNINGS = (
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return not any(word in record.getMessage() for word in ADVERTISED)
+    return not any(word in record.getMessage() for word in UNWANTED)
 
 
 def be_quiet() -> None:

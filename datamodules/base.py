@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.encoding import Collate, Encoded, Example, encode
-from datamodules.loaders import EvaluationLoader, TrainLoader, position
+from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, position
 from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
 from datamodules.templates import Template, check_template
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
@@ -252,6 +252,16 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             limit = self.max_new_tokens
             needs.append((f"prompt {prompt} + generation limit max_new_tokens {limit}", prompt + limit))
         return needs
+
+    def calibration_loader(self, size: int, seed: int) -> EvaluationLoader:
+        """``size`` training examples drawn by ``seed``; raises a UserError when there are fewer."""
+        rows = self._encoded["train"]
+        if len(rows) < size:
+            raise UserError(
+                f"{size} calibration examples were asked for, but {self.name} has {len(rows)} training "
+                "examples in use: set --model.search.examples to at most that"
+            )
+        return calibration_loader(rows, size, seed, self._collate(), self.eval_batch_size, *self._ranks())
 
     def _collate(self) -> Collate:
         pad = self.tokenizer.pad_token_id

@@ -1,5 +1,6 @@
 """Data loaders that always stand where Lightning's progress says, also after a resume in mid-epoch."""
 
+import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,6 +37,26 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return _load(self.rows, self.batches, self.collate, self.workers)
+
+
+def calibration_loader(
+    rows: Sequence[Encoded],
+    size: int,
+    seed: int,
+    collate: Collate,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+) -> EvaluationLoader:
+    """One rank's batches of ``size`` of the rows, drawn by ``seed``; its ``batches`` number them from 0.
+
+    The batches are cut as for one process and dealt to the ranks in turn: what is computed of a batch does
+    not depend on the number of processes.
+    """
+    drawn = sorted(random.Random(f"calibration/{seed}").sample(range(len(rows)), size))
+    loader = EvaluationLoader([rows[i] for i in drawn], collate, 0, batch_size, rank=0, world_size=1)
+    loader.batches = loader.batches[rank::world_size]
+    return loader
 
 
 class TrainLoader:

@@ -63,6 +63,12 @@ class SoftPromptModule(L.LightningModule, ABC):
         """The trained prompt as it is used, without what only training needs."""
         return dict(self.state_dict())
 
+    def adopt(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what has to be known before prompts are created; most methods: nothing.
+
+        The command line calls this before ``fit`` resumes and before ``test``; its tensors are loaded later.
+        """
+
     # --- set-up -----------------------------------------------------------------------------------
 
     def load_backbone(self) -> Backbone:
@@ -240,6 +246,8 @@ class SoftPromptModule(L.LightningModule, ABC):
         self._rng = checkpoint["rng"]
 
     def on_fit_start(self) -> None:
+        if self.trainer.max_steps == 0:
+            return
         trained = sum(parameter.numel() for parameter in self.trained_parameters())
         frozen = sum(parameter.numel() for parameter in self.parameters()) - trained
         rank_zero_info(

@@ -1,7 +1,7 @@
 """DHAM: one soft prompt for each stage of the backbone (DHAM §4.2, Algorithm 2)."""
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -9,11 +9,19 @@ from torch import nn
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.prefix import Prefix, StageMode, stage_prefix
 from lightning_modules.base import SoftPromptModule
+from lightning_modules.functional.partition import Partition
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
-from utilities.errors import UserError, choose, nearest
-
-PARTITIONS = ("uniform", "single")
+from lightning_modules.stages import (
+    StageSearch,
+    check_partition,
+    check_source,
+    given_partition,
+    most_stages,
+    partition_from,
+    partition_values,
+)
+from utilities.errors import UserError, choose
 
 
 def split_budget(total: int, stages: int) -> list[int]:
@@ -30,15 +38,19 @@ def split_budget(total: int, stages: int) -> list[int]:
 class DHAM(SoftPromptModule):
     """A soft prompt P⁽ⁱ⁾, (m_i, d), at the first layer r(i) of each stage i.
 
-    Paper symbols: G is the number of ``stages``, r(i) is ``stages[i]``, P⁽ⁱ⁾ is ``prompts[i]``.
+    Paper symbols: G is the number of stages, r(i) is ``stages.starts[i]``, P⁽ⁱ⁾ is ``prompts[i]``.
+
+    Attributes:
+        stages: the backbone's partition; None until it is found, given or read from a checkpoint.
     """
 
     def __init__(
         self,
         backbone: BackboneConfig = BackboneConfig(),
         num_virtual_tokens: int = 64,
-        stages: str | list[int] = "uniform",
-        num_stages: int = 4,
+        partition: str | list[int] = "cka",
+        num_stages: int | None = None,
+        search: StageSearch = StageSearch(),
         mode: StageMode = "accumulate",
         init: PromptInit = PromptInit(),
         optimizer: OptimizerConfig = OptimizerConfig(),
@@ -48,9 +60,13 @@ class DHAM(SoftPromptModule):
         Args:
             backbone: the frozen language model.
             num_virtual_tokens: total budget, split evenly over the stages; the paper uses 64.
-            stages: first layer of each stage, ascending; or ``uniform`` (stages of equal depth) or
-                ``single`` (one stage at layer 0).
-            num_stages: how many stages ``uniform`` makes (G; Table 3 of the paper: best at 3 to 5, by model).
+            partition: how layers are grouped into stages. ``cka``, ``cosine``, ``euclidean``: by how alike
+                their outputs are, before fit (callback ``CKAPartition``); ``uniform``: equal depth;
+                ``single``: one stage; a path: the ``partition.json`` of an earlier run; a list: the first
+                layer of each stage, ascending from 0.
+            num_stages: how many stages (G; Table 3 of the paper: best at 3 to 5, by model). None: as
+                ``search`` finds, 4 for ``uniform``.
+            search: how the stages of ``cka``, ``cosine`` and ``euclidean`` are found.
             mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
                 ``replace``: its own stage's only (eq. 5-6).
             init: how the virtual tokens start.
@@ -58,59 +74,73 @@ class DHAM(SoftPromptModule):
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when stages or mode are unknown, stages are unsorted, or more than the budget.
+            UserError: when partition or mode are unknown, a list is unsorted, or there are more stages than
+                virtual tokens.
         """
         super().__init__(backbone, optimizer, val_generations)
         choose("mode", mode, get_args(StageMode))
         if num_virtual_tokens < 1:
             raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
-        if isinstance(stages, str):
-            if stages not in PARTITIONS:
-                raise UserError(
-                    f"stages '{stages}' is unknown: {nearest(stages, PARTITIONS)}, or a list: [0,9]"
-                )
-            split_budget(num_virtual_tokens, num_stages if stages == "uniform" else 1)
-        else:
-            _check_ascending(stages)
-            split_budget(num_virtual_tokens, len(stages))
-        if num_stages < 1:
-            raise UserError(f"num_stages must be at least 1, not {num_stages}")
+        check_source(partition, num_stages)
+        split_budget(num_virtual_tokens, most_stages(partition, num_stages, search))
         self.num_virtual_tokens = num_virtual_tokens
-        self.stages = stages
+        self.partition = partition
         self.num_stages = num_stages
+        self.search = search
         self.mode: StageMode = mode
         self.init = init
+        self.stages: Partition | None = None
 
-    def stage_starts(self) -> list[int]:
-        """First layer of each stage."""
-        if isinstance(self.stages, list):
-            return self.stages
-        if self.stages == "single":
-            return [0]
-        if self.num_stages > self.backbone.num_layers:
+    def set_stages(self, stages: Partition) -> None:
+        """Take the backbone's stages, before prompts are created.
+
+        Raises:
+            UserError: when ``num_stages`` asks for another number.
+        """
+        if self.num_stages not in (None, len(stages.stages)):
             raise UserError(
-                f"{self.num_stages} stages do not fit into the backbone's {self.backbone.num_layers} layers"
+                f"the partition has {len(stages.stages)} stages, num_stages asks for {self.num_stages}"
             )
-        return [i * self.backbone.num_layers // self.num_stages for i in range(self.num_stages)]
+        self.stages = stages
+
+    def find_given_stages(self) -> bool:
+        """Whether there are stages now, those that ``partition`` names included; else search for them."""
+        if self.stages is None:
+            given = given_partition(self.partition, self.num_stages, self.load_backbone())
+            if given is not None:
+                self.set_stages(given)
+        return self.stages is not None
 
     def configure_prompts(self, generator: torch.Generator) -> None:
-        self.starts = self.stage_starts()
-        self.check_layers("stages", self.starts)
-        lengths = split_budget(self.num_virtual_tokens, len(self.starts))
+        if not self.find_given_stages():
+            raise UserError(
+                f"partition '{self.partition}' is found at the start of fit, by the callback CKAPartition: "
+                "elsewhere give a checkpoint or a partition.json"
+            )
+        assert self.stages is not None
+        check_partition(self.stages, self.backbone, "the partition")
+        starts = self.stages.starts
+        lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
             initial_prompt(self.backbone, self.init, length, start, generator)
-            for start, length in zip(self.starts, lengths, strict=True)
+            for start, length in zip(starts, lengths, strict=True)
         )
 
     def prefix(self) -> Prefix:
-        return stage_prefix(self.backbone, self.starts, list(self.prompts), self.mode)
+        assert self.stages is not None
+        return stage_prefix(
+            self.backbone, self.stages.starts, list(self.prompts), self.mode, self.stages.stage_of_layer
+        )
 
     def structure(self) -> dict[str, object]:
-        return {"stages": list(self.starts), "mode": self.mode}
+        return {"stages": str(self.stages), "mode": self.mode}
 
+    def adopt(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the stages of a checkpoint instead of searching for them anew."""
+        if "partition" in checkpoint:
+            self.set_stages(partition_from(checkpoint["partition"]))
 
-def _check_ascending(stages: Sequence[int]) -> None:
-    if not stages:
-        raise UserError("stages is an empty list: name the first layer of at least one stage")
-    if list(stages) != sorted(set(stages)):
-        raise UserError(f"stages must ascend without repeats, not {list(stages)}")
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        assert self.stages is not None
+        checkpoint["partition"] = partition_values(self.stages)

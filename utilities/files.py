@@ -8,14 +8,19 @@ from utilities.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` under a temporary name, then rename.
+    """Write ``text`` as UTF-8; otherwise as :func:`write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name, then rename.
 
     Raises:
         UserError: when the file cannot be written; an earlier one is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

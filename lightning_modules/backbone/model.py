@@ -102,29 +102,42 @@ class Backbone(nn.Module):
         wanted[:, 0] = False  # nothing comes before the first token
         # Columns after a row's last label are padding or of no effect: they are not run at all.
         columns = torch.arange(labels.shape[1], device=labels.device)
-        ends = torch.where(wanted, columns + 1, 0).amax(1)
-        kept = (columns < ends[:, None]).flatten().nonzero()[:, 0]
+        arguments, kept = self._packed(input_ids, torch.where(wanted, columns + 1, 0).amax(1), prefix)
         sources = torch.full((labels.numel(),), -1, device=labels.device)
         sources[kept] = torch.arange(len(kept), device=labels.device)
         targets = wanted.flatten().nonzero()[:, 0]
         predictors = sources[targets - 1]
-
-        first = 0 if prefix is None else prefix.num_positions
-        arguments = {
-            "input_ids": input_ids.flatten()[kept][None],
-            "position_ids": (first + kept % labels.shape[1])[None],
-            # A ready 4-D mask keeps transformers from building one for N × N tokens.
-            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=labels.device),
-            "use_cache": False,
-            "context": AttentionContext(
-                prefix=prefix, packing=Packing(labels.shape[0], labels.shape[1], kept)
-            ),
-        }
         with self._recomputing():
             losses = self._token_losses(arguments, predictors, labels.flatten()[targets])
         rows = targets // labels.shape[1]
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
         return per_example.sum(), per_example
+
+    def _packed(
+        self, input_ids: Tensor, ends: Tensor, prefix: Prefix | None = None
+    ) -> tuple[dict[str, Any], Tensor]:
+        """A batch as one row of its real tokens, for ``base_model``.
+
+        Args:
+            input_ids: (B, n), padded on the right, if at all.
+            ends: (B,), how many columns of each row to run.
+
+        Returns:
+            The forward's arguments, and (N,) which columns ``row * n + column`` the tokens come from.
+        """
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        kept = (columns < ends[:, None]).flatten().nonzero()[:, 0]
+        first = 0 if prefix is None else prefix.num_positions
+        packing = Packing(input_ids.shape[0], input_ids.shape[1], kept)
+        arguments = {
+            "input_ids": input_ids.flatten()[kept][None],
+            "position_ids": (first + kept % input_ids.shape[1])[None],
+            # A ready 4-D mask keeps transformers from building one for N × N tokens.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
+            "use_cache": False,
+            "context": AttentionContext(prefix=prefix, packing=packing),
+        }
+        return arguments, kept
 
     def _token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (N,) of ``targets`` (N,) at the columns ``predictors`` of a packed row."""
@@ -174,6 +187,43 @@ class Backbone(nn.Module):
             for handle in handles:
                 handle.remove()
         return [found[layer] for layer in layers]
+
+    @torch.no_grad()
+    def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
+        """Outputs of all decoder blocks, pooled while the backbone runs: no layer's states are kept.
+
+        The first column is left out: a BOS or first token draws activations hundreds of times those of
+        other tokens, which would rule any mean. Before the final norm, which is no decoder block's.
+
+        Args:
+            input_ids: (B, n), padded on the right, if at all.
+            ends: (B,), how many columns of each row are content; 2 or more.
+            tokens: keep each token's row instead of an example's mean.
+
+        Returns:
+            Features (L, rows, d), float32 or better, and (rows,) the example in 0 to B − 1 of each row.
+        """
+        arguments, kept = self._packed(input_ids, ends)
+        used = kept % input_ids.shape[1] > 0
+        examples = kept[used] // input_ids.shape[1]
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        pooled: list[Tensor] = []
+
+        def pool(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            states = (output[0] if isinstance(output, tuple) else output)[0, used].to(dtype)
+            if not tokens:
+                sums = states.new_zeros(len(ends), states.shape[1]).index_add(0, examples, states)
+                states = sums / (ends - 1)[:, None]
+            pooled.append(states)
+
+        handles = [layer.register_forward_hook(pool) for layer in self.layers]
+        try:
+            self.model.base_model(**arguments)
+        finally:
+            for handle in handles:
+                handle.remove()
+        rows = examples if tokens else torch.arange(len(ends), device=ends.device)
+        return torch.stack(pooled), rows
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:

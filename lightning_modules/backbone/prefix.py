@@ -56,6 +56,7 @@ def stage_prefix(
     starts: Sequence[int],
     prompts: Sequence[Tensor],
     mode: StageMode = "accumulate",
+    stage_of_layer: Sequence[int] | None = None,
 ) -> Prefix:
     """Prefix of soft prompts that enter the backbone at given layers (DHAM §4.2, eq. 5-6, Alg. 2).
 
@@ -66,7 +67,9 @@ def stage_prefix(
         starts: G layer indices, ascending: prompt i is the input of layer ``starts[i]`` at its rows.
         prompts: G tensors (m_i, hidden size), any float dtype; gradients flow to them.
         mode: ``accumulate``: layer l sees every prompt with start ≤ l. ``replace``: layer l sees only
-            the last prompt with start ≤ l.
+            the prompt of its own stage.
+        stage_of_layer: L indices into ``prompts``, for ``replace`` with stages that are not runs of
+            layers; default: a layer is of the last stage with start ≤ l.
     """
     if mode == "accumulate":
         # One row [P1; ...; PG]. A slot that is not active yet stands after the active ones, so the
@@ -89,7 +92,8 @@ def stage_prefix(
             length = sum(prompts[i].shape[0] for i in active)
             layers.append((keys[:, :, :length], values[:, :, :length]))
         else:
-            i, length = active[-1], prompts[active[-1]].shape[0]
+            i = active[-1] if stage_of_layer is None else stage_of_layer[layer]
+            length = prompts[i].shape[0]
             layers.append((keys[i : i + 1, :, :length], values[i : i + 1, :, :length]))
     return Prefix(tuple(layers), positions)
 

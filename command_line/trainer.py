@@ -1,0 +1,85 @@
+"""The trainer of each subcommand: its callbacks, logger and checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacks.final_validation import FinalValidation
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.partition import CKAPartition
+from callbacks.progress import ExamplesProgressBar
+from callbacks.results import Results
+from callbacks.run_folder import RunFolder
+from callbacks.throughput import Throughput
+from command_line.folders import Folders
+from lightning_modules.checkpointing import PromptCheckpointIO
+
+
+class PromptTrainer(L.Trainer):
+    """Lightning's trainer with one more thing to do."""
+
+    def partition(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Find the stages of the backbone, and train nothing."""
+        self.fit(model, datamodule=datamodule)
+
+
+def trainer_settings(
+    wanted: str, config: Any, folders: Folders, text: str, hyperparameters: dict[str, Any]
+) -> dict[str, Any]:
+    """What a subcommand sets of the trainer, the user's own callbacks and plugins kept.
+
+    Args:
+        wanted: the subcommand.
+        config: its configuration, classes instantiated.
+        text: the configuration as YAML.
+        hyperparameters: flat names and values shown beside the test metric.
+    """
+    callbacks: list[Any] = []
+    if config.trainer.enable_progress_bar is not False:
+        callbacks.append(ExamplesProgressBar())
+    if wanted != "predict":
+        callbacks.append(RunFolder(folders.out, text))
+    if wanted in ("fit", "partition"):
+        callbacks.append(CKAPartition(folders.run))
+    if wanted in ("fit", "validate", "test"):
+        callbacks.append(Results(None if wanted == "fit" else folders.out, hyperparameters))
+    if wanted == "fit":
+        callbacks += [Throughput(), FinalValidation()]
+        if config.trainer.enable_checkpointing is not False:
+            callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
+    given = config.trainer.callbacks or []
+    callbacks += given if isinstance(given, list) else [given]
+    settings: dict[str, Any] = {
+        "callbacks": callbacks,
+        "default_root_dir": str(folders.run),
+        "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
+    }
+    if wanted != "fit":
+        settings["enable_checkpointing"] = False
+    if wanted == "partition":
+        settings |= {"max_steps": 0, "num_sanity_val_steps": 0}
+    if wanted == "predict":
+        settings["logger"] = False
+    elif config.trainer.logger in (None, True):
+        settings["logger"] = TensorBoardLogger(
+            str(folders.run), name="", version="tensorboard", default_hp_metric=False
+        )
+    return settings
+
+
+def _checkpoints(folder: Path, save_every: int) -> list[ModelCheckpoint]:
+    common: dict[str, Any] = {
+        "dirpath": str(folder),
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
+    return [
+        ModelCheckpoint(
+            filename="best", monitor="val/loss", save_top_k=1, save_on_train_epoch_end=False, **common
+        ),
+        LastCheckpoint(every_n_train_steps=save_every, **common),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+    ]

@@ -1,0 +1,94 @@
+"""Distances between layers → groups of layers: contiguous segments, cuts of a dendrogram, silhouette.
+
+Labels are int64 arrays (L,): the group of each layer, numbered in the order of the groups' first layers.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def segment_costs(distance: Floats) -> Floats:
+    """Cost (L, L) of a segment of layers i to j, infinite for i > j: Σ of its pairs' distances / its size.
+
+    1 − CKA is half the squared distance of two layers' normalised Gram matrices, so with CKA this is half
+    the sum of squares around the segment's mean: the objective of k-means.
+    """
+    layers = len(distance)
+    corner = np.zeros((layers + 1, layers + 1))
+    corner[1:, 1:] = distance.cumsum(0).cumsum(1)
+    first, last = np.arange(layers)[:, None], np.arange(layers)[None] + 1
+    pairs = corner[last, last] - corner[first, last] - corner[last, first] + corner[first, first]
+    size = last - first
+    return np.where(size > 0, pairs / 2 / np.maximum(size, 1), np.inf)
+
+
+def contiguous_cuts(distance: Floats, most: int) -> list[Labels]:
+    """The cheapest contiguous segmentation into 1, 2, …, ``most`` segments, by dynamic programming.
+
+    Exact. Of equally cheap ones, that with the earliest last boundary.
+
+    Args:
+        distance: (L, L), symmetric, 0 on the diagonal.
+        most: 1 to L.
+    """
+    layers, costs = len(distance), segment_costs(distance)
+    best = [costs[0]]  # best[g][j]: layers 0 to j in g + 1 segments
+    back: list[Labels] = []
+    for _ in range(1, most):
+        # totals[i, j]: the last segment starts at layer i + 1 and ends with j
+        totals = best[-1][:-1, None] + costs[1:]
+        back.append(totals.argmin(0) + 1)
+        best.append(totals.min(0))
+    cuts = []
+    for groups in range(1, most + 1):
+        starts, end = [], layers - 1
+        for g in range(groups - 1, 0, -1):
+            start = int(back[g - 1][end])
+            starts.append(start)
+            end = start - 1
+        labels = np.zeros(layers, dtype=np.int64)
+        for start in starts:
+            labels[start:] += 1
+        cuts.append(labels)
+    return cuts
+
+
+def dendrogram(distance: Floats) -> Floats:
+    """Average linkage, (L − 1, 4) as scipy writes it (DHAM Algorithm 1, line 14)."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    return linkage(squareform(distance, checks=False), "average")
+
+
+def dendrogram_cuts(distance: Floats, most: int) -> list[Labels | None]:
+    """The cuts of the dendrogram into 1, 2, …, ``most`` clusters; None where ties leave no such cut."""
+    from scipy.cluster.hierarchy import fcluster
+
+    if len(distance) == 1:
+        return [np.zeros(1, dtype=np.int64)]
+    tree = dendrogram(distance)
+    cuts: list[Labels | None] = []
+    for groups in range(1, most + 1):
+        labels = fcluster(tree, groups, "maxclust")
+        cuts.append(_in_order(labels) if len(np.unique(labels)) == groups else None)
+    return cuts
+
+
+def silhouette(distance: Floats, labels: Labels) -> float:
+    """Mean silhouette of the layers, in [−1, 1] (DHAM eq. 4); 0 for one group, or only groups of one."""
+    from sklearn.metrics import silhouette_score
+
+    groups = len(np.unique(labels))
+    if not 1 < groups < len(labels):
+        return 0.0
+    return float(silhouette_score(distance, labels, metric="precomputed"))
+
+
+def _in_order(labels: NDArray) -> Labels:
+    """The same groups, numbered in the order of their first layers."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)

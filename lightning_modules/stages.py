@@ -1,0 +1,217 @@
+"""Where DHAM's stages come from: a search, a name, a list or a ``partition.json``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.functional.partition import Partition, from_starts, single, uniform
+from utilities.errors import UserError, choose, nearest
+from utilities.files import write_text
+
+SEARCHED = ("cka", "cosine", "euclidean")
+NAMED = ("uniform", "single")
+FORMAT = 1
+LEAST_EXAMPLES = 8
+UNIFORM_STAGES = 4  # what 'uniform' makes when no number is given
+
+Pooling = Literal["mean", "token"]
+
+
+@dataclass(frozen=True)
+class StageSearch:
+    """How stages are found before fit (DHAM §4.1, Algorithm 1); unused by stages that are given.
+
+    Attributes:
+        min_stages: fewest stages to choose from.
+        max_stages: most stages to choose from; the paper has 3 to 5.
+        contiguous: a stage is a run of layers, found by dynamic programming; false: average linkage on
+            the similarities, as in Algorithm 1, whose stages may interleave.
+        unbiased: the unbiased estimator of CKA, which does not depend on the number of examples.
+        examples: calibration examples, drawn from the training questions.
+        rationales: read their worked answers, too.
+        pooling: ``mean``: one feature row an example, the mean over its tokens; ``token``: each token is a
+            row, which takes memory for all of them. The first token is left out: it rules every mean.
+        resamples: bootstrap resamples that vote on the number of stages; 0: silhouette alone decides.
+        seed: of the draws.
+    """
+
+    min_stages: int = 3
+    max_stages: int = 5
+    contiguous: bool = True
+    unbiased: bool = False
+    examples: int = 96
+    rationales: bool = False
+    pooling: Pooling = "mean"
+    resamples: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choose("pooling", self.pooling, get_args(Pooling))
+        if not 2 <= self.min_stages <= self.max_stages:
+            raise UserError(
+                f"min_stages {self.min_stages} to max_stages {self.max_stages} leaves no number of stages: "
+                "2 <= min_stages <= max_stages is needed; for one stage take partition 'single'"
+            )
+        if self.examples < LEAST_EXAMPLES:
+            raise UserError(f"search.examples is {self.examples}: allowed are {LEAST_EXAMPLES} and more")
+        if self.resamples < 0:
+            raise UserError(f"search.resamples is {self.resamples}: allowed are 0 and more")
+
+    def allowed(self, num_stages: int | None, layers: int) -> range:
+        """Numbers of stages to choose from in a backbone of so many layers: the one asked for, if any.
+
+        Raises:
+            UserError: when they are more than the layers can make.
+        """
+        if num_stages is not None:
+            return range(num_stages, num_stages + 1)
+        # With a stage for each layer every silhouette is 0: there would be nothing to choose by.
+        if self.max_stages >= layers:
+            raise UserError(
+                f"max_stages is {self.max_stages}, but the backbone has {layers} layers: allowed are up to "
+                f"{layers - 1}"
+            )
+        return range(self.min_stages, self.max_stages + 1)
+
+
+def check_source(source: str | list[int], num_stages: int | None) -> None:
+    """Check what can be checked of a partition's source before the backbone is there.
+
+    Raises:
+        UserError: for an unknown name, a list that does not ascend, or numbers of stages that differ.
+    """
+    if num_stages is not None and num_stages < 1:
+        raise UserError(f"num_stages must be at least 1, not {num_stages}")
+    if isinstance(source, str):
+        if source not in SEARCHED + NAMED and not _is_path(source):
+            hint = nearest(source, SEARCHED + NAMED)
+            raise UserError(
+                f"partition '{source}' is unknown: {hint}, a partition.json, or a list of first layers: [0,9]"
+            )
+    elif not source:
+        raise UserError("partition is an empty list: name the first layer of at least one stage")
+    elif source != sorted(set(source)) or source[0] != 0:
+        raise UserError(f"the first layers of a partition must ascend from 0 without repeats, not {source}")
+    given = 1 if source == "single" else len(source) if isinstance(source, list) else None
+    if num_stages is not None and given is not None and num_stages != given:
+        raise UserError(f"num_stages is {num_stages}, but partition {source} has {given}")
+
+
+def given_partition(source: str | list[int], num_stages: int | None, backbone: Backbone) -> Partition | None:
+    """The partition that ``source`` names, or None when it has to be searched for.
+
+    Raises:
+        UserError: when it does not fit the backbone, or its file cannot be read.
+    """
+    layers = backbone.num_layers
+    if num_stages is not None and num_stages > layers:
+        raise UserError(f"{num_stages} stages do not fit into the backbone's {layers} layers")
+    if isinstance(source, list):
+        beyond = [start for start in source if not 0 <= start < layers]
+        if beyond:
+            raise UserError(
+                f"partition names layer {beyond[0]}, but backbone '{backbone.config.name}' has layers 0 to "
+                f"{layers - 1}"
+            )
+        return from_starts(source, layers, "listed", "the first layers were listed")
+    if source == "single":
+        return single(layers)
+    if source == "uniform":
+        wanted = num_stages or UNIFORM_STAGES
+        if wanted > layers:
+            raise UserError(f"{wanted} stages do not fit into the backbone's {layers} layers")
+        return uniform(wanted, layers)
+    return None if source in SEARCHED else load_partition(Path(source), backbone)
+
+
+def save_partition(partition: Partition, path: Path) -> None:
+    """Write a partition as JSON that people can read: a field a line, a layer's similarities a line."""
+    values = partition_values(partition)
+    similarity = values.pop("similarity")
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    if similarity is None:
+        lines.append('  "similarity": null')
+    else:
+        rows = ",\n".join(f"    {json.dumps(row)}" for row in similarity)
+        lines.append(f'  "similarity": [\n{rows}\n  ]')
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def load_partition(path: Path, backbone: Backbone) -> Partition:
+    """Read a ``partition.json`` for ``backbone``.
+
+    Raises:
+        UserError: when it cannot be read, or belongs to another backbone.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"partition file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"partition file {path} is not JSON: {error}") from error
+    try:
+        partition = partition_from(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"partition file {path} is not a partition: {error}") from error
+    check_partition(partition, backbone, f"partition file {path}")
+    return partition
+
+
+def check_partition(partition: Partition, backbone: Backbone, what: str) -> None:
+    """Check that a partition was made for ``backbone``.
+
+    Raises:
+        UserError: naming ``what`` and the difference.
+    """
+    if partition.num_layers != backbone.num_layers:
+        raise UserError(
+            f"{what} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
+            f"{backbone.num_layers}"
+        )
+    if partition.fingerprint and partition.fingerprint != backbone.fingerprint:
+        raise UserError(
+            f"{what} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
+            f"not to '{backbone.config.name}' ({backbone.fingerprint})"
+        )
+
+
+def partition_values(partition: Partition) -> dict[str, Any]:
+    """A partition as plain values, for JSON and checkpoints."""
+    summary = {"format": FORMAT, "stages_as_runs": str(partition), "starts": list(partition.starts)}
+    return summary | asdict(partition)
+
+
+def partition_from(values: Mapping[str, Any]) -> Partition:
+    """The partition that plain values describe.
+
+    Raises:
+        KeyError, TypeError, ValueError: when they describe none.
+    """
+    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+        raise ValueError(f"it has no field 'format' of {FORMAT}")
+    found = {field.name: values[field.name] for field in fields(Partition)}
+    found["stages"] = tuple(map(tuple, found["stages"]))
+    for name in ("silhouettes", "votes"):  # JSON has no keys but texts
+        if found[name] is not None:
+            found[name] = {int(key): value for key, value in found[name].items()}
+    if found["similarity"] is not None:
+        found["similarity"] = tuple(map(tuple, found["similarity"]))
+    if found["boundary_votes"] is not None:
+        found["boundary_votes"] = tuple(found["boundary_votes"])
+    return Partition(**found)
+
+
+def _is_path(source: str) -> bool:
+    return source.endswith(".json") or "/" in source
+
+
+def most_stages(source: str | list[int], num_stages: int | None, search: StageSearch) -> int:
+    """The most stages that ``source`` can come to have, as far as can be said without reading a file."""
+    if isinstance(source, list):
+        return len(source)
+    if source in SEARCHED:
+        return num_stages or search.max_stages
+    return (num_stages or UNIFORM_STAGES) if source == "uniform" else 1
