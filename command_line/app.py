@@ -39,7 +39,13 @@ COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "weights_only")
 
 
 class PromptParser(LightningArgumentParser):
-    """An argument parser whose errors are one line with the nearest name."""
+    """An argument parser whose errors are one line with the nearest name.
+
+    Nor does it, or one it makes for a class's options, take abbreviations: one is a typo not reported.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserMessage(message) from ex
@@ -81,10 +87,6 @@ class PromptCLI(LightningCLI):
         """Only the one asked for: each costs a second of parsing signatures."""
         every = super().subcommands() | {"partition": {"model", "datamodule"}}
         return {self.wanted: every[self.wanted]}
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        # An abbreviation is a typo that is not reported.
-        return super().init_parser(**kwargs | {"allow_abbrev": False})
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any

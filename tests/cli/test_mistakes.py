@@ -39,7 +39,7 @@ TYPOS = [
         "option --model.optimizer.lrr is unknown: did you mean --model.optimizer.lr?",
     ),
     ("--model.num_virtual_token=3", "did you mean --model.num_virtual_tokens?"),
-    ("--model.stages=uniform", "option --model.stages belongs to another class: DHAM"),
+    ("--model.partition=uniform", "option --model.partition belongs to another class: DHAM"),
     ("--data.init_args.tsk=addition", "option --data.tsk is unknown: did you mean --data.task?"),
     (
         "--data.source=x",
@@ -72,13 +72,23 @@ TYPOS = [
     ("--ckpt_path=", "--ckpt_path needs a value"),
 ]
 DHAM_MISTAKES = [
-    (["--model.stages=[2,1]"], "stages must ascend without repeats, not [2, 1]"),
-    (["--model.stages=[]"], "stages is an empty list"),
-    (["--model.stages=unform"], "stages 'unform' is unknown: did you mean 'uniform'?"),
+    (["--model.partition=[0,2,1]"], "partition must ascend from 0 without repeats, not [0, 2, 1]"),
+    (["--model.partition=[]"], "partition is an empty list"),
+    (["--model.partition=unform"], "partition 'unform' is unknown: did you mean 'uniform'?"),
+    (["--model.partition=cak"], "did you mean 'cka'? Allowed: cka, cosine, euclidean, single, uniform, a"),
+    (["--model.partition=single", "--model.num_stages=2"], "num_stages is 2, but partition single has 1"),
+    (["--model.partition=[0,2]", "--model.num_stages=3"], "num_stages is 3, but partition [0, 2] has 2"),
     (
-        ["--model.num_virtual_tokens=2"],
-        "a budget of 2 virtual tokens is smaller than the number of stages (4)",
+        ["--model.num_virtual_tokens=4"],
+        "a budget of 4 virtual tokens is smaller than the number of stages (5)",
     ),
+    (["--model.num_stages=0"], "num_stages must be at least 1, not 0"),
+    (["--model.search.min_stages=4", "--model.search.max_stages=3"], "min_stages 4 to max_stages 3 leaves"),
+    (["--model.search.min_stages=1"], "2 <= min_stages <= max_stages is needed; for one stage take"),
+    (["--model.search.examples=7"], "search.examples is 7: allowed are 8 and more"),
+    (["--model.search.resamples=-1"], "search.resamples is -1: allowed are 0 and more"),
+    (["--model.search.pooling=men"], "'men' is not allowed: did you mean 'mean'?"),
+    (["--model.search.resample=3"], "did you mean --model.search.resamples?"),
 ]
 
 
@@ -184,7 +194,7 @@ ELSEWHERE = [
     (["--run_dir=given.yaml/run"], "folder given.yaml/run cannot be written to: Not a directory"),
     (["--run_dir=/proc/run"], "folder /proc/run cannot be written to"),
     (["--model.insert_at=4"], "insert_at names layer 4"),
-    (["--model=DHAM", "--model.stages=[0,9]"], "stages names layer 9"),
+    (["--model=DHAM", "--model.partition=[0,9]"], "partition names layer 9"),
     (["--model=Pretrained"], "Pretrained has nothing to train: use 'test' or 'validate'"),
     (["--trainer.val_check_interval=99"], "trainer: `val_check_interval` (99)"),
 ]

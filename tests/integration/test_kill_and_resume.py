@@ -30,7 +30,12 @@ OPTIONS = [
     "--seed_everything=7",
 ]
 METHODS = {
-    "dham": ["--model=DHAM", "--model.num_virtual_tokens=9", "--model.num_stages=3"],
+    "dham": [
+        "--model=DHAM",
+        "--model.num_virtual_tokens=9",
+        "--model.num_stages=3",
+        "--model.search.examples=32",
+    ],
     "prefix": ["--model=PrefixTuning", "--model.num_virtual_tokens=4", "--model.mlp_width=8"],
 }
 

@@ -182,7 +182,7 @@ def test_smollm2(smollm2: Path, name: str) -> None:
     backbone = Backbone(BackboneConfig(name=str(smollm2)))
     options = {} if name in ("pretrained", "lora") else {"init": PromptInit("text", "Think step by step.")}
     if name.startswith("dham"):
-        options["stages"] = [0, 10, 20] if name == "dham" else [5, 20]
+        options["partition"] = [0, 10, 20] if name == "dham" else [0, 20]
     prefix = method(name, backbone, **options).prefix()
     texts = ["The capital of France is", "1, 2, 3, 4,", "Once upon a time there was a"]
     rows = [torch.tensor(backbone.tokenizer(text)["input_ids"]) for text in texts]

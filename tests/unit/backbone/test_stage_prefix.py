@@ -95,10 +95,23 @@ def test_methods(tiny: Backbone, family: str, name: str) -> None:
         given = {i // 2: (trained[i], trained[i + 1]) for i in range(0, len(trained), 2)}
         logits = slow_logits(model, ids, mask, given=given)
     elif name.startswith("dham"):
-        logits = slow_logits(model, ids, mask, module.starts, prompts, module.mode)
+        logits = slow_logits(model, ids, mask, list(module.stages.starts), prompts, module.mode)
     else:
         logits = slow_logits(model, ids, mask, [getattr(module, "insert_at", 0)][: len(prompts)], prompts)
     assert_agrees(tiny, module.prefix(), logits, prompts, prompts)
+
+
+def test_replace_with_interleaved_stages(llama: Backbone) -> None:
+    """A layer takes its own stage's prompt, also when another stage began in between."""
+    prompts, owners = soft_prompts([2, 3]), (0, 1, 0, 1)
+    prefix = stage_prefix(llama, [0, 1], prompts, "replace", owners)
+    alone = [stage_prefix(llama, [start], [prompt]) for start, prompt in zip([0, 1], prompts, strict=True)]
+    for layer, owner in enumerate(owners):
+        ours, theirs = prefix.layers[layer], alone[owner].layers[layer]
+        assert ours is not None
+        assert theirs is not None
+        assert largest_difference(list(ours), list(theirs)) < 1e-12
+    assert prefix.num_positions == 3
 
 
 def test_lora_is_a_weight_update(llama: Backbone) -> None:

@@ -128,8 +128,8 @@ _MAKE: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
     "late": (PromptTuning, {"num_virtual_tokens": 5, "insert_at": 2}),
     "prefix": (PrefixTuning, {"num_virtual_tokens": 5}),
     "prefix-mlp": (PrefixTuning, {"num_virtual_tokens": 5, "mlp_width": 8}),
-    "dham": (DHAM, {"num_virtual_tokens": 7, "stages": [0, 1, 3]}),
-    "dham-replace": (DHAM, {"num_virtual_tokens": 7, "stages": [1, 3], "mode": "replace"}),
+    "dham": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 1, 3]}),
+    "dham-replace": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 3], "mode": "replace"}),
     "lora": (LoRA, {"rank": 2}),
 }
 METHODS = tuple(_MAKE)

@@ -21,17 +21,17 @@ def test_budget_is_split_evenly(total: int, stages: int, expected: list[int]) ->
 @pytest.mark.parametrize(
     ("changes", "starts"),
     [
-        ({"stages": "single"}, [0]),
-        ({"stages": "uniform", "num_stages": 2}, [0, 2]),
-        ({"stages": "uniform", "num_stages": 3}, [0, 1, 2]),
-        ({"stages": "uniform", "num_stages": 4}, [0, 1, 2, 3]),
-        ({"stages": [1, 3]}, [1, 3]),
+        ({"partition": "single"}, [0]),
+        ({"partition": "uniform", "num_stages": 2}, [0, 2]),
+        ({"partition": "uniform", "num_stages": 3}, [0, 1, 2]),
+        ({"partition": "uniform", "num_stages": 4}, [0, 1, 2, 3]),
+        ({"partition": [0, 3]}, [0, 3]),
     ],
     ids=str,
 )
 def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> None:
     module = method("dham", llama, **changes)
-    assert module.starts == starts
+    assert list(module.stages.starts) == starts
     assert len(module.prompts) == len(starts)
     assert sum(prompt.shape[0] for prompt in module.prompts) == 7
 
@@ -39,15 +39,20 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("dham", {"stages": []}, "empty list"),
-        ("dham", {"stages": [2, 1]}, r"ascend without repeats, not \[2, 1\]"),
-        ("dham", {"stages": [0, 1, 1]}, "ascend without repeats"),
-        ("dham", {"stages": [0, 4]}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
-        ("dham", {"stages": [-1, 2]}, "layer -1"),
-        ("dham", {"stages": "unifrom"}, "did you mean 'uniform'"),
-        ("dham", {"stages": "uniform", "num_stages": 5}, "5 stages do not fit into the backbone's 4 layers"),
-        ("dham", {"stages": "uniform", "num_stages": 0}, "num_stages must be at least 1"),
-        ("dham", {"stages": [0, 1, 2], "num_virtual_tokens": 2}, "smaller than the number of stages"),
+        ("dham", {"partition": []}, "empty list"),
+        ("dham", {"partition": [2, 1]}, r"ascend from 0 without repeats, not \[2, 1\]"),
+        ("dham", {"partition": [1, 3]}, "ascend from 0"),
+        ("dham", {"partition": [0, 1, 1]}, "ascend from 0 without repeats"),
+        ("dham", {"partition": [0, 4]}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
+        ("dham", {"partition": [-1, 2]}, "ascend from 0"),
+        ("dham", {"partition": "unifrom"}, "did you mean 'uniform'"),
+        (
+            "dham",
+            {"partition": "uniform", "num_stages": 5},
+            "5 stages do not fit into the backbone's 4 layers",
+        ),
+        ("dham", {"partition": "uniform", "num_stages": 0}, "num_stages must be at least 1"),
+        ("dham", {"partition": [0, 1, 2], "num_virtual_tokens": 2}, "smaller than the number of stages"),
         ("dham", {"mode": "replcae"}, "did you mean 'replace'"),
         ("late", {"insert_at": 4}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
         ("late", {"insert_at": -1}, "layer -1"),

@@ -118,7 +118,7 @@ def test_a_late_random_prompt_has_the_layers_scale(llama: Backbone) -> None:
 
 def test_every_stage_starts_from_its_own_layer(tiny: Backbone) -> None:
     init = PromptInit("text", "Think")
-    module = method("dham", tiny, init=init, stages=[0, 2, 3], num_virtual_tokens=8)
+    module = method("dham", tiny, init=init, partition=[0, 2, 3], num_virtual_tokens=8)
     assert [prompt.shape[0] for prompt in module.prompts] == [3, 3, 2]
     for prompt, layer, length in zip(module.prompts, [0, 2, 3], [3, 3, 2], strict=True):
         assert torch.equal(prompt, initial_prompt(tiny, init, length, layer, seeded()))

@@ -113,7 +113,7 @@ def test_own_checkpoint_is_accepted(name: str) -> None:
 
 def test_description_is_plain() -> None:
     said = describe(fresh("dham"))
-    assert said["structure"] == {"stages": [0, 1, 3], "mode": "accumulate"}
+    assert said["structure"] == {"stages": "0 | 1-2 | 3", "mode": "accumulate"}
     assert said["backbone"]["name"] == "tiny"
     assert set(said) == {"format", "method", "backbone", "fingerprint", "structure"}
 
@@ -130,7 +130,12 @@ def test_another_backbone_is_refused() -> None:
     ("name", "theirs", "ours", "words"),
     [
         ("prompt", "dham", "prompt", "method DHAM, the model is PromptTuning"),
-        ("stages", {"stages": [0, 1, 3]}, {"stages": [0, 2, 3]}, r"stages \[0, 1, 3\], the model has \[0, 2"),
+        (
+            "stages",
+            {"partition": [0, 1, 3]},
+            {"partition": [0, 2, 3]},
+            r"stages 0 \| 1-2 \| 3, the model has 0-1 \| 2 \| 3",
+        ),
         ("mode", {"mode": "replace"}, {"mode": "accumulate"}, "mode replace, the model has accumulate"),
     ],
 )
