@@ -1,5 +1,6 @@
 """Where a run lives."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -44,6 +45,9 @@ class Folders(NamedTuple):
         for file in _events(self.run) - self.events:
             if f".{os.getpid()}." in file.name:
                 file.unlink(missing_ok=True)
+        for folder in (self.run / "tensorboard", self.run):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # it is empty, then
 
 
 def _events(run: Path) -> frozenset[Path]:

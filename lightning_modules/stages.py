@@ -154,7 +154,7 @@ def load_partition(path: Path, backbone: Backbone) -> Partition:
         raise UserError(f"partition file {path} is not JSON: {error}") from error
     try:
         partition = partition_from(values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"partition file {path} is not a partition: {error}") from error
     check_partition(partition, backbone, f"partition file {path}")
     return partition
@@ -188,10 +188,13 @@ def partition_from(values: Mapping[str, Any]) -> Partition:
     """The partition that plain values describe.
 
     Raises:
-        KeyError, TypeError, ValueError: when they describe none.
+        AttributeError, TypeError, ValueError: when they describe none.
     """
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise ValueError(f"it has no field 'format' of {FORMAT}")
+    missing = [field.name for field in fields(Partition) if field.name not in values]
+    if missing:
+        raise ValueError(f"it has no field '{missing[0]}'")
     found = {field.name: values[field.name] for field in fields(Partition)}
     found["stages"] = tuple(map(tuple, found["stages"]))
     for name in ("silhouettes", "votes"):  # JSON has no keys but texts

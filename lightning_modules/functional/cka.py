@@ -15,6 +15,8 @@ from lightning_modules.functional.similarity import CosineSimilarity, EuclideanS
 
 # What a layer varies by, relative to its size, below which it is constant but for rounding.
 CONSTANT = 1e-20
+# What subtraction leaves of squares, relative to them, below which it is but rounding.
+ROUNDING = 1e-12
 # Gram matrices of up to so many entries in all (256 MiB) are kept whatever their shape.
 KEPT_ENTRIES = 2**25
 
@@ -62,9 +64,12 @@ class LinearCKA(Similarity):
     def matrix(self, rows: Tensor | None = None) -> Tensor:
         inner, diagonals = self._products_of_features(rows) if self.grams is None else self._of_grams(rows)
         n = diagonals.shape[1]
+        own = inner.diagonal()
         if self.unbiased:
             inner = _unbiased(inner, diagonals) if n > 3 else torch.zeros_like(inner)
-        scale = inner.diagonal().clamp(min=0).sqrt()
+            # Where only one row varies, or all are equally far apart, nothing is left but rounding.
+            own = torch.where(inner.diagonal() > ROUNDING * own, inner.diagonal(), 0)
+        scale = own.sqrt()
         scale = scale[:, None] * scale
         similarity = torch.where(scale > 0, inner / torch.where(scale > 0, scale, 1), 0)
         return similarity.clamp(-1, 1).fill_diagonal_(1.0)
@@ -87,7 +92,7 @@ class LinearCKA(Similarity):
             means = grams.mean(2, keepdim=True)
             grams = grams - means - means.transpose(1, 2) + means.mean(1, keepdim=True)
             # Subtracting leaves rounding of the size of what was there before.
-            varies = grams.diagonal(dim1=1, dim2=2).sum(1) > 1e-12 * before
+            varies = grams.diagonal(dim1=1, dim2=2).sum(1) > ROUNDING * before
             grams = grams * varies[:, None, None]
         flat = grams.flatten(1)
         return flat @ flat.T, grams.diagonal(dim1=1, dim2=2)

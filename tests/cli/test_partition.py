@@ -1,0 +1,240 @@
+"""Stages before fit: found once, kept in the checkpoint, reused, and refused where they do not belong."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import partition as callback
+from tests.cli.test_mistakes import assert_one_error, hashes
+from tests.tiny_folder import QUIET, call, save_tiny_backbone
+
+FIGURES = ["dendrogram", "silhouette", "similarity", "votes"]
+SEARCH = [
+    "--model.search.examples=12",
+    "--model.search.resamples=10",
+    "--model.search.min_stages=2",
+    "--model.search.max_stages=3",
+]
+
+
+@pytest.fixture
+def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a short DHAM run, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    rest = [flag for flag in common if not flag.startswith("--model")]
+    return [*rest, "--model=DHAM", "--model.num_virtual_tokens=6", *SEARCH]
+
+
+@pytest.fixture
+def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when the backbone is run over calibration examples."""
+
+    def searched(*args: object) -> None:
+        raise AssertionError("stages were searched for")
+
+    monkeypatch.setattr(callback, "calibration_features", searched)
+
+
+def partition(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "partition.json").read_text(encoding="utf-8"))
+
+
+def images(run: Path) -> dict[str, list[int]]:
+    """Steps of TensorBoard's images by tag."""
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_partition_finds_stages_and_trains_nothing(dham: list[str]) -> None:
+    outcome = call("partition", *dham, "--run_dir=found")
+    assert outcome.code == 0, outcome.err
+    run = Path("found")
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.yaml", "partition.json", "tensorboard"} | {f"partition_{n}.png" for n in FIGURES}
+    assert all((run / f"partition_{n}.png").read_bytes().startswith(b"\x89PNG") for n in FIGURES)
+    assert images(run) == {f"partition/{name}": [0] for name in FIGURES}
+    found = partition(run)
+    assert sorted(layer for stage in found["stages"] for layer in stage) == [0, 1, 2, 3]
+    assert sum(found["votes"].values()) == pytest.approx(1)
+    assert (found["examples"], found["resamples"], found["method"]) == (12, 10, "cka")
+    assert "parameters trained" not in outcome.err
+
+
+def test_dham_is_what_partition_looks_at(dham: list[str]) -> None:
+    flags = [flag for flag in dham if flag != "--model=DHAM"]
+    assert call("partition", *flags).code == 0
+    assert partition(Path("runs/partition-letter_reversal"))["contiguous"]
+
+
+def test_other_methods_have_no_stages(common: list[str], tmp_path: Path) -> None:
+    outcome = call("partition", *common, f"--run_dir={tmp_path / 'none'}")
+    assert_one_error(outcome, "partition finds the stages of DHAM; PromptTuning has none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("method", ["cka", "cosine", "euclidean"])
+@pytest.mark.parametrize("contiguous", ["true", "false"])
+def test_fit_uses_what_it_finds(method: str, contiguous: str, dham: list[str]) -> None:
+    flags = [*dham, f"--model.partition={method}", f"--model.search.contiguous={contiguous}"]
+    outcome = call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run")
+    assert outcome.code == 0, outcome.err
+    found = partition(Path("run"))
+    assert (found["method"], found["contiguous"]) == (method, contiguous == "true")
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["partition"]["starts"] == found["starts"]
+    assert checkpoint["promptstage"]["structure"]["stages"] == found["stages_as_runs"]
+    prompts = [key for key in checkpoint["state_dict"] if key.startswith("prompts.")]
+    assert len(prompts) == len(found["stages"])
+
+
+def test_a_checkpoint_brings_its_stages(
+    dham: list[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    fit = [*dham, "--model.partition=cosine", "--run_dir=run", "--trainer.max_steps=2"]
+    assert call("fit", *fit).code == 0
+    before = hashes(Path("run"))
+    found = partition(Path("run"))
+    request.getfixturevalue("no_search")
+    for subcommand in ("test", "validate"):
+        outcome = call(subcommand, *QUIET, "--ckpt_path=run")
+        assert outcome.code == 0, outcome.err
+    outcome = call("predict", *QUIET, "--ckpt_path=run", stdin="planet\n")
+    assert outcome.code == 0, outcome.err
+    resumed = call("fit", *QUIET, "--ckpt_path=run", "--trainer.max_steps=3")
+    assert resumed.code == 0, resumed.err
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert [list(stage) for stage in checkpoint["partition"]["stages"]] == found["stages"]
+    after = hashes(Path("run"))
+    assert {name: after[name] for name in before if "partition" in name} == {
+        name: digest for name, digest in before.items() if "partition" in name
+    }
+
+
+def test_a_file_is_reused(dham: list[str], request: pytest.FixtureRequest) -> None:
+    assert call("partition", *dham, "--run_dir=found").code == 0
+    request.getfixturevalue("no_search")
+    flags = [*dham, "--model.partition=found/partition.json", "--trainer.max_steps=1", "--run_dir=run"]
+    outcome = call("fit", *flags)
+    assert outcome.code == 0, outcome.err
+    assert partition(Path("run")) == partition(Path("found"))
+    assert (Path("run") / "partition_similarity.png").is_file()
+    shutil.rmtree("found")
+    outcome = call("test", *QUIET, "--ckpt_path=run")  # the checkpoint holds it
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("given", ["single", "uniform", "[0,3]"])
+@pytest.mark.usefixtures("no_search")
+def test_given_stages_need_no_search(given: str, dham: list[str]) -> None:
+    outcome = call("fit", *dham, f"--model.partition={given}", "--trainer.max_steps=1", "--run_dir=run")
+    assert outcome.code == 0, outcome.err
+    found = partition(Path("run"))
+    assert found["starts"] == {"single": [0], "uniform": [0, 1, 2, 3], "[0,3]": [0, 3]}[given]
+    assert (found["similarity"], found["votes"]) == (None, None)
+    assert not list(Path("run").glob("*.png"))
+
+
+def test_a_fixed_number(dham: list[str]) -> None:
+    assert call("partition", *dham, "--model.num_stages=3", "--run_dir=found").code == 0
+    assert partition(Path("found"))["why"] == "G = 3 was asked for"
+    assert len(partition(Path("found"))["stages"]) == 3
+    outcome = call("fit", *dham, "--model.partition=found/partition.json", "--model.num_stages=2")
+    assert_one_error(outcome, "the partition has 3 stages, num_stages asks for 2")
+
+
+def test_another_backbone_is_refused(dham: list[str], tmp_path: Path) -> None:
+    """Another depth, and the same depth with other weights."""
+    assert call("partition", *dham, "--run_dir=found").code == 0
+    outcome = call("fit", *dham, "--backbone.name=embedded", "--model.partition=found/partition.json")
+    assert_one_error(outcome, "partition.json is of 4 layers, but backbone 'embedded' has 12")
+    other = save_tiny_backbone(tmp_path / "other")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight += 1
+    model.save_pretrained(other)
+    outcome = call("fit", *dham, f"--backbone.name={other}", "--model.partition=found/partition.json")
+    assert_one_error(outcome, "found/partition.json belongs to backbone '", f"not to '{other}'")
+    # Nor does a partition in a checkpoint, which belongs to a backbone as a whole.
+    assert call("fit", *dham, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    outcome = call("test", *QUIET, "--ckpt_path=run", f"--backbone.name={other}")
+    assert_one_error(outcome, "belongs to backbone '", f"not to '{other}'")
+
+
+BROKEN = {
+    "nothing.json": (None, "partition file nothing.json cannot be read: No such file"),
+    "half.json": ('{"format": 1, "stag', "partition file half.json is not JSON"),
+    "list.json": ("[1, 2]", "partition file list.json is not a partition: it has no field 'format' of 1"),
+    "empty.json": ('{"format": 1}', "partition file empty.json is not a partition: it has no field 'stages'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file(name: str, dham: list[str]) -> None:
+    text, message = BROKEN[name]
+    if text is not None:
+        Path(name).write_text(text, encoding="utf-8")
+    assert_one_error(call("fit", *dham, f"--model.partition=./{name}"), message)
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_stages_that_do_not_hold_every_layer(dham: list[str]) -> None:
+    assert call("partition", *dham, "--run_dir=found").code == 0
+    values = partition(Path("found")) | {"stages": [[0, 1], [3]]}
+    Path("gap.json").write_text(json.dumps(values), encoding="utf-8")
+    outcome = call("fit", *dham, "--model.partition=gap.json")
+    assert_one_error(outcome, "gap.json is not a partition: the stages must hold each layer from 0 on once")
+
+
+def test_bad_input(dham: list[str]) -> None:
+    outcome = call("fit", *dham, "--model.search.examples=40")
+    assert_one_error(outcome, "40 calibration examples were asked for, but letter_reversal has 32 training")
+    outcome = call("fit", *dham, "--model.search.max_stages=4")
+    assert_one_error(outcome, "max_stages is 4, but the backbone has 4 layers: allowed are up to 3")
+    outcome = call("fit", *dham, "--model.num_stages=5")
+    assert_one_error(outcome, "5 stages do not fit into the backbone's 4 layers")
+    outcome = call("test", *dham)
+    assert_one_error(
+        outcome, "partition 'cka' is found at the start of fit", "give a checkpoint or a partition"
+    )
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_features_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
+    broken = save_tiny_backbone(tmp_path / "broken")
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0] = float("nan")
+    model.save_pretrained(broken)
+    outcome = call("fit", *dham, f"--backbone.name={broken}")
+    assert_one_error(
+        outcome, "the output of layer 2 of backbone", "is not finite for calibration example letter"
+    )
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.5, True), (0.7, False)])
+def test_split_votes_are_told(
+    share: float, warns: bool, dham: list[str], monkeypatch: pytest.MonkeyPatch, recwarn: Any
+) -> None:
+    found = callback.find_partition
+
+    def split(*args: Any, **kwargs: Any) -> Any:
+        result = found(*args, **kwargs)
+        votes = dict.fromkeys(result.votes, 1 - share) | {len(result.stages): share}
+        return callback.replace(result, votes=votes)
+
+    monkeypatch.setattr(callback, "find_partition", split)
+    lines: list[str] = []
+    monkeypatch.setattr(callback, "rank_zero_warn", lines.append)
+    assert call("partition", *dham, "--run_dir=found").code == 0
+    assert len(lines) == warns
+    assert all("only 50% of the resamples agree" in line for line in lines)
