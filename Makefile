@@ -18,7 +18,7 @@ $(INSTALLED): requirements.lock
 install: $(INSTALLED) ## make .venv and install the pinned lock
 
 demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes)
-	$(BIN)/python -m scripts.demo
+	$(BIN)/python -m scripts.compare configs/experiment/demo.yaml --run-dir runs/demo
 
 test: $(INSTALLED) lint ## lint and all tests
 	$(BIN)/pytest

@@ -6,6 +6,7 @@ To TensorBoard go, at step 0, the figures ``partition/similarity``, ``partition/
 
 import io
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.progress import calibration_bar
+from callbacks.progress import plain_bar
 from datamodules.base import ReasoningDataModule
 from lightning_modules.dham import DHAM
 from lightning_modules.functional.cka import similarity_measure
@@ -115,6 +116,7 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
                 contiguous=search.contiguous,
                 resamples=search.resamples,
                 seed=search.seed,
+                track=lambda draws, total: _tracked(trainer, draws, total),
             )
         except ValueError as error:
             found = UserError(f"partition: {error}")
@@ -135,6 +137,13 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
     return found
 
 
+def _tracked(trainer: L.Trainer, draws: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    with plain_bar(trainer, "Resamples", total, "resamples") as bar:
+        for rows in draws:
+            yield rows
+            bar.update()
+
+
 @torch.no_grad()
 def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tensor]:
     """Features (L, n, d) of all processes' calibration examples, on the CPU, and each row's example (n,).
@@ -153,7 +162,7 @@ def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tens
         torch.empty(backbone.num_layers, 0, backbone.hidden_size, dtype=dtype, device=device),
         torch.empty(0, dtype=torch.int64, device=device),
     )
-    with calibration_bar(trainer, len(loader.rows)) as bar:
+    with plain_bar(trainer, "Calibration", len(loader.rows), "examples") as bar:
         for numbers, batch in zip(loader.batches, loader, strict=True):
             gold = batch.gold.to(device)
             ends = gold.rationale[:, 1 if search.rationales else 0]

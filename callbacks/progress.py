@@ -86,19 +86,19 @@ class ExamplesProgressBar(TQDMProgressBar):
         return items
 
 
-def calibration_bar(trainer: L.Trainer, examples: int) -> Tqdm:
-    """A bar over calibration examples, shown where the trainer has its own and shows it."""
+def plain_bar(trainer: L.Trainer, description: str, total: int, unit: str) -> Tqdm:
+    """A bar over ``total`` units, shown where the trainer has its own bar and shows it."""
     shown = trainer.progress_bar_callback
     bar = ExamplesTqdm(
-        desc="Calibration",
-        total=examples,
+        desc=description,
+        total=total,
         disable=not isinstance(shown, ExamplesProgressBar) or shown.is_disabled,
         leave=False,
         dynamic_ncols=True,
         file=sys.stderr,
         smoothing=0,
         bar_format=FORMAT,
-        unit=" examples",
+        unit=f" {unit}",
     )
-    bar.examples = examples
+    bar.examples = total
     return bar

@@ -17,8 +17,8 @@ from lightning_modules.functional.similarity import CosineSimilarity, EuclideanS
 CONSTANT = 1e-20
 # What subtraction leaves of squares, relative to them, below which it is but rounding.
 ROUNDING = 1e-12
-# Gram matrices of up to so many entries in all (256 MiB) are kept whatever their shape.
-KEPT_ENTRIES = 2**25
+# Gram matrices of up to so many entries in all (1 GiB) are kept whatever their shape.
+KEPT_ENTRIES = 2**27
 
 
 def linear_cka(x: Tensor, y: Tensor, unbiased: bool = False) -> float:

@@ -5,7 +5,7 @@ layer r(i) is ``starts[i]``, B is ``resamples``, τ picks one of the cuts.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,6 +133,7 @@ def find_partition(
     contiguous: bool = True,
     resamples: int = 100,
     seed: int = 0,
+    track: Callable[[Iterable[Tensor], int], Iterable[Tensor]] = lambda draws, total: draws,
 ) -> Partition:
     """The stages of a model by the similarity of its layers (DHAM Algorithm 1, lines 12-25).
 
@@ -152,6 +153,7 @@ def find_partition(
         contiguous: stages are runs of layers; False is Algorithm 1 to the letter.
         resamples: B; 0 for no bootstrap.
         seed: of the draws.
+        track: wraps the resamples, whose number it gets, to show how far the work is.
 
     Raises:
         ValueError: when ``allowed`` is empty or beyond the layers, or the dendrogram has no such cut.
@@ -165,9 +167,8 @@ def find_partition(
     if not candidates:
         cuts = ", ".join(map(str, every))
         raise ValueError(f"the dendrogram has no cut into {_range(allowed)} stages: its cuts have {cuts}")
-    drawn = [
-        _cuts(similarity.matrix(rows), allowed, contiguous) for rows in _resample(examples, resamples, seed)
-    ]
+    draws = track(_resample(examples, resamples, seed), resamples)
+    drawn = [_cuts(similarity.matrix(rows), allowed, contiguous) for rows in draws]
     counts = Counter(_best(cuts) for cuts in drawn if cuts)
     chosen = max(candidates, key=lambda groups: (counts[groups], every[groups].silhouette, -groups))
     return Partition(

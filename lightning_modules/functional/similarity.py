@@ -114,9 +114,9 @@ class LayerFeatures(Metric):
         Raises:
             ValueError: when there was no update on any rank.
         """
-        ids, rows = dim_zero_cat(self.ids), dim_zero_cat(self.rows)
-        if not len(ids):
+        if not len(self.ids) or not len(ids := dim_zero_cat(self.ids)):
             raise ValueError("no features to compare: update() was never called")
+        rows = dim_zero_cat(self.rows)
         # A rank without rows adds an empty tensor of the metric's own dtype.
         order = torch.argsort(ids.long(), stable=True)
         return rows[order].transpose(0, 1), ids.long()[order]

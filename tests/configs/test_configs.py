@@ -13,13 +13,10 @@ from lightning import LightningDataModule
 import datamodules
 import lightning_modules
 from callbacks.progress import ExamplesProgressBar
-from command_line import app
 from lightning_modules.base import SoftPromptModule
+from tests.configs.files import CONFIGS, EVERY, EXPERIMENTS, FILES, name
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
-EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
 # What a file of one folder lacks.
 DEFAULT = {
     "model": "model/dham.yaml",
@@ -27,35 +24,6 @@ DEFAULT = {
     "backbone": "backbone/embedded.yaml",
     "trainer": "trainer/cpu.yaml",
 }
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(CONFIGS))
-
-
-class Stop(Exception):
-    """Everything is instantiated: go no further."""
-
-
-@pytest.fixture
-def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """``instantiate(files, flags)`` gives the made model, data and trainer; nothing is loaded."""
-    monkeypatch.chdir(tmp_path)
-    made: list[Any] = []
-
-    def stop(self: app.PromptCLI) -> None:
-        made.append((self.model, self.datamodule, self.trainer, self.config["fit"]))
-        raise Stop
-
-    monkeypatch.setattr(app.PromptCLI, "before_fit", stop, raising=False)
-
-    def run(files: list[str], *flags: str) -> Any:
-        arguments = [part for file in files for part in ("-c", str(CONFIGS / file))]
-        with pytest.raises(Stop):
-            call("fit", *arguments, *flags)
-        return made.pop()
-
-    return run
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -75,7 +43,7 @@ def test_every_file_is_instantiated(path: Path, instantiate: Any) -> None:
                 assert (used.get("init_args") or used)[key] == value, (section, key)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", EVERY, ids=name)
 def test_every_field_has_a_comment(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     bare = [
@@ -128,7 +96,7 @@ def test_flags_before_files_win_too(instantiate: Any) -> None:
 
 
 GSM8K_ROWS = [
-    {"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(6)
+    {"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(12)
 ]
 ROWS: dict[str, list[dict[str, Any]]] = {
     "gsm8k": GSM8K_ROWS,
@@ -176,7 +144,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_experiment_runs(path: Path, folders: Path, tmp_path: Path) -> None:
     data = path.stem.split("_")[0]
     backbone = [f"--backbone.name={folders / 'backbone'}", "--backbone.dtype=float32"]
-    small = ["--data.train_size=4", "--data.validation_size=2", "--data.test_size=2"]
+    small = ["--data.train_size=8", "--data.validation_size=2", "--data.test_size=2"]
+    method = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]
+    if method == "DHAM":
+        small += ["--model.search.examples=8", "--model.search.resamples=5"]
+        small += ["--model.search.min_stages=2", "--model.search.max_stages=3"]
     source = [f"--data.source={folders / data}"] if data in ROWS else []
     run = tmp_path / "run"
     fit = call(
@@ -195,6 +167,5 @@ def test_experiment_runs(path: Path, folders: Path, tmp_path: Path) -> None:
     assert summary["examples"] == 2
     # The checkpoint brought everything that the experiment said.
     written = yaml.safe_load((run / "test" / "config.yaml").read_text(encoding="utf-8"))
-    method = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["class_path"]
     assert written["model"]["class_path"].endswith(method)
     assert summary["method"] == method

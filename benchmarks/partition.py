@@ -1,0 +1,125 @@
+"""Finding DHAM's stages on SmolLM2 beside the bare forward pass over the same examples, and how it grows.
+
+    python -m benchmarks.partition
+
+The whole partition: features by hooks, gathering, CKA, dendrogram or segmentation, 100 resamples,
+``partition.json`` and four figures. The bare pass runs the same packed batches up to the last block.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
+from callbacks.partition import CKAPartition
+from datamodules.gsm8k import GSM8K
+from lightning_modules.dham import DHAM
+from lightning_modules.functional.cka import LinearCKA, use_grams
+from lightning_modules.functional.partition import find_partition
+
+# Layers, examples, width: SmolLM2; more examples; models of 8B, 13B and 70B parameters; tokens for rows.
+SHAPES = [
+    (30, 96, 576),
+    (30, 512, 576),
+    (30, 1024, 576),
+    (32, 96, 4096),
+    (40, 96, 5120),
+    (80, 96, 8192),
+    (80, 512, 8192),
+]
+
+
+def on_smollm2(examples: int, repeats: int) -> None:
+    """Time and memory of the whole partition and of the bare pass."""
+    folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
+    config = smollm2()
+    data = GSM8K(backbone=config, source=str(folder))
+    module = DHAM(config, val_generations=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer._data_connector.attach_datamodule(module, data)
+    data.setup("fit")
+    backbone = module.load_backbone()
+    batches = [
+        (batch.gold.input_ids, batch.gold.rationale[:, 0]) for batch in data.calibration_loader(examples, 0)
+    ]
+
+    @torch.no_grad()
+    def bare() -> None:
+        for ids, ends in batches:
+            arguments, _ = backbone._packed(ids, ends)
+            backbone.model.base_model(**arguments)
+
+    def whole() -> None:
+        module.stages = None
+        with tempfile.TemporaryDirectory() as run:
+            CKAPartition(Path(run)).setup(trainer, module, "fit")
+
+    tokens = sum(int(ends.sum()) for _, ends in batches)
+    bare()
+    start = time.perf_counter()
+    whole()
+    first = time.perf_counter() - start
+    seconds = alternate({"bare": bare, "whole": whole}, repeats)
+    memory = {"bare": peak_memory(bare), "whole": peak_memory(whole)}
+    print(f"{examples} questions, {tokens} tokens, {torch.get_num_threads()} threads")
+    print("| whole ÷ bare | whole | bare | first time in a process | memory, whole | bare | difference |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| {ratios(seconds['whole'], seconds['bare'])} | {statistics.median(seconds['whole']):.2f} s "
+        f"| {statistics.median(seconds['bare']):.2f} s | {first:.2f} s | {memory['whole'] >> 20} MiB "
+        f"| {memory['bare'] >> 20} MiB | {(memory['whole'] - memory['bare']) >> 20} MiB |",
+        flush=True,
+    )
+
+
+def growth(shapes: list[tuple[int, int, int]], resamples: int) -> None:
+    """CKA, segmentation and bootstrap on synthetic features of models up to 70B parameters."""
+    print("| layers | rows | width | features | way | CKA | with resamples | peak memory |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for layers, rows, width in shapes:
+        features = torch.randn(layers, rows, width)
+        features = features.cumsum(0)  # neighbouring layers are alike
+        begun = time.perf_counter()
+        LinearCKA(features).matrix()
+        once = time.perf_counter() - begun
+
+        def search(features: torch.Tensor = features) -> None:
+            find_partition(
+                LinearCKA(features), "cka", range(3, 6), torch.arange(features.shape[1]), resamples=resamples
+            )
+
+        memory, seconds = measured(search)
+        way = "Gram" if use_grams(layers, rows, width) else "cross-products"
+        print(
+            f"| {layers} | {rows} | {width} | {features.numel() * 4 >> 20} MiB | {way} | {once:.2f} s "
+            f"| {seconds:.2f} s | {memory >> 20} MiB |",
+            flush=True,
+        )
+
+
+def measured(action: Callable[[], object]) -> tuple[int, float]:
+    """Peak bytes and seconds of one call."""
+    start = time.perf_counter()
+    memory = peak_memory(action)
+    return memory, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=96)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--resamples", type=int, default=100)
+    args = parser.parse_args()
+    on_smollm2(args.examples, args.repeats)
+    growth(SHAPES, args.resamples)
+
+
+if __name__ == "__main__":
+    main()

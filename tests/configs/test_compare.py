@@ -1,0 +1,224 @@
+"""``python -m scripts.compare``: every table of ``configs/``, and a small one from start to end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cli
+from scripts.compare import main
+from scripts.comparison import UNTRAINED, for_test, read
+from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
+from tests.tiny_folder import QUIET, save_tiny_backbone
+
+TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=name)
+def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.chdir(ROOT)
+        comparison = read(path)
+        assert all(Path(flag).is_file() for flag in comparison.test_options if flag.startswith("configs/"))
+    files = [file.removeprefix("configs/") for file in comparison.files]
+    stages = {}
+    for row, own in comparison.rows.items():
+        flags = [*comparison.options, *own]
+        untrained = UNTRAINED in own
+        model, data, _, config = instantiate(
+            files,
+            *(for_test(flags) if untrained else flags),
+            "--trainer.accelerator=cpu",
+            command="test" if untrained else "fit",
+        )
+        assert type(model).__name__ == ("Pretrained" if untrained else config.model.class_path.split(".")[-1])
+        stages[row] = (getattr(model, "partition", None), getattr(model, "num_stages", None))
+        if path.parent.name == "table3":
+            assert model.num_virtual_tokens == 64
+            backbone = yaml.safe_load((CONFIGS / "backbone" / path.name).read_text(encoding="utf-8"))
+            assert data.backbone.name == backbone["backbone"]["name"]
+    if path.parent.name == "table3":
+        assert stages == {f"G={groups}": ("cka", groups) for groups in range(2, 9)}
+    elif path.parent.name == "table2":
+        fixed = 3 if path.stem.startswith("llama3") else 4
+        assert stages == {row: (row, fixed if row == "uniform" else None) for row in TABLE2}
+    else:
+        assert stages["DHAM"] == ("cka", None)
+
+
+def test_an_untrained_row_takes_data_and_backbone() -> None:
+    flags = ["-c", "a.yaml", UNTRAINED, "--trainer.max_steps", "3", "--data.seed", "1", "--model.x=1"]
+    assert for_test(flags) == ["-c", "a.yaml", UNTRAINED, "--data.seed", "1"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two rows on the tiny backbone, a second each."""
+    folder = tmp_path_factory.mktemp("table")
+    backbone = save_tiny_backbone(folder / "backbone")
+    search = ["--model.search.examples=8", "--model.search.resamples=5", "--model.search.min_stages=2"]
+    sizes = [f"--data.{split}_size={size}" for split, size in (("train", 8), ("validation", 2), ("test", 3))]
+    sizes.append("--data.max_new_tokens=4")
+    values = {
+        "title": "tiny",
+        "options": [
+            f"--backbone.name={backbone}",
+            "--data=Generated",
+            *sizes,
+            "--trainer.max_steps=2",
+            *QUIET,
+        ],
+        "test_options": QUIET,
+        "rows": {
+            "Bare": ["--model=Pretrained"],
+            "G = 2": ["--model=DHAM", *search, "--model.search.max_stages=2"],
+        },
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(table: Path) -> Path:
+    """The folder of that comparison, run once. Copy it before writing to it."""
+    run = table.parent / "run"
+    assert main([str(table), "--run-dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def copy(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A copy at the same relative path ``run``, which the recorded flags do not name."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(finished, "run"))
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Subcommands that are run, in this order."""
+    called: list[str] = []
+    real = cli.main
+
+    def note(arguments: list[str]) -> int:
+        called.append(arguments[0])
+        return real(arguments)
+
+    monkeypatch.setattr(cli, "main", note)
+    return called
+
+
+def test_a_table(finished: Path) -> None:
+    lines = (finished / "table.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "tiny"
+    assert lines[2].startswith("| row | stages | trained parameters | accuracy |")
+    bare, stages = (line.replace(r"\|", "/").split(" | ") for line in lines[4:])
+    assert (bare[0], bare[1], bare[2], bare[6]) == ("| Bare", "–", "0", "–")
+    partition = json.loads((finished / "g-2" / "partition.json").read_text(encoding="utf-8"))
+    assert (stages[0], stages[1]) == ("| G = 2", partition["stages_as_runs"].replace("|", "/"))
+    assert stages[2] == f"{64 * 32:,}"
+    assert stages[5].endswith(" / 3")
+    assert stages[6].endswith(" s")
+
+
+def test_resume_runs_nothing_twice(table: Path, copy: Path, commands: list[str]) -> None:
+    before = (copy / "table.md").read_text(encoding="utf-8")
+    assert main([str(table), "--run-dir", str(copy), "--resume"]) == 0
+    assert commands == []
+    assert (copy / "table.md").read_text(encoding="utf-8") == before
+
+
+def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: list[str]) -> None:
+    row, argv = copy / "g-2", [str(table), "--run-dir", str(copy), "--resume", "--rows", "G = 2"]
+    # In its test,
+    (row / "test" / "summary.json").unlink()
+    assert main(argv) == 0
+    assert commands == ["test"]
+    assert (row / "test-2" / "summary.json").is_file()
+    # in its fit,
+    for folder in row.glob("test*"):
+        shutil.rmtree(folder)
+    (row / "prompt.safetensors").unlink()
+    assert main(argv) == 0
+    assert commands == ["test", "fit", "test"]
+    assert (row / "prompt.safetensors").is_file()
+    assert "| – |" in (copy / "table.md").read_text(encoding="utf-8").splitlines()[-1]
+    # before its first checkpoint.
+    for folder in (row / "test", row / "checkpoints"):
+        shutil.rmtree(folder)
+    (row / "prompt.safetensors").unlink()
+    assert main(argv) == 0
+    assert commands == ["test", "fit", "test", "fit", "test"]
+    assert (copy / "g-2-interrupted" / "partition.json").is_file()
+    # The other row's result is in the table all the time.
+    assert "| Bare |" in (copy / "table.md").read_text(encoding="utf-8")
+
+
+def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands: list[str]) -> None:
+    flags = ["--rows", "Bare", "--", "--data.test_size", "2"]
+    assert main([str(table), "--run-dir", str(copy), *flags]) == 0
+    assert commands == ["test"]
+    text = (copy.with_name("run-2") / "table.md").read_text(encoding="utf-8")
+    assert text.startswith("tiny --data.test_size 2\n")
+    assert " / 2 |" in text
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a mistake ends in."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_resume_with_other_flags(table: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, table, "--run-dir", copy, "--resume", "--", "--data.seed=1")
+    assert line == "error: row 'Bare' of run was begun with other flags: give another --run-dir"
+
+
+def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"])
+    assert stopped.value.code == 2
+    assert not (tmp_path / "run" / "g-2").exists()
+
+
+def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, table, "--rows", "Bare,G = 3", "--run-dir", tmp_path / "run")
+    assert line == "error: row 'G = 3' is unknown: did you mean 'G = 2'? Allowed: Bare, G = 2"
+    assert not (tmp_path / "run").exists()
+
+
+MISTAKES = {
+    "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: files, options, rows, test_",
+    "1: t": "key '1' is unknown",
+    "- title": "holds no keys: allowed are title, rows, files, options, test_options",
+    "": "holds no keys",
+    "title: [": "is not valid YAML: while parsing a flow node",
+    "rows: {a: []}": "needs a title, and rows with their flags",
+    "title: t": "needs a title, and rows",
+    "title: t\nrows: {}": "needs a title, and rows",
+    "title: t\nrows: {a: --x=1}": "row 'a' must be a list of texts, such as [--trainer.max_steps=100]",
+    "title: t\nrows: {a: null}": "row 'a' must be a list of texts",
+    "title: t\nrows: {a: []}\noptions: [1]": "options must be a list of texts",
+    "title: t\nrows: {G 2: [], G=2: []}": "row 'G 2' needs a name, a text, that gives a folder of its own",
+    "title: t\nrows: {1: []}": "row '1' needs a name",
+    "title: t\nrows: {'=': []}": "row '=' needs a name",
+    "title: t\nrows: {a: []}\nfiles: [nowhere.yaml]": "file nowhere.yaml does not exist (paths start from /",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES.items(), ids=range(len(MISTAKES)))
+def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text(text, encoding="utf-8")
+    line = error_of(capsys, file)
+    assert line.startswith(f"error: {file}")
+    assert expected in line
+
+
+def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, "nowhere.yaml") == "error: nowhere.yaml cannot be read: No such file or directory"
+    assert error_of(capsys, tmp_path) == f"error: {tmp_path} cannot be read: Is a directory"
