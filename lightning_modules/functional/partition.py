@@ -105,6 +105,8 @@ def from_starts(starts: Sequence[int], layers: int, method: str, why: str) -> Pa
     Raises:
         ValueError: when starts do not ascend from 0, or one is no layer.
     """
+    if not starts:
+        raise ValueError("a partition needs stages, and a stage needs layers")
     ends = [*starts[1:], layers]
     return Partition(tuple(tuple(range(a, b)) for a, b in zip(starts, ends, strict=True)), method, why)
 
@@ -113,7 +115,7 @@ def uniform(stages: int, layers: int) -> Partition:
     """Stages of equal depth, sizes differing by at most one (DHAM Table 2).
 
     Raises:
-        ValueError: for more stages than layers.
+        ValueError: for more stages than layers, or none.
     """
     starts = [i * layers // stages for i in range(stages)]
     return from_starts(starts, layers, "uniform", f"{stages} stages of equal depth were asked for")
@@ -146,7 +148,7 @@ def find_partition(
     repeated example is a pair of equal rows, which no estimator of CKA allows for.
 
     Args:
-        similarity: of the L layers.
+        similarity: of the L layers, on the CPU.
         method: name of the measure, for the record.
         allowed: numbers of stages to choose from, within 1 to L.
         examples: (n,) int64, which example each row of the features belongs to.

@@ -86,7 +86,8 @@ class LayerFeatures(Metric):
     """Feature rows of all layers, gathered over batches and ranks, in the order of their ids.
 
     Whatever the batches and the number of ranks, :meth:`compute` gives the same rows in the same order, so
-    that every similarity made of them is the same to the last bit.
+    that every similarity made of them is the same to the last bit. A rank without rows has to update with
+    an empty tensor (L, 0, d) all the same: what is gathered must have one number of dimensions everywhere.
     """
 
     full_state_update = False
@@ -109,14 +110,13 @@ class LayerFeatures(Metric):
         self.ids.append(ids)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Features (L, n, d) and ids (n,), ascending.
+        """Features (L, n, d) and ids (n,), ascending, for n > 1 (of one row torchmetrics makes scalars).
 
         Raises:
-            ValueError: when there was no update on any rank.
+            ValueError: when there was no update.
         """
         if not len(self.ids) or not len(ids := dim_zero_cat(self.ids)):
             raise ValueError("no features to compare: update() was never called")
         rows = dim_zero_cat(self.rows)
-        # A rank without rows adds an empty tensor of the metric's own dtype.
         order = torch.argsort(ids.long(), stable=True)
         return rows[order].transpose(0, 1), ids.long()[order]

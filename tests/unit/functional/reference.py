@@ -1,7 +1,7 @@
 """Literal float64 NumPy versions of what lightning_modules/functional computes, slow and by definition."""
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def cosine(x: Floats, y: Floats) -> float:
     return total / len(x)
 
 
-def pairwise(measure: Callable[[Floats, Floats], float], features: Floats) -> Floats:
+def all_pairs(measure: Callable[[Floats, Floats], float], features: Floats) -> Floats:
     """Every pair (L, L) of features (L, n, d) by a measure of two layers; 1 on the diagonal."""
     layers = len(features)
     found = np.eye(layers)
@@ -65,7 +65,7 @@ def segmentations(layers: int, groups: int) -> Iterator[list[tuple[int, ...]]]:
     """Every contiguous segmentation of the layers, each as its segments."""
     for inner in combinations(range(1, layers), groups - 1):
         bounds = [0, *inner, layers]
-        yield [tuple(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        yield [tuple(range(a, b)) for a, b in pairwise(bounds)]
 
 
 def cost(distance: Floats, segments: list[tuple[int, ...]]) -> float:

@@ -37,7 +37,7 @@ def orthogonal(width: int) -> Tensor:
 
 def assert_similar(similarity: Tensor, features: Tensor, unbiased: bool) -> None:
     """``similarity`` is the reference's for all pairs of layers, to 1e-10."""
-    expected = reference.pairwise(partial(reference.cka, unbiased=unbiased), features.double().numpy())
+    expected = reference.all_pairs(partial(reference.cka, unbiased=unbiased), features.double().numpy())
     assert similarity.dtype == torch.float64
     np.testing.assert_allclose(similarity.numpy(), expected, rtol=1e-10, atol=1e-11)
 
