@@ -24,11 +24,12 @@ from lightning_modules.dham import DHAM
 from lightning_modules.functional.cka import LinearCKA, use_grams
 from lightning_modules.functional.partition import find_partition
 
-# Layers, examples, width: SmolLM2; more examples; models of 8B, 13B and 70B parameters; tokens for rows.
+# Layers, rows, width: SmolLM2; the embedded backbone with tokens for rows; 8B, 13B and 70B models.
 SHAPES = [
     (30, 96, 576),
     (30, 512, 576),
     (30, 1024, 576),
+    (12, 4800, 96),
     (32, 96, 4096),
     (40, 96, 5120),
     (80, 96, 8192),
