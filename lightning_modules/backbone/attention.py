@@ -4,7 +4,8 @@
 carries an ``AttentionContext`` as a keyword argument down to it; there is no global state.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +47,48 @@ class Packing:
         return output.flatten(0, 1)[self.index][None]
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What went into and came out of one layer's attention, padded form, the prefix's keys first.
+
+    Attributes:
+        query: (B, H, n, head dim).
+        key, value: (B, K, p + n, head dim).
+        output: (B, H, n, head dim), part of the graph from the first observed layer on.
+        scaling: factor of the products of queries and keys.
+        prefix: virtual tokens (p).
+        window: how many content tokens up to itself a row sees; None: all.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    scaling: float
+    prefix: int
+    window: int | None
+
+
+class Observation:
+    """Chosen layers' attention, kept for a look at its gradients.
+
+    The first of them starts the graph: nothing below it is kept for the backward pass, unless something there
+    is trained.
+    """
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = frozenset(layers)
+        self.found: dict[int, Observed] = {}
+
+    def keep(self, layer: int, seen: Observed) -> Tensor:
+        """The output to go on with."""
+        output = seen.output
+        if not output.requires_grad and torch.is_grad_enabled():
+            output = output.detach().requires_grad_()
+        self.found[layer] = replace(seen, output=output)
+        return output
+
+
 @dataclass
 class AttentionContext:
     """What one forward wants of attention.
@@ -55,12 +98,14 @@ class AttentionContext:
         prefix_in_cache: the cache holds the prefix already (see ``generation.PrefixCache``).
         packing: the row is a packed batch, each sequence padded on the right, if at all.
         recorded: when not ``None``, filled with each layer's own (keys, values), positions applied.
+        observation: whose layers are observed; ``None`` for none.
     """
 
     prefix: Prefix | None = None
     prefix_in_cache: bool = False
     packing: Packing | None = None
     recorded: dict[int, LayerPrefix] | None = None
+    observation: Observation | None = None
     _masks: dict[tuple, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,6 +188,7 @@ def prefix_attention(
     mask = None
     if not causal and not (attention_mask is None and single and window is None):
         mask = context.widened(attention_mask, length, window, query, key.shape[2])
+    own = key, value
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:
         # CUDA's masked kernels know no grouped heads; repeating is cheaper than their fallback.
@@ -157,6 +203,10 @@ def prefix_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    observation = context.observation
+    if observation is not None and layer in observation.layers:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = observation.keep(layer, Observed(query, *own, output, scale, length, window))
     output = output.transpose(1, 2)
     if context.packing is not None:
         return context.packing.pack(output), None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.attention import AttentionContext, Packing, register
+from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
 from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from lightning_modules.functional.cross_entropy import head_cross_entropy
@@ -86,7 +86,13 @@ class Backbone(nn.Module):
             input_ids=input_ids, position_ids=positions, use_cache=False, context=context
         ).logits
 
-    def loss(self, input_ids: Tensor, labels: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        prefix: Prefix | None = None,
+        observation: Observation | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy of the labelled tokens; logits exist only where a label is.
 
         Rows are padded on the right, if at all; padding is cut out before the backbone runs.
@@ -94,6 +100,8 @@ class Backbone(nn.Module):
         Args:
             input_ids: (B, n).
             labels: (B, n), the token at each position, or -100 where nothing is to be learned.
+            prefix: what all tokens see.
+            observation: filled with the attention of its layers.
 
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
@@ -102,7 +110,8 @@ class Backbone(nn.Module):
         wanted[:, 0] = False  # nothing comes before the first token
         # Columns after a row's last label are padding or of no effect: they are not run at all.
         columns = torch.arange(labels.shape[1], device=labels.device)
-        arguments, kept = self._packed(input_ids, torch.where(wanted, columns + 1, 0).amax(1), prefix)
+        ends = torch.where(wanted, columns + 1, 0).amax(1)
+        arguments, kept = self._packed(input_ids, ends, prefix, observation)
         sources = torch.full((labels.numel(),), -1, device=labels.device)
         sources[kept] = torch.arange(len(kept), device=labels.device)
         targets = wanted.flatten().nonzero()[:, 0]
@@ -114,7 +123,11 @@ class Backbone(nn.Module):
         return per_example.sum(), per_example
 
     def _packed(
-        self, input_ids: Tensor, ends: Tensor, prefix: Prefix | None = None
+        self,
+        input_ids: Tensor,
+        ends: Tensor,
+        prefix: Prefix | None = None,
+        observation: Observation | None = None,
     ) -> tuple[dict[str, Any], Tensor]:
         """A batch as one row of its real tokens, for ``base_model``.
 
@@ -135,7 +148,7 @@ class Backbone(nn.Module):
             # A ready 4-D mask keeps transformers from building one for N × N tokens.
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
             "use_cache": False,
-            "context": AttentionContext(prefix=prefix, packing=packing),
+            "context": AttentionContext(prefix=prefix, packing=packing, observation=observation),
         }
         return arguments, kept
 

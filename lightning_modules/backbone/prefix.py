@@ -50,6 +50,11 @@ class Prefix:
         kept = (None if entry is None else (entry[0][rows], entry[1][rows]) for entry in self.layers)
         return Prefix(tuple(kept), self.num_positions)
 
+    def detach(self) -> "Prefix":
+        """The same prefix without gradients."""
+        kept = (None if entry is None else (entry[0].detach(), entry[1].detach()) for entry in self.layers)
+        return Prefix(tuple(kept), self.num_positions)
+
 
 def stage_prefix(
     backbone: "Backbone",

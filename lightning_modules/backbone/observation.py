@@ -1,0 +1,52 @@
+"""What saliency follows from, taken from one forward and backward pass over a frozen backbone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.attention import Observation
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.functional.saliency import AttentionTerms
+
+
+def attention_terms(
+    backbone: Backbone, input_ids: Tensor, labels: Tensor, layers: Sequence[int], prefix: Prefix | None = None
+) -> tuple[dict[int, AttentionTerms], Tensor]:
+    """The terms of chosen layers' saliency, with each example's summed cross-entropy as its loss.
+
+    Gradients flow down to the lowest of the layers only. Columns after a row's last label are not run: their
+    content is False, as that of padding.
+
+    Args:
+        input_ids: (B, n), padded on the right, if at all.
+        labels: (B, n), the token at each position, or -100.
+        layers: indices of decoder blocks.
+        prefix: what all tokens see; no gradient flows to it.
+
+    Returns:
+        Terms by layer, and the loss of each example (B,).
+    """
+    observation = Observation(layers)
+    fixed = None if prefix is None else prefix.detach()
+    with torch.enable_grad():
+        total, per_example = backbone.loss(input_ids, labels, fixed, observation)
+        seen = {layer: observation.found[layer] for layer in sorted(observation.layers)}
+        gradients = torch.autograd.grad(total, [state.output for state in seen.values()])
+    columns = torch.arange(labels.shape[1], device=labels.device)
+    content = columns < torch.where(labels != -100, columns + 1, 0).amax(1)[:, None]
+    terms = {
+        layer: AttentionTerms(
+            state.query.detach(),
+            state.key.detach(),
+            state.value.detach(),
+            gradient,
+            state.scaling,
+            state.prefix,
+            content,
+            state.window,
+        )
+        for (layer, state), gradient in zip(seen.items(), gradients, strict=True)
+    }
+    return terms, per_example.detach()

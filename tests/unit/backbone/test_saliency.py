@@ -1,0 +1,166 @@
+"""Saliency equals that of materialised attention with retained gradients, for every family and method."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.observation import attention_terms
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.functional.saliency import AttentionTerms, flow, saliency
+from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
+from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model, tiny_backbone
+
+SOFT = ("prompt", "late", "prefix", "dham", "dham-replace")
+LENGTHS = (11, 5, 8)
+
+
+def batch(lengths: Sequence[int] = LENGTHS) -> tuple[Tensor, Tensor, Tensor]:
+    """Right padded ids, mask and labels, the latter from the third token on."""
+    ids, mask = pad(random_ids(*lengths), "right")
+    labels = torch.where(mask.bool() & (torch.arange(ids.shape[1]) >= 3), ids, -100)
+    return ids, mask, labels
+
+
+def materialised_saliency(
+    family: str, module: SoftPromptModule, name: str, ids: Tensor, mask: Tensor, labels: Tensor
+) -> list[Tensor]:
+    """|Σ_h A ⊙ ∂𝓛/∂A| of each layer, content rows (B, n, p + n), by eager attention."""
+    register_slow()
+    model = random_model(family, SLOW, dtype=module.backbone.dtype)
+    weights: dict[int, list[Tensor]] = {}
+    options: dict[str, Any] = {"materialised": weights}
+    trained = [parameter.detach() for parameter in module.trained_parameters()]
+    if name == "prefix":
+        prefix = module.prefix()
+        assert prefix is not None
+        entries = [entry for entry in prefix.layers if entry is not None]
+        options["given"] = {i: (k[0].detach(), v[0].detach()) for i, (k, v) in enumerate(entries)}
+    elif name.startswith("dham"):
+        options |= {"starts": list(module.stages.starts), "prompts": trained, "mode": module.mode}
+    elif trained:
+        options |= {"starts": [module.insert_at], "prompts": trained}
+    logits = slow_logits(model, ids, mask, **options)
+    cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum").backward()
+    found = []
+    for layer in range(LAYERS):
+        flows = sum(weight.detach() * weight.grad for weight in weights[layer])
+        found.append(flows[:, -ids.shape[1] :].abs())
+    return found
+
+
+def terms_of(
+    module: SoftPromptModule, ids: Tensor, labels: Tensor, layers: Sequence[int] = range(LAYERS)
+) -> dict[int, AttentionTerms]:
+    return attention_terms(module.backbone, ids, labels, layers, module.prefix())[0]
+
+
+def real(found: Tensor, mask: Tensor) -> Tensor:
+    """Rows of content only: the reference has some for padding, which mean nothing."""
+    return found * mask[:, :, None]
+
+
+@pytest.mark.parametrize("name", ["pretrained", *SOFT])
+def test_every_layer_in_float64(name: str, tiny: Backbone, family: str) -> None:
+    module = moved(name, tiny)
+    ids, mask, labels = batch()
+    expected = materialised_saliency(family, module, name, ids, mask, labels)
+    terms = terms_of(module, ids, labels)
+    for layer, theirs in enumerate(expected):
+        ours = saliency(terms[layer])
+        assert ours.shape == theirs.shape
+        assert theirs.max() > 1e-4
+        assert (ours - real(theirs, mask)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["prompt", "dham-replace"])
+def test_in_float32(name: str) -> None:
+    module = moved(name, tiny_backbone("llama", dtype=torch.float32))
+    ids, mask, labels = batch()
+    expected = materialised_saliency("llama", module, name, ids, mask, labels)
+    terms = terms_of(module, ids, labels)
+    for layer, theirs in enumerate(expected):
+        theirs = real(theirs, mask)
+        assert (saliency(terms[layer]) - theirs).norm() < 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_a_batch_is_its_examples(name: str, llama: Backbone) -> None:
+    """Eight together give what each gives alone: losses are per example, padding is not seen."""
+    module = moved(name, llama)
+    lengths = (11, 5, 8, 4, 9, 11, 6, 7)
+    ids, _, labels = batch(lengths)
+    together = terms_of(module, ids, labels)
+    for i, n in enumerate(lengths):
+        alone = terms_of(module, ids[i : i + 1, :n], labels[i : i + 1, :n])
+        for layer in range(LAYERS):
+            p = together[layer].prefix
+            ours, theirs = saliency(together[layer])[i], saliency(alone[layer])[0]
+            assert (ours[:n, : p + n] - theirs).abs().max() < 1e-12
+            assert not ours[n:].any()
+            assert not ours[:, p + n :].any()
+
+
+@pytest.mark.parametrize("block", [1, 3, 11, 200])
+def test_blocks_of_rows_change_nothing(block: int, llama: Backbone) -> None:
+    module = moved("dham", llama)
+    ids, mask, labels = batch()
+    terms = terms_of(module, ids, labels)[2]
+    whole = saliency(terms, block=1000)
+    assert (saliency(terms, block=block) - whole).abs().max() < 1e-14
+    counted = mask.bool() & (torch.arange(ids.shape[1]) > 1)
+    sums = flow(terms, counted, everything=True, block=block)
+    prompt = whole[:, :, : terms.prefix]
+    assert (sums.to_row - prompt.sum(2)).abs().max() < 1e-14
+    assert (sums.from_first - prompt[:, :, 0]).abs().max() < 1e-14
+    assert (sums.from_token - (prompt * counted[:, :, None]).sum(1)).abs().max() < 1e-14
+    pairs = mask.sum(1) * terms.prefix + mask.sum(1) * (mask.sum(1) + 1) // 2
+    assert sums.mean is not None
+    assert (sums.mean - whole.sum((1, 2)) / pairs).abs().max() < 1e-14
+    assert flow(terms, counted, block=block).mean is None
+
+
+def test_columns_are_those_of_the_whole(llama: Backbone) -> None:
+    ids, _, labels = batch()
+    terms = terms_of(moved("prompt", llama), ids, labels)[1]
+    whole = saliency(terms)
+    for columns in (slice(0, terms.prefix), slice(2, 9), slice(terms.prefix, None)):
+        assert (saliency(terms, columns) - whole[:, :, columns]).abs().max() < 1e-14
+
+
+def test_gradients_flow_down_to_the_lowest_layer_only(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the last layer alone, nothing before it is kept; its numbers are those of all layers."""
+    module = moved("prompt", llama)
+    ids, _, labels = batch()
+    tracked: list[bool] = []
+    for layer in llama.layers:
+        layer.register_forward_hook(lambda module, args, output: tracked.append(output[0].requires_grad))
+    last = terms_of(module, ids, labels, [LAYERS - 1])
+    # The first passes are those of the prompt itself.
+    assert tracked[-LAYERS:] == [False] * (LAYERS - 1) + [True]
+    everything = terms_of(module, ids, labels)
+    assert (saliency(last[LAYERS - 1]) - saliency(everything[LAYERS - 1])).abs().max() < 1e-12
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    ids, _, labels = batch()
+    plain = terms_of(moved("dham", tiny_backbone("llama")), ids, labels)
+    saved = terms_of(moved("dham", tiny_backbone("llama", gradient_checkpointing=True)), ids, labels)
+    for layer in range(LAYERS):
+        assert (saliency(plain[layer]) - saliency(saved[layer])).abs().max() < 1e-12
+
+
+def test_a_bfloat16_backbone_is_summed_in_float32() -> None:
+    backbone = tiny_backbone("llama", dtype=torch.float32)
+    backbone.model.to(torch.bfloat16)
+    ids, _, labels = batch()
+    terms, losses = attention_terms(backbone, ids, labels, [3])
+    assert saliency(terms[3]).dtype == torch.float32
+    assert losses.dtype == torch.float32
+    assert saliency(terms[3]).isfinite().all()
