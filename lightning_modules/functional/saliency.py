@@ -58,7 +58,7 @@ class Flow:
     Attributes:
         to_row: (B, n), Σ over virtual tokens j of S[i, j]: what the prompt sends to token i.
         from_first: (B, n), S[i, 0]: the first virtual token's share of it, where attention sinks form.
-        from_token: (B, p), Σ over the counted rows i of S[i, j]: what virtual token j sends (DPC eq. 6).
+        from_token: (B, p), Σ over the counted rows i of S[i, j]: what virtual token j sends (DPC eq. 6-7).
         mean: (B,), mean of S over all pairs that see each other (DHAM Fig. 1); None where not asked for.
     """
 

@@ -1,0 +1,140 @@
+"""What the papers read off saliency: flows between prompt, question and rationale, and the shape of curves.
+
+Everything follows from the sums of :class:`~lightning_modules.functional.saliency.Flow`. Spans are half-open
+columns (B, 2) of content tokens, as the batch has them; p is the number of a layer's virtual tokens. Paper
+symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's middle token.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+ALPHA = 10.0
+
+
+def span_mask(span: Tensor, length: int) -> Tensor:
+    """(B, n) bool, True on the columns of each span (B, 2)."""
+    columns = torch.arange(length, device=span.device)
+    return (columns >= span[:, :1]) & (columns < span[:, 1:])
+
+
+def prompt_to_row(to_row: Tensor, virtual: int) -> Tensor:
+    """S_pr(i) of every row i: mean over the prompt of S[i, ·] (DPC eq. 12-13).
+
+    Args:
+        to_row: (B, n), sums over the prompt.
+        virtual: p, how many virtual tokens the sums are over; at least 1.
+    """
+    return to_row / virtual
+
+
+def prompt_to_span(to_row: Tensor, virtual: int, span: Tensor) -> Tensor:
+    """S_pq, S_pr: mean of S over (rows of a span × prompt) (DPC eq. 2-5); NaN for an empty span.
+
+    Args:
+        to_row: (B, n).
+        virtual: p.
+        span: (B, 2).
+
+    Returns:
+        (B,).
+    """
+    inside = span_mask(span, to_row.shape[1])
+    return (to_row * inside).sum(1) / (inside.sum(1) * virtual)
+
+
+def second_half(rationale: Tensor) -> Tensor:
+    """The span (B, 2) from a rationale's middle token r_h to its end; of an odd number the longer half."""
+    start, end = rationale.unbind(1)
+    return torch.stack([start + (end - start) // 2, end], dim=1)
+
+
+def late_flow(to_row: Tensor, virtual: int, rationale: Tensor) -> Tensor:
+    """S_IFP of the last layer: the prompt's flow to the rationale's second half (DPC eq. 8-9), (B,)."""
+    return prompt_to_span(to_row, virtual, second_half(rationale))
+
+
+def accumulates(from_token: Tensor, alpha: float = ALPHA) -> Tensor:
+    """Which virtual tokens accumulate: s_i > α Σ_i s_i / (p_e − p_s) (DPC §2.2.1), (B, p) bool.
+
+    The paper's p_s and p_e are first and last token, so the sum is divided by p − 1. A single virtual token
+    has nothing to be compared with. With α = 10 there must be 12 of them for one to pass.
+
+    Args:
+        from_token: (B, p), s_i: what each virtual token sends to question and rationale (eq. 6-7).
+        alpha: 10 in the paper.
+    """
+    virtual = from_token.shape[1]
+    if virtual < 2:
+        return torch.zeros_like(from_token, dtype=torch.bool)
+    return from_token > alpha * from_token.sum(1, keepdim=True) / (virtual - 1)
+
+
+class Conditional(NamedTuple):
+    """P(change | accumulation) and P(change | none), with what was counted (DPC Fig. 4a)."""
+
+    with_accumulation: float
+    without: float
+    accumulated: int
+    examples: int
+
+
+def change_given_accumulation(changed: ArrayLike, accumulated: ArrayLike) -> Conditional:
+    """How often the late flow changes with and without accumulation; NaN where there is no such example.
+
+    Args:
+        changed: (n,) bool, S_IFP above its threshold.
+        accumulated: (n,) bool.
+    """
+    change, accumulation = np.asarray(changed, dtype=bool), np.asarray(accumulated, dtype=bool)
+
+    def share(examples: np.ndarray) -> float:
+        return float(change[examples].mean()) if examples.any() else float("nan")
+
+    count = int(accumulation.sum())
+    return Conditional(share(accumulation), share(~accumulation), count, len(accumulation))
+
+
+class CurveShape(NamedTuple):
+    """Numbers for DHAM's 'stable information flow': smooth and with one peak.
+
+    Attributes:
+        peaks: local maxima, ends included.
+        reversals: changes between rising and falling.
+        variation: total variation over range: 1 for a monotone curve, 2 for one peak in between at most.
+        peak_layer: index of the maximum.
+    """
+
+    peaks: int
+    reversals: int
+    variation: float
+    peak_layer: int
+
+
+def curve_shape(curve: ArrayLike) -> CurveShape:
+    """Shape of a curve over layers (L,); plateaus count once, a constant curve has no peak.
+
+    Raises:
+        ValueError: when it is empty or not finite.
+    """
+    from scipy.signal import find_peaks
+
+    values = np.asarray(curve, dtype=float)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError("a curve needs one finite value for each layer")
+    steps = np.diff(values)
+    signs = np.sign(steps[steps != 0])
+    spread = np.ptp(values)
+    if not len(signs):
+        return CurveShape(0, 0, 0.0, 0)
+    # The least value at both sides makes a maximum at an end a peak like any other.
+    peaks, _ = find_peaks(np.concatenate([[values.min() - 1], values, [values.min() - 1]]))
+    return CurveShape(
+        len(peaks),
+        int((signs[1:] != signs[:-1]).sum()),
+        float(np.abs(steps).sum() / spread),
+        int(values.argmax()),
+    )
