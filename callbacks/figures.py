@@ -1,6 +1,6 @@
 """Arrays → matplotlib figures, nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,11 +9,7 @@ from matplotlib.figure import Figure
 from lightning_modules.functional.partition import Partition
 from lightning_modules.functional.segmentation import dendrogram as linkage
 
-MEASURES = {
-    "cka": "linear CKA",
-    "cosine": "cosine similarity",
-    "euclidean": "1 − Euclidean distance / largest",
-}
+MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
 STAGE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
 
 
@@ -57,7 +53,12 @@ def similarity(partition: Partition) -> Figure:
     axes.set_yticks(_layer_ticks(layers))
     axes.set_xlabel("layer")
     axes.set_ylabel("layer (bar: its stage)")
-    axes.set_title(f"{MEASURES[partition.method]} of layer outputs\nstages {partition}", fontsize=10)
+    unbiased = ", unbiased" if (partition.search or {}).get("unbiased") else ""
+    axes.set_title(
+        f"layers of {partition.backbone} on {partition.data}: {MEASURES[partition.method]}{unbiased}\n"
+        f"stages {partition}",
+        fontsize=10,
+    )
     figure.colorbar(image, ax=axes, shrink=0.9)
     return figure
 
@@ -76,20 +77,28 @@ def dendrogram(partition: Partition) -> Figure:
     tree, groups = linkage(distance), len(partition.stages)
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    draw(tree, ax=axes, color_threshold=0, above_threshold_color="#555555", leaf_rotation=90)
+    draw(
+        tree,
+        ax=axes,
+        color_threshold=0,
+        above_threshold_color="#555555",
+        leaf_rotation=90 if len(distance) > 20 else 0,
+    )
     heights = tree[:, 2]
     if groups > 1:
         below = heights[len(heights) - groups] if groups <= len(heights) else 0.0
         cut = (below + heights[len(heights) - groups + 1]) / 2
-        axes.axhline(cut, color="#d55e00", linestyle="--", label=f"cut into {groups} clusters")
+        unused = " (not the stages)" if partition.contiguous else ""
+        cutting = f"cut into {groups} clusters{unused}"
+        axes.axhline(cut, color="#d55e00", linestyle="--", label=cutting)
         axes.set_ylim(0, 1.2 * heights[-1] or 1)  # room for the legend
         axes.legend(loc="upper right", frameon=False)
     for label in axes.get_xticklabels():
         label.set_color(_colour(partition.stage_of_layer[int(label.get_text())]))
         label.set_fontweight("bold")
     axes.set_xlabel("layer, in the colour of its stage")
-    axes.set_ylabel("distance")
-    found = "contiguous segments" if partition.contiguous else "this cut"
+    axes.set_ylabel("1 − similarity")
+    found = "contiguous segments, found apart" if partition.contiguous else "this cut"
     axes.set_title(f"average linkage; the stages are {found}: {partition}", fontsize=10)
     return figure
 
@@ -102,7 +111,8 @@ def silhouette(partition: Partition) -> Figure:
     allowed = sorted(partition.votes or [groups])
     axes.axvspan(allowed[0] - 0.5, allowed[-1] + 0.5, color="#eeeeee", label="allowed")
     axes.plot(list(scores), list(scores.values()), marker="o", markersize=4, color="#0072b2")
-    axes.plot([groups], [scores[groups]], "o", markersize=9, color="#d55e00", label=f"chosen: {groups}")
+    if groups in scores:
+        axes.plot([groups], [scores[groups]], "o", markersize=9, color="#d55e00", label=f"chosen: {groups}")
     axes.set_xlabel("number of stages G")
     axes.set_ylabel("mean silhouette")
     axes.set_xticks(_layer_ticks(max(scores) + 1)[1:] if len(scores) > 20 else list(scores))
@@ -116,21 +126,24 @@ def votes(partition: Partition) -> Figure:
     if partition.votes is None or partition.boundary_votes is None:
         raise ValueError("a partition without resamples has no votes to draw")
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1, 3], sharey=True)
-    groups, chosen = list(partition.votes), len(partition.stages)
-    _bars(left, groups, list(partition.votes.values()), {chosen})
-    left.set_xticks(groups)
-    left.set_xlabel("number of stages G")
+    chosen = len(partition.stages)
+    if len(partition.votes) > 1:
+        left, right = figure.subplots(1, 2, width_ratios=[1, 3], sharey=True)
+        _bars(left, partition.votes, {chosen})
+        left.set_xticks(list(partition.votes))
+        left.set_xlabel("number of stages G")
+    else:  # a number that was asked for had no votes
+        left = right = figure.subplots()
     left.set_ylabel(f"share of {partition.resamples} resamples")
-    left.set_ylim(0, 1)
-    layers = list(range(1, partition.num_layers))
+    left.set_ylim(0, 1.05)
     right.set_xlim(0.5, partition.num_layers - 0.5)
-    _bars(right, layers, list(partition.boundary_votes), set(_boundaries(partition)))
+    _bars(right, partition.boundary_votes, set(_boundaries(partition)))
     right.set_xticks(_layer_ticks(partition.num_layers)[1:])
-    right.set_xlabel("a stage boundary just before layer (orange: chosen)")
-    right.set_title(f"partitions of the resamples into {chosen} stages", fontsize=10)
+    right.set_xlabel("layer that begins another stage than the layer before (orange: chosen)")
+    right.set_title(f"boundaries in each resample's {chosen} stages", fontsize=10)
     return figure
 
 
-def _bars(axes: Axes, places: Sequence[int], heights: Sequence[float], chosen: set[int]) -> None:
-    axes.bar(places, heights, color=["#d55e00" if place in chosen else "#0072b2" for place in places])
+def _bars(axes: Axes, heights: Mapping[int, float], chosen: set[int]) -> None:
+    colours = ["#d55e00" if place in chosen else "#0072b2" for place in heights]
+    axes.bar(list(heights), list(heights.values()), color=colours)

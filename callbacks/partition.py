@@ -7,14 +7,14 @@ To TensorBoard go, at step 0, the figures ``partition/similarity``, ``partition/
 import io
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.progress import plain_bar
@@ -23,7 +23,7 @@ from lightning_modules.dham import DHAM
 from lightning_modules.functional.cka import similarity_measure
 from lightning_modules.functional.partition import Partition, find_partition
 from lightning_modules.functional.similarity import LayerFeatures
-from lightning_modules.stages import save_partition
+from lightning_modules.stages import of_backbone, save_partition
 from utilities.errors import UserError
 from utilities.files import write_bytes
 
@@ -55,7 +55,10 @@ class CKAPartition(L.Callback):
         """
         if stage != "fit" or not isinstance(pl_module, DHAM) or pl_module.stages is not None:
             return
-        if not pl_module.find_given_stages():
+        if pl_module.find_given_stages():
+            assert pl_module.stages is not None
+            rank_zero_info(f"partition ({pl_module.stages.method}): layers {pl_module.stages}")
+        else:
             pl_module.set_stages(search_stages(trainer, pl_module))
         if trainer.is_global_zero:
             assert pl_module.stages is not None
@@ -123,15 +126,18 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
     found = trainer.strategy.broadcast(found)
     if not isinstance(found, Partition):
         raise found or UserError("partition: the first process found none")
-    found = replace(found, backbone=backbone.config.name, fingerprint=backbone.fingerprint)
+    data: ReasoningDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+    settings = asdict(search) | {"template": data.template}
+    found = of_backbone(found, backbone, data=data.name, search=settings)
     kind = "contiguous" if search.contiguous else "free"
+    score = "no" if found.silhouette is None else f"{found.silhouette:.3f}"
     rank_zero_info(
-        f"partition ({found.method}, {kind}): layers {found}, silhouette {found.silhouette:.3f}; "
-        f"{found.why}; {found.examples} calibration examples, {time.monotonic() - started:.1f} s"
+        f"partition ({found.method}, {kind}): layers {found}, silhouette {score}; {found.why}; "
+        f"{found.examples} calibration examples, {time.monotonic() - started:.1f} s"
     )
     if found.vote is not None and found.vote < SPLIT:
-        rank_zero_warn(
-            f"only {found.vote:.0%} of the resamples agree on {len(found.stages)} stages: raise "
+        rank_zero_info(
+            f"warning: only {found.vote:.0%} of the resamples agree on {len(found.stages)} stages: raise "
             "--model.search.examples, or fix their number with --model.num_stages"
         )
     return found

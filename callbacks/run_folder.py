@@ -48,7 +48,6 @@ class RunFolder(L.Callback):
             (self.folder / "prompt.safetensors").write_bytes(save(tensors, metadata))
             loss = trainer.callback_metrics.get("val/loss")
             found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
-            rank_zero_info(
-                f"{trainer.global_step} steps, {found}; the run is in {self.folder}\n"
-                f"next: python cli.py test --ckpt_path {self.folder}"
-            )
+            rank_zero_info(f"{trainer.global_step} steps, {found}; the run is in {self.folder}")
+            if (self.folder / "checkpoints").is_dir():
+                rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")

@@ -222,10 +222,8 @@ class PromptCLI(LightningCLI):
 
     def after_partition(self) -> None:
         assert self.folders is not None
-        rank_zero_info(
-            f"partition.json and its figures are in {self.folders.run}\n"
-            f"to use them: --model.partition {self.folders.run / 'partition.json'}"
-        )
+        drawn = " and its figures are" if any(self.folders.run.glob("*.png")) else " is"
+        rank_zero_info(f"partition.json{drawn} in {self.folders.run}: --model.partition {self.folders.run}")
 
     # --- predict ----------------------------------------------------------------------------------
 
@@ -257,6 +255,8 @@ def run(args: list[str]) -> int:
     args, checkpoint = resolve_checkpoint(in_order(args))
     contents: dict[str, Any] = {}
     stored: dict[str, Any] = {}
+    if checkpoint is not None and args[0] == "partition":
+        raise UserError("partition takes no checkpoint: a run with DHAM has its stages in partition.json")
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
         stored = yaml.safe_load(contents.get("config", "{}"))
@@ -272,6 +272,7 @@ def run(args: list[str]) -> int:
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
         if error.code == 1:
+            cli.discard_unused_folder()
             return 130
         raise
     except Exception as error:

@@ -60,7 +60,7 @@ def trainer_settings(
     if wanted != "fit":
         settings["enable_checkpointing"] = False
     if wanted == "partition":
-        settings |= {"max_steps": 0, "num_sanity_val_steps": 0}
+        settings |= {"max_steps": 0, "num_sanity_val_steps": 0, "fast_dev_run": False, "log_every_n_steps": 1}
     if wanted == "predict":
         settings["logger"] = False
     elif config.trainer.logger in (None, True):

@@ -103,6 +103,8 @@ class SoftPromptModule(L.LightningModule, ABC):
     @torch.no_grad()
     def _check_context(self) -> None:
         """Refuse texts that do not fit behind the virtual tokens."""
+        if self._trainer and self._trainer.max_steps == 0:
+            return  # nothing will be read behind them
         datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
         if datamodule is None:
             return
@@ -252,7 +254,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         frozen = sum(parameter.numel() for parameter in self.parameters()) - trained
         rank_zero_info(
             f"{type(self).__name__} on '{self.backbone_config.name}': {trained:,} parameters trained, "
-            f"{frozen:,} frozen {self.structure() or ''}".rstrip()
+            f"{frozen:,} frozen{''.join(f', {name} {value}' for name, value in self.structure().items())}"
         )
 
     def on_train_start(self) -> None:

@@ -1,6 +1,7 @@
 """DHAM: one soft prompt for each stage of the backbone (DHAM §4.2, Algorithm 2)."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
@@ -13,6 +14,7 @@ from lightning_modules.functional.partition import Partition
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
 from lightning_modules.stages import (
+    SEARCHED,
     StageSearch,
     check_partition,
     check_source,
@@ -62,8 +64,8 @@ class DHAM(SoftPromptModule):
             num_virtual_tokens: total budget, split evenly over the stages; the paper uses 64.
             partition: how layers are grouped into stages. ``cka``, ``cosine``, ``euclidean``: by how alike
                 their outputs are, before fit (callback ``CKAPartition``); ``uniform``: equal depth;
-                ``single``: one stage; a path: the ``partition.json`` of an earlier run; a list: the first
-                layer of each stage, ascending from 0.
+                ``single``: one stage; a path: a ``partition.json``, or the run folder that has it; a list:
+                the first layer of each stage, ascending from 0.
             num_stages: how many stages (G; Table 3 of the paper: best at 3 to 5, by model). None: as
                 ``search`` finds, 4 for ``uniform``.
             search: how the stages of ``cka``, ``cosine`` and ``euclidean`` are found.
@@ -82,7 +84,14 @@ class DHAM(SoftPromptModule):
         if num_virtual_tokens < 1:
             raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
         check_source(partition, num_stages)
-        split_budget(num_virtual_tokens, most_stages(partition, num_stages, search))
+        most = most_stages(partition, num_stages, search)
+        if num_virtual_tokens < most:
+            which = (
+                "search.max_stages" if partition in SEARCHED and num_stages is None else "number of stages"
+            )
+            raise UserError(
+                f"a budget of {num_virtual_tokens} virtual tokens is smaller than the {which}, {most}"
+            )
         self.num_virtual_tokens = num_virtual_tokens
         self.partition = partition
         self.num_stages = num_stages
@@ -135,12 +144,32 @@ class DHAM(SoftPromptModule):
     def structure(self) -> dict[str, object]:
         return {"stages": str(self.stages), "mode": self.mode}
 
+    def _source(self) -> dict[str, Any]:
+        """Where the stages came from: what the user said of them."""
+        return {
+            "partition": self.partition,
+            "num_stages": self.num_stages,
+            **{f"search.{name}": value for name, value in asdict(self.search).items()},
+        }
+
     def adopt(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the stages of a checkpoint instead of searching for them anew."""
-        if "partition" in checkpoint:
-            self.set_stages(partition_from(checkpoint["partition"]))
+        """Take the stages of a checkpoint instead of searching for them anew.
+
+        Raises:
+            UserError: when this module was told to find them in another way.
+        """
+        if "partition" not in checkpoint:
+            return
+        for name, value in checkpoint["partition_source"].items():
+            if self._source()[name] != value:
+                raise UserError(
+                    f"{name} is {self._source()[name]}, but the checkpoint's stages were made with {value}, "
+                    "and its prompts were trained for them: leave it as it is, or start a new fit"
+                )
+        self.set_stages(partition_from(checkpoint["partition"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         assert self.stages is not None
         checkpoint["partition"] = partition_values(self.stages)
+        checkpoint["partition_source"] = self._source()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,8 +57,9 @@ class StageSearch:
             )
         if self.examples < LEAST_EXAMPLES:
             raise UserError(f"search.examples is {self.examples}: allowed are {LEAST_EXAMPLES} and more")
-        if self.resamples < 0:
-            raise UserError(f"search.resamples is {self.resamples}: allowed are 0 and more")
+        for name, value in (("resamples", self.resamples), ("seed", self.seed)):
+            if value < 0:
+                raise UserError(f"search.{name} is {value}: allowed are 0 and more")
 
     def allowed(self, num_stages: int | None, layers: int) -> range:
         """Numbers of stages to choose from in a backbone of so many layers: the one asked for, if any.
@@ -89,7 +90,8 @@ def check_source(source: str | list[int], num_stages: int | None) -> None:
         if source not in SEARCHED + NAMED and not _is_path(source):
             hint = nearest(source, SEARCHED + NAMED)
             raise UserError(
-                f"partition '{source}' is unknown: {hint}, a partition.json, or a list of first layers: [0,9]"
+                f"partition '{source}' is unknown: {hint}, a partition.json or its folder, or a list of "
+                "first layers: [0,9]"
             )
     elif not source:
         raise UserError("partition is an empty list: name the first layer of at least one stage")
@@ -116,15 +118,20 @@ def given_partition(source: str | list[int], num_stages: int | None, backbone: B
                 f"partition names layer {beyond[0]}, but backbone '{backbone.config.name}' has layers 0 to "
                 f"{layers - 1}"
             )
-        return from_starts(source, layers, "listed", "the first layers were listed")
+        return of_backbone(from_starts(source, layers, "listed", "the first layers were listed"), backbone)
     if source == "single":
-        return single(layers)
+        return of_backbone(single(layers), backbone)
     if source == "uniform":
         wanted = num_stages or UNIFORM_STAGES
         if wanted > layers:
             raise UserError(f"{wanted} stages do not fit into the backbone's {layers} layers")
-        return uniform(wanted, layers)
+        return of_backbone(uniform(wanted, layers), backbone)
     return None if source in SEARCHED else load_partition(Path(source), backbone)
+
+
+def of_backbone(partition: Partition, backbone: Backbone, **more: Any) -> Partition:
+    """The same partition with the backbone's name and fingerprint, and what else is known of it."""
+    return replace(partition, backbone=backbone.config.name, fingerprint=backbone.fingerprint, **more)
 
 
 def save_partition(partition: Partition, path: Path) -> None:
@@ -141,11 +148,12 @@ def save_partition(partition: Partition, path: Path) -> None:
 
 
 def load_partition(path: Path, backbone: Backbone) -> Partition:
-    """Read a ``partition.json`` for ``backbone``.
+    """Read a ``partition.json``, or that of a run folder, for ``backbone``.
 
     Raises:
         UserError: when it cannot be read, or belongs to another backbone.
     """
+    path = path / "partition.json" if path.is_dir() else path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -171,7 +179,7 @@ def check_partition(partition: Partition, backbone: Backbone, what: str) -> None
             f"{what} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
             f"{backbone.num_layers}"
         )
-    if partition.fingerprint and partition.fingerprint != backbone.fingerprint:
+    if partition.fingerprint != backbone.fingerprint:
         raise UserError(
             f"{what} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
             f"not to '{backbone.config.name}' ({backbone.fingerprint})"
@@ -197,18 +205,21 @@ def partition_from(values: Mapping[str, Any]) -> Partition:
         raise ValueError(f"it has no field '{missing[0]}'")
     found = {field.name: values[field.name] for field in fields(Partition)}
     found["stages"] = tuple(map(tuple, found["stages"]))
-    for name in ("silhouettes", "votes"):  # JSON has no keys but texts
+    for name in ("silhouettes", "votes", "boundary_votes"):  # JSON has no keys but texts
         if found[name] is not None:
             found[name] = {int(key): value for key, value in found[name].items()}
     if found["similarity"] is not None:
         found["similarity"] = tuple(map(tuple, found["similarity"]))
-    if found["boundary_votes"] is not None:
-        found["boundary_votes"] = tuple(found["boundary_votes"])
-    return Partition(**found)
+    partition = Partition(**found)
+    # Who edits a file by hand may well edit these.
+    for name, value in (("starts", list(partition.starts)), ("stages_as_runs", str(partition))):
+        if values.get(name, value) != value:
+            raise ValueError(f"its {name} {values[name]} is not that of its stages: {value}")
+    return partition
 
 
 def _is_path(source: str) -> bool:
-    return source.endswith(".json") or "/" in source
+    return source.endswith(".json") or "/" in source or Path(source).exists()
 
 
 def most_stages(source: str | list[int], num_stages: int | None, search: StageSearch) -> int:

@@ -15,7 +15,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     "did you mean 'gsm8k'? Allowed: gsm8k, math"
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    same = [known for known in names if known.lower() == name.lower()]
+    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}Allowed: {', '.join(names)}"
 

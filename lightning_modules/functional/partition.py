@@ -7,7 +7,7 @@ layer r(i) is ``starts[i]``, B is ``resamples``, τ picks one of the cuts.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,12 +38,14 @@ class Partition:
         similarity: (L, L) in rows, or None where none was computed.
         silhouettes: mean silhouette of the best partition into G stages, for every G that has one.
         votes: share of resamples that choose G stages, for every G that was allowed; None without resamples.
-        boundary_votes: share of resamples whose partition into as many stages as the final one puts layers
-            l and l + 1 in different stages, for l from 0 to L − 2; None without resamples.
+        boundary_votes: for each layer but the first, the share of resamples whose partition into as many
+            stages as the final one puts it in another stage than the layer before; None without resamples.
         examples: how many calibration examples there were.
         resamples: how many resamples of them voted.
+        data: name of the data set they are of.
+        search: the other settings of the search, by name; None where there was none.
         backbone: name of the backbone.
-        fingerprint: of the backbone; empty where none was looked at.
+        fingerprint: of the backbone.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -53,9 +55,11 @@ class Partition:
     similarity: tuple[tuple[float, ...], ...] | None = None
     silhouettes: dict[int, float] | None = None
     votes: Votes | None = None
-    boundary_votes: tuple[float, ...] | None = None
+    boundary_votes: Votes | None = None
     examples: int = 0
     resamples: int = 0
+    data: str = ""
+    search: dict[str, Any] | None = None
     backbone: str = ""
     fingerprint: str = ""
 
@@ -67,6 +71,12 @@ class Partition:
             raise ValueError(f"the stages must hold each layer from 0 on once, not {layers}")
         if list(self.starts) != sorted(self.starts):
             raise ValueError(f"stages must be in the order of their first layers, not {self.starts}")
+        if self.similarity is not None:
+            matrix = np.array(self.similarity, dtype=float)
+            if matrix.shape != (len(layers), len(layers)) or not np.isfinite(matrix).all():
+                raise ValueError(f"similarity must be {len(layers)} rows of {len(layers)} finite numbers")
+        if self.boundary_votes is not None and list(self.boundary_votes) != layers[1:]:
+            raise ValueError("boundary_votes must name each layer but the first")
 
     @property
     def num_layers(self) -> int:
@@ -219,10 +229,11 @@ def _resample(examples: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
         yield drawn[numbers].nonzero()[:, 0]
 
 
-def _boundary_votes(cuts: list[_Cut]) -> tuple[float, ...] | None:
+def _boundary_votes(cuts: list[_Cut]) -> Votes | None:
     if not cuts:
         return None
-    return tuple(np.mean([cut.labels[1:] != cut.labels[:-1] for cut in cuts], axis=0).tolist())
+    shares = np.mean([cut.labels[1:] != cut.labels[:-1] for cut in cuts], axis=0)
+    return dict(enumerate(shares.tolist(), start=1))
 
 
 def _why(chosen: int, allowed: range, counts: Counter[int], resamples: int) -> str:

@@ -92,7 +92,7 @@ def test_votes_of_an_easy_case(contiguous: bool) -> None:
     assert result.stages == truth.stages
     assert result.votes == {3: 0, 4: 1, 5: 0}
     assert result.vote == 1
-    assert result.boundary_votes == tuple(float(layer + 1 in truth.starts) for layer in range(LAYERS - 1))
+    assert result.boundary_votes == {layer: float(layer in truth.starts) for layer in range(1, LAYERS)}
     assert result.resamples == 100
 
 
@@ -110,9 +110,9 @@ def test_votes_of_a_hard_case(contiguous: bool) -> None:
     assert sum(one.votes.values()) == pytest.approx(1)
     assert sum(share > 0 for share in one.votes.values()) > 1
     assert one.vote == max(one.votes.values()) == one.votes[len(one.stages)]
-    assert len(one.boundary_votes) == LAYERS - 1
-    assert all(0 <= share <= 1 for share in one.boundary_votes)
-    assert any(0 < share < 1 for share in one.boundary_votes)
+    assert list(one.boundary_votes) == list(range(1, LAYERS))
+    assert all(0 <= share <= 1 for share in one.boundary_votes.values())
+    assert any(0 < share < 1 for share in one.boundary_votes.values())
     assert one == again
     assert one.boundary_votes != other.boundary_votes
 
@@ -131,7 +131,7 @@ def test_most_resamples_decide_and_all_examples_give_the_stages() -> None:
     assert found.stages == ((0, 1, 2), (3,), (4, 5))
     assert found.votes == {2: 0.4, 3: 0.6, 4: 0}
     assert found.boundary_votes is not None
-    assert found.boundary_votes[1] >= 0.6
+    assert found.boundary_votes[2] >= 0.6
 
 
 def test_of_equally_many_votes_the_better_silhouette_on_all_examples() -> None:
@@ -166,7 +166,7 @@ def test_only_free_stages_may_be_interleaved() -> None:
     found = find_partition(Given(blocks("AABBAA")), "x", range(2, 4), EXAMPLES, contiguous=False, resamples=2)
     assert found.stages == ((0, 1, 4, 5), (2, 3))
     assert not found.contiguous
-    assert found.boundary_votes == (0, 1, 0, 1, 0)
+    assert found.boundary_votes == {1: 0, 2: 1, 3: 0, 4: 1, 5: 0}
     runs = find_partition(Given(blocks("AABBAA")), "x", range(2, 4), EXAMPLES, resamples=2)
     assert runs.stages == ((0, 1), (2, 3), (4, 5))
     assert runs.contiguous
@@ -216,7 +216,7 @@ def test_resamples_without_a_cut_do_not_vote() -> None:
         Given(good, tied, good, tied, good), "x", range(2, 4), EXAMPLES, contiguous=False, resamples=4
     )
     assert found.votes == {2: 0.5, 3: 0}
-    assert found.boundary_votes == (0, 0, 1, 0, 0)
+    assert found.boundary_votes == {1: 0, 2: 0, 3: 1, 4: 0, 5: 0}
     none = find_partition(Given(good, tied), "x", range(2, 4), EXAMPLES, contiguous=False, resamples=4)
     assert none.stages == ((0, 1, 2), (3, 4, 5))
     assert none.boundary_votes is None

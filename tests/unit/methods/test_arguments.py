@@ -52,7 +52,7 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
             "5 stages do not fit into the backbone's 4 layers",
         ),
         ("dham", {"partition": "uniform", "num_stages": 0}, "num_stages must be at least 1"),
-        ("dham", {"partition": [0, 1, 2], "num_virtual_tokens": 2}, "smaller than the number of stages"),
+        ("dham", {"partition": [0, 1, 2], "num_virtual_tokens": 2}, "smaller than the number of stages, 3"),
         ("dham", {"mode": "replcae"}, "did you mean 'replace'"),
         ("late", {"insert_at": 4}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
         ("late", {"insert_at": -1}, "layer -1"),

@@ -29,7 +29,7 @@ def test_short_window_is_warned_about(monkeypatch: pytest.MonkeyPatch, longest: 
     module = method("prompt", tiny_backbone("mistral", sliding_window=10))
     virtual = module.prefix().num_positions
     data = Data(longest + 10 - 5 - virtual)
-    module._trainer = SimpleNamespace(datamodule=data)
+    module._trainer = SimpleNamespace(max_steps=-1, datamodule=data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         module._check_context()
