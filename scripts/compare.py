@@ -39,7 +39,7 @@ class Runs:
     def __init__(self, comparison: Comparison, folder: Path, extra: Sequence[str], console: Console) -> None:
         self.comparison, self.folder, self.console = comparison, folder, console
         self.extra = list(extra)
-        self.title = " ".join([comparison.title, *self.extra])
+        self.title = comparison.title + (f" (but {' '.join(self.extra)})" if self.extra else "")
         self.record_file = folder / "compare.json"
         self.records: dict[str, dict[str, Any]] = {}
         if self.record_file.exists():
