@@ -13,6 +13,7 @@ from callbacks.partition import CKAPartition
 from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results
 from callbacks.run_folder import RunFolder
+from callbacks.saliency import SaliencyDiagnostics
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
 from lightning_modules.checkpointing import PromptCheckpointIO
@@ -51,7 +52,10 @@ def trainer_settings(
         if config.trainer.enable_checkpointing is not False:
             callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
     given = config.trainer.callbacks or []
-    callbacks += given if isinstance(given, list) else [given]
+    for callback in given if isinstance(given, list) else [given]:
+        if isinstance(callback, SaliencyDiagnostics):
+            callback.folder = callback.folder or folders.out
+        callbacks.append(callback)
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),

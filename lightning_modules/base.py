@@ -19,7 +19,7 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.evaluation import Record, answer
+from lightning_modules.evaluation import Record, answer, generate_batch, grade_batch
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
@@ -164,19 +164,19 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     # --- evaluation -------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
         prefix = self._evaluation_prefix()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
         if self.trainer.sanity_checking:
-            return {"records": []}
+            return {"records": [], "generated": []}
         asked = set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in asked]
-        return {"records": self._answer(batch.select(rows), prefix) if rows else []}
+        return self._answer(batch.select(rows), prefix) if rows else {"records": [], "generated": []}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
-        return {"records": self._answer(batch, self._evaluation_prefix())}
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
+        return self._answer(batch, self._evaluation_prefix())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
         return answer(self.backbone, batch, self._evaluation_prefix())
@@ -205,11 +205,13 @@ class SoftPromptModule(L.LightningModule, ABC):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return datamodule.example_ids("validation")[: self.val_generations]
 
-    def _answer(self, batch: Batch, prefix: Prefix | None) -> list[Record]:
-        records = answer(self.backbone, batch, prefix)
+    def _answer(self, batch: Batch, prefix: Prefix | None) -> dict[str, list[Any]]:
+        """Records of the batch, and the token ids they were made of."""
+        generated = generate_batch(self.backbone, batch, prefix)
+        records = grade_batch(self.backbone, batch, generated)
         self.correct_sum.update(sum(record.correct for record in records))
         self.answered_sum.update(len(records))
-        return records
+        return {"records": records, "generated": generated}
 
     def _log_accuracy(self, split: str) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())

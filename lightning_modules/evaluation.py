@@ -1,8 +1,11 @@
 """From a batch to graded records."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from datamodules.encoding import Batch
+import torch
+
+from datamodules.encoding import IGNORED, Batch, Tokens
 from datamodules.grading import grade
 from lightning_modules.backbone.generation import generate
 from lightning_modules.backbone.model import Backbone
@@ -39,20 +42,54 @@ class Record(NamedTuple):
     new_tokens: int
 
 
-def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[Record]:
-    """Generate greedily for every example of ``batch`` and grade what comes."""
-    tokens = batch.prompt
-    outputs = generate(
+def generate_batch(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[list[int]]:
+    """New token ids of every example of ``batch``, decoded greedily, without the end token."""
+    return generate(
         backbone,
         backbone.tokenizer,
-        tokens.input_ids,
-        tokens.attention_mask,
+        batch.prompt.input_ids,
+        batch.prompt.attention_mask,
         prefix,
         batch.max_new_tokens,
         batch.stop,
     )
+
+
+def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
+    """Prompts with what was generated, right padded like ``batch.gold``: labels are on the latter.
+
+    Args:
+        outputs: B lists of new token ids; an empty one gives an empty rationale.
+    """
+    tokens = batch.prompt
+    lengths = tokens.attention_mask.sum(1)
+    width = int(max(length + len(output) for length, output in zip(lengths.tolist(), outputs, strict=True)))
+    made = Tokens(
+        input_ids=tokens.input_ids.new_zeros(len(outputs), width),
+        attention_mask=tokens.attention_mask.new_zeros(len(outputs), width),
+        labels=tokens.labels.new_full((len(outputs), width), IGNORED),
+        question=tokens.question - (tokens.input_ids.shape[1] - lengths)[:, None],
+        rationale=torch.stack([lengths, lengths], dim=1),
+    )
+    for row, (length, output) in enumerate(zip(lengths.tolist(), outputs, strict=True)):
+        end = length + len(output)
+        new = torch.tensor(list(output), dtype=torch.int64, device=lengths.device)
+        made.input_ids[row, :length] = tokens.input_ids[row, -length:]
+        made.input_ids[row, length:end] = made.labels[row, length:end] = new
+        made.attention_mask[row, :end] = 1
+        made.rationale[row, 1] = end
+    return made
+
+
+def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[Record]:
+    """Generate greedily for every example of ``batch`` and grade what comes."""
+    return grade_batch(backbone, batch, generate_batch(backbone, batch, prefix))
+
+
+def grade_batch(backbone: Backbone, batch: Batch, outputs: list[list[int]]) -> list[Record]:
+    """The record of every example of ``batch``, given its new token ids."""
     texts = backbone.tokenizer.batch_decode(outputs, skip_special_tokens=True)
-    lengths = tokens.attention_mask.sum(-1).tolist()
+    lengths = batch.prompt.attention_mask.sum(-1).tolist()
     records = []
     for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):
         result = grade(batch.dataset, text, example.answer, example.options)

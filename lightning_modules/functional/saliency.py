@@ -110,9 +110,9 @@ def _blocks(terms: AttentionTerms, columns: slice, block: int) -> Iterator[tuple
         seen = visible(terms, content, rows)
         query, gradient = (
             part[:, :, rows].to(dtype).reshape(batch, heads // groups, groups, -1, width)
-            for part in (terms.query * terms.scaling, terms.gradient)
+            for part in (terms.query, terms.gradient)
         )
-        scores = query @ key[:, :, None].mT
+        scores = (query * terms.scaling) @ key[:, :, None].mT
         scores = scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min)
         weights = scores.softmax(-1)[..., columns]
         seen = seen[..., columns] & content[:, rows, None]

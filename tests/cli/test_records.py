@@ -43,13 +43,13 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 @pytest.fixture
 def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random backbone gets nothing right: grade by the question's number."""
-    original = evaluation.answer
+    original = evaluation.grade_batch
 
-    def answer(*args: Any) -> list[evaluation.Record]:
+    def grade_batch(*args: Any) -> list[evaluation.Record]:
         records = original(*args)
         return [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records]
 
-    monkeypatch.setattr("lightning_modules.base.answer", answer)
+    monkeypatch.setattr("lightning_modules.base.grade_batch", grade_batch)
 
 
 @pytest.mark.usefixtures("every_other_right")

@@ -161,7 +161,7 @@ def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands:
     assert main([str(table), "--run-dir", str(copy), *flags]) == 0
     assert commands == ["test"]
     text = (copy.with_name("run-2") / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("tiny --data.test_size 2\n")
+    assert text.startswith("tiny (but --data.test_size 2)\n")
     assert " / 2 |" in text
 
 
