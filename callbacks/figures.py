@@ -1,5 +1,6 @@
 """Arrays → matplotlib figures, nothing else."""
 
+import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,6 +33,23 @@ def _boundaries(partition: Partition) -> list[int]:
     """Layers whose stage is not that of the layer before."""
     owners = partition.stage_of_layer
     return [layer for layer in range(1, len(owners)) if owners[layer] != owners[layer - 1]]
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def of_partition(partition: Partition) -> dict[str, Figure]:
+    """The figures of a partition that was searched for, by name."""
+    drawn = {
+        "similarity": similarity(partition),
+        "dendrogram": dendrogram(partition),
+        "silhouette": silhouette(partition),
+    }
+    return drawn | ({"votes": votes(partition)} if partition.boundary_votes else {})
 
 
 def similarity(partition: Partition) -> Figure:

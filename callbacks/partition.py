@@ -4,12 +4,10 @@ To TensorBoard go, at step 0, the figures ``partition/similarity``, ``partition/
 ``partition/silhouette`` and ``partition/votes``; to the run folder the same as PNG and ``partition.json``.
 """
 
-import io
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -26,9 +24,6 @@ from lightning_modules.functional.similarity import LayerFeatures
 from lightning_modules.stages import of_backbone, save_partition
 from utilities.errors import UserError
 from utilities.files import write_bytes
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # With fewer of the resamples behind a number of stages, another draw of examples may well choose another.
 SPLIT = 0.6
@@ -70,30 +65,13 @@ class CKAPartition(L.Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if partition.similarity is None or not (loggers or self.folder):
             return
-        for name, figure in partition_figures(partition).items():
+        from callbacks import figures
+
+        for name, figure in figures.of_partition(partition).items():
             if self.folder is not None:
-                write_bytes(self.folder / f"partition_{name}.png", png(figure))
+                write_bytes(self.folder / f"partition_{name}.png", figures.png(figure))
             for logger in loggers:
                 logger.experiment.add_figure(f"partition/{name}", figure, 0, close=False)
-
-
-def partition_figures(partition: Partition) -> dict[str, "Figure"]:
-    """The figures of a partition that was searched for, by name."""
-    from callbacks import figures
-
-    found = {
-        "similarity": figures.similarity(partition),
-        "dendrogram": figures.dendrogram(partition),
-        "silhouette": figures.silhouette(partition),
-    }
-    return found | ({"votes": figures.votes(partition)} if partition.boundary_votes else {})
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as a PNG file's content."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
 
 
 def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save
 from torch import Tensor
 
@@ -138,8 +139,8 @@ class SaliencyDiagnostics(L.Callback):
             name: torch.stack([example.arrays[name] for example in measured]) for name in measured[0].arrays
         }
         layers = list(range(module.backbone.num_layers)) if self.layers is None else self.layers
+        rows = [self.row(example, layers) for example in measured]
         if self.folder is not None:
-            rows = [self.row(example, layers) for example in measured]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(self.folder / f"{stem}.jsonl", text)
             about = {
@@ -150,12 +151,29 @@ class SaliencyDiagnostics(L.Callback):
             }
             metadata = {name: json.dumps(value) for name, value in about.items()}
             write_bytes(self.folder / f"{stem}.safetensors", save(arrays, metadata))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, tag in CURVES.items():
-                    for layer, value in zip(layers, arrays[name].nanmean(0).tolist(), strict=True):
-                        place = f"saliency/{tag}/layer_{layer:02d}"
-                        logger.experiment.add_scalar(place, value, trainer.global_step)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for logger in loggers:
+            for name, tag in CURVES.items():
+                for layer, value in zip(layers, arrays[name].nanmean(0).tolist(), strict=True):
+                    place = f"saliency/{tag}/layer_{layer:02d}"
+                    logger.experiment.add_scalar(place, value, trainer.global_step)
+        if self.folder is not None:
+            self._draw(loggers, stem, trainer.global_step)
+
+    def _draw(self, loggers: Sequence[TensorBoardLogger], stem: str, step: int) -> None:
+        from callbacks.figures import png
+        from callbacks.saliency_figures import all_figures, load
+
+        assert self.folder is not None
+        saved = load(self.folder, stem)
+        if not saved.both:
+            rank_zero_info(
+                "saliency: without correct and incorrect examples these are not compared in figures"
+            )
+        for name, figure in all_figures(saved).items():
+            write_bytes(self.folder / f"{stem}_{name}.png", png(figure))
+            for logger in loggers:
+                logger.experiment.add_figure(f"saliency/{name}", figure, step, close=False)
 
     def row(self, example: Measured, layers: Sequence[int]) -> dict[str, Any]:
         """An example's line of ``saliency.jsonl``; what a layer without prompt cannot have is null."""
