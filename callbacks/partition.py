@@ -84,7 +84,7 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
     allowed = search.allowed(module.num_stages, backbone.num_layers)
     started = time.monotonic()
     features, examples = calibration_features(trainer, module)
-    found: Partition | UserError | None = None
+    found: Partition | Exception | None = None
     if trainer.is_global_zero:
         assert isinstance(module.partition, str)
         try:
@@ -99,11 +99,12 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
                 seed=search.seed,
                 track=lambda draws, total: _tracked(trainer, draws, total),
             )
-        except ValueError as error:
-            found = UserError(f"partition: {error}")
+        except Exception as error:  # told to the other processes, too, which wait for an answer
+            found = UserError(f"partition: {error}") if isinstance(error, ValueError) else error
     found = trainer.strategy.broadcast(found)
-    if not isinstance(found, Partition):
-        raise found or UserError("partition: the first process found none")
+    if isinstance(found, Exception):
+        raise found
+    assert found is not None
     data: ReasoningDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
     settings = asdict(search) | {"template": data.template}
     found = of_backbone(found, backbone, data=data.name, search=settings)
