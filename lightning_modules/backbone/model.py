@@ -205,8 +205,8 @@ class Backbone(nn.Module):
     def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
         """Outputs of all decoder blocks, pooled while the backbone runs: no layer's states are kept.
 
-        The first column is left out: a BOS or first token draws activations hundreds of times those of
-        other tokens, which would rule any mean. Before the final norm, which is no decoder block's.
+        The first column is left out: a BOS or first token has activations a hundred times those of
+        others, which would rule any mean. Before the final norm, which is no decoder block's.
 
         Args:
             input_ids: (B, n), padded on the right, if at all.
