@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from lightning_modules.functional.partition import Partition
 from lightning_modules.functional.segmentation import dendrogram as linkage
@@ -65,7 +66,7 @@ def similarity(partition: Partition) -> Figure:
     width = 0.035 * layers
     for layer, stage in enumerate(partition.stage_of_layer):
         place = (-0.5 - 1.4 * width, layer - 0.5)
-        axes.add_patch(_patch(place, width, 1, stage))
+        axes.add_patch(Rectangle(place, width, 1, facecolor=_colour(stage), linewidth=0))
     axes.set_xlim(-0.5 - 1.5 * width, layers - 0.5)
     axes.set_xticks(_layer_ticks(layers))
     axes.set_yticks(_layer_ticks(layers))
@@ -79,12 +80,6 @@ def similarity(partition: Partition) -> Figure:
     )
     figure.colorbar(image, ax=axes, shrink=0.9)
     return figure
-
-
-def _patch(place: tuple[float, float], width: float, height: float, stage: int):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(place, width, height, facecolor=_colour(stage), linewidth=0)
 
 
 def dendrogram(partition: Partition) -> Figure:

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.examples import data_of
 from callbacks.progress import plain_bar
-from datamodules.base import ReasoningDataModule
 from lightning_modules.dham import DHAM
 from lightning_modules.functional.cka import similarity_measure
 from lightning_modules.functional.partition import Partition, find_partition
@@ -105,7 +105,7 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
     if isinstance(found, Exception):
         raise found
     assert found is not None
-    data: ReasoningDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+    data = data_of(trainer)
     settings = asdict(search) | {"template": data.template}
     found = of_backbone(found, backbone, data=data.name, search=settings)
     kind = "contiguous" if search.contiguous else "free"
@@ -136,7 +136,7 @@ def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tens
     Raises:
         UserError: when an example has no token beyond its first, or a layer's output is not finite.
     """
-    data: ReasoningDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+    data = data_of(trainer)
     search, device = module.search, trainer.strategy.root_device
     backbone = module.load_backbone().to(device)
     loader = data.calibration_loader(search.examples, search.seed)

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from callbacks.examples import data_of
 from datamodules.base import ReasoningDataModule
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
@@ -61,7 +62,7 @@ class ExamplesProgressBar(TQDMProgressBar):
 
     @property
     def _data(self) -> ReasoningDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        return data_of(self.trainer)
 
     def init_train_tqdm(self) -> Tqdm:
         return self._bar(self.train_description, self._data.batch_size, True, "train")

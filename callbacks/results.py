@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from datamodules.base import ReasoningDataModule
+from callbacks.examples import data_of, gather_by_id
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record
 from utilities.files import write_text
@@ -32,15 +31,12 @@ def gather_records(records: Sequence[Record], ids: Sequence[str], complete: bool
     Raises:
         RuntimeError: when an example has no record but should.
     """
-    parts: list[Any] = [list(records)]
-    if dist.is_available() and dist.is_initialized():
-        parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, list(records))
-    by_id = {record.id: record for part in parts for record in part}
-    missing = [name for name in ids if name not in by_id]
+    found = gather_by_id(records, ids)
+    there = {record.id for record in found}
+    missing = [name for name in ids if name not in there]
     if missing and complete:
         raise RuntimeError(f"{len(missing)} of {len(ids)} examples have no record, first {missing[0]}")
-    return [by_id[name] for name in ids if name in by_id]
+    return found
 
 
 class Results(L.Callback):
@@ -76,7 +72,7 @@ class Results(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SoftPromptModule)
-        self._finish(trainer, pl_module, "test", _data(trainer).example_ids("test"))
+        self._finish(trainer, pl_module, "test", data_of(trainer).example_ids("test"))
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
@@ -84,7 +80,7 @@ class Results(L.Callback):
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started
-        data = _data(trainer)
+        data = data_of(trainer)
         measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         summary = measured | summarise(module, records, seconds)
@@ -110,10 +106,6 @@ class Results(L.Callback):
             if split == "test":
                 logger.log_hyperparams(self.hyperparameters, {"test/accuracy": summary["accuracy"]})
                 logger.save()
-
-
-def _data(trainer: L.Trainer) -> ReasoningDataModule:
-    return trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
 
 
 def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.base import ReasoningDataModule
+from callbacks.examples import data_of, gather_by_id
 from datamodules.encoding import Batch
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.diagnosis import Diagnosis, diagnose
@@ -73,7 +72,7 @@ class SaliencyDiagnostics(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: when gradients could not be taken, or the method has no prompt.
+            UserError: when gradients could not be taken.
         """
         assert isinstance(pl_module, SoftPromptModule)
         loop = {"validate": trainer.validate_loop, "test": trainer.test_loop}.get(stage)
@@ -91,12 +90,12 @@ class SaliencyDiagnostics(L.Callback):
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         if not trainer.sanity_checking:
-            self._measure(pl_module, outputs, batch, _data(trainer).example_ids("validation"))
+            self._measure(pl_module, outputs, batch, data_of(trainer).example_ids("validation"))
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
-        self._measure(pl_module, outputs, batch, _data(trainer).example_ids("test"))
+        self._measure(pl_module, outputs, batch, data_of(trainer).example_ids("test"))
 
     def _measure(self, module: SoftPromptModule, outputs: Any, batch: Batch, ids: Sequence[str]) -> None:
         wanted = set(ids[: self.examples])
@@ -113,7 +112,7 @@ class SaliencyDiagnostics(L.Callback):
         tokens = (
             some.gold if self.label == "rationale" else generated_tokens(some, [new[name] for name in names])
         )
-        prefix = module._evaluation_prefix()
+        prefix = module.evaluation_prefix()
         if prefix is None:
             raise UserError(f"{type(module).__name__} has no soft prompt: there is no flow to measure")
         layers = range(module.backbone.num_layers) if self.layers is None else self.layers
@@ -132,7 +131,7 @@ class SaliencyDiagnostics(L.Callback):
         self._finish(trainer, pl_module, "test", "saliency")
 
     def _finish(self, trainer: L.Trainer, module: Any, split: str, stem: str) -> None:
-        measured = gather(self.found, _data(trainer).example_ids(split))
+        measured = gather_by_id(self.found, data_of(trainer).example_ids(split))
         if not trainer.is_global_zero or not measured:
             return
         arrays = {
@@ -201,16 +200,6 @@ class SaliencyDiagnostics(L.Callback):
 CURVES = {"to_question": "prompt_to_question", "to_rationale": "prompt_to_rationale", "curve": "curve"}
 
 
-def gather(measured: Sequence[Measured], ids: Sequence[str]) -> list[Measured]:
-    """All ranks' examples, each once, in the order of ``ids``."""
-    parts: list[Any] = [list(measured)]
-    if dist.is_available() and dist.is_initialized():
-        parts = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, list(measured))
-    by_id = {example.id: example for part in parts for example in part}
-    return [by_id[name] for name in ids if name in by_id]
-
-
 def _row(diagnosis: Diagnosis, row: int) -> dict[str, Tensor]:
     fields = {name: value for name, value in vars(diagnosis).items() if isinstance(value, Tensor)}
     return {name: value[row].detach().cpu() for name, value in fields.items()}
@@ -229,7 +218,3 @@ def _numbers(values: Tensor) -> Any:
     if values.ndim:
         return [_numbers(value) for value in values]
     return None if values.isnan() else float(values)
-
-
-def _data(trainer: L.Trainer) -> ReasoningDataModule:
-    return trainer.datamodule  # type: ignore[attr-defined]  # set by a connector

@@ -165,7 +165,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     # --- evaluation -------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
-        prefix = self._evaluation_prefix()
+        prefix = self.evaluation_prefix()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
@@ -176,10 +176,10 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self._answer(batch.select(rows), prefix) if rows else {"records": [], "generated": []}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
-        return self._answer(batch, self._evaluation_prefix())
+        return self._answer(batch, self.evaluation_prefix())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
-        return answer(self.backbone, batch, self._evaluation_prefix())
+        return answer(self.backbone, batch, self.evaluation_prefix())
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
@@ -188,7 +188,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_accuracy("test")
 
-    def _evaluation_prefix(self) -> Prefix | None:
+    def evaluation_prefix(self) -> Prefix | None:
         """The prefix, computed once for a whole evaluation."""
         if self._shared_prefix is None:
             self._shared_prefix = self.prefix()
