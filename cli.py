@@ -19,10 +19,11 @@ SUBCOMMANDS = {
     "predict": "answer questions from a file or standard input",
     "grade": "grade the records of an earlier run again",
     "partition": "find the backbone's stages, for looking",
+    "saliency": "one question's information flow",
 }
 
 HELP = """\
-usage: python cli.py {{fit,validate,test,predict,grade,partition}} [options]
+usage: python cli.py {{fit,validate,test,predict,grade,partition,saliency}} [options]
 
 promptstage trains soft prompts that make a frozen language model reason better.
 
@@ -33,6 +34,7 @@ subcommands:
   predict    answer questions from a file or standard input (--questions FILE, - for standard input)
   grade      grade the records of an earlier run again, without generating, and say what changed
   partition  find the backbone's stages by CKA, as fit with DHAM does, and draw them; train nothing
+  saliency   answer one question and show how information flowed to the answer (--question TEXT)
 
 methods (--model):   {methods}
 data sets (--data):  {data_sets}
@@ -50,6 +52,7 @@ examples:
   python cli.py fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
   echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
   python cli.py grade runs/dham-addition
+  python cli.py saliency --ckpt_path runs/dham-addition --question "347+58"
   python cli.py partition -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
 
 'python cli.py fit --help' lists the trainer's and the run's options, '--model.help DHAM' a method's,

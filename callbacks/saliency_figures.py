@@ -1,120 +1,164 @@
-"""Figures of saliency, drawn from what ``SaliencyDiagnostics`` saved: no model is needed.
+"""Figures of a prompt's saliency, drawn from what ``SaliencyDiagnostics`` saved: no model is needed.
 
 ``draw(folder)`` draws them all again. Layers are numbered from 0, as everywhere in the project.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from callbacks.figures import png
-from lightning_modules.functional.information_flow import change_given_accumulation
-from utilities.errors import UserError
+from callbacks.saliency_curves import (
+    DECADES,
+    NEUTRAL,
+    RIGHT,
+    WRONG,
+    band,
+    boundaries,
+    differences,
+    gap,
+    summary,
+)
+from callbacks.saliency_files import About, Matrix, Saved, load, load_matrix
+from lightning_modules.diagnosis import SPANS
+from lightning_modules.functional.information_flow import Conditional, change_given_accumulation
 from utilities.files import write_bytes
 
-Floats = NDArray[np.float64]
-RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
-SHOWN = 20  # examples in a heat map
 
-
-@dataclass(frozen=True)
-class Saved:
-    """Arrays (N examples first), their layers, and whether each example was answered correctly.
-
-    Attributes:
-        correct: (N,) 1, 0, or NaN where it was not answered.
-        accumulated: (N,) bool, whether a virtual token accumulates in some layer.
-    """
-
-    arrays: Mapping[str, Floats]
-    layers: Sequence[int]
-    correct: Floats
-    accumulated: NDArray[np.bool_]
-
-    @property
-    def both(self) -> bool:
-        """Whether there are correct and incorrect examples to compare."""
-        return bool((self.correct == 1).any() and (self.correct == 0).any())
-
-
-def load(folder: Path, stem: str = "saliency") -> Saved:
-    """What was saved in a folder.
-
-    Raises:
-        UserError: when there is nothing, or it cannot be read.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        with safe_open(folder / f"{stem}.safetensors", "np") as file:
-            names = list(file.keys())
-            arrays = {name: np.asarray(file.get_tensor(name), dtype=float) for name in names}
-            layers = json.loads(file.metadata()["layers"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"no saliency can be read from {folder}: {error}") from error
-    correct = [np.nan if row["correct"] is None else float(row["correct"]) for row in rows]
-    accumulated = np.array([row["accumulation"] is not None for row in rows])
-    return Saved(arrays, layers, np.array(correct), accumulated)
-
-
-def all_figures(saved: Saved) -> dict[str, Figure]:
+def all_figures(saved: Saved, matrix: Matrix | None = None) -> dict[str, Figure]:
     """Every figure that these examples allow, by name; comparisons need correct and incorrect ones."""
-    drawn: dict[str, Callable[[Saved], Figure]] = {
-        "flows": flows,
-        "accumulation": accumulation,
-        "differences": differences,
-        "summary": summary,
-    }
-    if saved.both:
-        drawn |= {"late_flow": late_flow, "gap": gap}
-    return {name: draw_one(saved) for name, draw_one in drawn.items()}
+    drawn: dict[str, Callable[[Saved], Figure]] = {}
+    if saved.about.stages:
+        drawn |= {"flows": flows, "sink": sink, "tokens": tokens}
+        if len(saved.ids) > 1:
+            drawn["accumulation"] = accumulation
+        if saved.both:
+            drawn["late_flow"] = late_flow
+    if len(saved.about.layers) > 1:
+        drawn |= {"differences": differences, "summary": summary}
+        if saved.both:
+            drawn["gap"] = gap
+    found = {name: draw_one(saved) for name, draw_one in drawn.items()}
+    return found | ({} if matrix is None else {"matrix": of_matrix(matrix, saved.about)})
+
+
+def told(saved: Saved) -> str:
+    """The measures of all examples in a line, with the tests' p-values."""
+    parts = [f"saliency of {len(saved.ids)} examples ({saved.about.label})"]
+    if saved.about.stages:
+        found, p = changes(saved)
+        parts.append(f"accumulation in {found.accumulated}")
+        if 0 < found.accumulated < found.examples:
+            parts[-1] += (
+                f", late flow changed in {found.with_accumulation:.0%} of these and {found.without:.0%} of "
+                f"the others (Fisher p = {p:.2g})"
+            )
+        if saved.both:
+            late = compare_late_flow(saved)
+            parts.append(
+                f"late flow of {late.incorrect} incorrect against {late.correct} correct: "
+                f"P(greater) = {late.greater:.3f} (Mann-Whitney p = {late.p:.2g})"
+            )
+        else:
+            parts.append("without correct and incorrect examples these are not compared")
+    return "; ".join(parts)
 
 
 def draw(folder: Path, stem: str = "saliency") -> list[Path]:
     """Draw all figures of a folder again, as PNG beside what was saved."""
     paths = []
-    for name, figure in all_figures(load(folder, stem)).items():
+    for name, figure in all_figures(load(folder, stem), load_matrix(folder, stem)).items():
         paths.append(folder / f"{stem}_{name}.png")
         write_bytes(paths[-1], png(figure))
     return paths
 
 
-def normalised(curves: Floats) -> Floats:
-    """Each example's curve (N, K) between its own least (0) and greatest (1) value; a flat one is 0."""
-    low, high = curves.min(1, keepdims=True), curves.max(1, keepdims=True)
-    return (curves - low) / np.where(high > low, high - low, 1)
-
-
 def flows(saved: Saved) -> Figure:
-    """S_pq and S_pr by layer, mean and quartiles; dashed without the first virtual token (DPC Fig. 2a)."""
+    """S_pq and S_pr by layer; dashed without the first virtual token (DPC Fig. 2a)."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("question", "rationale"), strict=True):
-        _band(axes, saved.layers, saved.arrays[f"to_{name}"], RIGHT, "whole prompt")
-        rest = np.nanmean(saved.arrays[f"rest_to_{name}"], axis=0)
-        axes.plot(saved.layers, rest, "--", color=NEUTRAL, label="without its first token")
-        axes.set_title(f"prompt to {name}", fontsize=10)
-        axes.set_xlabel("layer")
-        axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("mean saliency")
+    for axes, span in zip(figure.subplots(1, 2, sharey=True), SPANS, strict=True):
+        _with_and_without_first(axes, saved, span, "saliency")
+        axes.set_title(f"prompt to {span}", fontsize=10)
+    figure.axes[0].set_ylabel("mean saliency; median of examples")
     return figure
 
 
-def accumulation(saved: Saved, quantile: float = 0.75) -> Figure:
-    """P(the late flow changes) with accumulation and without (DPC Fig. 4a).
+def sink(saved: Saved) -> Figure:
+    """Saliency beside raw attention: what the sequence's first position takes of each.
+
+    Attention sinks form at the first position, which a soft prompt at the start of a sequence occupies.
+    """
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, of in ((left, "saliency"), (middle, "attention")):
+        _with_and_without_first(axes, saved, "rationale", of)
+        axes.set_title(f"{of}: prompt to rationale", fontsize=10)
+    left.set_ylabel("mean a virtual token; median of examples")
+    names = ["BOS"] * saved.about.lead + ["first virtual token"]
+    for of, colour in (("saliency", RIGHT), ("attention", WRONG)):
+        sent = saved.arrays[of].sum(2)
+        shares = sent / np.nansum(sent, axis=2, keepdims=True)
+        for column, style in zip(range(len(names)), ("-", "--"), strict=False):
+            label = f"{of}, {names[column]}"
+            band(right, saved.about.layers, shares[:, :, column], colour, label, style)
+    right.set_title("share of all that is seen before the content", fontsize=10)
+    right.set_ylim(0, 1)
+    _finish_layers(right, saved.about)
+    return figure
+
+
+def tokens(saved: Saved) -> Figure:
+    """Which virtual token sends how much, layer by layer, stages told apart; attention on the same scale.
+
+    Shares of what a layer's virtual tokens send to question and rationale together, mean of the examples.
+    """
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    about = saved.about
+    for axes, of in zip(figure.subplots(1, 2, sharey=True), ("saliency", "attention"), strict=True):
+        sent = saved.from_token(of)
+        shares = sent / np.nansum(sent, axis=2, keepdims=True)
+        # What no example's layer sees stays NaN, and blank.
+        mean = np.nansum(shares, axis=0) / np.maximum((~np.isnan(shares)).sum(0), 1)
+        mean[np.isnan(shares).all(0)] = np.nan
+        image = axes.imshow(
+            mean, aspect="auto", cmap="viridis", norm=LogNorm(DECADES, 1, clip=True), interpolation="nearest"
+        )
+        for end in np.cumsum(about.stages)[:-1]:
+            axes.axvline(end - 0.5, color="white")
+        for layer in about.boundaries:
+            axes.axhline(float(np.searchsorted(about.layers, layer)) - 0.5, color="white", linestyle=":")
+        axes.set_xlabel("virtual token" + (", stages divided by lines" if len(about.stages) > 1 else ""))
+        axes.set_title(of, fontsize=10)
+    rows = range(0, len(about.layers), max(len(about.layers) // 10, 1))
+    figure.axes[0].set_yticks(list(rows), [str(about.layers[row]) for row in rows])
+    figure.axes[0].set_ylabel("layer")
+    figure.colorbar(image, ax=figure.axes, label="share of its layer")
+    return figure
+
+
+def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
+    """How often the late flow changes with accumulation and without, and Fisher's exact p (DPC Fig. 4a).
 
     The paper gives no threshold for a change: here it is a quantile of these examples' S_IFP.
     """
+    from scipy.stats import fisher_exact
+
     late = saved.arrays["late"]
-    found = change_given_accumulation(late > np.nanquantile(late, quantile), saved.accumulated)
+    changed = late > np.nanquantile(late, quantile)
+    accumulated = np.array([one is not None for one in saved.accumulations()])
+    groups = (accumulated, ~accumulated)
+    table = [[int((changed & group).sum()), int((~changed & group).sum())] for group in groups]
+    return change_given_accumulation(changed, accumulated), float(fisher_exact(table).pvalue)
+
+
+def accumulation(saved: Saved, quantile: float = 0.75) -> Figure:
+    """P(the late flow changes) with accumulation and without (DPC Fig. 4a)."""
+    found, p = changes(saved, quantile)
     figure = Figure(figsize=(4.8, 3.8), layout="constrained")
     axes = figure.add_subplot()
     counts = (found.accumulated, found.examples - found.accumulated)
@@ -122,118 +166,110 @@ def accumulation(saved: Saved, quantile: float = 0.75) -> Figure:
     axes.bar(names, np.nan_to_num([found.with_accumulation, found.without]), color=[WRONG, RIGHT])
     axes.set_ylim(0, 1)
     axes.set_ylabel(f"share with S_IFP above its {quantile:.0%} quantile")
+    axes.set_title(f"Fisher's exact p = {p:.2g}", fontsize=10)
     return figure
+
+
+class Compared(NamedTuple):
+    """Incorrect against correct examples' S_IFP: P(incorrect > correct), two-sided Mann-Whitney p."""
+
+    greater: float
+    p: float
+    correct: int
+    incorrect: int
+
+
+def compare_late_flow(saved: Saved) -> Compared:
+    """The test of DPC Fig. 4b, c; there must be correct and incorrect examples."""
+    from scipy.stats import mannwhitneyu
+
+    right, wrong = (saved.arrays["late"][saved.correct == mark] for mark in (1, 0))
+    test = mannwhitneyu(wrong, right)
+    share = float(test.statistic) / (len(right) * len(wrong))
+    return Compared(share, float(test.pvalue), len(right), len(wrong))
 
 
 def late_flow(saved: Saved) -> Figure:
     """S_IFP of correct and incorrect examples, with a two-sided Mann-Whitney test (DPC Fig. 4b, c)."""
-    from scipy.stats import mannwhitneyu
-
-    late = saved.arrays["late"]
-    right, wrong = late[saved.correct == 1], late[saved.correct == 0]
-    test = mannwhitneyu(wrong, right)
+    late, found = saved.arrays["late"], compare_late_flow(saved)
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, box = figure.subplots(1, 2, width_ratios=[2, 1])
-    bins = np.histogram_bin_edges(late, bins=30)
-    for values, colour, name in ((right, RIGHT, "correct"), (wrong, WRONG, "incorrect")):
+    bins = np.histogram_bin_edges(late[late <= np.nanquantile(late, 0.99)], bins=30)
+    groups = [late[saved.correct == 1], late[saved.correct == 0]]
+    for values, colour, name in zip(groups, (RIGHT, WRONG), ("correct", "incorrect"), strict=True):
         weights = np.full(len(values), 1 / len(values))
         label = f"{name} (n = {len(values)})"
-        left.hist(values, bins, weights=weights, color=colour, alpha=0.6, label=label)
-    left.set_xlabel("S_IFP: prompt to the rationale's second half, last layer")
+        left.hist(values, bins.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
+    left.set_xlabel("S_IFP: prompt to the rationale's second half, last layer (up to its 99 % quantile)")
     left.set_ylabel("share of examples")
     left.legend(frameon=False)
-    box.boxplot([right, wrong], tick_labels=["correct", "incorrect"], showfliers=False)
-    # The chance that an incorrect example has the greater flow.
-    greater = test.statistic / (len(right) * len(wrong))
+    box.boxplot(groups, tick_labels=["correct", "incorrect"], showfliers=False)
     figure.suptitle(
-        f"P(incorrect > correct) = {greater:.3f}, Mann-Whitney p = {test.pvalue:.2g}", fontsize=10
+        f"P(incorrect > correct) = {found.greater:.3f}, Mann-Whitney p = {found.p:.2g}", fontsize=10
     )
     return figure
 
 
-def curves(named: Mapping[str, Saved]) -> Figure:
-    """Normalised layer curves of several runs, such as insertion at several layers (DHAM Fig. 1, 6, 7)."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    colours = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
-    for i, (name, saved) in enumerate(named.items()):
-        _band(axes, saved.layers, normalised(saved.arrays["curve"]), colours[i % len(colours)], name)
+def of_matrix(matrix: Matrix, about: About) -> Figure:
+    """Saliency among all tokens of one example; prompt, question and rationale marked (DPC Fig. 2b)."""
+    length, virtual = len(matrix.tokens), about.lead + sum(about.stages)
+    labels = ["BOS"] * about.lead + [f"p{i}" for i in range(sum(about.stages))] + matrix.tokens
+    side = min(max(0.09 * length, 4), 18)
+    width = min(max(0.09 * (length + virtual), 5), 24)
+    figure = Figure(figsize=(width * len(matrix.panels) + 1.5, side + 1.5), layout="constrained")
+    greatest = max(float(values.max()) for values in matrix.panels.values())
+    # One scale for all panels: what is compared has the same colours.
+    norm = LogNorm(greatest * DECADES, greatest, clip=True)
+    shown = figure.subplots(1, len(matrix.panels), squeeze=False)[0]
+    for axes, (name, values) in zip(shown, matrix.panels.items(), strict=True):
+        some = np.where(values > 0, values, np.nan)  # no flow at all is blank
+        image = axes.imshow(some, norm=norm, cmap="magma", aspect="auto", interpolation="nearest")
+        edges = {"prompt": (0, virtual)} if virtual else {}
+        edges |= {span: (virtual + a, virtual + b) for span, (a, b) in zip(SPANS, matrix[3:], strict=True)}
+        for span, (start, end) in edges.items():
+            axes.axvline(start - 0.5, color="#009e73", linewidth=0.8)
+            axes.axvline(end - 0.5, color="#009e73", linewidth=0.8)
+            place = ((start + end - 1) / 2, 1.0)
+            axes.text(
+                *place, span, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8
+            )
+            if span != "prompt":
+                axes.axhline(start - virtual - 0.5, color="#009e73", linewidth=0.8)
+                axes.axhline(end - virtual - 0.5, color="#009e73", linewidth=0.8)
+        for end in np.cumsum(about.stages)[:-1]:
+            axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
+        _token_ticks(axes, labels, width, matrix.tokens, side)
+        axes.set_title(name, fontsize=10, pad=16)
+    figure.colorbar(image, ax=shown.tolist(), label="saliency: flow from column to row")
+    figure.suptitle(matrix.id, fontsize=10)
+    return figure
+
+
+def _token_ticks(axes: Axes, across: list[str], width: float, down: list[str], height: float) -> None:
+    """Token texts on both axes, as many as there is room for."""
+    for axis, texts, inches in ((axes.xaxis, across, width), (axes.yaxis, down, height)):
+        step = max(-(-len(texts) // int(inches / 0.08)), 1)
+        places = range(0, len(texts), step)
+        axis.set_ticks(list(places), [_shown(texts[i]) for i in places])
+    axes.tick_params(labelsize=5, length=1)
+    axes.tick_params(axis="x", rotation=90)
+
+
+def _shown(text: str) -> str:
+    """A token's text on one line, nothing in it taken for mathematics."""
+    return text.replace("\n", "\\n").replace("$", r"\$")[:12]
+
+
+def _with_and_without_first(axes: Axes, saved: Saved, span: str, of: str) -> None:
+    layers = saved.about.layers
+    band(axes, layers, saved.prompt_to(span, of), RIGHT, "whole prompt")
+    if sum(saved.about.stages) > 1:
+        band(axes, layers, saved.prompt_to(span, of, skip=1), NEUTRAL, "without its first token", "--")
+    _finish_layers(axes, saved.about)
+
+
+def _finish_layers(axes: Axes, about: About) -> None:
+    boundaries(axes, about)
     axes.set_xlabel("layer")
-    axes.set_ylabel("saliency, each example from 0 to 1")
-    axes.legend(frameon=False)
-    return figure
-
-
-def differences(saved: Saved) -> Figure:
-    """What the curve changes by from each layer to the next, example by example (DHAM Fig. 2)."""
-    steps = np.diff(normalised(saved.arrays["curve"])[:SHOWN], axis=1)
-    most = max(float(np.abs(steps).max(initial=0)), 1e-12)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    places = (saved.layers[0] + 0.5, saved.layers[-1] + 0.5, len(steps) - 0.5, -0.5)
-    image = axes.imshow(steps, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", extent=places)
-    axes.set_xlabel("to layer")
-    axes.set_ylabel("example")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=axes, label="change of saliency from the layer before")
-    return figure
-
-
-def gap(saved: Saved) -> Figure:
-    """Curves of correct and incorrect examples, and their difference by layer (DHAM Fig. 8)."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _compared(left, saved)
-    values = normalised(saved.arrays["curve"])
-    difference = values[saved.correct == 1].mean(0) - values[saved.correct == 0].mean(0)
-    right.bar(saved.layers, difference, color=[RIGHT if value > 0 else WRONG for value in difference])
-    right.axhline(0, color=NEUTRAL, linewidth=0.8)
-    right.set_xlabel("layer")
-    right.set_ylabel("correct minus incorrect")
-    return figure
-
-
-def summary(saved: Saved) -> Figure:
-    """Four panels: correct against incorrect, mean with its peak, heat map, distribution (DHAM Fig. 9)."""
-    values = normalised(saved.arrays["curve"])
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    (compared, overall), (heat, distribution) = figure.subplots(2, 2)
-    _compared(compared, saved)
-    _band(overall, saved.layers, values, RIGHT, "all examples")
-    peak = saved.layers[int(values.mean(0).argmax())]
-    overall.axvline(peak, color=NEUTRAL, linestyle="--", label=f"peak at layer {peak}")
-    overall.set_xlabel("layer")
-    overall.legend(frameon=False)
-    places = (saved.layers[0] - 0.5, saved.layers[-1] + 0.5, min(len(values), SHOWN) - 0.5, -0.5)
-    image = heat.imshow(values[:SHOWN], aspect="auto", vmin=0, vmax=1, cmap="viridis", extent=places)
-    heat.set_xlabel("layer")
-    heat.set_ylabel("example")
-    heat.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=heat)
-    distribution.hist(values.ravel(), bins=40, color=RIGHT)
-    distribution.set_xlabel("saliency, each example from 0 to 1")
-    distribution.set_ylabel("layers of examples")
-    return figure
-
-
-def _compared(axes: Axes, saved: Saved) -> None:
-    values = normalised(saved.arrays["curve"])
-    for mark, colour, name in ((1, RIGHT, "correct"), (0, WRONG, "incorrect")):
-        chosen = values[saved.correct == mark]
-        if len(chosen):
-            _band(axes, saved.layers, chosen, colour, f"{name} (n = {len(chosen)})")
-    if not saved.both:
-        axes.set_title("no correct or no incorrect examples to compare", fontsize=9)
-    axes.set_xlabel("layer")
-    axes.set_ylabel("saliency, each example from 0 to 1")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
-
-
-def _band(axes: Axes, layers: Sequence[int], values: Floats, colour: str, name: str) -> None:
-    """Mean over examples with their quartiles; a layer of NaN is left out."""
-    seen = ~np.isnan(values).all(0)
-    places, values = np.array(layers)[seen], values[:, seen]
-    low, high = np.nanquantile(values, [0.25, 0.75], axis=0)
-    axes.plot(places, np.nanmean(values, axis=0), color=colour, label=name)
-    axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.legend(frameon=False, fontsize=8)

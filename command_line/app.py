@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -15,9 +14,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 import datamodules
 import lightning_modules
 from callbacks.results import write_answers
+from callbacks.saliency_files import load
 from command_line.arguments import in_order, resolve_checkpoint
+from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, explain, first_line, mistake_behind
+from command_line.options import TRAINING, add_options
 from command_line.questions import read_questions
 from command_line.quiet import be_quiet, hide_loading_bar
 from command_line.trainer import PromptTrainer, trainer_settings
@@ -32,10 +34,8 @@ METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.
 DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
-# Subcommands that take an experiment's whole configuration.
-TRAINING = ("fit", "partition")
 # Belongs to one command, not to the run.
-COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "weights_only")
+COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "question", "layers", "weights_only")
 
 
 class PromptParser(LightningArgumentParser):
@@ -85,7 +85,8 @@ class PromptCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """Only the one asked for: each costs a second of parsing signatures."""
-        every = super().subcommands() | {"partition": {"model", "datamodule"}}
+        own = {"model", "datamodule"}
+        every = super().subcommands() | {"partition": own, "saliency": own}
         return {self.wanted: every[self.wanted]}
 
     def _prepare_subcommand_parser(
@@ -105,38 +106,7 @@ class PromptCLI(LightningCLI):
         parser.add_class_arguments(BackboneConfig, "backbone")
         parser.link_arguments("backbone", "model.init_args.backbone")
         parser.link_arguments("backbone", "data.init_args.backbone")
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="folder of the run; default: runs/METHOD-DATASET, or the checkpoint's own run",
-        )
-        if self.wanted in TRAINING:
-            parser.add_argument(
-                "--save_every",
-                type=int,
-                default=100,
-                help="write checkpoints/last.ckpt every so many optimiser steps",
-            )
-            parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-            parser.set_defaults(
-                {
-                    "early_stopping.monitor": "val/loss",
-                    "early_stopping.patience": 5,
-                    # At the end of a validation: an epoch that max_steps cuts short has none.
-                    "early_stopping.check_on_train_epoch_end": False,
-                }
-            )
-        if self.wanted == "predict":
-            parser.add_argument(
-                "--questions", type=str, default="-", help="file, one question a line; -: standard input"
-            )
-            parser.add_argument(
-                "--answers",
-                type=str,
-                default="-",
-                help="file for the answers as JSON lines; -: standard output",
-            )
+        add_options(parser, self.wanted)
 
     def options(self) -> list[str]:
         """Every option of the subcommand, those of methods and data sets excepted."""
@@ -174,7 +144,7 @@ class PromptCLI(LightningCLI):
             return
         trainer = getattr(self, "trainer", None)
         kept = trainer is not None and trainer.global_step > 0 if self.wanted == "fit" else False
-        if not kept and not (self.folders.out / "results.jsonl").exists():
+        if not kept and not any(self.folders.out.glob("*.jsonl")):
             self.folders.discard()
 
     def _report_differences(self) -> None:
@@ -239,9 +209,32 @@ class PromptCLI(LightningCLI):
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:
         """Answer the questions and write one JSON object a line."""
-        batches = self.trainer.predict(model, **kwargs | {"return_predictions": True}) or []
-        records = [record for batch in batches for record in batch]
+        batches: list[Any] = self.trainer.predict(model, **kwargs | {"return_predictions": True}) or []
+        records = [record for batch in batches for record in batch["records"]]
         write_answers(records, self.config[self.wanted].answers)
+
+    # --- saliency ---------------------------------------------------------------------------------
+
+    def before_saliency(self) -> None:
+        question = self.config[self.wanted].question
+        if not question.strip():
+            raise UserError("no question to look at: give --question TEXT")
+        assert self.datamodule is not None
+        self.datamodule.use_questions([question])
+
+    def saliency(self, model: LightningModule, **kwargs: Any) -> None:
+        """Answer the question and show how information flowed to the answer."""
+        assert isinstance(self.trainer, PromptTrainer)
+        batches = self.trainer.saliency(model, **kwargs)
+        records = [record for batch in batches for record in batch["records"]]
+        if not records:
+            return
+        assert self.folders is not None
+        if not (self.folders.out / "saliency.jsonl").exists():
+            raise UserError("the model answered with nothing: there is no rationale to look at")
+        write_answers(records, str(self.folders.out / "answers.jsonl"))
+        print_flow(load(self.folders.out), records[0])
+        print(f"figures and numbers are in {self.folders.out}")
 
 
 def run(args: list[str]) -> int:

@@ -26,6 +26,19 @@ class PromptTrainer(L.Trainer):
         """Find the stages of the backbone, and train nothing."""
         self.fit(model, datamodule=datamodule)
 
+    def saliency(
+        self, model: L.LightningModule, datamodule: L.LightningDataModule, ckpt_path: str | None = None
+    ) -> list[Any]:
+        """Answer questions while a callback looks at how.
+
+        Args:
+            ckpt_path: checkpoint, or the folder of a run, whose best one is taken.
+
+        Returns:
+            Each batch's answers.
+        """
+        return self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=True) or []
+
 
 def trainer_settings(
     wanted: str, config: Any, folders: Folders, text: str, hyperparameters: dict[str, Any]
@@ -51,6 +64,8 @@ def trainer_settings(
         callbacks += [Throughput(), FinalValidation()]
         if config.trainer.enable_checkpointing is not False:
             callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
+    if wanted == "saliency":
+        callbacks.append(SaliencyDiagnostics(layers=config.layers, folder=folders.out))
     given = config.trainer.callbacks or []
     for callback in given if isinstance(given, list) else [given]:
         if isinstance(callback, SaliencyDiagnostics):
@@ -65,7 +80,9 @@ def trainer_settings(
         settings["enable_checkpointing"] = False
     if wanted == "partition":
         settings |= {"max_steps": 0, "num_sanity_val_steps": 0, "fast_dev_run": False, "log_every_n_steps": 1}
-    if wanted == "predict":
+    if wanted == "saliency":
+        settings["inference_mode"] = False  # it takes gradients
+    if wanted in ("predict", "saliency"):
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
         settings["logger"] = TensorBoardLogger(

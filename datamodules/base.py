@@ -299,8 +299,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             raise UserError("no question to answer: predict needs some")
         return self._evaluation("predict")
 
-    def _evaluation(self, split: str) -> EvaluationLoader:
+    def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
+        """The first ``count`` questions of a split that was set up, all of them for None."""
+        return self._evaluation(split, count)
+
+    def _evaluation(self, split: str, count: int | None = None) -> EvaluationLoader:
         rank, world_size = self._ranks()
+        rows = self._encoded[split][:count]
         return EvaluationLoader(
-            self._encoded[split], self._collate(), self.num_workers, self.eval_batch_size, rank, world_size
+            rows, self._collate(), self.num_workers, self.eval_batch_size, rank, world_size
         )

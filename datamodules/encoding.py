@@ -62,6 +62,19 @@ class Tokens:
         """Some rows of the batch, padding unchanged."""
         return Tokens(**{name: tensor[list(rows)] for name, tensor in vars(self).items()})
 
+    def right_padded(self) -> "Tokens":
+        """The same sequences with all padding on the right, spans moved along."""
+        start = self.attention_mask.argmax(1, keepdim=True)
+        width = self.input_ids.shape[1]
+        columns = (torch.arange(width, device=start.device) + start) % width
+        return Tokens(
+            input_ids=self.input_ids.gather(1, columns),
+            attention_mask=self.attention_mask.gather(1, columns),
+            labels=self.labels.gather(1, columns),
+            question=self.question - start,
+            rationale=self.rationale - start,
+        )
+
 
 @dataclass
 class Batch:

@@ -19,7 +19,7 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.evaluation import Record, answer, generate_batch, grade_batch
+from lightning_modules.evaluation import Answers, answer
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
@@ -164,7 +164,7 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     # --- evaluation -------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
         prefix = self.evaluation_prefix()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
@@ -175,10 +175,10 @@ class SoftPromptModule(L.LightningModule, ABC):
         rows = [row for row, example in enumerate(batch.examples) if example.id in asked]
         return self._answer(batch.select(rows), prefix) if rows else {"records": [], "generated": []}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Answers:
         return self._answer(batch, self.evaluation_prefix())
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
         return answer(self.backbone, batch, self.evaluation_prefix())
 
     def on_validation_epoch_end(self) -> None:
@@ -205,13 +205,12 @@ class SoftPromptModule(L.LightningModule, ABC):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return datamodule.example_ids("validation")[: self.val_generations]
 
-    def _answer(self, batch: Batch, prefix: Prefix | None) -> dict[str, list[Any]]:
-        """Records of the batch, and the token ids they were made of."""
-        generated = generate_batch(self.backbone, batch, prefix)
-        records = grade_batch(self.backbone, batch, generated)
-        self.correct_sum.update(sum(record.correct for record in records))
-        self.answered_sum.update(len(records))
-        return {"records": records, "generated": generated}
+    def _answer(self, batch: Batch, prefix: Prefix | None) -> Answers:
+        """Answer the batch and count what is correct."""
+        answers = answer(self.backbone, batch, prefix)
+        self.correct_sum.update(sum(record.correct for record in answers["records"]))
+        self.answered_sum.update(len(answers["records"]))
+        return answers
 
     def _log_accuracy(self, split: str) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())

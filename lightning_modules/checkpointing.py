@@ -49,9 +49,10 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
             f"(fingerprint {theirs['fingerprint']}), not to '{ours['backbone']['name']}' "
             f"({ours['fingerprint']})"
         )
-    for key, value in ours["structure"].items():
-        if theirs["structure"].get(key) != value:
-            raise UserError(f"the checkpoint has {key} {theirs['structure'].get(key)}, the model has {value}")
+    for key in [*ours["structure"], *theirs["structure"]]:
+        one, other = (said["structure"].get(key, "unset") for said in (theirs, ours))
+        if one != other:
+            raise UserError(f"the checkpoint has {key} {one}, the model has {other}")
 
 
 def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

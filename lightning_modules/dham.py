@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import Prefix, StageMode, stage_prefix
+from lightning_modules.backbone.prefix import Prefix, StageMode, bos_row, stage_prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.functional.partition import Partition
 from lightning_modules.initialisation import PromptInit, initial_prompt
@@ -54,6 +54,7 @@ class DHAM(SoftPromptModule):
         num_stages: int | None = None,
         search: StageSearch = StageSearch(),
         mode: StageMode = "accumulate",
+        bos_first: bool = False,
         init: PromptInit = PromptInit(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
@@ -71,6 +72,7 @@ class DHAM(SoftPromptModule):
             search: how the stages of ``cka``, ``cosine`` and ``euclidean`` are found.
             mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
                 ``replace``: its own stage's only (eq. 5-6).
+            bos_first: put the tokenizer's BOS before the prompts, as for ``PromptTuning``.
             init: how the virtual tokens start.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
@@ -97,6 +99,7 @@ class DHAM(SoftPromptModule):
         self.num_stages = num_stages
         self.search = search
         self.mode: StageMode = mode
+        self.bos_first = bos_first
         self.init = init
         self.stages: Partition | None = None
 
@@ -138,11 +141,17 @@ class DHAM(SoftPromptModule):
     def prefix(self) -> Prefix:
         assert self.stages is not None
         return stage_prefix(
-            self.backbone, self.stages.starts, list(self.prompts), self.mode, self.stages.stage_of_layer
+            self.backbone,
+            self.stages.starts,
+            list(self.prompts),
+            self.mode,
+            self.stages.stage_of_layer,
+            bos_row(self.backbone) if self.bos_first else None,
         )
 
     def structure(self) -> dict[str, object]:
-        return {"stages": str(self.stages), "mode": self.mode}
+        lead: dict[str, object] = {"bos_first": True} if self.bos_first else {}
+        return {"stages": str(self.stages), "mode": self.mode, **lead}
 
     def _source(self) -> dict[str, Any]:
         """Where the stages came from: what the user said of them."""

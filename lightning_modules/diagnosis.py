@@ -1,6 +1,6 @@
 """How information flows from a soft prompt through a batch: the measures of both papers, layer by layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,48 +10,47 @@ from datamodules.encoding import Tokens
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.observation import attention_terms
 from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.functional.information_flow import late_flow, prompt_to_span, span_mask
-from lightning_modules.functional.saliency import Flow, flow
+from lightning_modules.functional.information_flow import late_flow, span_mask
+from lightning_modules.functional.saliency import flow, saliency
 from utilities.errors import UserError
+
+SPANS = ("question", "rationale")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Measures of B examples in K chosen layers; NaN where a layer has no virtual token.
+    """Measures of B examples in K chosen layers.
+
+    Columns (M of them) are the prefix's: its lead, then the virtual tokens of every stage. What a layer does
+    not see is NaN. The spans (T = 2) are question and rationale.
 
     Attributes:
-        layers: the K layers, ascending.
-        to_question, to_rationale: (B, K), S_pq and S_pr (DPC eq. 2-5).
-        rest_to_question, rest_to_rationale: the same without the first virtual token, where an attention
-            sink would form.
-        from_token: (B, K, M), s_i: what each virtual token sends to question and rationale (DPC eq. 6-7); a
-            layer that sees fewer than M has NaN for the others.
-        late: (B,), S_IFP of the last of the layers (DPC eq. 8-9).
+        saliency: (B, K, T, M), s_i: what each column sends to each span (DPC eq. 6-7).
+        attention: (B, K, T, M), the same of the attention weights, mean over heads.
+        lengths: (B, T), tokens of each span.
+        late: (B,), S_IFP of the last of the layers, over virtual tokens (DPC eq. 8-9).
         curve: (B, K), mean of S over all pairs that see each other (DHAM Fig. 1).
         loss: (B,), summed cross-entropy.
     """
 
-    layers: tuple[int, ...]
-    to_question: Tensor
-    to_rationale: Tensor
-    rest_to_question: Tensor
-    rest_to_rationale: Tensor
-    from_token: Tensor
+    saliency: Tensor
+    attention: Tensor
+    lengths: Tensor
     late: Tensor
     curve: Tensor
     loss: Tensor
 
 
 def diagnose(
-    backbone: Backbone, tokens: Tokens, prefix: Prefix, layers: Sequence[int], names: Sequence[str]
+    backbone: Backbone, tokens: Tokens, prefix: Prefix | None, layers: Sequence[int], names: Sequence[str]
 ) -> Diagnosis:
-    """Saliency of a right-padded batch, with its labelled tokens' cross-entropy as loss.
+    """Saliency of a batch, with its labelled tokens' cross-entropy as loss.
 
     Rows after an example's last label are not run and count as unseen: labels end with the rationale.
 
     Args:
-        tokens: the batch, with the spans of question and rationale.
-        prefix: the soft prompt, shared by the batch.
+        tokens: the batch, padded on either side, with the spans of question and rationale.
+        prefix: the soft prompt, shared by the batch; None: only ``curve`` and ``loss`` are numbers.
         layers: indices of decoder blocks, ascending.
         names: ids of the B examples, for messages.
 
@@ -59,13 +58,82 @@ def diagnose(
         UserError: when a layer does not exist or no layer sees the prompt, an example has no rationale, or
             its gradients are not finite.
     """
+    tokens = tokens.right_padded()
+    _check(backbone, tokens, prefix, layers, names)
+    terms, loss = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
+    spans = torch.stack(
+        [span_mask(span, tokens.labels.shape[1]) for span in (tokens.question, tokens.rationale)], 1
+    )
+    total = 0 if prefix is None else prefix.lead + sum(prefix.stages)
+    lead = 0 if prefix is None else prefix.lead
+    sent: list[Tensor] = []
+    attended: list[Tensor] = []
+    curve: list[Tensor] = []
+    for layer in layers:  # one layer's terms after the other, each let go when it is summed up
+        sums = flow(terms.pop(layer), spans, lead, everything=True)
+        columns = [] if prefix is None else prefix.columns(layer)
+        for found, kept in ((sums.from_column, sent), (sums.attention, attended)):
+            kept.append(found.new_full((*found.shape[:2], total), torch.nan))
+            kept[-1][:, :, columns] = found
+        assert sums.mean is not None
+        curve.append(sums.mean)
+    virtual = 0 if prefix is None else prefix.virtual(layers[-1])
+    diagnosis = Diagnosis(
+        saliency=torch.stack(sent, dim=1),
+        attention=torch.stack(attended, dim=1),
+        lengths=spans.sum(2),
+        late=late_flow(sums.to_row, virtual, tokens.rationale),
+        curve=torch.stack(curve, dim=1),
+        loss=loss,
+    )
+    broken = ~(diagnosis.curve.isfinite().all(1) & loss.isfinite())
+    if broken.any():
+        raise UserError(f"the gradients of example {names[int(broken.nonzero()[0])]} are not finite")
+    return diagnosis
+
+
+def matrices(
+    backbone: Backbone, tokens: Tokens, prefix: Prefix | None, panels: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """One example's S, mean over the layers of each panel (DPC Fig. 2b).
+
+    Args:
+        tokens: a batch of one.
+        panels: layers by the panel's name.
+
+    Returns:
+        (n, M + n) by name, for all its tokens up to the last label: the prefix's columns, then the
+        content's. A column that a layer does not see counts as 0 there.
+    """
+    tokens = tokens.right_padded()
+    layers = sorted({layer for wanted in panels.values() for layer in wanted})
+    terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
+    length = int((tokens.labels[0] != -100).nonzero().max()) + 1
+    total = 0 if prefix is None else prefix.lead + sum(prefix.stages)
+    found: dict[str, Tensor] = {}
+    for layer in layers:
+        flows = saliency(terms.pop(layer), slice(0, length))[0]
+        virtual = 0 if prefix is None else prefix.length(layer)
+        wide = flows.new_zeros(length, total + length)
+        wide[:, [] if prefix is None else prefix.columns(layer)] = flows[:, :virtual]
+        wide[:, total:] = flows[:, virtual : virtual + length]
+        for name, wanted in panels.items():
+            if layer in wanted:
+                found[name] = found.get(name, torch.zeros_like(wide)) + wide / len(wanted)
+    return found
+
+
+def _check(
+    backbone: Backbone, tokens: Tokens, prefix: Prefix | None, layers: Sequence[int], names: Sequence[str]
+) -> None:
+    """Refuse what cannot be measured."""
     beyond = [layer for layer in layers if not 0 <= layer < backbone.num_layers]
     if beyond or not layers:
         raise UserError(
             f"saliency of layers {list(layers)}: backbone '{backbone.config.name}' has layers 0 to "
             f"{backbone.num_layers - 1}"
         )
-    if not any(prefix.length(layer) for layer in layers):
+    if prefix is not None and not any(prefix.virtual(layer) for layer in layers):
         raise UserError(
             f"none of the layers {list(layers)} sees the soft prompt: there is no flow to measure"
         )
@@ -74,40 +142,3 @@ def diagnose(
         raise UserError(
             f"example {names[int(empty.nonzero()[0])]} has an empty rationale: no flow can reach it"
         )
-    terms, loss = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
-    length = tokens.input_ids.shape[1]
-    counted = span_mask(tokens.question, length) | span_mask(tokens.rationale, length)
-    # One layer's terms after the other, each let go when it is summed up.
-    flows = {
-        layer: (flow(terms.pop(layer), counted, everything=True), prefix.length(layer)) for layer in layers
-    }
-    curve = _stacked(flows, lambda sums, virtual: sums.mean)
-    broken = ~(curve.isfinite().all(1) & loss.isfinite())
-    if broken.any():
-        raise UserError(f"the gradients of example {names[int(broken.nonzero()[0])]} are not finite")
-    most = max(virtual for _, virtual in flows.values())
-    last, virtual = flows[layers[-1]]
-    return Diagnosis(
-        layers=tuple(layers),
-        to_question=_stacked(flows, lambda sums, m: prompt_to_span(sums.to_row, m, tokens.question)),
-        to_rationale=_stacked(flows, lambda sums, m: prompt_to_span(sums.to_row, m, tokens.rationale)),
-        rest_to_question=_stacked(flows, lambda sums, m: _rest(sums, m, tokens.question)),
-        rest_to_rationale=_stacked(flows, lambda sums, m: _rest(sums, m, tokens.rationale)),
-        from_token=_stacked(
-            flows,
-            lambda sums, m: torch.nn.functional.pad(sums.from_token, (0, most - m), value=torch.nan),
-        ),
-        late=late_flow(last.to_row, virtual, tokens.rationale),
-        curve=curve,
-        loss=loss,
-    )
-
-
-def _stacked(flows: dict[int, tuple[Flow, int]], measure: Callable[[Flow, int], Tensor | None]) -> Tensor:
-    """(B, K, …): the measure of each layer's sums and number of virtual tokens."""
-    found = [measure(sums, virtual) for sums, virtual in flows.values()]
-    return torch.stack([part for part in found if part is not None], dim=1)
-
-
-def _rest(sums: Flow, virtual: int, span: Tensor) -> Tensor:
-    return prompt_to_span(sums.to_row - sums.from_first, max(virtual - 1, 0), span)

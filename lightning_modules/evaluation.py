@@ -1,7 +1,7 @@
 """From a batch to graded records."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 
@@ -81,9 +81,17 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
     return made
 
 
-def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[Record]:
+class Answers(TypedDict):
+    """What an evaluation step returns: records, and the token ids they were made of."""
+
+    records: list[Record]
+    generated: list[list[int]]
+
+
+def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> Answers:
     """Generate greedily for every example of ``batch`` and grade what comes."""
-    return grade_batch(backbone, batch, generate_batch(backbone, batch, prefix))
+    generated = generate_batch(backbone, batch, prefix)
+    return {"records": grade_batch(backbone, batch, generated), "generated": generated}
 
 
 def grade_batch(backbone: Backbone, batch: Batch, outputs: list[list[int]]) -> list[Record]:

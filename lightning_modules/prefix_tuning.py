@@ -85,7 +85,7 @@ class PrefixTuning(SoftPromptModule):
         layers: list[LayerPrefix | None] = [
             (trained[i][None], trained[i + 1][None]) for i in range(0, len(trained), 2)
         ]
-        return Prefix(tuple(layers), self.num_virtual_tokens)
+        return Prefix(tuple(layers), self.num_virtual_tokens, (self.num_virtual_tokens,))
 
     def exported(self) -> dict[str, Tensor]:
         return {"keys_values": self.trained_keys_values().detach()}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import Prefix, stage_prefix
+from lightning_modules.backbone.prefix import Prefix, bos_row, stage_prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
@@ -23,6 +23,7 @@ class PromptTuning(SoftPromptModule):
         num_virtual_tokens: int = 100,
         init: PromptInit = PromptInit(),
         insert_at: int = 0,
+        bos_first: bool = False,
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
     ) -> None:
@@ -32,6 +33,8 @@ class PromptTuning(SoftPromptModule):
             num_virtual_tokens: m; the DPC paper uses 100.
             init: how the virtual tokens start.
             insert_at: layer whose input the prompt is part of; 0 is prompt tuning, more a late prompt.
+            bos_first: put the tokenizer's BOS before the prompt. Attention sinks form at the first position,
+                which is then no virtual token.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
@@ -44,6 +47,7 @@ class PromptTuning(SoftPromptModule):
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
         self.insert_at = insert_at
+        self.bos_first = bos_first
 
     def configure_prompts(self, generator: torch.Generator) -> None:
         self.check_layers("insert_at", [self.insert_at])
@@ -51,7 +55,9 @@ class PromptTuning(SoftPromptModule):
         self.prompt = nn.Parameter(start)
 
     def prefix(self) -> Prefix:
-        return stage_prefix(self.backbone, [self.insert_at], [self.prompt])
+        lead = bos_row(self.backbone) if self.bos_first else None
+        return stage_prefix(self.backbone, [self.insert_at], [self.prompt], lead=lead)
 
     def structure(self) -> dict[str, object]:
-        return {"insert_at": self.insert_at}
+        lead: dict[str, object] = {"bos_first": True} if self.bos_first else {}
+        return {"insert_at": self.insert_at, **lead}

@@ -5,6 +5,7 @@ columns (B, 2) of content tokens, as the batch has them; p is the number of a la
 symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's middle token.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,20 +58,71 @@ def late_flow(to_row: Tensor, virtual: int, rationale: Tensor) -> Tensor:
     return prompt_to_span(to_row, virtual, second_half(rationale))
 
 
+def span_means(from_column: Tensor, lengths: Tensor) -> Tensor:
+    """S_pq, S_pr from what columns send: mean of S over (rows of a span × seen columns) (DPC eq. 2-5).
+
+    Args:
+        from_column: (…, T, p), sums over the rows of T spans; NaN for columns a layer does not see.
+        lengths: (…, T), how many rows each span has.
+
+    Returns:
+        (…, T); NaN for an empty span, or without any column.
+    """
+    seen = (~from_column.isnan()).sum(-1)
+    return from_column.nansum(-1) / (seen * lengths)
+
+
 def accumulates(from_token: Tensor, alpha: float = ALPHA) -> Tensor:
-    """Which virtual tokens accumulate: s_i > α Σ_i s_i / (p_e − p_s) (DPC §2.2.1), (B, p) bool.
+    """Which virtual tokens accumulate: s_i > α Σ_i s_i / (p_e − p_s) (DPC §2.2.1), (…, p) bool.
 
     The paper's p_s and p_e are first and last token, so the sum is divided by p − 1. A single virtual token
     has nothing to be compared with. With α = 10 there must be 12 of them for one to pass.
 
     Args:
-        from_token: (B, p), s_i: what each virtual token sends to question and rationale (eq. 6-7).
+        from_token: (…, p), s_i: what each virtual token sends to question and rationale (eq. 6-7); NaN for
+            those a layer does not see, which never accumulate.
         alpha: 10 in the paper.
     """
-    virtual = from_token.shape[1]
-    if virtual < 2:
-        return torch.zeros_like(from_token, dtype=torch.bool)
-    return from_token > alpha * from_token.sum(1, keepdim=True) / (virtual - 1)
+    others = (~from_token.isnan()).sum(-1, keepdim=True) - 1
+    threshold = alpha * from_token.nansum(-1, keepdim=True) / others
+    return (from_token > threshold) & (others > 0)
+
+
+def shallow_layers(seeing: Sequence[int]) -> list[int]:
+    """Where accumulation is looked for (DPC §2.1: its peaks are at layers 2 to 10 of 32 to 40).
+
+    Args:
+        seeing: the layers that see the prompt, ascending.
+
+    Returns:
+        Their first third without the first of them; at least one, if there are any.
+    """
+    return list(seeing[1 : max(len(seeing) // 3, 2)] or seeing)
+
+
+class Accumulation(NamedTuple):
+    """The virtual token that accumulates most, and where."""
+
+    layer: int
+    token: int
+
+
+def strongest_accumulation(
+    from_token: Tensor, layers: Sequence[int], among: Sequence[int], alpha: float = ALPHA
+) -> Accumulation | None:
+    """Of the tokens that accumulate in some layers, the one with the greatest s_i; None without any.
+
+    Args:
+        from_token: (K, p), s_i of each layer, NaN where it is not seen.
+        layers: the K layers.
+        among: the layers that count.
+    """
+    found = accumulates(from_token, alpha)
+    found &= torch.tensor([layer in among for layer in layers])[:, None]
+    if not found.any():
+        return None
+    layer, token = divmod(int((from_token.nan_to_num() * found).argmax()), from_token.shape[1])
+    return Accumulation(layers[layer], token)
 
 
 class Conditional(NamedTuple):

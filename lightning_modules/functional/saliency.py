@@ -12,9 +12,11 @@ tokens, then the content.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 BLOCK = 128
 
@@ -53,80 +55,108 @@ class AttentionTerms:
 
 @dataclass(frozen=True)
 class Flow:
-    """Sums of a layer's S over spans, for B examples.
+    """Sums of a layer's S over spans of rows, for B examples and T spans.
 
     Attributes:
         to_row: (B, n), Σ over virtual tokens j of S[i, j]: what the prompt sends to token i.
-        from_first: (B, n), S[i, 0]: the first virtual token's share of it, where attention sinks form.
-        from_token: (B, p), Σ over the counted rows i of S[i, j]: what virtual token j sends (DPC eq. 6-7).
+        from_column: (B, T, p), Σ over a span's rows i of S[i, j]: what column j sends (DPC eq. 6-7).
+        attention: (B, T, p), the same of the attention weights themselves, mean over heads.
         mean: (B,), mean of S over all pairs that see each other (DHAM Fig. 1); None where not asked for.
     """
 
     to_row: Tensor
-    from_first: Tensor
-    from_token: Tensor
+    from_column: Tensor
+    attention: Tensor
     mean: Tensor | None
 
 
-def saliency(terms: AttentionTerms, columns: slice = slice(None), block: int = BLOCK) -> Tensor:
-    """S of the wanted columns, (B, n, columns), float32 or better; 0 where a row or column is not seen."""
-    return torch.cat([part for _, part, _ in _blocks(terms, columns, block)], dim=1)
+def saliency(
+    terms: AttentionTerms,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+    block: int = BLOCK,
+) -> Tensor:
+    """S of wanted rows and columns, (B, rows, columns), float32 or better; 0 where nothing is seen."""
+    width = len(range(*columns.indices(terms.key.shape[2])))
+    parts = [pad(part.flow, (0, width - part.flow.shape[2])) for part in _blocks(terms, rows, columns, block)]
+    return torch.cat(parts, dim=1)
 
 
-def flow(terms: AttentionTerms, counted: Tensor, everything: bool = False, block: int = BLOCK) -> Flow:
+def flow(
+    terms: AttentionTerms, spans: Tensor, lead: int = 0, everything: bool = False, block: int = BLOCK
+) -> Flow:
     """Sums over S, without keeping it.
 
     Args:
-        counted: (B, n) bool, the rows of ``from_token``: question and rationale.
+        spans: (B, T, n) bool, the rows of each span, such as question and rationale.
+        lead: the first so many columns are no virtual tokens and do not count for ``to_row``.
         everything: ``mean``, too, which needs all columns.
     """
     columns = slice(None) if everything else slice(0, terms.prefix)
-    to_row, from_first, from_token, totals, pairs = [], [], [], [], []
-    for rows, part, seen in _blocks(terms, columns, block):
-        prompt = part[:, :, : terms.prefix]
-        to_row.append(prompt.sum(2))
-        from_first.append(prompt[:, :, :1].sum(2))
-        from_token.append((prompt * counted[:, rows, None]).sum(1))
-        totals.append(part.sum((1, 2)))
-        pairs.append(seen.sum((1, 2)))
+    to_row, from_column, attention, totals, pairs = [], [], [], [], []
+    for part in _blocks(terms, slice(None), columns, block):
+        prompt = part.flow[:, :, : terms.prefix]
+        within = spans[:, :, part.rows].to(prompt.dtype)
+        to_row.append(prompt[:, :, lead:].sum(2))
+        from_column.append(within @ prompt)
+        attention.append(within @ part.attention[:, :, : terms.prefix])
+        totals.append(part.flow.sum((1, 2)))
+        pairs.append(part.seen.sum((1, 2)))
     mean = torch.stack(totals).sum(0) / torch.stack(pairs).sum(0)
     return Flow(
         to_row=torch.cat(to_row, dim=1),
-        from_first=torch.cat(from_first, dim=1),
-        from_token=torch.stack(from_token).sum(0),
+        from_column=torch.stack(from_column).sum(0),
+        attention=torch.stack(attention).sum(0),
         mean=mean if everything else None,
     )
 
 
-def _blocks(terms: AttentionTerms, columns: slice, block: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of rows: which, their S (B, r, columns), and which pairs see each other (B, r, columns)."""
-    batch, heads, length, width = terms.query.shape
+class _Block(NamedTuple):
+    """Rows of a layer's saliency: S, mean attention, and which pairs see each other, (B, r, columns) each."""
+
+    rows: slice
+    flow: Tensor
+    attention: Tensor
+    seen: Tensor
+
+
+def _blocks(terms: AttentionTerms, wanted: slice, columns: slice, size: int) -> Iterator[_Block]:
+    """Blocks of rows, with as many of the wanted columns as their last row sees."""
+    _, heads, length, _ = terms.query.shape
     groups = heads // terms.key.shape[1]
-    dtype = torch.promote_types(terms.query.dtype, torch.float32)
-    key, value = terms.key.to(dtype), terms.value[:, :, columns].to(dtype)
     content = terms.is_content()
-    for start in range(0, length, block):
-        rows = slice(start, min(start + block, length))
-        seen = visible(terms, content, rows)
-        query, gradient = (
-            part[:, :, rows].to(dtype).reshape(batch, heads // groups, groups, -1, width)
-            for part in (terms.query, terms.gradient)
-        )
-        scores = (query * terms.scaling) @ key[:, :, None].mT
-        scores = scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min)
-        weights = scores.softmax(-1)[..., columns]
-        seen = seen[..., columns] & content[:, rows, None]
-        flow = (weights * (gradient @ value[:, :, None].mT)).sum((1, 2)).abs()
-        yield rows, flow * seen, seen
+    first, last, _ = wanted.indices(length)
+    columns = slice(*columns.indices(terms.key.shape[2])[:2])
+    for start in range(first, last, size):
+        rows = slice(start, min(start + size, last))
+        with torch.autocast(terms.query.device.type, enabled=False):
+            found = _block(terms, rows, columns, content, groups)
+        yield found
+
+
+def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor, groups: int) -> _Block:
+    """One block, float32 or better, whatever the backbone computes in."""
+    dtype = torch.promote_types(terms.query.dtype, torch.float32)
+    reach = terms.prefix + rows.stop  # what comes after the last row is out of sight
+    key, value = terms.key[:, :, :reach].to(dtype), terms.value[:, :, :reach][:, :, columns].to(dtype)
+    query, gradient = (
+        part[:, :, rows].to(dtype).unflatten(1, (-1, groups)) for part in (terms.query, terms.gradient)
+    )
+    seen = visible(terms, content, rows)
+    scores = (query * terms.scaling) @ key[:, :, None].mT
+    scores = scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min)
+    weights = scores.softmax(-1)[..., columns]
+    seen = seen[..., columns] & content[:, rows, None]
+    flow = (weights * (gradient @ value[:, :, None].mT)).sum((1, 2)).abs()
+    return _Block(rows, flow * seen, weights.mean((1, 2)) * seen, seen)
 
 
 def visible(terms: AttentionTerms, content: Tensor, rows: slice) -> Tensor:
-    """(B, r, p + n) bool: which columns each of the rows sees."""
-    length = content.shape[1]
+    """(B, r, p + rows.stop) bool: which columns, up to the last row's own, each of the rows sees."""
     i = torch.arange(rows.start, rows.stop, device=content.device)[:, None]
-    j = torch.arange(length, device=content.device)
+    j = torch.arange(rows.stop, device=content.device)
     causal = j <= i
     if terms.window is not None:
         causal &= j > i - terms.window
-    seen = causal & content[:, None]
+    seen = causal & content[:, None, : rows.stop]
     return torch.cat([seen.new_ones(*seen.shape[:2], terms.prefix), seen], dim=2)

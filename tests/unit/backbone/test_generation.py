@@ -1,6 +1,7 @@
 """Cached, batched, left-padded greedy decoding equals decoding one at a time without a cache."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def one_each(prefixes: Sequence[Prefix]) -> Prefix:
         None if entries[0] is None else tuple(torch.cat(parts) for parts in zip(*entries, strict=True))
         for entries in zip(*(prefix.layers for prefix in prefixes), strict=True)
     ]
-    return Prefix(tuple(layers), prefixes[0].num_positions)
+    return replace(prefixes[0], layers=tuple(layers))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("pretrained", "lora")])

@@ -1,0 +1,205 @@
+"""What ``SaliencyDiagnostics`` keeps: rows for reading, arrays for figures, one example's matrix.
+
+``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order, and
+``STEM_matrix.safetensors`` the saliency matrix of one example.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_modules.diagnosis import SPANS
+from lightning_modules.functional.information_flow import curve_shape, span_means, strongest_accumulation
+from utilities.errors import UserError
+from utilities.files import write_bytes, write_text
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class About:
+    """What the arrays are of.
+
+    Attributes:
+        layers: the K layers, ascending.
+        shallow: those among which accumulation is looked for.
+        boundaries: layers at which another set of virtual tokens is seen than in the layer before.
+        stages: virtual tokens of each stage; empty without a prompt.
+        lead: columns before the virtual tokens: 1 for a BOS.
+        alpha: of accumulation.
+        label: what the loss was taken of.
+        split: of the data.
+    """
+
+    layers: list[int]
+    shallow: list[int]
+    boundaries: list[int]
+    stages: list[int]
+    lead: int
+    alpha: float
+    label: str
+    split: str
+
+    def stage(self, token: int) -> int:
+        """The stage that a virtual token belongs to."""
+        ends = accumulate(self.stages)
+        return next(stage for stage, end in enumerate(ends) if token < end)
+
+
+class Matrix(NamedTuple):
+    """Saliency among all tokens of one example.
+
+    Attributes:
+        panels: (n, M + n) by the panel's name, columns as in ``lightning_modules.diagnosis.matrices``.
+        tokens: texts of the n tokens.
+        question, rationale: half-open columns among them.
+    """
+
+    id: str
+    panels: dict[str, Floats]
+    tokens: list[str]
+    question: tuple[int, int]
+    rationale: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Measures of N examples.
+
+    Attributes:
+        arrays: those of ``lightning_modules.diagnosis.Diagnosis``, examples first.
+        correct: (N,) 1, 0, or NaN where it was not answered.
+    """
+
+    about: About
+    ids: Sequence[str]
+    correct: Floats
+    arrays: Mapping[str, Floats]
+
+    @property
+    def both(self) -> bool:
+        """Whether there are correct and incorrect examples to compare."""
+        return bool((self.correct == 1).any() and (self.correct == 0).any())
+
+    def prompt_to(self, span: str, of: str = "saliency", skip: int = 0) -> Floats:
+        """(N, K), S_pq or S_pr, or the same of the attention weights.
+
+        Args:
+            span: ``question`` or ``rationale``.
+            of: ``saliency`` or ``attention``.
+            skip: leave so many virtual tokens out, from the first.
+        """
+        sums = torch.from_numpy(self.arrays[of][..., self.about.lead + skip :])
+        lengths = torch.from_numpy(self.arrays["lengths"])[:, None]
+        return span_means(sums, lengths)[..., SPANS.index(span)].numpy()
+
+    def from_token(self, of: str = "saliency") -> Floats:
+        """(N, K, M), s_i: what each virtual token sends to question and rationale together."""
+        return self.arrays[of][..., self.about.lead :].sum(2)
+
+    def accumulations(self) -> list[dict[str, int] | None]:
+        """Of each example the virtual token that accumulates most in the shallow layers, if any does."""
+        about = self.about
+        found = [
+            strongest_accumulation(torch.from_numpy(sent), about.layers, about.shallow, about.alpha)
+            for sent in self.from_token()
+        ]
+        return [None if one is None else one._asdict() | {"stage": about.stage(one.token)} for one in found]
+
+    def by_layer(self) -> dict[str, list[float]]:
+        """Means over examples for each layer, by name; of the prompt where a layer sees it."""
+        named = {f"prompt_to_{span}": self.prompt_to(span) for span in SPANS if self.about.stages}
+        named["curve"] = self.arrays["curve"]
+        return {name: _plain(values.mean(0)) for name, values in named.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A line of ``saliency.jsonl`` for each example; what a layer without prompt cannot have is null."""
+        question, rationale = (_plain(self.prompt_to(span)) for span in SPANS)
+        late, accumulations = _plain(self.arrays["late"]), self.accumulations()
+        return [
+            {
+                "id": name,
+                "correct": None if np.isnan(self.correct[i]) else bool(self.correct[i]),
+                "prompt_to_question": question[i],
+                "prompt_to_rationale": rationale[i],
+                "accumulation": accumulations[i],
+                "late_flow": late[i],
+                "curve": curve_shape(self.arrays["curve"][i])._asdict(),
+                "loss": float(self.arrays["loss"][i]),
+            }
+            for i, name in enumerate(self.ids)
+        ]
+
+    def write(self, folder: Path, stem: str) -> None:
+        """Rows and arrays into a folder."""
+        from safetensors.numpy import save
+
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        write_text(folder / f"{stem}.jsonl", text)
+        arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in self.arrays.items()}
+        metadata = {name: json.dumps(value) for name, value in asdict(self.about).items()}
+        write_bytes(folder / f"{stem}.safetensors", save(arrays, metadata))
+
+
+def write_matrix(matrix: Matrix, folder: Path, stem: str) -> None:
+    """One example's matrix into a folder."""
+    from safetensors.numpy import save
+
+    panels = {name: np.ascontiguousarray(values, np.float32) for name, values in matrix.panels.items()}
+    about = {name: value for name, value in matrix._asdict().items() if name != "panels"}
+    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
+    write_bytes(folder / f"{stem}_matrix.safetensors", save(panels, metadata))
+
+
+def load(folder: Path, stem: str = "saliency") -> Saved:
+    """What was saved in a folder.
+
+    Raises:
+        UserError: when there is nothing, or it cannot be read.
+    """
+    try:
+        lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        arrays, about = _read(folder / f"{stem}.safetensors")
+        correct = [np.nan if row["correct"] is None else float(row["correct"]) for row in rows]
+        return Saved(About(**about), [row["id"] for row in rows], np.array(correct), arrays)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no saliency can be read from {folder}: {error}") from error
+
+
+def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
+    """The matrix saved in a folder, if there is one; raises as :func:`load` does."""
+    path = folder / f"{stem}_matrix.safetensors"
+    if not path.exists():
+        return None
+    try:
+        panels, about = _read(path)
+        return Matrix(panels=panels, **about)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"no saliency can be read from {path}: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
+    """Arrays and metadata of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: np.asarray(file.get_tensor(name), dtype=float) for name in list(file.keys())}
+            return arrays, {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(values: Floats) -> Any:
+    """Plain numbers for JSON, null for NaN."""
+    if values.ndim:
+        return [_plain(value) for value in values]
+    return None if np.isnan(values) else float(values)

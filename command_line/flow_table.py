@@ -1,0 +1,56 @@
+"""One question's information flow, as a table in the terminal."""
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.saliency_files import Saved
+from lightning_modules.evaluation import Record
+
+
+def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
+    """Print question, answer and the flow of a single example, layer by layer.
+
+    Args:
+        width: columns of the terminal; None: as it is, 100 where there is none.
+    """
+    console = Console(width=width, soft_wrap=False)
+    if width is None and not console.is_terminal:
+        console = Console(width=100)
+    console.print(f"question: {record.question}", markup=False, highlight=False)
+    console.print(f"answer:   {record.generation.strip()}", markup=False, highlight=False)
+    table = Table(
+        "layer", box=None, header_style="bold", title="saliency from the prompt", title_justify="left"
+    )
+    names = ("to question", "to rationale", "without first", "attention", "strongest token", "its share")
+    for name in (*names, "curve"):
+        table.add_column(name, justify="right")
+    to_question, to_rationale = saved.prompt_to("question")[0], saved.prompt_to("rationale")[0]
+    rest, attention = saved.prompt_to("rationale", skip=1)[0], saved.prompt_to("rationale", "attention")[0]
+    for row, layer in enumerate(saved.about.layers):
+        sent = saved.from_token()[0, row]
+        token, share = "", ""
+        if np.nansum(sent) > 0:
+            strongest = int(np.nanargmax(sent))
+            token = str(strongest)
+            if len(saved.about.stages) > 1:
+                token += f" (stage {saved.about.stage(strongest)})"
+            share = f"{sent[strongest] / np.nansum(sent):.0%}"
+        flows = (to_question[row], to_rationale[row], rest[row], attention[row])
+        numbers = ["" if np.isnan(value) else f"{value:.2e}" for value in flows]
+        table.add_row(str(layer), *numbers, token, share, f"{saved.arrays['curve'][0, row]:.2e}")
+    console.print(table)
+    found = saved.rows()[0]
+    where = found["accumulation"]
+    if where is None:
+        accumulates = f"none in the shallow layers {saved.about.shallow[0]} to {saved.about.shallow[-1]}"
+    else:
+        accumulates = f"token {where['token']} in layer {where['layer']}"
+    shape = found["curve"]
+    late = "none" if found["late_flow"] is None else f"{found['late_flow']:.2e}"
+    console.print(
+        f"accumulation (over {saved.about.alpha:g} times the mean): {accumulates}; late flow {late}; curve: "
+        f"peak at layer {saved.about.layers[shape['peak_layer']]}, {shape['peaks']} peaks, "
+        f"{shape['reversals']} reversals",
+        highlight=False,
+    )

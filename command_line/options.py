@@ -1,0 +1,45 @@
+"""Options that a subcommand has beside those of model, data and trainer."""
+
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.cli import LightningArgumentParser
+
+# Subcommands that take an experiment's whole configuration.
+TRAINING = ("fit", "partition")
+
+
+def add_options(parser: LightningArgumentParser, subcommand: str) -> None:
+    """Add the run's folder, and what only this subcommand knows."""
+    parser.add_argument(
+        "--run_dir",
+        type=str | None,
+        default=None,
+        help="folder of the run; default: runs/METHOD-DATASET, or the checkpoint's own run",
+    )
+    if subcommand in TRAINING:
+        parser.add_argument(
+            "--save_every",
+            type=int,
+            default=100,
+            help="write checkpoints/last.ckpt every so many optimiser steps",
+        )
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": "val/loss",
+                "early_stopping.patience": 5,
+                # At the end of a validation: an epoch that max_steps cuts short has none.
+                "early_stopping.check_on_train_epoch_end": False,
+            }
+        )
+    if subcommand == "predict":
+        parser.add_argument(
+            "--questions", type=str, default="-", help="file, one question a line; -: standard input"
+        )
+        parser.add_argument(
+            "--answers", type=str, default="-", help="file for the answers as JSON lines; -: standard output"
+        )
+    if subcommand == "saliency":
+        parser.add_argument("--question", type=str, default="", help="the question to answer and look at")
+        parser.add_argument(
+            "--layers", type=list[int] | None, default=None, help="layers to look at; default: all"
+        )
