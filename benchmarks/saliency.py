@@ -52,7 +52,7 @@ def ours(backbone: Backbone, rows: Tensor, ids: Tensor, labels: Tensor, layers: 
     with torch.no_grad():
         prefix = stage_prefix(backbone, [0], [rows])
     terms, _ = attention_terms(backbone, ids, labels, layers, prefix)
-    return [saliency(terms.pop(layer), slice(0, len(rows)))[0] for layer in layers]
+    return [saliency(terms.pop(layer), columns=slice(0, len(rows)))[0] for layer in layers]
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def last_layer(backbone: Backbone, rows: Tensor, repeats: int, n: int = 768) -> 
 
     def alone() -> None:
         terms, _ = attention_terms(backbone, ids, labels, [last], prefix)
-        saliency(terms[last], slice(0, len(rows)))
+        saliency(terms[last], columns=slice(0, len(rows)))
 
     @torch.no_grad()
     def plain() -> None:

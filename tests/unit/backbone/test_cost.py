@@ -124,7 +124,7 @@ def test_virtual_tokens_run_once_an_evaluation(llama: Backbone, trainer: L.Train
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
     second = trainer.predict(module, loader(4))
     assert len(calls) == 2  # not kept from the last evaluation
-    texts = [[record.generation for batch in run for record in batch] for run in (first, second)]
+    texts = [[record.generation for batch in run for record in batch["records"]] for run in (first, second)]
     assert len(texts[0]) == 12
     assert texts[0] != texts[1]
 

@@ -1,10 +1,12 @@
 """Flows, accumulation and shapes on numbers small enough to work out by hand."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from lightning_modules.backbone.attention import AttentionContext, Observation, prefix_attention
 from lightning_modules.functional.information_flow import (
     accumulates,
     change_given_accumulation,
@@ -13,7 +15,10 @@ from lightning_modules.functional.information_flow import (
     prompt_to_row,
     prompt_to_span,
     second_half,
+    shallow_layers,
     span_mask,
+    span_means,
+    strongest_accumulation,
 )
 from lightning_modules.functional.saliency import AttentionTerms, flow, saliency
 
@@ -30,11 +35,42 @@ def test_two_tokens_by_hand() -> None:
     gradient = torch.tensor([4.0, -6.0], dtype=torch.float64).view(1, 1, 2, 1)
     terms = AttentionTerms(query, zero, value, gradient, 1.0, prefix=1)
     torch.testing.assert_close(saliency(terms)[0], torch.tensor([[4.0, 2, 0], [4, 2, 6]]).double())
-    sums = flow(terms, torch.tensor([[False, True]]), everything=True)
+    sums = flow(terms, torch.tensor([[[False, True]]]), everything=True)
     assert sums.to_row.tolist() == [pytest.approx([4, 4])]
-    assert sums.from_token.tolist() == [pytest.approx([4])]
+    assert sums.from_column.tolist() == [[pytest.approx([4])]]
+    assert sums.attention.tolist() == [[pytest.approx([1 / 3])]]
     assert sums.mean is not None
     assert sums.mean.item() == pytest.approx(18 / 5)
+
+
+def test_two_layers_two_tokens_by_hand() -> None:
+    """Width 1, h ← h + A h in both layers, q·k = 0, inputs (2, 1), 𝓛 = twice the last token's output.
+
+    A = [[1, ·], [1/2, 1/2]] in both layers.
+    Forward: layer 0 gives o = (2, 3/2), so h = (4, 5/2); layer 1 gives o = (4, 13/4), so h = (8, 23/4).
+    Layer 1: ∂𝓛/∂o = (0, 2), ∂𝓛/∂A[1] = 2 · (4, 5/2) = (8, 5), so S = [[0, 0], [4, 5/2]].
+    Layer 0: the output is h₁ + (h₀ + h₁) / 2, so ∂𝓛/∂o = 2 · (1/2, 3/2) = (1, 3);
+    ∂𝓛/∂A = [[1 · 2, ·], 3 · (2, 1)] = [[2, ·], [6, 3]], so S = [[2, 0], [3, 3/2]].
+    The curve is the mean over the three pairs: 13/6 and again 13/6.
+    """
+    observation = Observation([0, 1])
+    context = AttentionContext(observation=observation)
+    hidden, zero = torch.tensor([2.0, 1.0]).double(), torch.zeros(1, 1, 2, 1).double()
+    for layer in (0, 1):
+        module = torch.nn.Module()
+        module.layer_idx = layer  # type: ignore[assignment]  # as transformers' modules have it
+        value = hidden.view(1, 1, 2, 1)
+        output, _ = prefix_attention(module, zero, zero, value, None, 1.0, context=context)
+        hidden = hidden + output.flatten()
+    states = [observation.found[layer] for layer in (0, 1)]
+    gradients = torch.autograd.grad(2 * hidden[1], [state.output for state in states])
+    expected = ([[2.0, 0], [3, 1.5]], [[0.0, 0], [4, 2.5]])
+    for state, gradient, matrix in zip(states, gradients, expected, strict=True):
+        terms = AttentionTerms(state.query, state.key, state.value.detach(), gradient, state.scaling)
+        torch.testing.assert_close(saliency(terms)[0], torch.tensor(matrix).double())
+        mean = flow(terms, torch.ones(1, 1, 2, dtype=torch.bool), everything=True).mean
+        assert mean is not None
+        assert mean.item() == pytest.approx(13 / 6)
 
 
 def test_two_heads_are_summed_before_the_absolute_value() -> None:
@@ -76,6 +112,42 @@ def test_accumulation() -> None:
     assert found[2].nonzero().tolist() == [[4]]
     assert accumulates(below[None], alpha=5).any()  # 12 > 5 · 24 / 12
     assert not accumulates(torch.tensor([[7.0]])).any()
+    unseen = torch.full((3, 5), torch.nan)
+    assert torch.equal(accumulates(torch.cat([torch.stack([even, below, above]), unseen], 1))[:, :13], found)
+    assert not accumulates(unseen).any()
+
+
+@pytest.mark.parametrize(
+    ("seeing", "expected"),
+    [
+        (range(30), [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (range(15, 30), [16, 17, 18, 19]),
+        (range(4), [1]),
+        ([3], [3]),
+        ([], []),
+    ],
+)
+def test_shallow_layers(seeing: Sequence[int], expected: list[int]) -> None:
+    """The first third of the layers that see the prompt, without the one where it enters."""
+    assert shallow_layers(seeing) == expected
+
+
+def test_strongest_accumulation() -> None:
+    """Token 2 of layer 5 sends most, but layer 7 is not asked about, where token 0 sends even more."""
+    sent = torch.ones(3, 20)
+    sent[0, 9], sent[1, 2], sent[2, 0] = 100.0, 200.0, 900.0
+    assert strongest_accumulation(sent, [4, 5, 7], [4, 5]) == (5, 2)
+    assert strongest_accumulation(sent, [4, 5, 7], [4]) == (4, 9)
+    assert strongest_accumulation(sent, [4, 5, 7], []) is None
+    assert strongest_accumulation(torch.ones(1, 20), [4], [4]) is None
+
+
+def test_means_over_spans_from_columns() -> None:
+    """Two spans of 2 and 4 rows, three columns of which one is not seen: 6 / (2 · 2) and 4 / (2 · 4)."""
+    sums = torch.tensor([[1.0, 5.0, torch.nan], [4.0, 0.0, torch.nan]])
+    assert span_means(sums, torch.tensor([2, 4])).tolist() == [1.5, 0.5]
+    assert span_means(torch.zeros(1, 3), torch.tensor([0])).isnan().all()
+    assert span_means(torch.full((1, 3), torch.nan), torch.tensor([2])).isnan().all()
 
 
 def test_change_given_accumulation() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from datamodules.encoding import Tokens
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.diagnosis import Diagnosis, diagnose
+from lightning_modules.diagnosis import Diagnosis, diagnose, matrices
+from lightning_modules.functional.information_flow import span_means
 from lightning_modules.functional.saliency import saliency
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids
 from utilities.errors import UserError
@@ -33,38 +34,98 @@ def mean(matrix: Tensor, span: Tensor, columns: slice) -> float:
     return float(matrix[span[0] : span[1], columns].mean())
 
 
-@pytest.mark.parametrize("name", ["prompt", "late", "prefix", "dham", "dham-replace"])
-def test_measures_are_sums_over_saliency(name: str, llama: Backbone) -> None:
-    prefix = moved(name, llama).prefix()
+@pytest.mark.parametrize(
+    ("name", "bos_first"),
+    [(name, False) for name in ("prompt", "late", "prefix", "dham", "dham-replace")]
+    + [(name, True) for name in ("prompt", "late", "dham", "dham-replace")],
+)
+def test_measures_are_sums_over_saliency(name: str, bos_first: bool, llama: Backbone) -> None:
+    llama.tokenizer.bos_token_id = 7  # type: ignore[misc]  # a tokenizer of the tests
+    module = moved(name, llama, **({"bos_first": True} if bos_first else {}))
+    prefix = module.prefix()
     assert prefix is not None
-    batch, layers = tokens(), range(LAYERS)
+    lead, batch, layers = int(bos_first), tokens(), range(LAYERS)
     found = diagnose(llama, batch, prefix, layers, NAMES)
     terms, loss = attention_terms(llama, batch.input_ids, batch.labels, layers, prefix)
     assert torch.equal(found.loss, loss)
+    assert found.saliency.shape == (3, LAYERS, 2, lead + sum(prefix.stages))
+    assert found.lengths.tolist() == [[3, 5], [2, 2], [2, 3]]
+    flows = span_means(found.saliency[..., lead:], found.lengths[:, None])
     for layer in layers:
-        matrix, m = saliency(terms[layer]), prefix.length(layer)
+        matrix, m, columns = saliency(terms[layer]), prefix.virtual(layer), prefix.columns(layer)
+        unseen = [i for i in range(lead + sum(prefix.stages)) if i not in columns]
+        assert found.saliency[:, layer][..., unseen].isnan().all()
         for i, n in enumerate(LENGTHS):
-            curve = matrix[i].sum() / (n * m + n * (n + 1) / 2)
+            curve = matrix[i].sum() / (n * prefix.length(layer) + n * (n + 1) / 2)
             assert float(found.curve[i, layer]) == pytest.approx(float(curve), rel=1e-12)
-            if not m:
-                assert found.to_question[i, layer].isnan()
-                assert found.rest_to_rationale[i, layer].isnan()
-                continue
-            pairs = [
-                (found.to_question, QUESTION, slice(0, m)),
-                (found.to_rationale, RATIONALE, slice(0, m)),
-                (found.rest_to_question, QUESTION, slice(1, m)),
-                (found.rest_to_rationale, RATIONALE, slice(1, m)),
-            ]
-            for ours, span, columns in pairs:
-                assert float(ours[i, layer]) == pytest.approx(mean(matrix[i], span[i], columns), rel=1e-12)
-            spans = [slice(*QUESTION[i].tolist()), slice(*RATIONALE[i].tolist())]
-            sent = sum(matrix[i, span, :m].sum(0) for span in spans)
-            assert (found.from_token[i, layer, :m] - sent).abs().max() < 1e-12
-            assert found.from_token[i, layer, m:].isnan().all()
-    last, m = saliency(terms[LAYERS - 1]), prefix.length(LAYERS - 1)
-    late = [mean(last[i], torch.tensor([h, RATIONALE[i, 1]]), slice(0, m)) for i, h in enumerate((7, 4, 5))]
+            for span, (start, end) in enumerate((QUESTION[i].tolist(), RATIONALE[i].tolist())):
+                sent = matrix[i, start:end, : prefix.length(layer)].sum(0)
+                torch.testing.assert_close(found.saliency[i, layer, span][columns], sent, rtol=1e-12, atol=0)
+                if not m:
+                    assert flows[i, layer, span].isnan()
+                    continue
+                expected = mean(matrix[i], torch.tensor([start, end]), slice(lead, lead + m))
+                assert float(flows[i, layer, span]) == pytest.approx(expected, rel=1e-12)
+    last, m = saliency(terms[LAYERS - 1]), prefix.virtual(LAYERS - 1)
+    spans = (torch.tensor([h, RATIONALE[i, 1]]) for i, h in enumerate((7, 4, 5)))
+    late = [mean(last[i], span, slice(lead, lead + m)) for i, span in enumerate(spans)]
     assert found.late.tolist() == pytest.approx(late, rel=1e-12)
+
+
+def test_stages_are_told_apart(llama: Backbone) -> None:
+    """With ``replace`` a layer's columns are its own stage's, wherever they stand in the matrix."""
+    prefix = moved("dham-replace", llama).prefix()
+    assert prefix is not None
+    assert prefix.stages == (4, 3)
+    found = diagnose(llama, tokens(), prefix, range(LAYERS), NAMES).saliency
+    seen = (~found.isnan()).all(0)[:, 0].tolist()
+    assert seen == [[True] * 4 + [False] * 3] * 3 + [[False] * 4 + [True] * 3]
+
+
+@pytest.mark.parametrize("name", ["prompt", "dham"])
+def test_padding_on_either_side(name: str, llama: Backbone) -> None:
+    """Left padded, and shifted by padding on both sides, an example measures the same."""
+    prefix = moved(name, llama).prefix()
+    right = tokens()
+    width, pad_left = 14, torch.tensor([3, 8, 1])[:, None]
+    columns = (torch.arange(width) - pad_left) % width
+    wide = {
+        name: torch.nn.functional.pad(getattr(right, name), (0, 3), value=-100 if name == "labels" else 0)
+        for name in ("input_ids", "attention_mask", "labels")
+    }
+    moved_by = {name: part.gather(1, columns) for name, part in wide.items()}
+    shifted = Tokens(**moved_by, question=QUESTION + pad_left, rationale=RATIONALE + pad_left)
+    assert shifted.attention_mask[:, 0].sum() == 0
+    ours, theirs = (diagnose(llama, part, prefix, [0, 2, 3], NAMES) for part in (shifted, right))
+    for field in fields(Diagnosis):
+        one, other = getattr(ours, field.name), getattr(theirs, field.name)
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15, equal_nan=True)
+
+
+def test_without_a_prompt_there_is_a_curve(llama: Backbone) -> None:
+    found = diagnose(llama, tokens(), None, [1, 3], NAMES)
+    assert found.saliency.shape == (3, 2, 2, 0)
+    assert found.late.isnan().all()
+    assert (found.curve > 0).all()
+
+
+@pytest.mark.parametrize("name", ["prompt", "dham-replace"])
+def test_matrices(name: str, llama: Backbone) -> None:
+    """A panel is the mean of its layers, columns of all stages apart, rows up to the last label."""
+    prefix = moved(name, llama).prefix()
+    assert prefix is not None
+    one = tokens().select([1])
+    panels = {"shallow": [0, 3], "last": [3]}
+    found = matrices(llama, one, prefix, panels)
+    terms, _ = attention_terms(llama, one.input_ids, one.labels, range(LAYERS), prefix)
+    total, n = sum(prefix.stages), 6
+    wide = {layer: torch.zeros(n, total + n, dtype=torch.float64) for layer in (0, 3)}
+    for layer, matrix in wide.items():
+        m, flows = prefix.length(layer), saliency(terms[layer])[0]
+        matrix[:, prefix.columns(layer)] = flows[:n, :m]
+        matrix[:, total:] = flows[:n, m : m + n]
+    torch.testing.assert_close(found["last"], wide[3])
+    torch.testing.assert_close(found["shallow"], (wide[0] + wide[3]) / 2)
 
 
 def test_a_batch_is_its_examples(llama: Backbone) -> None:
@@ -74,9 +135,8 @@ def test_a_batch_is_its_examples(llama: Backbone) -> None:
     for i in range(len(LENGTHS)):
         alone = diagnose(llama, tokens(slice(i, i + 1)), prefix, [1, 3], NAMES[i : i + 1])
         for field in fields(Diagnosis):
-            if field.name != "layers":
-                ours, theirs = getattr(together, field.name)[i], getattr(alone, field.name)[0]
-                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14, equal_nan=True)
+            ours, theirs = getattr(together, field.name)[i], getattr(alone, field.name)[0]
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14, equal_nan=True)
 
 
 def test_what_cannot_be_measured(llama: Backbone) -> None:
