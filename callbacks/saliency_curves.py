@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from callbacks.saliency_files import About, Floats, Saved
+from lightning_modules.diagnosis import SPANS
 
 RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
@@ -153,9 +154,9 @@ def compared(axes: Axes, saved: Saved) -> None:
 
 def while_learning(steps: Sequence[int], measured: Sequence[Saved]) -> Figure:
     """How the prompt's flow changes while it learns: layers across, steps down, one scale for both spans."""
+    # An example sees the prompt in all the layers that any sees it in: plain medians, NaN where none does.
     values = {
-        span: np.array([np.nanmedian(saved.prompt_to(span), axis=0) for saved in measured])
-        for span in ("question", "rationale")
+        span: np.array([np.median(saved.prompt_to(span), axis=0) for saved in measured]) for span in SPANS
     }
     greatest = max(float(np.nanmax(grid)) for grid in values.values())
     figure = Figure(figsize=(10, 0.3 * len(steps) + 2.2), layout="constrained")

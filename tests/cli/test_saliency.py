@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.cli.test_mistakes import assert_one_error
@@ -14,6 +15,7 @@ from tests.tiny_folder import QUIET, call
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 GRADIENTS = "--trainer.inference_mode=false"
+GOLD = "--trainer.callbacks.label=rationale"
 
 
 def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
@@ -26,34 +28,52 @@ def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], di
 
 
 def test_rows_and_arrays(trained: Path) -> None:
-    outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GRADIENTS)
+    outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GOLD, GRADIENTS)
     assert outcome.code == 0, outcome.err
     rows, arrays, about = read(trained / "test-2")
     records = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in records] == about["ids"]
-    assert about | {"ids": []} == {"layers": [0, 1, 2, 3], "label": "rationale", "split": "test", "ids": []}
+    assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in records]
+    assert about == {
+        "layers": [0, 1, 2, 3],
+        "shallow": [1],
+        "boundaries": [],
+        "stages": [4],
+        "lead": 0,
+        "alpha": 10.0,
+        "label": "rationale",
+        "split": "test",
+    }
     shapes = {name: tuple(value.shape) for name, value in arrays.items()}
-    flows = ("to_question", "to_rationale", "rest_to_question", "rest_to_rationale", "curve")
-    assert shapes == dict.fromkeys(flows, (6, 4)) | {"from_token": (6, 4, 4), "late": (6,), "loss": (6,)}
+    assert shapes == dict.fromkeys(("saliency", "attention"), (6, 4, 2, 4)) | {
+        "lengths": (6, 2),
+        "curve": (6, 4),
+        "late": (6,),
+        "loss": (6,),
+    }
+    assert [name for name, value in arrays.items() if not value.isfinite().all()] == []
     # In the last layer only what predicts a label matters, and no question's token does.
-    assert not arrays["to_question"][:, -1].any()
-    within = {name: value[:, :-1] if name.endswith("question") else value for name, value in arrays.items()}
-    assert [name for name, value in within.items() if not (value.isfinite() & (value > 0)).all()] == []
+    assert not arrays["saliency"][:, -1, 0].any()
+    assert (arrays["saliency"][:, :-1] > 0).all()
+    flows = arrays["saliency"].sum(3) / (4 * arrays["lengths"][:, None])
     for i, row in enumerate(rows):
         assert row["correct"] == json.loads(records[i])["correct"]
-        assert row["prompt_to_rationale"] == pytest.approx(arrays["to_rationale"][i].tolist())
+        assert row["prompt_to_question"] == pytest.approx(flows[i, :, 0].tolist())
+        assert row["prompt_to_rationale"] == pytest.approx(flows[i, :, 1].tolist())
         assert row["late_flow"] == pytest.approx(float(arrays["late"][i]))
         assert set(row["curve"]) == {"peaks", "reversals", "variation", "peak_layer"}
     events = EventAccumulator(str(trained / "tensorboard")).Reload()
     curve = [
         events.Scalars(f"saliency/prompt_to_rationale/layer_{layer:02d}")[-1].value for layer in range(4)
     ]
-    assert curve == pytest.approx(arrays["to_rationale"].mean(0).tolist(), rel=1e-6)
+    assert curve == pytest.approx(flows[:, :, 1].mean(0).tolist(), rel=1e-5)
+    pictures = {path.stem.removeprefix("saliency_") for path in (trained / "test-2").glob("*.png")}
+    assert pictures >= {"flows", "sink", "tokens", "accumulation", "differences", "summary", "matrix"}
+    assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
 
 
 def test_batches_change_nothing(trained: Path) -> None:
     for size in (1, 4):
-        flags = [CALLBACK, GRADIENTS, f"--data.eval_batch_size={size}"]
+        flags = [CALLBACK, GOLD, GRADIENTS, f"--data.eval_batch_size={size}"]
         assert call("test", *QUIET, "--ckpt_path", trained, *flags).code == 0
     (_, ours, _), (_, theirs, _) = (read(trained / f"test-{number}") for number in (2, 3))
     for name in ours:
@@ -61,7 +81,7 @@ def test_batches_change_nothing(trained: Path) -> None:
 
 
 def test_some_layers_of_some_examples(trained: Path) -> None:
-    options = [f"{CALLBACK}", "--trainer.callbacks.layers=[1,3]", "--trainer.callbacks.examples=2"]
+    options = [CALLBACK, GOLD, "--trainer.callbacks.layers=[1,3]", "--trainer.callbacks.examples=2"]
     outcome = call("test", *QUIET, "--ckpt_path", trained, GRADIENTS, *options)
     assert outcome.code == 0, outcome.err
     rows, arrays, about = read(trained / "test-2")
@@ -69,8 +89,8 @@ def test_some_layers_of_some_examples(trained: Path) -> None:
 
 
 def test_own_generation_as_label(trained: Path) -> None:
-    options = [CALLBACK, "--trainer.callbacks.label=generation", GRADIENTS]
-    outcome = call("test", *QUIET, "--ckpt_path", trained, *options)
+    """The default of a test."""
+    outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GRADIENTS)
     assert outcome.code == 0, outcome.err
     lines = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     answered = [record["id"] for record in map(json.loads, lines) if record["new_tokens"]]
@@ -79,22 +99,96 @@ def test_own_generation_as_label(trained: Path) -> None:
     assert about["label"] == "generation"
 
 
-def test_while_a_prompt_learns(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "steps", "examples"),
+    [
+        ([], (4, 8), 4),  # at each validation
+        (["--trainer.callbacks.every_n_steps=3", "--trainer.callbacks.examples=2"], (3, 6), 2),
+        (["--trainer.callbacks.every_n_steps=4", "--trainer.callbacks.label=generation"], (4, 8), 4),
+    ],
+)
+def test_while_a_prompt_learns(
+    flags: list[str],
+    steps: tuple[int, int],
+    examples: int,
+    common: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = call("fit", *common, CALLBACK, "--trainer.max_steps=8", "--run_dir=run")
+    outcome = call("fit", *common, CALLBACK, *flags, "--trainer.max_steps=8", "--run_dir=run")
     assert outcome.code == 0, outcome.err
-    found = sorted(path.name for path in Path("run").glob("saliency_*.jsonl"))
-    assert found == ["saliency_step_000004.jsonl", "saliency_step_000008.jsonl"]
-    first, second = (read(Path("run"), name.removesuffix(".jsonl"))[1] for name in found)
-    assert not torch.equal(first["to_rationale"], second["to_rationale"])
+    folder = Path("run/saliency_steps")
+    found = [path.stem for path in sorted(folder.glob("*.jsonl"))]
+    assert found == [f"step_{step:06d}" for step in steps]
+    (rows, first, about), (_, second, _) = (read(folder, name) for name in found)
+    assert about["split"] == "validation"
+    assert len(rows) <= examples
+    assert not torch.equal(first["saliency"], second["saliency"])
+    assert (folder / "while_learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that is looked at trains the same prompt."""
+    monkeypatch.chdir(tmp_path)
+    for run, flags in (("plain", []), ("seen", [CALLBACK, "--trainer.callbacks.every_n_steps=1"])):
+        assert call("fit", *common, *flags, "--trainer.max_steps=4", f"--run_dir={run}").code == 0
+    plain, seen = (load_file(Path(run, "prompt.safetensors")) for run in ("plain", "seen"))
+    assert torch.equal(plain["prompt"], seen["prompt"])
+
+
+def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The BOS is a column of its own, no virtual token, and part of what the prompt was trained with."""
+    monkeypatch.chdir(tmp_path)
+    fit = call("fit", *common, "--model.bos_first=true", "--trainer.max_steps=4", "--run_dir=run")
+    assert fit.code == 0, fit.err
+    outcome = call("test", *QUIET, "--ckpt_path", "run", CALLBACK, GOLD, GRADIENTS)
+    assert outcome.code == 0, outcome.err
+    rows, arrays, about = read(Path("run/test"))
+    assert (about["lead"], about["stages"]) == (1, [4])
+    assert arrays["saliency"].shape == (6, 4, 2, 5)
+    flows = arrays["saliency"][..., 1:].sum(3) / (4 * arrays["lengths"][:, None])
+    assert rows[0]["prompt_to_rationale"] == pytest.approx(flows[0, :, 1].tolist())
+    other = call("test", *QUIET, "--ckpt_path", "run", "--model.bos_first=false")
+    assert_one_error(other, "the checkpoint has bos_first True, the model has unset")
+
+
+def test_one_question(trained: Path) -> None:
+    outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question", "reverse: abc")
+    assert outcome.code == 0, outcome.err
+    folder = trained / "saliency"
+    rows, arrays, about = read(folder)
+    assert (about["label"], arrays["saliency"].shape) == ("generation", (1, 4, 2, 4))
+    assert "question: reverse: abc" in outcome.out
+    assert f"{rows[0]['prompt_to_rationale'][1]:.2e}" in outcome.out
+    (answer,) = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(answer)["generation"].strip() in outcome.out
+    assert {path.name for path in folder.glob("*.png")} >= {"saliency_matrix.png", "saliency_flows.png"}
+    again = call("saliency", *QUIET, "--ckpt_path", trained, "--question", "reverse: abc", "--layers", "[3]")
+    assert again.code == 0, again.err
+    assert read(trained / "saliency-2")[1]["curve"].shape == (1, 1)
+
+
+def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) -> None:
+    missing = call("saliency", *QUIET, "--ckpt_path", trained)
+    assert_one_error(missing, "no question to look at: give --question TEXT")
+    flags = ["--question=1+1", "--layers=[7]"]
+    beyond = call("saliency", *QUIET, "--ckpt_path", trained, *flags)
+    assert_one_error(beyond, "layers of saliency names layer 7, but backbone")
+    flags = [flag for flag in common if not flag.startswith("--model")]
+    bare = call("saliency", *flags, "--model=Pretrained", "--run_dir=bare", "--question=1+1")
+    assert_one_error(bare, "Pretrained has no soft prompt: there is no flow to measure")
+    assert not (trained / "saliency").exists()
+    assert not Path("bare").exists()
 
 
 MISTAKES = [
     ([], "saliency needs gradients, which inference mode forbids: --trainer.inference_mode false"),
-    ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "saliency of layers [4]: backbone"),
+    ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
     ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
     ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
     ([GRADIENTS, "--trainer.callbacks.alpha=0"], "alpha must be positive, not 0"),
+    ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "saliency every 0 steps: allowed are 1 and more"),
 ]
 
 
@@ -107,4 +201,10 @@ def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
 def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, GRADIENTS)
-    assert_one_error(outcome, "Pretrained has no soft prompt: there is no flow to measure")
+    assert_one_error(outcome, "Pretrained has no soft prompt: there is no flow to measure; curve_only looks")
+    curve = "--trainer.callbacks.curve_only=true"
+    outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, curve, GOLD, GRADIENTS)
+    assert outcome.code == 0, outcome.err
+    rows, arrays, _ = read(Path("bare/test"))
+    assert (arrays["curve"] > 0).all()
+    assert rows[0]["prompt_to_rationale"] == [None] * 4

@@ -1,127 +1,246 @@
 """Figures of saliency show the saved numbers, and are drawn again from files alone."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
+from callbacks.saliency_curves import curves, differences_of, gap, normalised, summary, while_learning
 from callbacks.saliency_figures import (
-    Saved,
     accumulation,
     all_figures,
-    curves,
-    differences,
     draw,
     flows,
-    gap,
     late_flow,
-    load,
-    normalised,
-    summary,
+    of_matrix,
+    sink,
+    tokens,
+    told,
 )
+from callbacks.saliency_files import About, Matrix, Saved, load, load_matrix, write_matrix
+from scripts.compare_saliency import main as compare
 from utilities.errors import UserError
 
 LAYERS, EXAMPLES = [2, 3, 4, 5], 40
+STAGES = [14, 6]
+ABOUT = About(LAYERS, [3, 4], [3, 5], STAGES, 1, 10.0, "generation", "test")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Saved measures of 40 examples; the layer of NaN does not see the prompt."""
-    draw_number = torch.Generator().manual_seed(0)
-    names = ("to_question", "to_rationale", "rest_to_question", "rest_to_rationale", "curve")
-    arrays = {name: torch.rand(EXAMPLES, 4, generator=draw_number, dtype=torch.float64) for name in names}
-    for name in names[:4]:
-        arrays[name][:, 0] = torch.nan
-    arrays["late"] = torch.arange(EXAMPLES, dtype=torch.float64)
-    save_file(arrays, tmp_path / "saliency.safetensors", {"layers": json.dumps(LAYERS)})
-    rows = [
-        {"correct": i < 10 if i else None, "accumulation": {"layer": 3, "token": 1} if i >= 30 else None}
-        for i in range(EXAMPLES)
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "saliency.jsonl").write_text(text, encoding="utf-8")
-    return tmp_path
+def saved() -> Saved:
+    """40 examples, a BOS and two stages: layer 2 sees the BOS alone, layers 3 and 4 the first stage, too."""
+    draw_number = np.random.default_rng(0)
+    sent = {name: draw_number.random((EXAMPLES, 4, 2, 21)) for name in ("saliency", "attention")}
+    for values in sent.values():
+        values[:, 0, :, 1:] = np.nan
+        values[:, 1:3, :, 15:] = np.nan
+    sent["saliency"][30:, 1, :, 2] = 300.0  # virtual token 1 of layer 3 accumulates in the last ten
+    arrays = sent | {
+        "lengths": np.full((EXAMPLES, 2), 4.0),
+        "late": np.arange(EXAMPLES, dtype=float),
+        "curve": draw_number.random((EXAMPLES, 4)),
+        "loss": np.ones(EXAMPLES),
+    }
+    correct = np.array([np.nan] + [1.0] * 9 + [0.0] * 30)
+    return Saved(ABOUT, [f"made/{i}" for i in range(EXAMPLES)], correct, arrays)
+
+
+@pytest.fixture
+def matrix() -> Matrix:
+    """Six tokens, one of them a line end and one with a sign of TeX."""
+    panels = {name: np.random.default_rng(1).random((6, 27)) for name in ("shallow", "layer 5")}
+    panels["layer 5"][0] = 0
+    return Matrix("made/0", panels, ["Q", ":", "$1", "\n", " 2", "</s>"], (2, 3), (4, 5))
 
 
 def without(saved: Saved, mark: float) -> Saved:
-    return Saved(
-        saved.arrays, saved.layers, np.where(saved.correct == mark, np.nan, saved.correct), saved.accumulated
-    )
+    return replace(saved, correct=np.where(saved.correct == mark, np.nan, saved.correct))
 
 
-def test_what_is_read(folder: Path) -> None:
-    saved = load(folder)
-    assert saved.layers == LAYERS
-    assert np.isnan(saved.correct[0])
-    assert (np.nansum(saved.correct), saved.accumulated.sum(), saved.both) == (9, 10, True)
+def test_what_is_saved_is_read(saved: Saved, matrix: Matrix, tmp_path: Path) -> None:
+    saved.write(tmp_path, "saliency")
+    assert load_matrix(tmp_path) is None
+    write_matrix(matrix, tmp_path, "saliency")
+    again, drawn = load(tmp_path), load_matrix(tmp_path)
+    assert again.about == ABOUT
+    assert list(again.ids) == list(saved.ids)
+    assert np.array_equal(again.correct, saved.correct, equal_nan=True)
+    for name, values in saved.arrays.items():
+        assert np.allclose(again.arrays[name], values, rtol=1e-6, equal_nan=True)
+    assert drawn is not None
+    assert (drawn.tokens, tuple(drawn.question), tuple(drawn.rationale)) == (matrix.tokens, (2, 3), (4, 5))
+    with pytest.raises(UserError, match="no saliency can be read from"):
+        load(tmp_path, "other")
+    (tmp_path / "saliency.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="no saliency can be read from"):
+        load(tmp_path)
 
 
-def test_flows(folder: Path) -> None:
-    saved = load(folder)
+def test_rows(saved: Saved) -> None:
+    rows = saved.rows()
+    assert [row["correct"] for row in rows[:2]] == [None, True]
+    assert rows[0]["prompt_to_question"][0] is None  # layer 2 has a BOS and no prompt
+    sent = saved.arrays["saliency"]
+    assert rows[7]["prompt_to_rationale"][1] == pytest.approx(sent[7, 1, 1, 1:15].mean() / 4)
+    assert rows[7]["prompt_to_question"][3] == pytest.approx(sent[7, 3, 0, 1:].mean() / 4)
+    assert [row["accumulation"] for row in rows[28:31]] == [
+        None,
+        None,
+        {"layer": 3, "token": 1, "stage": 0},
+    ]
+    assert ABOUT.stage(13) == 0
+    assert ABOUT.stage(14) == 1
+
+
+def test_flows(saved: Saved) -> None:
     question, rationale = flows(saved).axes
-    for axes, name in ((question, "question"), (rationale, "rationale")):
-        whole, rest = axes.lines
+    sent = saved.arrays["saliency"]
+    for axes, span in ((question, 0), (rationale, 1)):
+        whole, rest = axes.lines[:2]
         assert whole.get_xdata().tolist() == [3, 4, 5]  # layer 2 has nothing to show
-        assert whole.get_ydata() == pytest.approx(saved.arrays[f"to_{name}"][:, 1:].mean(0))
-        assert rest.get_ydata()[1:] == pytest.approx(saved.arrays[f"rest_to_{name}"][:, 1:].mean(0))
+        assert whole.get_ydata()[1] == pytest.approx(np.median(sent[:, 2, span, 1:15].mean(1) / 4))
+        assert rest.get_ydata()[1] == pytest.approx(np.median(sent[:, 2, span, 2:15].mean(1) / 4))
+        assert [line.get_xdata()[0] for line in axes.lines[2:]] == [2.5, 4.5]  # where stages begin
     assert question.get_ylim() == rationale.get_ylim()
 
 
-def test_accumulation(folder: Path) -> None:
+def test_sink(saved: Saved) -> None:
+    """Shares of BOS and first virtual token, of saliency and of attention."""
+    saliency, attention, share = sink(saved).axes
+    assert saliency.lines[0].get_ydata()[1] != pytest.approx(attention.lines[0].get_ydata()[1])
+    labels = [line.get_label() for line in share.lines[:4]]
+    assert labels == [
+        f"{of}, {who}" for of in ("saliency", "attention") for who in ("BOS", "first virtual token")
+    ]
+    sent = saved.arrays["attention"][:, 3].sum(1)
+    assert share.lines[2].get_ydata()[-1] == pytest.approx(np.median(sent[:, 0] / sent.sum(1)))
+    assert share.lines[0].get_ydata()[0] == 1  # layer 2 sees the BOS alone
+
+
+def test_tokens(saved: Saved) -> None:
+    left, right = tokens(saved).axes[:2]
+    image = np.ma.filled(left.images[0].get_array(), np.nan)
+    assert np.isnan(image[0]).all()
+    assert np.isnan(image[1, 14:]).all()
+    assert np.nansum(image, axis=1)[1:] == pytest.approx(1)
+    assert left.lines[0].get_xdata()[0] == 13.5  # the first stage's end
+    assert left.images[0].norm.vmin == right.images[0].norm.vmin
+
+
+def test_accumulation(saved: Saved) -> None:
     """Of 40 flows the ten greatest exceed the 75 % quantile: just those with accumulation."""
-    (axes,) = accumulation(load(folder)).axes
+    (axes,) = accumulation(saved).axes
     assert [bar.get_height() for bar in axes.patches] == [1, 0]
+    assert axes.get_title().startswith("Fisher's exact p = ")
 
 
-def test_late_flow(folder: Path) -> None:
+def test_late_flow(saved: Saved) -> None:
     """Correct are 1 to 9, incorrect 10 to 39: each incorrect one is above each correct one."""
-    figure = late_flow(load(folder))
+    figure = late_flow(saved)
     assert figure.get_suptitle().startswith("P(incorrect > correct) = 1.000, Mann-Whitney p = ")
     assert float(figure.get_suptitle().rpartition(" ")[2]) < 1e-4
+    line = told(saved)
+    assert (
+        "saliency of 40 examples (generation); accumulation in 10, late flow changed in 100% of these" in line
+    )
+    assert "late flow of 30 incorrect against 9 correct: P(greater) = 1.000" in line
 
 
-def test_curves_and_differences(folder: Path) -> None:
-    saved = load(folder)
+def test_curves_and_differences(saved: Saved) -> None:
     values = normalised(saved.arrays["curve"])
     assert (values.min(1) == 0).all()
     assert (values.max(1) == 1).all()
     assert normalised(np.full((1, 3), 7.0)).tolist() == [[0, 0, 0]]
-    (axes,) = curves({"early": saved, "late": saved}).axes
-    assert [line.get_label() for line in axes.lines] == ["early", "late"]
-    assert axes.lines[0].get_ydata() == pytest.approx(values.mean(0))
-    image = differences(saved).axes[0].images[0]
-    assert np.asarray(image.get_array()) == pytest.approx(np.diff(values[:20], axis=1))
-    assert image.norm.vmin == -image.norm.vmax
+    other = replace(saved, arrays={**saved.arrays, "curve": saved.arrays["curve"][:, ::-1] ** 2})
+    early, late = curves({"early": saved, "late": other}).axes
+    assert [axes.get_title() for axes in (early, late)] == ["early (n = 40)", "late (n = 40)"]
+    assert early.lines[0].get_ydata() == pytest.approx(np.median(values, axis=0))
+    assert early.get_ylim() == late.get_ylim()
+    images = [axes.images[0] for axes in differences_of({"early": saved, "late": other}).axes[:2]]
+    assert np.asarray(images[0].get_array()) == pytest.approx(np.diff(values[:20], axis=1))
+    assert images[0].norm.vmin == -images[0].norm.vmax == images[1].norm.vmin
 
 
-def test_gap(folder: Path) -> None:
-    saved = load(folder)
+def test_gap(saved: Saved) -> None:
     values = normalised(saved.arrays["curve"])
     bars = gap(saved).axes[1].patches
     assert [bar.get_height() for bar in bars] == pytest.approx(values[1:10].mean(0) - values[10:].mean(0))
+    assert "no correct or no incorrect examples to compare" in gap(without(saved, 1)).axes[0].get_title()
 
 
-def test_summary(folder: Path) -> None:
-    saved = load(folder)
-    assert [len(axes.lines) for axes in summary(saved).axes[:2]] == [2, 2]
+def test_summary(saved: Saved) -> None:
+    first, second = summary(saved).axes[:2]
+    assert [line.get_label() for line in first.lines[:2]] == ["correct (n = 9)", "incorrect (n = 30)"]
+    assert second.lines[1].get_label() == f"peak at layer {int(second.lines[1].get_xdata()[0])}"
     one_kind = summary(without(saved, 0)).axes[0]
-    assert (len(one_kind.lines), one_kind.get_title()) == (
-        1,
-        "no correct or no incorrect examples to compare",
+    assert one_kind.get_title() == "no correct or no incorrect examples to compare"
+
+
+def test_while_learning(saved: Saved) -> None:
+    later = replace(saved, arrays={**saved.arrays, "saliency": saved.arrays["saliency"] * 2})
+    left, right = while_learning([100, 200], [saved, later]).axes[:2]
+    grid = np.ma.filled(left.images[0].get_array(), np.nan)
+    assert grid[1, 1:] == pytest.approx(2 * grid[0, 1:])
+    assert [label.get_text() for label in left.get_yticklabels()] == ["100", "200"]
+    assert left.images[0].norm.vmax == right.images[0].norm.vmax
+
+
+def test_matrix(matrix: Matrix) -> None:
+    shallow, last = of_matrix(matrix, ABOUT).axes[:2]
+    assert shallow.images[0].norm is last.images[0].norm
+    assert np.ma.filled(last.images[0].get_array(), np.nan)[0].tolist() == pytest.approx(
+        [np.nan] * 27, nan_ok=True
     )
+    assert [text.get_text() for text in shallow.texts] == ["prompt", "question", "rationale"]
+    across = [label.get_text() for label in shallow.get_xticklabels()]
+    assert across[:2] == ["BOS", "p0"]
+    assert across[-6:] == ["Q", ":", r"\$1", "\\n", " 2", "</s>"]
 
 
-def test_without_incorrect_examples_the_rest_is_drawn(folder: Path) -> None:
-    saved = load(folder)
-    assert set(all_figures(saved)) - set(all_figures(without(saved, 0))) == {"late_flow", "gap"}
+def test_without_incorrect_examples_the_rest_is_drawn(saved: Saved, matrix: Matrix) -> None:
+    everything = set(all_figures(saved, matrix))
+    assert everything - set(all_figures(without(saved, 0))) == {"late_flow", "gap", "matrix"}
+    assert "without correct and incorrect examples these are not compared" in told(without(saved, 0))
 
 
-def test_drawn_again_from_files(folder: Path) -> None:
-    paths = draw(folder)
-    assert {path.name for path in paths} == {f"saliency_{name}.png" for name in all_figures(load(folder))}
+def test_without_a_prompt_curves_are_drawn(saved: Saved) -> None:
+    none = {name: saved.arrays[name][..., :0] for name in ("saliency", "attention")}
+    about = replace(ABOUT, shallow=[], boundaries=[], stages=[], lead=0)
+    bare = replace(saved, about=about, arrays={**saved.arrays, **none})
+    assert set(all_figures(bare)) == {"differences", "summary", "gap"}
+    assert bare.rows()[3]["accumulation"] is None
+    assert list(bare.by_layer()) == ["curve"]
+
+
+def test_one_layer_of_one_example(saved: Saved) -> None:
+    arrays = {name: values[7:8] for name, values in saved.arrays.items()}
+    arrays |= {name: arrays[name][:, 3:] for name in ("saliency", "attention", "curve")}
+    about = replace(ABOUT, layers=[5], shallow=[])
+    one = Saved(about, ["made/7"], saved.correct[7:8], arrays)
+    assert set(all_figures(one)) == {"flows", "sink", "tokens"}
+
+
+def test_drawn_again_from_files(saved: Saved, matrix: Matrix, tmp_path: Path) -> None:
+    saved.write(tmp_path, "saliency")
+    write_matrix(matrix, tmp_path, "saliency")
+    paths = draw(tmp_path)
+    assert {path.name for path in paths} == {f"saliency_{name}.png" for name in all_figures(saved, matrix)}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    with pytest.raises(UserError, match="no saliency can be read from"):
-        load(folder, "other")
+
+
+def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        saved.write(tmp_path / name, "saliency")
+    runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
+    assert compare([*runs, "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["first", "second"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "curves.png",
+        "differences.png",
+        "gaps.png",
+    }
+    assert compare(["nothing", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "error: 'nothing' is not NAME=FOLDER\n"
