@@ -49,7 +49,7 @@ def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
         records = original(*args)
         return [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records]
 
-    monkeypatch.setattr("lightning_modules.base.grade_batch", grade_batch)
+    monkeypatch.setattr("lightning_modules.evaluation.grade_batch", grade_batch)
 
 
 @pytest.mark.usefixtures("every_other_right")
