@@ -19,7 +19,7 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.evaluation import Answers, answer
+from lightning_modules.evaluation import Answers, Decoding, Record, answer
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
@@ -43,6 +43,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.val_generations = val_generations
         self.loss_sum, self.token_sum = SumMetric(), SumMetric()
         self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
+        self.decoding = Decoding()
         self._step_tokens = 0
         self._shared_prefix: Prefix | None = None
         self._configured = False
@@ -51,9 +52,25 @@ class SoftPromptModule(L.LightningModule, ABC):
     def configure_prompts(self, generator: torch.Generator) -> None:
         """Create what is trained, float32; the backbone is loaded. Draw from ``generator`` alone."""
 
-    @abstractmethod
+    def vectors(self) -> list[Tensor]:
+        """The soft prompt's vectors, (m, parts, width) for each stage; none without a prompt.
+
+        Parts are what has a scale of its own: one for a prompt, each layer's keys and values for a prefix.
+        """
+        return []
+
+    def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix | None:
+        """What content attends to, for such vectors; ``None`` for nothing.
+
+        Args:
+            vectors: as :meth:`vectors`, or (b, m, parts, width) each for one prompt an example.
+            dropped: (b,) int64, which of all stages' virtual tokens nothing sees; -1: none.
+        """
+        return None
+
     def prefix(self) -> Prefix | None:
         """What content attends to, with gradient to what is trained; ``None`` for nothing."""
+        return self.prefix_of(self.vectors())
 
     def structure(self) -> dict[str, object]:
         """What must agree between a checkpoint and this module beside keys and shapes."""
@@ -169,17 +186,15 @@ class SoftPromptModule(L.LightningModule, ABC):
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
-        if self.trainer.sanity_checking:
-            return {"records": [], "generated": []}
-        asked = set(self.answered_ids())
+        asked = set() if self.trainer.sanity_checking else set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in asked]
-        return self._answer(batch.select(rows), prefix) if rows else {"records": [], "generated": []}
+        return self._answer(batch.select(rows), prefix)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Answers:
         return self._answer(batch, self.evaluation_prefix())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
-        return answer(self.backbone, batch, self.evaluation_prefix())
+        return answer(self.backbone, batch, self.evaluation_prefix(), self.decoding)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
@@ -206,11 +221,18 @@ class SoftPromptModule(L.LightningModule, ABC):
         return datamodule.example_ids("validation")[: self.val_generations]
 
     def _answer(self, batch: Batch, prefix: Prefix | None) -> Answers:
-        """Answer the batch and count what is correct."""
-        answers = answer(self.backbone, batch, prefix)
+        """Answer the batch, if there is anything in it, and count what is correct."""
+        if not len(batch):
+            return {"records": [], "generated": [], "trace": None}
+        answers = answer(self.backbone, batch, prefix, self.decoding)
         self.correct_sum.update(sum(record.correct for record in answers["records"]))
         self.answered_sum.update(len(answers["records"]))
         return answers
+
+    def correct_record(self, answers: Answers, row: int, record: Record) -> None:
+        """Put another record in the place of one that was counted, within its epoch."""
+        self.correct_sum.update(int(record.correct) - int(answers["records"][row].correct))
+        answers["records"][row] = record
 
     def _log_accuracy(self, split: str) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())

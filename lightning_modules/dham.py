@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.prefix import Prefix, StageMode, bos_row, stage_prefix
@@ -138,15 +138,19 @@ class DHAM(SoftPromptModule):
             for start, length in zip(starts, lengths, strict=True)
         )
 
-    def prefix(self) -> Prefix:
+    def vectors(self) -> list[Tensor]:
+        return [prompt[:, None] for prompt in self.prompts]
+
+    def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         assert self.stages is not None
         return stage_prefix(
             self.backbone,
             self.stages.starts,
-            list(self.prompts),
+            [part.squeeze(-2) for part in vectors],
             self.mode,
             self.stages.stage_of_layer,
             bos_row(self.backbone) if self.bos_first else None,
+            dropped,
         )
 
     def structure(self) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """From a batch to graded records."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -10,6 +11,7 @@ from datamodules.grading import grade
 from lightning_modules.backbone.generation import generate
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.backbone.trace import GenerationTrace
 
 
 class Record(NamedTuple):
@@ -42,7 +44,20 @@ class Record(NamedTuple):
     new_tokens: int
 
 
-def generate_batch(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> list[list[int]]:
+@dataclass
+class Decoding:
+    """What callbacks ask of the generations of ``validate``, ``test`` and ``predict``.
+
+    Attributes:
+        trace: keep what the last layer did.
+    """
+
+    trace: bool = False
+
+
+def generate_batch(
+    backbone: Backbone, batch: Batch, prefix: Prefix | None, trace: GenerationTrace | None = None
+) -> list[list[int]]:
     """New token ids of every example of ``batch``, decoded greedily, without the end token."""
     return generate(
         backbone,
@@ -52,6 +67,7 @@ def generate_batch(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> l
         prefix,
         batch.max_new_tokens,
         batch.stop,
+        trace,
     )
 
 
@@ -82,16 +98,21 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
 
 
 class Answers(TypedDict):
-    """What an evaluation step returns: records, and the token ids they were made of."""
+    """What an evaluation step returns: records, the token ids they were made of, a trace if one was wanted.
+
+    A callback that corrects answers puts other records in the place of these before the epoch ends.
+    """
 
     records: list[Record]
     generated: list[list[int]]
+    trace: GenerationTrace | None
 
 
-def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None) -> Answers:
+def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None, decoding: Decoding) -> Answers:
     """Generate greedily for every example of ``batch`` and grade what comes."""
-    generated = generate_batch(backbone, batch, prefix)
-    return {"records": grade_batch(backbone, batch, generated), "generated": generated}
+    trace = GenerationTrace(backbone, batch.prompt.attention_mask) if decoding.trace else None
+    generated = generate_batch(backbone, batch, prefix, trace)
+    return {"records": grade_batch(backbone, batch, generated), "generated": generated, "trace": trace}
 
 
 def grade_batch(backbone: Backbone, batch: Batch, outputs: list[list[int]]) -> list[Record]:

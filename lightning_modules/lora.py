@@ -55,8 +55,5 @@ class LoRA(SoftPromptModule):
             if name.endswith(("lora_A", "lora_B")):
                 module.float()  # master weights stay float32 over a bfloat16 backbone
 
-    def prefix(self) -> None:
-        return None
-
     def structure(self) -> dict[str, object]:
         return {"alpha": self.alpha}

@@ -80,12 +80,17 @@ class PrefixTuning(SoftPromptModule):
         correction = self.mlp_out(self.mlp_in(self.embedding).tanh()).view(length, sets, heads, head_dim)
         return self.start + correction.permute(1, 2, 0, 3)
 
-    def prefix(self) -> Prefix:
-        trained = self.trained_keys_values().to(self.backbone.dtype)
-        layers: list[LayerPrefix | None] = [
-            (trained[i][None], trained[i + 1][None]) for i in range(0, len(trained), 2)
-        ]
-        return Prefix(tuple(layers), self.num_virtual_tokens, (self.num_virtual_tokens,))
+    def vectors(self) -> list[Tensor]:
+        # A layer's keys, and its values, are parts of their own: their scales differ.
+        return [self.trained_keys_values().permute(2, 0, 1, 3).flatten(2)]
+
+    def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
+        (parts,) = vectors
+        parts = parts if parts.ndim == 4 else parts[None]
+        heads = (self.start if self.mlp_width else self.keys_values).shape[1]
+        trained = parts.to(self.backbone.dtype).unflatten(-1, (heads, -1)).permute(2, 0, 3, 1, 4)
+        layers: list[LayerPrefix | None] = [(trained[i], trained[i + 1]) for i in range(0, len(trained), 2)]
+        return Prefix(tuple(layers), self.num_virtual_tokens, (self.num_virtual_tokens,), dropped=dropped)
 
     def exported(self) -> dict[str, Tensor]:
         return {"keys_values": self.trained_keys_values().detach()}

@@ -20,6 +20,3 @@ class Pretrained(SoftPromptModule):
 
     def configure_prompts(self, generator: torch.Generator) -> None:
         """There is none."""
-
-    def prefix(self) -> None:
-        return None

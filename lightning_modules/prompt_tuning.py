@@ -1,7 +1,7 @@
 """Prompt tuning (Lester et al. 2021; DPC §3.1) and late prompts (DHAM §3)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.prefix import Prefix, bos_row, stage_prefix
@@ -54,9 +54,13 @@ class PromptTuning(SoftPromptModule):
         start = initial_prompt(self.backbone, self.init, self.num_virtual_tokens, self.insert_at, generator)
         self.prompt = nn.Parameter(start)
 
-    def prefix(self) -> Prefix:
+    def vectors(self) -> list[Tensor]:
+        return [self.prompt[:, None]]
+
+    def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         lead = bos_row(self.backbone) if self.bos_first else None
-        return stage_prefix(self.backbone, [self.insert_at], [self.prompt], lead=lead)
+        prompts = [part.squeeze(-2) for part in vectors]
+        return stage_prefix(self.backbone, [self.insert_at], prompts, lead=lead, dropped=dropped)
 
     def structure(self) -> dict[str, object]:
         lead: dict[str, object] = {"bos_first": True} if self.bos_first else {}

@@ -99,6 +99,7 @@ class AttentionContext:
         packing: the row is a packed batch, each sequence padded on the right, if at all.
         recorded: when not ``None``, filled with each layer's own (keys, values), positions applied.
         observation: whose layers are observed; ``None`` for none.
+        replayed: (1, N, heads, head dim), an attention output known already, taken in place of a new one.
     """
 
     prefix: Prefix | None = None
@@ -106,6 +107,7 @@ class AttentionContext:
     packing: Packing | None = None
     recorded: dict[int, LayerPrefix] | None = None
     observation: Observation | None = None
+    replayed: Tensor | None = None
     _masks: dict[tuple, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,21 +122,26 @@ class AttentionContext:
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
 
     def widened(
-        self, mask: Tensor | None, length: int, window: int | None, query: Tensor, columns: int
+        self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
     ) -> Tensor:
-        """Additive mask over prefix and content, made once a forward for each prefix length.
+        """Additive mask over prefix and content, made once a forward for each set of prefix columns.
 
         Args:
+            layer: whose prefix; every query sees all of it that is not dropped.
             mask: boolean (B or 1, 1, n, c), or ``None`` for causal from the first content token.
-            length: virtual tokens of this layer; every query sees them.
             window: without a mask, how many content tokens up to itself a query sees; ``None`` for all.
             query: (B, heads, n, head dim).
-            columns: length + c.
+            columns: of prefix and content.
         """
-        key = (id(mask), length, window, query.shape[2], columns)
+        length = 0 if self.prefix is None else self.prefix.length(layer)
+        shown = None if self.prefix is None else self.prefix.seen(layer)
+        key = (id(mask), layer if shown is not None else length, window, query.shape[2], columns)
         if key not in self._masks:
             seen = _causal(query.shape[2], columns - length, window, query.device) if mask is None else mask
-            seen = torch.cat([seen.new_ones(*seen.shape[:-1], length), seen], dim=-1)
+            virtual = seen.new_ones(1, length) if shown is None else shown
+            batch = max(len(virtual), len(seen))
+            virtual = virtual[:, None, None].expand(batch, -1, seen.shape[2], -1)
+            seen = torch.cat([virtual, seen.expand(batch, -1, -1, -1)], dim=-1)
             # The least finite number, not -inf: a padding row that sees nothing must not turn to NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, lowest)
@@ -174,6 +181,8 @@ def prefix_attention(
         if kwargs.get(extra) is not None:  # met when the backbone is loaded, and refused in one line
             raise NotImplementedError(f"its attention uses '{extra}'")
     context = context or AttentionContext()
+    if context.replayed is not None:
+        return context.replayed, None
     if context.packing is not None:
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
         attention_mask = None  # right padding is out of a causal mask's sight
@@ -184,10 +193,12 @@ def prefix_attention(
     window = kwargs.get("sliding_window")
     if window is not None and window >= key.shape[2] - length:
         window = None
-    causal = attention_mask is None and length == 0 and not single and window is None
+    unmasked = attention_mask is None and window is None
+    unmasked &= context.prefix is None or context.prefix.dropped is None
+    causal = unmasked and length == 0 and not single
     mask = None
-    if not causal and not (attention_mask is None and single and window is None):
-        mask = context.widened(attention_mask, length, window, query, key.shape[2])
+    if not causal and not (unmasked and single):
+        mask = context.widened(layer, attention_mask, window, query, key.shape[2])
     own = key, value
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:

@@ -1,6 +1,7 @@
 """Batched greedy decoding with a prefix."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from lightning_modules.backbone.attention import AttentionContext
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +103,7 @@ def generate(
     prefix: Prefix | None,
     max_new_tokens: int,
     stop: Sequence[str] = (),
+    trace: GenerationTrace | None = None,
 ) -> list[list[int]]:
     """Decode greedily until an end token, a stop string or the limit.
 
@@ -112,6 +115,7 @@ def generate(
         prefix: shared by the batch, or one an example.
         max_new_tokens: limit per example.
         stop: strings that end a generation once they are in its text (they stay in the text).
+        trace: filled with what the last layer did.
 
     Returns:
         B lists of new token ids, without the end token.
@@ -128,34 +132,47 @@ def generate(
     outputs: list[list[int]] = [[] for _ in range(batch)]
     alive = list(range(batch))
     step_ids = input_ids
-    for step in range(max_new_tokens):
-        logits = backbone.model(
-            input_ids=step_ids,
-            attention_mask=mask if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            context=AttentionContext(prefix=prefix, prefix_in_cache=True),
-        ).logits
-        tokens = logits[:, -1].argmax(-1)
-        finished = torch.isin(tokens, ends).tolist()
-        for row, token in enumerate(tokens.tolist()):
-            if finished[row]:
-                continue
-            outputs[alive[row]].append(token)
-            if stop:
-                text = tokenizer.decode(outputs[alive[row]][-tail:])
-                finished[row] = any(string in text for string in stop)
-        if any(finished):
-            kept = [row for row, done in enumerate(finished) if not done]
-            if not kept:
-                break
-            rows = torch.tensor(kept, device=input_ids.device)
-            cache.select(rows)
-            tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
-            alive = [alive[row] for row in kept]
-        if step + 1 < max_new_tokens:
+    with nullcontext() if trace is None else trace.watching():
+        for step in range(max_new_tokens):
+            context = AttentionContext(prefix=prefix, prefix_in_cache=True)
+            if trace is not None:
+                context.observation = trace.observation
+            logits = backbone.model(
+                input_ids=step_ids,
+                attention_mask=mask if padded else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                context=context,
+            ).logits
+            if trace is not None and step:
+                trace.step(alive)
+            tokens = logits[:, -1].argmax(-1)
+            finished = torch.isin(tokens, ends).tolist()
+            for row, token in enumerate(tokens.tolist()):
+                if finished[row]:
+                    continue
+                outputs[alive[row]].append(token)
+                if stop:
+                    text = tokenizer.decode(outputs[alive[row]][-tail:])
+                    finished[row] = any(string in text for string in stop)
+            if step + 1 == max_new_tokens:
+                finished = [True] * len(alive)
+            if any(finished):
+                left, kept = (
+                    [row for row, done in enumerate(finished) if done == wanted] for wanted in (True, False)
+                )
+                if trace is not None:
+                    trace.leave(left, [alive[row] for row in left])
+                if not kept:
+                    break
+                rows = torch.tensor(kept, device=input_ids.device)
+                cache.select(rows)
+                tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
+                alive = [alive[row] for row in kept]
+                if prefix is not None and prefix.dropped is not None:
+                    prefix = prefix.select(rows)
             step_ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
             positions = positions[:, -1:] + 1

@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         targets = wanted.flatten().nonzero()[:, 0]
         predictors = sources[targets - 1]
         with self._recomputing():
-            losses = self._token_losses(arguments, predictors, labels.flatten()[targets])
+            losses = self.token_losses(arguments, predictors, labels.flatten()[targets])
         rows = targets // labels.shape[1]
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
         return per_example.sum(), per_example
@@ -152,7 +152,7 @@ class Backbone(nn.Module):
         }
         return arguments, kept
 
-    def _token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
+    def token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (N,) of ``targets`` (N,) at the columns ``predictors`` of a packed row."""
         head = self.model.get_output_embeddings()
         if self._plain_head and type(head) is nn.Linear:
@@ -170,11 +170,16 @@ class Backbone(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets, reduction="none")
 
-    def record_keys_values(self, embeddings: Tensor) -> list[LayerPrefix]:
-        """Each layer's keys and values, (B, key-value heads, n, head dim), for embeddings (B, n, d)."""
+    def record_keys_values(self, embeddings: Tensor, mask: Tensor | None = None) -> list[LayerPrefix]:
+        """Each layer's keys and values, (B, key-value heads, n, head dim), for embeddings (B, n, d).
+
+        Args:
+            mask: (B, n), 0 on what no token sees; it takes its position all the same.
+        """
         recorded: dict[int, LayerPrefix] = {}
         self.model.base_model(
             inputs_embeds=embeddings,
+            attention_mask=mask,
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
             use_cache=False,
             context=AttentionContext(recorded=recorded),

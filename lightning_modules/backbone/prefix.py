@@ -6,7 +6,7 @@ same for every example: they are computed at batch size 1, with gradient, and sh
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class Prefix:
         stages: how many virtual tokens each stage's prompt has; one for methods without stages.
         first: for each layer, which of all stages' virtual tokens its first one is; None: 0 in every layer.
         lead: columns before the virtual tokens that are none: 1 for a BOS.
+        dropped: (b,) int64, a column of each example (the lead counts) that nothing sees, -1 for none; None:
+            everything is seen.
     """
 
     layers: tuple[LayerPrefix | None, ...]
@@ -40,6 +42,7 @@ class Prefix:
     stages: tuple[int, ...]
     first: tuple[int, ...] | None = None
     lead: int = 0
+    dropped: Tensor | None = None
 
     def length(self, layer: int) -> int:
         """Columns that content sees in ``layer``: virtual tokens and lead."""
@@ -55,6 +58,12 @@ class Prefix:
         start = self.lead + (0 if self.first is None else self.first[layer])
         return [*range(min(self.lead, self.length(layer))), *range(start, start + self.virtual(layer))]
 
+    def seen(self, layer: int) -> Tensor | None:
+        """(b, columns) bool, which of ``layer``'s columns content sees; None: all."""
+        if self.dropped is None or self.layers[layer] is None:
+            return None
+        return torch.tensor(self.columns(layer), device=self.dropped.device) != self.dropped[:, None]
+
     @property
     def batch_size(self) -> int:
         """1 when shared by the batch, else the number of examples."""
@@ -65,7 +74,8 @@ class Prefix:
         if self.batch_size == 1:
             return self
         kept = (None if entry is None else (entry[0][rows], entry[1][rows]) for entry in self.layers)
-        return replace(self, layers=tuple(kept))
+        dropped = None if self.dropped is None else self.dropped[rows]
+        return replace(self, layers=tuple(kept), dropped=dropped)
 
     def detach(self) -> "Prefix":
         """The same prefix without gradients."""
@@ -93,6 +103,7 @@ def stage_prefix(
     mode: StageMode = "accumulate",
     stage_of_layer: Sequence[int] | None = None,
     lead: Tensor | None = None,
+    dropped: Tensor | None = None,
 ) -> Prefix:
     """Prefix of soft prompts that enter the backbone at given layers (DHAM §4.2, eq. 5-6, Alg. 2).
 
@@ -101,59 +112,84 @@ def stage_prefix(
     Args:
         backbone: the frozen language model.
         starts: G layer indices, ascending: prompt i is the input of layer ``starts[i]`` at its rows.
-        prompts: G tensors (m_i, hidden size), any float dtype; gradients flow to them.
+        prompts: G tensors (m_i, hidden size), or (b, m_i, hidden size) for one prompt an example, any float
+            dtype; gradients flow to them.
         mode: ``accumulate``: layer l sees every prompt with start ≤ l. ``replace``: layer l sees only
             the prompt of its own stage.
         stage_of_layer: L indices into ``prompts``, for ``replace`` with stages that are not runs of
             layers; default: a layer is of the last stage with start ≤ l.
         lead: (t, hidden size) embeddings of real tokens before all virtual ones, from layer 0 on.
+        dropped: (b,) int64, which of all stages' virtual tokens nothing sees, other virtual tokens
+            included; -1: none.
     """
-    lengths = [prompt.shape[0] for prompt in prompts]
+    prompts = [prompt if prompt.ndim == 3 else prompt[None] for prompt in prompts]
+    batch, lengths = prompts[0].shape[0], [prompt.shape[1] for prompt in prompts]
     offsets = [sum(lengths[:i]) for i in range(len(lengths))]
     before = 0 if lead is None else lead.shape[0]
-    if mode == "accumulate":
+    shared = mode == "accumulate"
+    if shared:
         # One row [P1; ...; PG]. A slot that is not active yet stands after the active ones, so the
         # causal mask keeps it out of their sight.
-        slots = [(start, 0, before + at, p) for start, at, p in zip(starts, offsets, prompts, strict=True)]
-        rows, positions = 1, before + sum(lengths)
+        slots = [
+            _Slot(start, 0, before + at, p) for start, at, p in zip(starts, offsets, prompts, strict=True)
+        ]
+        rows, positions = batch, before + sum(lengths)
     else:
-        slots = [(start, i, before, p) for i, (start, p) in enumerate(zip(starts, prompts, strict=True))]
-        rows, positions = len(prompts), before + max(lengths)
+        slots = [_Slot(s, i * batch, before, p) for i, (s, p) in enumerate(zip(starts, prompts, strict=True))]
+        rows, positions = batch * len(prompts), before + max(lengths)
     if lead is not None:
-        slots += [(0, row, 0, lead) for row in range(rows)]
+        slots.append(_Slot(0, 0, 0, lead.expand(rows, -1, -1)))
+    mask = None
+    if dropped is not None:
+        columns = torch.arange(positions, device=dropped.device) - before
+        at = [dropped] if shared else [dropped - offset for offset in offsets]
+        hidden = torch.cat([(columns == token[:, None]) & (token[:, None] >= 0) for token in at])
+        mask = (~hidden).long()
 
-    recorded = _run_virtual_tokens(backbone, slots, rows, positions)
+    recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask)
     layers: list[LayerPrefix | None] = []
     first = []
     for layer, (keys, values) in enumerate(recorded):
         active = [i for i, start in enumerate(starts) if start <= layer]
         row, seen, stage = 0, sum(lengths[i] for i in active), 0
         if mode == "replace" and active:
-            row = stage = active[-1] if stage_of_layer is None else stage_of_layer[layer]
-            seen = lengths[stage]
-        end = before + seen
-        layers.append((keys[row : row + 1, :, :end], values[row : row + 1, :, :end]) if end else None)
+            stage = active[-1] if stage_of_layer is None else stage_of_layer[layer]
+            row, seen = stage * batch, lengths[stage]
+        own, end = slice(row, row + batch), before + seen
+        layers.append((keys[own, :, :end], values[own, :, :end]) if end else None)
         first.append(offsets[stage])
-    return Prefix(tuple(layers), positions, tuple(lengths), tuple(first), before)
+    if dropped is not None:
+        dropped = torch.where(dropped < 0, -1, dropped + before)
+    return Prefix(tuple(layers), positions, tuple(lengths), tuple(first), before, dropped)
+
+
+class _Slot(NamedTuple):
+    """Where a prompt (b, m, d) stands: from which layer on, first of its b rows, first position."""
+
+    layer: int
+    row: int
+    position: int
+    prompt: Tensor
 
 
 def _run_virtual_tokens(
-    backbone: "Backbone", slots: Sequence[tuple[int, int, int, Tensor]], rows: int, positions: int
+    backbone: "Backbone", slots: Sequence[_Slot], rows: int, positions: int, mask: Tensor | None
 ) -> list[LayerPrefix]:
     """Run virtual tokens as an ordinary batch; return each layer's keys and values.
 
     Args:
-        slots: (layer, batch row, first position, prompt): what replaces the rows' hidden state there.
+        slots: what replaces the rows' hidden states, where and when.
+        mask: (rows, positions), 0 on what nothing sees; None: everything is seen.
     """
-    first = slots[0][3]
+    first = slots[0].prompt
     blank = torch.zeros(rows, positions, backbone.hidden_size, dtype=backbone.dtype, device=first.device)
 
     def overwrite(hidden: Tensor, layer: int) -> Tensor:
-        for start, row, offset, prompt in slots:
+        for start, row, position, prompt in slots:
             if start == layer:
                 index = (
-                    torch.tensor([row], device=hidden.device),
-                    torch.arange(offset, offset + prompt.shape[0], device=hidden.device),
+                    torch.arange(row, row + prompt.shape[0], device=hidden.device)[:, None],
+                    torch.arange(position, position + prompt.shape[1], device=hidden.device)[None],
                 )
                 hidden = hidden.index_put(index, prompt.to(hidden.dtype))
         return hidden
@@ -169,13 +205,13 @@ def _run_virtual_tokens(
     # Prompts of layer 0 enter as embeddings, so that whatever a family does to its embeddings
     # (learned positions, scaling) is done to them too.
     embeddings = overwrite(blank, 0)
-    late = {slot[0] for slot in slots if slot[0] > 0}
+    late = {slot.layer for slot in slots if slot.layer > 0}
     handles = [
         backbone.layers[layer].register_forward_pre_hook(replace_input(layer), with_kwargs=True)
         for layer in late
     ]
     try:
-        return backbone.record_keys_values(embeddings)
+        return backbone.record_keys_values(embeddings, mask)
     finally:
         for handle in handles:
             handle.remove()

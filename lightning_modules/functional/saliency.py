@@ -26,14 +26,15 @@ class AttentionTerms:
     """What a layer's saliency follows from, for B examples of n content tokens and p virtual ones.
 
     Attributes:
-        query: (B, H, n, head dim), positions applied.
+        query: (B, H, n - start, head dim), positions applied.
         key: (B, K, p + n, head dim), the virtual tokens' first; K divides H (grouped queries).
-        value: as ``key``.
-        gradient: (B, H, n, head dim), of each example's own loss at the attention output.
+        value: as ``key``, or its first columns, if no others are wanted.
+        gradient: (B, H, n - start, head dim), of each example's own loss at the attention output.
         scaling: factor of the products of queries and keys.
         prefix: p; every row sees all of these.
         content: (B, n) bool, False on padding; None: no padding.
         window: how many content tokens up to itself a row sees; None: all.
+        start: the first content token that is a row: ``query`` and ``gradient`` begin with it.
     """
 
     query: Tensor
@@ -44,13 +45,14 @@ class AttentionTerms:
     prefix: int = 0
     content: Tensor | None = None
     window: int | None = None
+    start: int = 0
 
     def is_content(self) -> Tensor:
         """(B, n) bool."""
         if self.content is not None:
             return self.content
         batch, _, length, _ = self.query.shape
-        return torch.ones(batch, length, dtype=torch.bool, device=self.query.device)
+        return torch.ones(batch, self.start + length, dtype=torch.bool, device=self.query.device)
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,10 @@ class _Block(NamedTuple):
 
 def _blocks(terms: AttentionTerms, wanted: slice, columns: slice, size: int) -> Iterator[_Block]:
     """Blocks of rows, with as many of the wanted columns as their last row sees."""
-    _, heads, length, _ = terms.query.shape
-    groups = heads // terms.key.shape[1]
+    groups = terms.query.shape[1] // terms.key.shape[1]
     content = terms.is_content()
-    first, last, _ = wanted.indices(length)
+    first, last, _ = wanted.indices(content.shape[1])
+    first = max(first, terms.start)
     columns = slice(*columns.indices(terms.key.shape[2])[:2])
     for start in range(first, last, size):
         rows = slice(start, min(start + size, last))
@@ -140,7 +142,8 @@ def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor, 
     reach = terms.prefix + rows.stop  # what comes after the last row is out of sight
     key, value = terms.key[:, :, :reach].to(dtype), terms.value[:, :, :reach][:, :, columns].to(dtype)
     query, gradient = (
-        part[:, :, rows].to(dtype).unflatten(1, (-1, groups)) for part in (terms.query, terms.gradient)
+        part[:, :, rows.start - terms.start : rows.stop - terms.start].to(dtype).unflatten(1, (-1, groups))
+        for part in (terms.query, terms.gradient)
     )
     seen = visible(terms, content, rows)
     scores = (query * terms.scaling) @ key[:, :, None].mT

@@ -1,5 +1,7 @@
 """What is computed, and how often: blocks again in backward, virtual tokens once."""
 
+from typing import Any
+
 import lightning as L
 import pytest
 import torch
@@ -18,9 +20,9 @@ class Calls(list):
         super().__init__()
         run = backbone.record_keys_values
 
-        def counted(embeddings: torch.Tensor) -> list:
+        def counted(embeddings: torch.Tensor, *args: Any) -> list:
             self.append(embeddings.shape[0])
-            return run(embeddings)
+            return run(embeddings, *args)
 
         backbone.__dict__["record_keys_values"] = counted
 

@@ -1,0 +1,122 @@
+"""Dynamic Prompt Corruption: when a soft prompt goes wrong, and what is taken out of it (DPC §3.2-3.3).
+
+Paper symbols: ``S_pr(i)`` is what the prompt sends to rationale token i in the last layer (eq. 12-13), β the
+level above which a token counts as affected, R the share of affected tokens in the rationale's second half
+(eq. 11), j the virtual token where most flow accumulates (eq. 6), Γ the percentage of small entries removed.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.functional.information_flow import accumulates
+from utilities.errors import UserError
+
+BetaMode = Literal["mean", "median", "max"]
+BETA_MODES = get_args(BetaMode)
+
+
+class Trigger(NamedTuple):
+    """R (eq. 11) and β of each example, both (B,); NaN for a rationale of fewer than 2 tokens."""
+
+    ratio: Tensor
+    beta: Tensor
+
+
+def trigger(to_row: Tensor, lengths: Tensor, mode: BetaMode = "mean") -> Trigger:
+    """R, the share of the second half's tokens with S_pr(i) > β (DPC eq. 11).
+
+    β is taken of the first half: its mean as in the paper, its median or its maximum. Of an odd number of
+    tokens the second half has one more.
+
+    Args:
+        to_row: (B, T), S_pr(i) of each rationale token.
+        lengths: (B,), tokens of each rationale, at most T.
+
+    >>> trigger(torch.tensor([[1.0, 3.0, 2.0, 4.0]]), torch.tensor([4]))
+    Trigger(ratio=tensor([0.5000]), beta=tensor([2.]))
+    """
+    columns = torch.arange(to_row.shape[1], device=to_row.device)
+    half, enough = lengths[:, None] // 2, lengths >= 2
+    first = columns < half
+    second = (columns >= half) & (columns < lengths[:, None])
+    former = torch.where(first, to_row, torch.nan)
+    if mode == "mean":
+        beta = former.nanmean(1)
+    elif mode == "median":
+        beta = former.nanquantile(0.5, dim=1) if to_row.shape[1] else former.nanmean(1)
+    else:
+        beta = torch.where(first, to_row, -torch.inf).amax(1) if to_row.shape[1] else former.nanmean(1)
+    beta = torch.where(enough, beta, torch.nan)
+    affected = ((to_row > beta[:, None]) & second).sum(1)
+    ratio = torch.where(enough, affected.to(to_row.dtype) / second.sum(1), torch.nan)
+    return Trigger(ratio, beta)
+
+
+class Located(NamedTuple):
+    """Virtual token and layer with the greatest s_i, both (B,) int64; -1 where there is none."""
+
+    token: Tensor
+    layer: Tensor
+
+
+def accumulating_token(from_token: Tensor, layers: list[int], alpha: float | None = None) -> Located:
+    """j, where most flow to question and rationale accumulates (DPC §3.3, eq. 6).
+
+    Args:
+        from_token: (B, K, M), s_i of M virtual tokens in K layers; NaN for those a layer does not see.
+        layers: the K layers.
+        alpha: only tokens that pass the test of accumulation in their layer (eq. 6-7); None: any, as §3.3
+            reads.
+    """
+    batch, _, tokens = from_token.shape
+    allowed = ~from_token.isnan()
+    if alpha is not None:
+        allowed &= accumulates(from_token, alpha)
+    scores = torch.where(allowed, from_token, -torch.inf).flatten(1)
+    best = scores.argmax(1)
+    found = allowed.flatten(1).any(1)
+    layer = torch.tensor(layers, device=best.device)[best // tokens]
+    none = best.new_full((batch,), -1)
+    return Located(torch.where(found, best % tokens, none), torch.where(found, layer, none))
+
+
+def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = True) -> Tensor:
+    """The prompt without token j, and without its smallest entries (DPC §3.3), one prompt an example.
+
+    v_j ← 0; then of the other vectors' entries the Γ % of smallest magnitude ← 0, in each part apart:
+    parts are what has a scale of its own, such as a layer's keys.
+
+    Args:
+        vectors: (m, parts, width), one stage's.
+        tokens: (B,) int64, each example's j; -1: it is none of these.
+        gamma: Γ in percent, 0 to 100; the number of entries is rounded.
+        zero: False: v_j stays as it is, for it is dropped elsewhere, but is still none of the others.
+
+    Returns:
+        (B, m, parts, width).
+    """
+    length, parts, width = vectors.shape
+    chosen = torch.arange(length, device=vectors.device) == tokens[:, None]
+    others = (~chosen)[:, None, :, None].expand(-1, parts, -1, width).flatten(2)
+    magnitude = vectors.detach().abs().transpose(0, 1).flatten(1).expand(len(tokens), -1, -1)
+    ranks = torch.where(others, magnitude, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+    count = (others.sum(-1, keepdim=True) * gamma / 100).round()
+    kept = (ranks >= count).unflatten(2, (length, width)).transpose(1, 2)
+    if zero:
+        kept = kept & ~chosen[:, :, None, None]
+    return vectors * kept
+
+
+def check_corruption(gamma: float, alpha: float | None, threshold: float | None) -> None:
+    """
+    Raises:
+        UserError: when a number is out of its range.
+    """
+    if not 0 <= gamma <= 100:
+        raise UserError(f"gamma is a percentage from 0 to 100, not {gamma}")
+    if alpha is not None and alpha <= 0:
+        raise UserError(f"alpha must be positive, not {alpha}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"threshold is a share from 0 to 1, not {threshold}")

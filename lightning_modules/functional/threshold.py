@@ -1,0 +1,44 @@
+"""Where a trigger should fire: the threshold on R, from examples graded before and after correction."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Point(NamedTuple):
+    """What a threshold would do: corrected are the examples with R above it."""
+
+    threshold: float
+    triggered: int
+    correct: int
+
+
+def threshold_curve(ratio: ArrayLike, before: ArrayLike, after: ArrayLike) -> list[Point]:
+    """Every threshold that makes a difference, ascending.
+
+    Args:
+        ratio: (n,), R of each example; NaN never triggers.
+        before: (n,) bool, correct as first generated.
+        after: (n,) bool, correct after correction.
+    """
+    ratios = np.asarray(ratio, dtype=float)
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    points = []
+    for value in np.unique(np.concatenate([ratios[~np.isnan(ratios)], [0.0, 1.0]])):
+        fires = ratios > value
+        correct = int(np.where(fires, second, first).sum())
+        points.append(Point(float(value), int(fires.sum()), correct))
+    return points
+
+
+def best_threshold(curve: Sequence[Point]) -> Point:
+    """The most correct; of equals the one with the fewest triggered, then the lowest threshold.
+
+    The paper calibrates, but gives no rule: this one is ours.
+
+    >>> best_threshold([Point(0.0, 9, 5), Point(0.4, 3, 6), Point(1.0, 0, 5)])
+    Point(threshold=0.4, triggered=3, correct=6)
+    """
+    return min(curve, key=lambda point: (-point.correct, point.triggered, point.threshold))
