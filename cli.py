@@ -20,10 +20,11 @@ SUBCOMMANDS = {
     "grade": "grade the records of an earlier run again",
     "partition": "find the backbone's stages, for looking",
     "saliency": "one question's information flow",
+    "calibrate": "find the threshold of Dynamic Prompt Corruption",
 }
 
 HELP = """\
-usage: python cli.py {{fit,validate,test,predict,grade,partition,saliency}} [options]
+usage: python cli.py {{fit,validate,test,predict,grade,partition,saliency,calibrate}} [options]
 
 promptstage trains soft prompts that make a frozen language model reason better.
 
@@ -35,6 +36,7 @@ subcommands:
   grade      grade the records of an earlier run again, without generating, and say what changed
   partition  find the backbone's stages by CKA, as fit with DHAM does, and draw them; train nothing
   saliency   answer one question and show how information flowed to the answer (--question TEXT)
+  calibrate  find, on the validation split, when Dynamic Prompt Corruption (DPC) should correct an answer
 
 methods (--model):   {methods}
 data sets (--data):  {data_sets}
@@ -53,6 +55,8 @@ examples:
   echo "347+58" | python cli.py predict --ckpt_path runs/dham-addition
   python cli.py grade runs/dham-addition
   python cli.py saliency --ckpt_path runs/dham-addition --question "347+58"
+  python cli.py calibrate --ckpt_path runs/dham-addition
+  python cli.py test --ckpt_path runs/dham-addition --trainer.callbacks callbacks.dpc.DPC
   python cli.py partition -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
 
 'python cli.py fit --help' lists the trainer's and the run's options, '--model.help DHAM' a method's,

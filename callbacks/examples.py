@@ -5,8 +5,18 @@ from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import ReasoningDataModule
+from utilities.errors import UserError
+
+# The split that each command evaluates.
+SPLITS: dict[str, str] = {
+    TrainerFn.FITTING: "validation",
+    TrainerFn.VALIDATING: "validation",
+    TrainerFn.TESTING: "test",
+    TrainerFn.PREDICTING: "predict",
+}
 
 
 class OfExample(Protocol):
@@ -32,3 +42,20 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
         dist.all_gather_object(parts, list(items))
     by_id = {item.id: item for part in parts for item in part}
     return [by_id[name] for name in ids if name in by_id]
+
+
+def check_gradients(trainer: L.Trainer, what: str) -> None:
+    """
+    Raises:
+        UserError: when the loop that starts runs in inference mode.
+    """
+    loops: dict[str, Any] = {
+        TrainerFn.VALIDATING: trainer.validate_loop,
+        TrainerFn.TESTING: trainer.test_loop,
+        TrainerFn.PREDICTING: trainer.predict_loop,
+    }
+    loop = loops.get(trainer.state.fn or "")
+    if loop is not None and loop.inference_mode:
+        raise UserError(
+            f"{what} needs gradients, which inference mode forbids: --trainer.inference_mode false"
+        )

@@ -50,17 +50,18 @@ class Results(L.Callback):
     def __init__(self, folder: Path | None, hyperparameters: dict[str, Any]) -> None:
         self.folder = folder
         self.hyperparameters = hyperparameters
-        self.records: list[Record] = []
+        # Each batch's own list: a callback that corrects answers puts others into it.
+        self.batches: list[list[Record]] = []
         self.started = 0.0
 
     def _start(self, *args: Any) -> None:
-        self.records = []
+        self.batches = []
         self.started = time.monotonic()
 
     on_validation_epoch_start = on_test_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        self.records.extend(outputs["records"])
+        self.batches.append(outputs["records"])
 
     on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
 
@@ -76,7 +77,8 @@ class Results(L.Callback):
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        records = gather_records(self.records, ids, complete=limit == 1.0)
+        found = [record for batch in self.batches for record in batch]
+        records = gather_records(found, ids, complete=limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started

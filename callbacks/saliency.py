@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.examples import data_of, gather_by_id
+from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from callbacks.saliency_files import About, Matrix, Saved, load, write_matrix
 from datamodules.encoding import Batch, Tokens
 from lightning_modules.backbone.prefix import Prefix
@@ -29,14 +29,6 @@ from utilities.errors import UserError, choose
 from utilities.files import write_bytes
 
 Label = Literal["rationale", "generation"]
-SPLITS = {
-    TrainerFn.FITTING: "validation",
-    TrainerFn.VALIDATING: "validation",
-    TrainerFn.TESTING: "test",
-    TrainerFn.PREDICTING: "predict",
-}
-
-
 STEPS = "saliency_steps"  # what fit sees, in the run's folder
 
 
@@ -65,6 +57,8 @@ class SaliencyDiagnostics(L.Callback):
     Raises:
         UserError: when the label is unknown or a number is not allowed.
     """
+
+    takes_gradients = True
 
     def __init__(
         self,
@@ -101,15 +95,7 @@ class SaliencyDiagnostics(L.Callback):
         Raises:
             UserError: when gradients could not be taken.
         """
-        loops: dict[str, Any] = {
-            "validate": trainer.validate_loop,
-            "test": trainer.test_loop,
-            "predict": trainer.predict_loop,
-        }
-        if stage in loops and loops[stage].inference_mode:
-            raise UserError(
-                "saliency needs gradients, which inference mode forbids: --trainer.inference_mode false"
-            )
+        check_gradients(trainer, "saliency")
 
     def _check(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Before any work: do the layers exist, is there a prompt?"""
@@ -197,7 +183,7 @@ class SaliencyDiagnostics(L.Callback):
         batch: Batch,
         outputs: Mapping[str, list[Any]] | None = None,
     ) -> None:
-        ids = data_of(trainer).example_ids(SPLITS[TrainerFn(trainer.state.fn)])
+        ids = data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])
         wanted = set(ids[: self.examples])
         batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in wanted])
         if not len(batch):
@@ -245,7 +231,7 @@ class SaliencyDiagnostics(L.Callback):
     # --- where it goes ------------------------------------------------------------------------------
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule) -> None:
-        split = SPLITS[TrainerFn(trainer.state.fn)]
+        split = SPLITS[trainer.state.fn or ""]
         ids = data_of(trainer).example_ids(split)
         measured, matrix = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
         if not trainer.is_global_zero or not measured:
@@ -274,7 +260,7 @@ class SaliencyDiagnostics(L.Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         for logger in loggers:
             for tag, values in saved.by_layer().items():
-                for layer, value in zip(saved.about.layers, values, strict=True):
+                for layer, value in values.items():
                     logger.experiment.add_scalar(f"saliency/{tag}/layer_{layer:02d}", value, step)
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")

@@ -113,11 +113,18 @@ class Saved:
         ]
         return [None if one is None else one._asdict() | {"stage": about.stage(one.token)} for one in found]
 
-    def by_layer(self) -> dict[str, list[float]]:
-        """Means over examples for each layer, by name; of the prompt where a layer sees it."""
+    def by_layer(self) -> dict[str, dict[int, float]]:
+        """Means over examples for each layer, by name; of the prompt only for layers that see it."""
         named = {f"prompt_to_{span}": self.prompt_to(span) for span in SPANS if self.about.stages}
         named["curve"] = self.arrays["curve"]
-        return {name: _plain(values.mean(0)) for name, values in named.items()}
+        return {
+            name: {
+                layer: float(mean)
+                for layer, mean in zip(self.about.layers, values.mean(0), strict=True)
+                if not np.isnan(mean)
+            }
+            for name, values in named.items()
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """A line of ``saliency.jsonl`` for each example; what a layer without prompt cannot have is null."""

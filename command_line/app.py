@@ -35,7 +35,16 @@ DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
 # Belongs to one command, not to the run.
-COMMAND_ONLY = ("run_dir", "ckpt_path", "questions", "answers", "question", "layers", "weights_only")
+COMMAND_ONLY = (
+    "run_dir",
+    "ckpt_path",
+    "questions",
+    "answers",
+    "question",
+    "layers",
+    "examples",
+    "weights_only",
+)
 
 
 class PromptParser(LightningArgumentParser):
@@ -86,7 +95,7 @@ class PromptCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """Only the one asked for: each costs a second of parsing signatures."""
         own = {"model", "datamodule"}
-        every = super().subcommands() | {"partition": own, "saliency": own}
+        every = super().subcommands() | dict.fromkeys(("partition", "saliency", "calibrate"), own)
         return {self.wanted: every[self.wanted]}
 
     def _prepare_subcommand_parser(
@@ -212,6 +221,16 @@ class PromptCLI(LightningCLI):
         batches: list[Any] = self.trainer.predict(model, **kwargs | {"return_predictions": True}) or []
         records = [record for batch in batches for record in batch["records"]]
         write_answers(records, self.config[self.wanted].answers)
+
+    # --- calibrate --------------------------------------------------------------------------------
+
+    def before_calibrate(self) -> None:
+        config = self.config[self.wanted]
+        if not config.get("ckpt_path"):
+            raise UserError("calibrate finds the threshold of a trained prompt: give --ckpt_path RUN")
+        if config.examples is not None and config.examples < 1:
+            raise UserError(f"calibrate takes 1 example or more, not {config.examples}")
+        self.model.val_generations = config.examples or sys.maxsize
 
     # --- saliency ---------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
 
     A ``fit`` from scratch, or a ``partition``, gets a folder of its own, numbered when the wanted one holds
     a run already; a resumed fit continues in its checkpoint's folder. Results of ``test``,
-    ``validate`` and ``saliency`` go into a new folder inside the run.
+    ``validate``, ``saliency`` and ``calibrate`` go into a new folder inside the run.
 
     Raises:
         UserError: when a folder cannot be written to.
@@ -69,7 +69,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         run = folder.parent if folder.name == "checkpoints" else folder
     else:
         run = Path(run_dir or f"runs/{name}")
-    out = run / subcommand if subcommand in ("test", "validate", "saliency") else run
+    out = run / subcommand if subcommand in ("test", "validate", "saliency", "calibrate") else run
     # Only the first process writes; another one must not number the first one's new folder.
     if subcommand == "predict" or vars(rank_zero_only).get("rank"):
         return Folders(run, out, created=False, events=_events(run))

@@ -43,3 +43,10 @@ def add_options(parser: LightningArgumentParser, subcommand: str) -> None:
         parser.add_argument(
             "--layers", type=list[int] | None, default=None, help="layers to look at; default: all"
         )
+    if subcommand == "calibrate":
+        parser.add_argument(
+            "--examples",
+            type=int | None,
+            default=None,
+            help="the first so many validation questions; default: all",
+        )

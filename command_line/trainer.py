@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.dpc import DPC
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.partition import CKAPartition
@@ -17,6 +18,7 @@ from callbacks.saliency import SaliencyDiagnostics
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
 from lightning_modules.checkpointing import PromptCheckpointIO
+from utilities.errors import UserError
 
 
 class PromptTrainer(L.Trainer):
@@ -39,6 +41,12 @@ class PromptTrainer(L.Trainer):
         """
         return self.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, return_predictions=True) or []
 
+    def calibrate(
+        self, model: L.LightningModule, datamodule: L.LightningDataModule, ckpt_path: str | None = None
+    ) -> None:
+        """Find DPC's threshold on the validation split, whose questions are answered twice."""
+        self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+
 
 def trainer_settings(
     wanted: str, config: Any, folders: Folders, text: str, hyperparameters: dict[str, Any]
@@ -58,7 +66,7 @@ def trainer_settings(
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):
         callbacks.append(CKAPartition(folders.run))
-    if wanted in ("fit", "validate", "test"):
+    if wanted in ("fit", "validate", "test", "calibrate"):
         callbacks.append(Results(None if wanted == "fit" else folders.out, hyperparameters))
     if wanted == "fit":
         callbacks += [Throughput(), FinalValidation()]
@@ -67,10 +75,12 @@ def trainer_settings(
     if wanted == "saliency":
         callbacks.append(SaliencyDiagnostics(layers=config.layers, folder=folders.out))
     given = config.trainer.callbacks or []
-    for callback in given if isinstance(given, list) else [given]:
-        if isinstance(callback, SaliencyDiagnostics):
+    callbacks += given if isinstance(given, list) else [given]
+    if wanted == "calibrate":
+        callbacks = calibrating(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, SaliencyDiagnostics | DPC):
             callback.folder = callback.folder or folders.out
-        callbacks.append(callback)
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),
@@ -80,8 +90,8 @@ def trainer_settings(
         settings["enable_checkpointing"] = False
     if wanted == "partition":
         settings |= {"max_steps": 0, "num_sanity_val_steps": 0, "fast_dev_run": False, "log_every_n_steps": 1}
-    if wanted == "saliency":
-        settings["inference_mode"] = False  # it takes gradients
+    if any(getattr(callback, "takes_gradients", False) for callback in callbacks):
+        settings["inference_mode"] = False
     if wanted in ("predict", "saliency"):
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
@@ -89,6 +99,22 @@ def trainer_settings(
             str(folders.run), name="", version="tensorboard", default_hp_metric=False
         )
     return settings
+
+
+def calibrating(callbacks: list[Any]) -> list[Any]:
+    """The callbacks with one DPC that corrects everything and finds a threshold.
+
+    Raises:
+        UserError: when several are given, or one with a mode or threshold of its own.
+    """
+    given = [callback for callback in callbacks if isinstance(callback, DPC)]
+    if len(given) > 1:
+        raise UserError("calibrate takes one DPC callback")
+    dpc = given[0] if given else DPC()
+    if dpc.mode != "dpc" or dpc.threshold is not None:
+        raise UserError("calibrate finds the threshold of mode dpc: give neither mode nor threshold")
+    dpc.mode, dpc.calibrating = "all", True
+    return [*(callback for callback in callbacks if callback is not dpc), dpc]
 
 
 def _checkpoints(folder: Path, save_every: int) -> list[ModelCheckpoint]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datamodules.templates import Template
 from utilities.errors import UserError
@@ -109,6 +110,38 @@ class Batch:
         examples = [self.examples[row] for row in rows]
         gold, prompt = self.gold.select(rows), self.prompt.select(rows)
         return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Batches of one data set as one, padded to the longest."""
+    first = batches[0]
+    return Batch(
+        [example for batch in batches for example in batch.examples],
+        _join([batch.gold for batch in batches], left=False),
+        _join([batch.prompt for batch in batches], left=True),
+        first.dataset,
+        first.max_new_tokens,
+        first.stop,
+    )
+
+
+def _join(parts: Sequence[Tokens], left: bool) -> Tokens:
+    width = max(part.input_ids.shape[1] for part in parts)
+    wide = []
+    for part in parts:
+        more = width - part.input_ids.shape[1]
+        sides = (more, 0) if left else (0, more)
+        shift = more if left else 0
+        wide.append(
+            Tokens(
+                input_ids=pad(part.input_ids, sides),
+                attention_mask=pad(part.attention_mask, sides),
+                labels=pad(part.labels, sides, value=IGNORED),
+                question=part.question + shift,
+                rationale=part.rationale + shift,
+            )
+        )
+    return Tokens(**{name: torch.cat([getattr(part, name) for part in wide]) for name in vars(wide[0])})
 
 
 class Encoded(NamedTuple):

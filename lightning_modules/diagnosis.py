@@ -61,20 +61,15 @@ def diagnose(
     tokens = tokens.right_padded()
     _check(backbone, tokens, prefix, layers, names)
     terms, loss = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
-    spans = torch.stack(
-        [span_mask(span, tokens.labels.shape[1]) for span in (tokens.question, tokens.rationale)], 1
-    )
-    total = 0 if prefix is None else prefix.lead + sum(prefix.stages)
+    spans = span_masks(tokens)
     lead = 0 if prefix is None else prefix.lead
     sent: list[Tensor] = []
     attended: list[Tensor] = []
     curve: list[Tensor] = []
     for layer in layers:  # one layer's terms after the other, each let go when it is summed up
         sums = flow(terms.pop(layer), spans, lead, everything=True)
-        columns = [] if prefix is None else prefix.columns(layer)
         for found, kept in ((sums.from_column, sent), (sums.attention, attended)):
-            kept.append(found.new_full((*found.shape[:2], total), torch.nan))
-            kept[-1][:, :, columns] = found
+            kept.append(found if prefix is None else prefix.spread(found, layer))
         assert sums.mean is not None
         curve.append(sums.mean)
     virtual = 0 if prefix is None else prefix.virtual(layers[-1])
@@ -90,6 +85,12 @@ def diagnose(
     if broken.any():
         raise UserError(f"the gradients of example {names[int(broken.nonzero()[0])]} are not finite")
     return diagnosis
+
+
+def span_masks(tokens: Tokens) -> Tensor:
+    """(B, T, n) bool: the columns of question and rationale."""
+    width = tokens.labels.shape[1]
+    return torch.stack([span_mask(span, width) for span in (tokens.question, tokens.rationale)], dim=1)
 
 
 def matrices(
@@ -109,7 +110,7 @@ def matrices(
     layers = sorted({layer for wanted in panels.values() for layer in wanted})
     terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
     length = int((tokens.labels[0] != -100).nonzero().max()) + 1
-    total = 0 if prefix is None else prefix.lead + sum(prefix.stages)
+    total = 0 if prefix is None else prefix.total
     found: dict[str, Tensor] = {}
     for layer in layers:
         flows = saliency(terms.pop(layer), slice(0, length))[0]

@@ -58,6 +58,17 @@ class Prefix:
         start = self.lead + (0 if self.first is None else self.first[layer])
         return [*range(min(self.lead, self.length(layer))), *range(start, start + self.virtual(layer))]
 
+    @property
+    def total(self) -> int:
+        """All columns: the lead, and every stage's virtual tokens (M)."""
+        return self.lead + sum(self.stages)
+
+    def spread(self, values: Tensor, layer: int) -> Tensor:
+        """Values (…, columns of ``layer``) among all columns (…, M); NaN for those it does not see."""
+        wide = values.new_full((*values.shape[:-1], self.total), torch.nan)
+        wide[..., self.columns(layer)] = values
+        return wide
+
     def seen(self, layer: int) -> Tensor | None:
         """(b, columns) bool, which of ``layer``'s columns content sees; None: all."""
         if self.dropped is None or self.layers[layer] is None:

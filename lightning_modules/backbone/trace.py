@@ -159,8 +159,8 @@ def last_layer_gradient(backbone: "Backbone", tokens: Replayed) -> Tensor:
     }
     everything = torch.arange(len(tokens.states), device=output.device)
     with torch.enable_grad(), _last_layer_alone(backbone, tokens.states[None]):
-        losses = backbone.token_losses(arguments, everything, tokens.targets)
-    (gradient,) = torch.autograd.grad(losses.sum(), output)
+        loss = backbone.token_losses(arguments, everything, tokens.targets).sum()
+    (gradient,) = torch.autograd.grad(loss, output)
     return gradient[0]
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lightning_modules.functional.information_flow import accumulates
-from utilities.errors import UserError
 
 BetaMode = Literal["mean", "median", "max"]
 BETA_MODES = get_args(BetaMode)
@@ -107,16 +106,3 @@ def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = T
     if zero:
         kept = kept & ~chosen[:, :, None, None]
     return vectors * kept
-
-
-def check_corruption(gamma: float, alpha: float | None, threshold: float | None) -> None:
-    """
-    Raises:
-        UserError: when a number is out of its range.
-    """
-    if not 0 <= gamma <= 100:
-        raise UserError(f"gamma is a percentage from 0 to 100, not {gamma}")
-    if alpha is not None and alpha <= 0:
-        raise UserError(f"alpha must be positive, not {alpha}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"threshold is a share from 0 to 1, not {threshold}")

@@ -71,6 +71,25 @@ def test_rows_and_arrays(trained: Path) -> None:
     assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
 
 
+def test_layers_without_the_prompt(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late prompt has no flow below the layer it joins: null in rows, no scalar, figures all the same."""
+    monkeypatch.chdir(tmp_path)
+    fit = call("fit", *common, "--model.insert_at=2", "--trainer.max_steps=2", "--run_dir=run")
+    assert fit.code == 0, fit.err
+    outcome = call("test", *QUIET, "--ckpt_path", "run", CALLBACK, GOLD, GRADIENTS)
+    assert outcome.code == 0, outcome.err
+    rows, _, about = read(Path("run/test"))
+    assert (about["boundaries"], about["shallow"]) == ([2], [3])
+    for row in rows:
+        assert [flow is None for flow in row["prompt_to_rationale"]] == [True, True, False, False]
+    scalars = EventAccumulator("run/tensorboard").Reload().Tags()["scalars"]
+    seen = [tag for tag in scalars if tag.startswith("saliency/prompt_to_rationale")]
+    assert seen == [f"saliency/prompt_to_rationale/layer_0{layer}" for layer in (2, 3)]
+    assert Path("run/test/saliency_flows.png").exists()
+
+
 def test_batches_change_nothing(trained: Path) -> None:
     for size in (1, 4):
         flags = [CALLBACK, GOLD, GRADIENTS, f"--data.eval_batch_size={size}"]

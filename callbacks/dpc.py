@@ -1,0 +1,259 @@
+"""Dynamic Prompt Corruption: generations that the soft prompt led astray are made again without its worst.
+
+In ``validate``, ``test`` and ``predict``: generate, trigger, corrupt, generate again, grade. Writes
+``dpc.jsonl`` (a line an example), ``dpc_summary.json`` and figures; what counts everywhere else
+(``results.jsonl``, accuracies) is the corrected answer. To TensorBoard go ``dpc/before_after`` (text),
+``dpc/trigger`` (precision and recall, distribution of R) and, of a calibration, ``dpc/threshold``.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks.dpc_files import Correction, calibrate, calibration_file, read_calibration
+from callbacks.dpc_report import report
+from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from datamodules.encoding import Batch, join
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.correction import Corruption, Removal, corrupted_prefix, locate, measure
+from lightning_modules.evaluation import Answers, Record, generate_batch, generated_tokens, grade_batch
+from lightning_modules.functional.corruption import BetaMode, Located
+from utilities.errors import UserError, choose
+
+Mode = Literal["dpc", "all", "random", "none"]
+
+
+class _Measured(NamedTuple):
+    """R and β of an example, None for a rationale too short, and the seconds spent."""
+
+    ratio: float | None
+    beta: float | None
+    seconds: float
+
+
+@dataclass
+class _Waiting:
+    """A generation that will be corrected: row of ``answers``, and of a batch of one."""
+
+    answers: Answers
+    row: int
+    batch: Batch
+    measured: _Measured
+
+
+class DPC(L.Callback):
+    """Corrects generations (DPC §3; Table 2 by ``mode``)."""
+
+    takes_gradients = True
+
+    def __init__(
+        self,
+        mode: Mode = "dpc",
+        threshold: float | None = None,
+        gamma: float = 10.0,
+        alpha: float | None = None,
+        beta: BetaMode = "mean",
+        shallow: list[int] | None = None,
+        removal: Removal = "zero",
+        seed: int = 0,
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
+                a random virtual token in place of the accumulating one; ``none``: only measure.
+            threshold: correct when R exceeds it; None: as calibrated (``python cli.py calibrate``).
+            gamma: percentage of the other vectors' entries that become 0, the smallest ones (DPC: 10).
+            alpha: corrupt only a token that accumulates, with this factor over the mean; None: the strongest.
+            beta: a rationale token is affected when the prompt's flow to it exceeds this value of the first
+                half: mean (DPC), median or max.
+            shallow: layers to look for the accumulating token in; None: the first third of those that see
+                the prompt, without the first.
+            removal: zero (DPC): the token's vector becomes 0; drop: nothing sees it.
+            seed: of ``random``.
+            folder: where files go; None: the run's.
+
+        Raises:
+            UserError: when a value is not allowed.
+        """
+        self.mode = choose("mode", mode, get_args(Mode))
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"threshold is a share from 0 to 1, not {threshold}")
+        chosen = None if shallow is None else tuple(shallow)
+        self.corruption = Corruption(gamma, alpha, beta, chosen, removal)
+        self.threshold, self.seed, self.folder = threshold, seed, folder
+        self.calibrating = False
+        self.waiting: list[_Waiting] = []
+        self.done: list[Correction] = []
+
+    # --- when ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """
+        Raises:
+            UserError: in ``fit``, or when gradients could not be taken.
+        """
+        if trainer.state.fn == "fit":
+            raise UserError("DPC corrects evaluations: use it with validate, test or predict, not with fit")
+        check_gradients(trainer, "DPC")
+
+    def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Check everything before any work."""
+        prefix = self._prefix(pl_module)
+        self.layers = self.corruption.layers(prefix)
+        if self.mode in ("dpc", "random") and self.threshold is None:
+            path = calibration_file(trainer.ckpt_path)
+            found = read_calibration(path, trainer.ckpt_path, data_of(trainer).name, self._settings())
+            self.threshold = found.threshold
+            rank_zero_info(
+                f"DPC: threshold {self.threshold:.3f} from {path} ({found.n} {found.split} examples)"
+            )
+        self.waiting, self.done = [], []
+        pl_module.decoding.trace = True
+
+    on_validation_start = on_test_start = on_predict_start = _begin
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, SoftPromptModule)
+        pl_module.decoding.trace = False
+
+    def _prefix(self, module: SoftPromptModule) -> Prefix:
+        with torch.no_grad():
+            prefix = module.evaluation_prefix()
+        if prefix is None or not module.vectors():
+            raise UserError(f"{type(module).__name__} has no soft prompt: DPC has nothing to corrupt")
+        return prefix
+
+    def _settings(self) -> dict[str, Any]:
+        """What a threshold was found for."""
+        return asdict(self.corruption)
+
+    def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        # Not at a batch's end: by then every callback has seen the answers as they were generated.
+        size = data_of(trainer).eval_batch_size
+        while len(self.waiting) >= size:
+            self._correct(trainer, pl_module, size)
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _batch_start  # type: ignore[assignment]  # fewer arguments
+
+    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+        if outputs["records"]:
+            self._measure(trainer, pl_module, outputs, batch)
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
+
+    def _epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        while self.waiting:
+            self._correct(trainer, pl_module, data_of(trainer).eval_batch_size)
+
+    on_validation_epoch_end = on_test_epoch_end = on_predict_epoch_end = _epoch_end
+
+    def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        split = SPLITS[trainer.state.fn or ""]
+        data = data_of(trainer)
+        found = gather_by_id(self.done, data.example_ids(split))
+        if not trainer.is_global_zero or not found:
+            return
+        about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
+        about |= self._settings() | {"dataset": data.name, "split": split}
+        calibration = None
+        if self.calibrating:
+            calibration = calibrate(found, data.name, split, self._settings(), trainer.ckpt_path)
+        assert self.folder is not None
+        report(trainer, self.folder, found, about, calibration)
+
+    on_validation_end = on_test_end = on_predict_end = _end
+
+    # --- what ---------------------------------------------------------------------------------------
+
+    def _measure(self, trainer: L.Trainer, module: SoftPromptModule, answers: Answers, batch: Batch) -> None:
+        """Trigger for a batch; what is not corrected is done with."""
+        started = time.monotonic()
+        prefix, trace, generated = self._prefix(module), answers["trace"], answers["generated"]
+        assert trace is not None
+        with _precision(trainer), torch.no_grad():
+            found = measure(trace, generated, prefix, self.corruption.beta)
+        answers["trace"] = None
+        each = (time.monotonic() - started) / len(generated)
+        by_id = {example.id: row for row, example in enumerate(batch.examples)}
+        for row, record in enumerate(answers["records"]):
+            values = [float(part[row]) for part in found]
+            ratio, beta = (None if value != value else value for value in values)
+            measured = _Measured(ratio, beta, each)
+            if self._triggers(ratio) and generated[row]:
+                alone = batch.select([by_id[record.id]])
+                self.waiting.append(_Waiting(answers, row, alone, measured))
+            else:
+                self._keep(record, record, measured)
+
+    def _triggers(self, ratio: float | None) -> bool:
+        if self.mode in ("all", "none"):
+            return self.mode == "all"
+        assert self.threshold is not None
+        return ratio is not None and ratio > self.threshold
+
+    def _correct(self, trainer: L.Trainer, module: SoftPromptModule, count: int) -> None:
+        """Generate some of the waiting examples again, each with a prompt of its own."""
+        started = time.monotonic()
+        chosen, self.waiting = self.waiting[:count], self.waiting[count:]
+        batch = join([one.batch for one in chosen])
+        with _precision(trainer):
+            located = self._locate(module, batch, chosen)
+            prefix = corrupted_prefix(module, located.token, self.corruption)
+            generated = generate_batch(module.backbone, batch, prefix)
+        records = grade_batch(module.backbone, batch, generated)
+        each = (time.monotonic() - started) / len(chosen)
+        for i, (one, record) in enumerate(zip(chosen, records, strict=True)):
+            token, layer = int(located.token[i]), int(located.layer[i])
+            before = one.answers["records"][one.row]
+            if token < 0:  # none accumulates: the prompt is left as it is
+                record = before
+            module.correct_record(one.answers, one.row, record)
+            measured = one.measured._replace(seconds=one.measured.seconds + each)
+            stage = int((torch.tensor(prefix.stages).cumsum(0) <= token).sum())
+            place = (token, stage, layer if layer >= 0 else None) if token >= 0 else (None, None, None)
+            self._keep(before, record, measured, True, *place)
+
+    def _keep(
+        self,
+        before: Record,
+        after: Record,
+        measured: _Measured,
+        triggered: bool = False,
+        token: int | None = None,
+        stage: int | None = None,
+        layer: int | None = None,
+    ) -> None:
+        threshold = self.threshold if self.mode in ("dpc", "random") else None
+        ratio, beta, seconds = measured
+        self.done.append(
+            Correction(
+                before.id, before, after, ratio, beta, threshold, triggered, seconds, token, stage, layer
+            )
+        )
+
+    def _locate(self, module: SoftPromptModule, batch: Batch, chosen: Sequence[_Waiting]) -> Located:
+        prefix = self._prefix(module)
+        if self.mode == "random":
+            # A choice an example, whatever batch or process it is in.
+            count = prefix.total - prefix.lead
+            draws = [random.Random(f"{self.seed}/{one.id}").randrange(count) for one in batch.examples]
+            drawn = torch.tensor(draws, device=batch.prompt.input_ids.device)
+            return Located(drawn, torch.full_like(drawn, -1))
+        generated = [one.answers["generated"][one.row] for one in chosen]
+        tokens = generated_tokens(batch, generated)
+        return locate(module.backbone, tokens, prefix, self.layers, self.corruption.alpha)
+
+
+def _precision(trainer: L.Trainer) -> AbstractContextManager[None]:
+    """What the steps of the loop run in: the same arithmetic."""
+    return trainer.precision_plugin.forward_context()

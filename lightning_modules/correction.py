@@ -1,0 +1,145 @@
+"""Dynamic Prompt Corruption on a batch: when to correct a generation, and the prompt to correct it with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from datamodules.encoding import Tokens
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.observation import attention_terms
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.backbone.trace import GenerationTrace
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.diagnosis import span_masks
+from lightning_modules.functional.corruption import (
+    BETA_MODES,
+    BetaMode,
+    Located,
+    Trigger,
+    accumulating_token,
+    corrupt,
+    trigger,
+)
+from lightning_modules.functional.information_flow import shallow_layers
+from lightning_modules.functional.saliency import flow, saliency
+from utilities.errors import UserError, choose
+
+Removal = Literal["zero", "drop"]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is corrupted, and when an example counts as affected.
+
+    Attributes:
+        gamma: Γ, percentage of the other vectors' entries that become 0, the smallest ones.
+        alpha: only tokens that accumulate (eq. 6-7) are corrupted; None: the strongest in any case (§3.3).
+        beta: which value of the first half's S_pr(i) the second half is measured by.
+        shallow: layers in which the accumulating token is looked for; None: the first third of those that
+            see the prompt, without the first.
+        removal: ``zero``: the token's vector becomes 0; ``drop``: nothing sees it.
+
+    Raises:
+        UserError: when one of them is not allowed.
+    """
+
+    gamma: float = 10.0
+    alpha: float | None = None
+    beta: BetaMode = "mean"
+    shallow: tuple[int, ...] | None = None
+    removal: Removal = "zero"
+
+    def __post_init__(self) -> None:
+        choose("beta", self.beta, BETA_MODES)
+        choose("removal", self.removal, get_args(Removal))
+        if not 0 <= self.gamma <= 100:
+            raise UserError(f"gamma is a percentage from 0 to 100, not {self.gamma}")
+        if self.alpha is not None and self.alpha <= 0:
+            raise UserError(f"alpha must be positive, not {self.alpha}")
+        if self.shallow is not None and list(self.shallow) != sorted({*self.shallow}):
+            raise UserError(f"shallow layers must ascend without repeats, not {list(self.shallow)}")
+        if self.shallow is not None and not self.shallow:
+            raise UserError("shallow layers must not be empty: give some, or leave them out for the default")
+
+    def layers(self, prefix: Prefix) -> list[int]:
+        """The shallow layers, ascending.
+
+        Raises:
+            UserError: when one of them is not there, or none sees the prompt.
+        """
+        depth = range(len(prefix.layers))
+        seeing = [layer for layer in depth if prefix.virtual(layer)]
+        if self.shallow is None:
+            return shallow_layers(seeing)
+        beyond = [layer for layer in self.shallow if layer not in depth]
+        if beyond:
+            raise UserError(
+                f"shallow layers name layer {beyond[0]}, but the backbone has layers 0 to {len(depth) - 1}"
+            )
+        if not set(seeing) & set(self.shallow):
+            raise UserError(f"none of the shallow layers {list(self.shallow)} sees the soft prompt")
+        return list(self.shallow)
+
+
+def measure(
+    trace: GenerationTrace, generated: Sequence[Sequence[int]], prefix: Prefix, beta: BetaMode
+) -> Trigger:
+    """R and β of each of B generations, from what generation left of the last layer (DPC eq. 11-13).
+
+    Args:
+        generated: B lists of new token ids; the trace is of making them.
+        prefix: what they were made with.
+    """
+    lengths = torch.tensor([len(output) for output in generated], device=trace.mask.device)
+    longest = int(lengths.max())
+    virtual = prefix.virtual(trace.last)
+    to_row = torch.zeros(len(generated), longest, device=lengths.device)
+    if longest >= 2:
+        sent = saliency(trace.terms(generated), columns=slice(prefix.lead, prefix.lead + virtual))
+        # No label follows the last token: nothing flows to it.
+        to_row = torch.nn.functional.pad(sent.sum(2) / virtual, (0, 1))
+    return trigger(to_row, lengths, beta)
+
+
+def locate(
+    backbone: Backbone, tokens: Tokens, prefix: Prefix, layers: Sequence[int], alpha: float | None
+) -> Located:
+    """The virtual token where most flow to question and rationale accumulates, for B examples (DPC eq. 6-7).
+
+    Args:
+        tokens: prompts with what was generated; each has a rationale.
+        prefix: what it was generated with, shared by the batch.
+        layers: the shallow layers.
+    """
+    tokens = tokens.right_padded()
+    terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
+    spans = span_masks(tokens)
+    sent = []
+    for layer in layers:  # one layer's terms after the other, each let go when it is summed up
+        sums = flow(terms.pop(layer), spans, prefix.lead).from_column.sum(1)
+        sent.append(prefix.spread(sums, layer)[:, prefix.lead :])
+    return accumulating_token(torch.stack(sent, dim=1), list(layers), alpha)
+
+
+@torch.no_grad()
+def corrupted_prefix(module: SoftPromptModule, tokens: Tensor, corruption: Corruption) -> Prefix:
+    """A prefix an example, without its token j and without the smallest entries (DPC §3.3).
+
+    Stages are corrupted apart, for their vectors differ in scale; j is in one of them.
+
+    Args:
+        tokens: (B,) int64, j among all stages' virtual tokens; -1: none, only Γ counts.
+    """
+    zero = corruption.removal == "zero"
+    vectors, offset = [], 0
+    for part in module.vectors():
+        own = tokens - offset
+        own = torch.where((own >= 0) & (own < len(part)), own, -1)
+        vectors.append(corrupt(part, own, corruption.gamma, zero))
+        offset += len(part)
+    prefix = module.prefix_of(vectors, None if zero else tokens)
+    assert prefix is not None
+    return prefix
