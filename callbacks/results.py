@@ -40,7 +40,7 @@ def gather_records(records: Sequence[Record], ids: Sequence[str], complete: bool
 
 
 class Results(L.Callback):
-    """Collects the records of ``validate``, ``test`` and ``fit``'s validations.
+    """Collects the records of ``validate``, ``test``, ``predict`` and ``fit``'s validations.
 
     Args:
         folder: where ``results.jsonl`` and ``summary.json`` go; ``None`` writes no file (in ``fit``).
@@ -58,12 +58,12 @@ class Results(L.Callback):
         self.batches = []
         self.started = time.monotonic()
 
-    on_validation_epoch_start = on_test_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         self.batches.append(outputs["records"])
 
-    on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -75,10 +75,13 @@ class Results(L.Callback):
         assert isinstance(pl_module, SoftPromptModule)
         self._finish(trainer, pl_module, "test", data_of(trainer).example_ids("test"))
 
+    def records(self, ids: Sequence[str], complete: bool) -> list[Record]:
+        """All processes' records in the order of ``ids``, as :func:`gather_records` gives them."""
+        return gather_records([record for batch in self.batches for record in batch], ids, complete)
+
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        found = [record for batch in self.batches for record in batch]
-        records = gather_records(found, ids, complete=limit == 1.0)
+        records = self.records(ids, complete=limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 import datamodules
 import lightning_modules
-from callbacks.results import write_answers
+from callbacks.results import Results, write_answers
 from callbacks.saliency_files import load
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.flow_table import print_flow
@@ -218,9 +218,14 @@ class PromptCLI(LightningCLI):
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:
         """Answer the questions and write one JSON object a line."""
-        batches: list[Any] = self.trainer.predict(model, **kwargs | {"return_predictions": True}) or []
-        records = [record for batch in batches for record in batch["records"]]
-        write_answers(records, self.config[self.wanted].answers)
+        self.trainer.predict(model, **kwargs | {"return_predictions": False})
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        results = next(one for one in callbacks if isinstance(one, Results))
+        assert self.datamodule is not None
+        # In the order of the questions: batches are of like lengths.
+        records = results.records(self.datamodule.example_ids("predict"), complete=False)
+        if self.trainer.is_global_zero:
+            write_answers(records, self.config[self.wanted].answers)
 
     # --- calibrate --------------------------------------------------------------------------------
 

@@ -66,8 +66,8 @@ def trainer_settings(
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):
         callbacks.append(CKAPartition(folders.run))
-    if wanted in ("fit", "validate", "test", "calibrate"):
-        callbacks.append(Results(None if wanted == "fit" else folders.out, hyperparameters))
+    if wanted in ("fit", "validate", "test", "calibrate", "predict"):
+        callbacks.append(Results(None if wanted in ("fit", "predict") else folders.out, hyperparameters))
     if wanted == "fit":
         callbacks += [Throughput(), FinalValidation()]
         if config.trainer.enable_checkpointing is not False:

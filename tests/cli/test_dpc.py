@@ -1,0 +1,227 @@
+"""Dynamic Prompt Corruption through the command line: threshold, corrected answers, records, mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_modules import evaluation
+from tests.cli.test_mistakes import assert_one_error
+from tests.tiny_folder import QUIET, Outcome, call
+
+CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
+
+
+def option(name: str, value: object) -> str:
+    return f"--trainer.callbacks.{name}={value}"
+
+
+def read(folder: Path, name: str = "dpc.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "dpc_summary.json").read_text(encoding="utf-8"))
+
+
+def run_test(run: Path, *flags: str) -> Outcome:
+    outcome = call("test", *QUIET, "--ckpt_path", run, CALLBACK, *flags)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the embedded backbone, which the prompt does change, and its test."""
+    run = tmp_path_factory.mktemp("words") / "run"
+    flags = ["--model=PromptTuning", "--model.num_virtual_tokens=12", "--model.optimizer.lr=0.03"]
+    flags += ["--data=Generated", "--data.task=last_letter", "--data.batch_size=16", "--data.train_size=400"]
+    flags += ["--data.validation_size=8", "--data.test_size=8", "--data.max_new_tokens=40"]
+    fit = call("fit", *QUIET, *flags, "--trainer.max_steps=20", f"--run_dir={run}")
+    assert fit.code == 0, fit.err
+    assert call("test", *QUIET, "--ckpt_path", run).code == 0
+    return run
+
+
+@pytest.fixture
+def trained(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(finished, tmp_path / "run")).relative_to(tmp_path)
+
+
+@pytest.fixture
+def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random backbone gets nothing right: an answer is right when its text has an odd checksum."""
+    original = evaluation.grade_batch
+
+    def grade_batch(*args: Any) -> list[evaluation.Record]:
+        records = original(*args)
+        return [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records]
+
+    for module in ("lightning_modules.evaluation", "callbacks.dpc"):
+        monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
+
+
+def test_measuring_changes_nothing(trained: Path) -> None:
+    """Mode none leaves the plain test's records, to the last byte."""
+    run_test(trained, option("mode", "none"))
+    plain, measured = (trained / name / "results.jsonl" for name in ("test", "test-2"))
+    assert plain.read_bytes() == measured.read_bytes()
+    rows = read(trained / "test-2")
+    assert [row["id"] for row in rows] == [row["id"] for row in read(trained / "test", "results.jsonl")]
+    assert not any(row["triggered"] for row in rows)
+    assert all(row["before"] == row["after"] for row in rows)
+    for row in rows:
+        assert row["ratio"] is None if row["before"]["new_tokens"] < 2 else 0 <= row["ratio"] <= 1
+
+
+@pytest.mark.usefixtures("graded_by_checksum")
+@pytest.mark.parametrize("mode", ["dpc", "all", "random"])
+def test_corrected_answers_count(mode: str, trained: Path) -> None:
+    outcome = run_test(trained, option("mode", mode), option("threshold", 0.1), option("gamma", 95))
+    rows, told = read(trained / "test-2"), summary(trained / "test-2")
+    records = read(trained / "test-2", "results.jsonl")
+    for row, record in zip(rows, records, strict=True):
+        assert (row["id"], row["after"]["generation"]) == (record["id"], record["generation"])
+        assert row["after"]["correct"] == record["correct"]
+        expected = mode == "all" or (row["ratio"] is not None and row["ratio"] > 0.1)
+        assert row["triggered"] == (expected and row["before"]["new_tokens"] > 0)
+        assert (row["token"] is not None, row["stage"]) == (row["triggered"], 0 if row["triggered"] else None)
+        assert (row["layer"] is None) == (mode == "random" or not row["triggered"])
+        assert row["threshold"] == (None if mode == "all" else 0.1)
+        assert row["seconds"] > 0
+        if not row["triggered"]:
+            assert row["before"] == row["after"]
+    changed = [row for row in rows if row["before"]["generation"] != row["after"]["generation"]]
+    assert changed, "the corruption changed no generation"
+    before, after = ([row[side]["correct"] for row in rows] for side in ("before", "after"))
+    fixed = sum(b < a for b, a in zip(before, after, strict=True))
+    broken = sum(b > a for b, a in zip(before, after, strict=True))
+    assert (told["correct_before"], told["correct_after"]) == (sum(before), sum(after))
+    assert (told["fixed"], told["broken"], told["triggered"]) == (
+        fixed,
+        broken,
+        sum(row["triggered"] for row in rows),
+    )
+    p = float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
+    assert told["mcnemar_p"] == pytest.approx(p)
+    assert f"{sum(after)} of {len(rows)} correct" in outcome.out
+    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(sum(after) / len(rows))
+    assert "dpc/before_after/text_summary" in events.Tags()["tensors"]
+    assert "dpc/trigger" in events.Tags()["images"]
+
+
+def test_a_random_token_is_the_examples_own(trained: Path) -> None:
+    """Whatever the batches; another seed draws others."""
+    flags = [option("mode", "random"), option("threshold", 0)]
+    run_test(trained, *flags, "--data.eval_batch_size=1")
+    run_test(trained, *flags, "--data.eval_batch_size=4")
+    run_test(trained, *flags, option("seed", 7))
+    one, four, other = ([row["token"] for row in read(trained / f"test-{n}")] for n in (2, 3, 4))
+    assert one == four
+    assert one != other
+
+
+@pytest.mark.usefixtures("graded_by_checksum")
+def test_calibrated_on_validation(trained: Path) -> None:
+    """Calibrate, then test with the threshold found; the checkpoint's side file says what it is for."""
+    outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
+    assert outcome.code == 0, outcome.err
+    best = trained / "checkpoints" / "best.dpc.json"
+    found = json.loads(best.read_text(encoding="utf-8"))
+    assert best.read_bytes() == (trained / "calibrate" / "calibration.json").read_bytes()
+    rows = read(trained / "calibrate")
+    assert (found["split"], found["n"], found["dataset"]) == ("validation", len(rows), "last_letter")
+    assert [row["id"] for row in rows] == [f"last_letter/validation/{i}" for i in range(8)]
+    assert all(row["triggered"] for row in rows)
+    for point in found["curve"]:
+        fires = [row["ratio"] is not None and row["ratio"] > point["threshold"] for row in rows]
+        sides = [row["after" if f else "before"]["correct"] for row, f in zip(rows, fires, strict=True)]
+        assert (point["triggered"], point["correct"]) == (sum(fires), sum(sides))
+    assert found["correct_after"] == max(point["correct"] for point in found["curve"])
+    assert (trained / "calibrate" / "dpc_threshold.png").exists()
+
+    tested = call("test", *QUIET, "--ckpt_path", trained, CALLBACK)
+    assert tested.code == 0, tested.err
+    assert {row["threshold"] for row in read(trained / "test-2")} == {found["threshold"]}
+
+    other = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, option("gamma", 20))
+    assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
+    task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
+    assert_one_error(task, "was calibrated on last_letter, not on addition")
+    best.write_text("{}", encoding="utf-8")
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "is not a calibration")
+
+
+def test_some_validation_questions(trained: Path) -> None:
+    assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples", "2").code == 0
+    assert len(read(trained / "calibrate")) == 2
+
+
+def test_another_state_of_the_checkpoint(trained: Path) -> None:
+    assert call("calibrate", *QUIET, "--ckpt_path", trained).code == 0
+    best = trained / "checkpoints" / "best.ckpt"
+    best.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes() + b" ")
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for another state of")
+
+
+def test_answers_to_free_questions(trained: Path) -> None:
+    flags = [CALLBACK, option("mode", "all"), option("gamma", 100)]
+    outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\ngho\n")
+    assert outcome.code == 0, outcome.err
+    answers = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
+    assert [answer["question"] for answer in answers] == ["abc def", "gho"]
+    plain = call("predict", *QUIET, "--ckpt_path", trained, stdin="abc def\ngho\n")
+    assert outcome.out != plain.out
+
+
+@pytest.mark.parametrize("method", ["PrefixTuning", "DHAM"])
+def test_other_methods(
+    method: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in common if not flag.startswith("--model=")]
+    flags += [f"--model={method}", *(["--model.partition=[0,2]"] if method == "DHAM" else [])]
+    assert call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    for removal in ("zero", "drop"):
+        run_test(Path("run"), option("mode", "all"), option("removal", removal))
+    zero, drop = (read(Path("run") / name) for name in ("test", "test-2"))
+    assert [row["token"] for row in zero] == [row["token"] for row in drop]
+    if method == "DHAM":
+        assert {row["stage"] for row in zero} <= {0, 1}
+
+
+MISTAKES = [
+    ([], "has no calibrated threshold (best.dpc.json): run 'python cli.py calibrate --ckpt_path"),
+    ([option("threshold", 1.5)], "threshold is a share from 0 to 1, not 1.5"),
+    ([option("gamma", 120)], "gamma is a percentage from 0 to 100, not 120"),
+    ([option("shallow", "[]")], "shallow layers must not be empty"),
+    ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),
+    ([option("mode", "al")], "'al'"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES)
+def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
+    assert not (trained / "test-2").exists()
+
+
+def test_where_it_cannot_work(common: list[str], trained: Path, tmp_path: Path) -> None:
+    flags = [flag for flag in common if not flag.startswith("--model")]
+    bare = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, option("threshold", 0.5))
+    assert_one_error(bare, "Pretrained has no soft prompt: DPC has nothing to corrupt")
+    fit = call("fit", *common, CALLBACK, "--run_dir=other")
+    assert_one_error(fit, "DPC corrects evaluations: use it with validate, test or predict, not with fit")
+    assert_one_error(call("calibrate", *common), "calibrate finds the threshold of a trained prompt")
+    none = call("calibrate", *QUIET, "--ckpt_path", trained, "--examples", "0")
+    assert_one_error(none, "calibrate takes 1 example or more, not 0")
+    mode = call("calibrate", *QUIET, "--ckpt_path", trained, CALLBACK, option("mode", "all"))
+    assert_one_error(mode, "give neither mode nor threshold")
+    assert not (trained / "calibrate").exists()

@@ -1,0 +1,213 @@
+"""Corrupted prompts of a batch, on every method with a prompt; the trigger of a batch."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.encoding import Tokens
+from lightning_modules.backbone.generation import generate
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.observation import attention_terms
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.backbone.trace import GenerationTrace
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
+from lightning_modules.diagnosis import diagnose
+from lightning_modules.functional.information_flow import prompt_to_row
+from lightning_modules.functional.saliency import flow
+from tests.unit.backbone.tiny import moved, pad, random_ids, tiny_backbone
+from utilities.errors import UserError
+
+SOFT = ("prompt", "late", "dham", "dham-replace", "prefix", "prefix-mlp")
+NOTHING = Corruption(gamma=0)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Backbone:
+    return tiny_backbone()
+
+
+def shared(module: SoftPromptModule) -> Prefix:
+    with torch.no_grad():
+        prefix = module.prefix()
+    assert prefix is not None
+    return prefix
+
+
+def decode(backbone: Backbone, prefix: Prefix, *stop: str) -> list[list[int]]:
+    ids, mask = pad(random_ids(9, 4, 6), "left")
+    return generate(backbone, backbone.tokenizer, ids, mask, prefix, 12, stop)
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_an_uncorrupted_prompt_of_its_own(name: str, llama: Backbone) -> None:
+    """One prefix an example, nothing taken out: the shared prefix's keys, values and tokens."""
+    module = moved(name, llama)
+    own = corrupted_prefix(module, torch.tensor([-1, -1, -1]), NOTHING)
+    assert own.batch_size == 3
+    for ours, theirs in zip(own.layers, shared(module).layers, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            assert all(
+                torch.allclose(a[row], b[0], atol=1e-12)
+                for a, b in zip(ours, theirs, strict=True)
+                for row in range(3)
+            )
+    assert decode(llama, own) == decode(llama, shared(module))
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_exactly_the_named_vector(name: str, llama: Backbone) -> None:
+    """A batch with a token each equals the method with that vector at zero, example by example."""
+    module = moved(name, llama)
+    total = sum(shared(module).stages)
+    tokens = torch.tensor([0, total - 1, 2])
+    together = corrupted_prefix(module, tokens, NOTHING)
+    for row, token in enumerate(tokens.tolist()):
+        vectors, offset = [], 0
+        for part in module.vectors():
+            part = part.detach().clone()
+            if 0 <= token - offset < len(part):
+                part[token - offset] = 0
+            vectors.append(part)
+            offset += len(part)
+        with torch.no_grad():
+            alone = module.prefix_of(vectors)
+        assert alone is not None
+        for ours, theirs in zip(together.layers, alone.layers, strict=True):
+            if ours is not None and theirs is not None:
+                assert all(
+                    torch.allclose(a[row], b[0], atol=1e-12) for a, b in zip(ours, theirs, strict=True)
+                )
+
+
+def logits(backbone: Backbone, prefix: Prefix) -> Tensor:
+    ids = torch.stack(random_ids(6, 6, 6))
+    return backbone(ids, prefix)
+
+
+@pytest.mark.parametrize("name", ["prompt", "late", "dham", "dham-replace", "prefix"])
+def test_a_dropped_token_is_out_of_sight(name: str, llama: Backbone) -> None:
+    """Whatever stands at a dropped token, no logit changes; at a token that is not dropped, they do."""
+    module = moved(name, llama)
+    tokens = torch.tensor([0, 3, 1])
+    drop = Corruption(gamma=0, removal="drop")
+    before = logits(llama, corrupted_prefix(module, tokens, drop))
+    whole = logits(llama, shared(module))
+    assert all(float((before[row] - whole[row]).abs().max()) > 1e-6 for row in range(3))
+    sizes = [len(part) for part in module.vectors()]
+    offset = 0
+    with torch.no_grad():
+        for stage, parameter in enumerate(module.trained_parameters()):
+            rows = parameter if name != "prefix" else parameter.permute(2, 0, 1, 3)
+            inside = [t - offset for t in tokens.tolist() if offset <= t < offset + sizes[stage]]
+            for token in inside[:1]:
+                rows[token] += 10.0
+                named = tokens.tolist().index(token + offset)
+                after = logits(llama, corrupted_prefix(module, tokens, drop))
+                assert torch.allclose(after[named], before[named], atol=1e-10)
+                others = [row for row in range(3) if row != named]
+                assert all(float((after[row] - before[row]).abs().max()) > 1e-6 for row in others)
+                return
+            offset += sizes[stage]
+
+
+def test_dropping_while_rows_leave(llama: Backbone) -> None:
+    """Generation of a batch, each with another token dropped, equals one at a time."""
+    module = moved("prompt", llama)
+    drop = Corruption(gamma=20, removal="drop")
+    prompts = random_ids(9, 4, 6)
+    tokens = torch.tensor([0, 4, 2])
+    own = corrupted_prefix(module, tokens, drop)
+    stop = llama.tokenizer.decode(decode(llama, own)[0][3:4])
+    together = decode(llama, own, stop)
+    assert len({len(output) for output in together}) > 1
+    for row, prompt in enumerate(prompts):
+        own = corrupted_prefix(module, tokens[row : row + 1], drop)
+        ids = prompt[None]
+        alone = generate(llama, llama.tokenizer, ids, torch.ones_like(ids), own, 12, (stop,))
+        assert alone == together[row : row + 1]
+
+
+def generated(outputs: list[list[int]]) -> Tokens:
+    """Prompts and outputs, right padded."""
+    prompts = random_ids(9, 4, 6)
+    rows = [torch.cat([p, torch.tensor(o, dtype=torch.long)]) for p, o in zip(prompts, outputs, strict=True)]
+    ids, mask = pad(rows, "right")
+    starts = torch.tensor([len(prompt) for prompt in prompts])
+    ends = starts + torch.tensor([len(output) for output in outputs])
+    columns = torch.arange(ids.shape[1])
+    inside = (columns >= starts[:, None]) & (columns < ends[:, None])
+    labels = torch.where(inside, ids, -100)
+    question = torch.tensor([[1, len(prompt)] for prompt in prompts])
+    return Tokens(ids, mask, labels, question, torch.stack([starts, ends], dim=1))
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_trigger_equals_a_full_pass(name: str, llama: Backbone) -> None:
+    """R and β of a padded batch, by hand from the saliency of a teacher-forced pass."""
+    prefix = shared(moved(name, llama))
+    ids, mask = pad(random_ids(9, 4, 6), "left")
+    trace = GenerationTrace(llama, mask)
+    outputs = generate(llama, llama.tokenizer, ids, mask, prefix, 12, ("Q", "7"), trace)
+    found = measure(trace, outputs, prefix, "mean")
+    tokens = generated(outputs)
+    last = llama.num_layers - 1
+    terms, _ = attention_terms(llama, tokens.input_ids, tokens.labels, [last], prefix)
+    none = torch.zeros(3, 1, tokens.input_ids.shape[1], dtype=torch.bool)
+    to_row = prompt_to_row(flow(terms[last], none, prefix.lead).to_row, prefix.virtual(last))
+    for row, (start, end) in enumerate(tokens.rationale.tolist()):
+        values = to_row[row, start:end].tolist()
+        half = len(values) // 2
+        if len(values) < 2:
+            assert math.isnan(float(found.ratio[row]))
+            continue
+        beta = sum(values[:half]) / half
+        assert float(found.beta[row]) == pytest.approx(beta, rel=1e-6)
+        share = sum(value > beta for value in values[half:]) / len(values[half:])
+        assert float(found.ratio[row]) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["prompt", "dham", "dham-replace", "prefix"])
+def test_located_where_the_diagnosis_has_most(name: str, llama: Backbone) -> None:
+    prefix = shared(moved(name, llama))
+    tokens = generated([[5, 6, 7, 8], [9, 10], [11, 12, 13]])
+    layers = [1, 2]
+    found = locate(llama, tokens, prefix, layers, None)
+    sent = diagnose(llama, tokens, prefix, layers, ["a", "b", "c"]).saliency.sum(2)
+    for row in range(3):
+        layer, token = divmod(int(sent[row].nan_to_num(-1).argmax()), sent.shape[2])
+        assert (int(found.token[row]), int(found.layer[row])) == (token, layers[layer])
+
+
+def test_layers(llama: Backbone) -> None:
+    prefix, late = shared(moved("prompt", llama)), shared(moved("late", llama))
+    assert Corruption().layers(prefix) == [1]
+    assert Corruption().layers(late) == [3]
+    assert Corruption(shallow=(0, 2)).layers(prefix) == [0, 2]
+    for shallow, message in (
+        ((4,), "layers 0 to 3"),
+        ((-1, 2), "layer -1"),
+        ((0, 1), "sees the soft prompt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Corruption(shallow=shallow).layers(late)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gamma": 101}, "percentage from 0 to 100, not 101"),
+        ({"gamma": -1}, "percentage from 0 to 100, not -1"),
+        ({"alpha": 0}, "alpha must be positive"),
+        ({"beta": "men"}, "did you mean 'mean'"),
+        ({"removal": "drip"}, "did you mean 'drop'"),
+        ({"shallow": ()}, "must not be empty"),
+        ({"shallow": (2, 1)}, "ascend without repeats"),
+    ],
+)
+def test_mistakes(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Corruption(**values)
