@@ -150,9 +150,10 @@ class AttentionContext:
 
 
 def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Boolean (1, 1, queries, keys): query i sees keys up to i, the last ``window`` of them."""
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
-    return (seen if window is None else seen.triu(1 - window))[None, None]
+    """Boolean (1, 1, queries, keys): the last query sees all keys, or the last ``window`` of them."""
+    before = keys - queries  # in a cache
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
+    return (seen if window is None else seen.triu(before + 1 - window))[None, None]
 
 
 def prefix_attention(
