@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.act import ACT
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.partition import CKAPartition
@@ -69,6 +70,8 @@ def trainer_settings(
     given = config.trainer.callbacks or []
     for callback in given if isinstance(given, list) else [given]:
         if isinstance(callback, SaliencyDiagnostics):
+            callback.folder = callback.folder or folders.out
+        if isinstance(callback, ACT) and wanted != "predict":  # which writes answers alone
             callback.folder = callback.folder or folders.out
         callbacks.append(callback)
     settings: dict[str, Any] = {
