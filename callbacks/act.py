@@ -178,4 +178,9 @@ class ACT(L.Callback):
             f"{without} of {self.examples} training questions correct, as without; "
             f"{time.monotonic() - started:.1f} s"
         )
+        if not without:
+            rank_zero_info(
+                "warning: without calibration no training question is answered correctly: every head is kept, "
+                "whatever it does"
+            )
         return found

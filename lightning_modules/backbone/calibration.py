@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_modules.functional.calibration import ColumnSums, calibrate, column_sums, find_sinks
 
-# Weights made at a time, in elements: 256 MB in float32.
-MOST = 1 << 26
+# Weights made at a time, in elements: 64 MB in float32.
+MOST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -82,31 +82,31 @@ class CalibratedHeads:
 
     def __init__(self, calibration: Calibration) -> None:
         self.settings = calibration
+        # Of each layer: heads that are calibrated at a time, and what their columns got so far.
+        self._groups: dict[int, tuple[Tensor, ...]] = {}
         self._sums: dict[int, list[ColumnSums]] = {}
 
     def select(self, rows: Tensor) -> None:
         """Keep some rows of the batch."""
-        self._sums = {layer: [sums.select(rows) for sums in parts] for layer, parts in self._sums.items()}
+        for layer, groups in self._sums.items():
+            self._sums[layer] = [sums.select(rows) for sums in groups]
 
     def correct(self, layer: int, output: Tensor, attended: Attended) -> Tensor:
         """``output`` (B, H, n, head dim) of ``layer`` with that of its calibrated heads in its place."""
-        wanted = torch.tensor(self.settings.heads[layer], device=output.device)
-        batch, _, rows, _ = output.shape
+        own = self.settings
+        if layer not in self._groups:
+            heads = torch.tensor(own.heads[layer], device=output.device)
+            size = output.shape[0] * output.shape[2] * attended.key.shape[2]
+            self._groups[layer] = heads.split(max(1, MOST // size))
         before = self._sums.get(layer)
-        if before is None:
-            groups = wanted.split(max(1, MOST // (batch * rows * attended.key.shape[2])))
-        else:  # as they were split for the prompts
-            groups = wanted.split([sums.sums.shape[1] for sums in before])
-        self._sums[layer] = []
+        after = []
         with torch.autocast(output.device.type, enabled=False):
-            for number, heads in enumerate(groups):
+            for number, heads in enumerate(self._groups[layer]):
                 weights = attended.weights(heads)
                 sums = column_sums(weights, attended.counted)
-                if before is not None:
-                    sums = before[number].followed_by(sums)
-                self._sums[layer].append(sums)
-                own = self.settings
-                sinks = find_sinks(sums.scores(), own.threshold, attended.prefix, own.soft_tokens)
+                after.append(sums if before is None else before[number].followed_by(sums))
+                sinks = find_sinks(after[-1].scores(), own.threshold, attended.prefix, own.soft_tokens)
                 corrected = attended.output(calibrate(weights, sinks, own.beta), heads)
                 output = output.index_copy(1, heads, corrected.to(output.dtype))
+        self._sums[layer] = after
         return output

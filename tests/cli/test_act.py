@@ -112,11 +112,12 @@ def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])
-def test_other_commands(command: str, bare: list[str], asked: list[Any]) -> None:
+def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog: Any) -> None:
     flags = [CALLBACK, FEW, "--run_dir=run"]
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
     assert len(asked) > 13
+    assert "warning: without calibration no training question is answered correctly" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
 
