@@ -180,7 +180,7 @@ class ACT(L.Callback):
         )
         if not without:
             rank_zero_info(
-                "warning: without calibration no training question is answered correctly: every head is kept, "
-                "whatever it does"
+                "warning: without calibration no training question is answered correctly: every head is "
+                "kept, whatever it does"
             )
         return found

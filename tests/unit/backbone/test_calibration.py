@@ -17,7 +17,7 @@ from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.test_generation import Ending, common_token, one_each
-from tests.unit.backbone.tiny import moved, pad, random_ids, random_model, tiny_backbone
+from tests.unit.backbone.tiny import METHODS, moved, pad, random_ids, random_model, tiny_backbone
 
 NUMPY = "numpy_calibrated"
 LENGTHS = (7, 2, 5, 1, 9, 4)
@@ -222,7 +222,7 @@ def test_generation_with_rows_that_leave(family: str, name: str) -> None:
     assert answers(slow.backbone, rows, slow.prefix, None, end) != expected
 
 
-@pytest.mark.parametrize("name", ["pretrained", "prefix", "late", "dham-replace"])
+@pytest.mark.parametrize("name", METHODS)
 def test_batch_equals_singles(tiny: Backbone, name: str) -> None:
     with torch.no_grad():
         prefix = moved(name, tiny).prefix()
