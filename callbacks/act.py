@@ -4,7 +4,7 @@ Writes ``act.json`` where heads were searched. The loss of ``validate`` is that 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.act_file import FILE, HeadSearch, load_search, save_search
+from callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
 from callbacks.examples import data_of
 from callbacks.progress import plain_bar
 from datamodules.loaders import EvaluationLoader
@@ -135,16 +135,54 @@ class ACT(L.Callback):
         self, trainer: L.Trainer, module: SoftPromptModule, questions: EvaluationLoader
     ) -> HeadSearch:
         started = time.monotonic()
-        backbone, data = module.backbone, data_of(trainer)
+        backbone, data, own = module.backbone, data_of(trainer), self.calibration
         layers, heads = range(2, backbone.num_layers - 1), range(backbone.num_heads)
-        alone = [(layer, head) for layer in layers for head in heads]
+        alone = [self._of({layer: [head]}) for layer in layers for head in heads]
         rank_zero_info(
             f"ACT tries {len(alone)} heads of layers {layers[0]} to {layers[-1]}, each on {self.examples} "
             "training questions"
         )
-        tried = [None, *(self._of({layer: [head]}) for layer, head in alone)]
+        without, *correct = self._count(trainer, module, questions, [None, *alone])
+        counts = {layer: correct[i * len(heads) :][: len(heads)] for i, layer in enumerate(layers)}
+        kept = kept_heads(counts, without)
+        (together,) = self._count(trainer, module, questions, [self._of(kept)])
+        rank_zero_info(
+            f"ACT keeps {sum(map(len, kept.values()))} of {len(alone)} heads: of {self.examples} training "
+            f"questions {without} are answered correctly without any, not fewer with each of these alone, "
+            f"and {together} with all of them; {time.monotonic() - started:.1f} s"
+        )
+        if not without:
+            rank_zero_info(
+                "warning: without calibration no training question is answered correctly: every head is "
+                "kept, whatever it does"
+            )
+        return HeadSearch(
+            heads=kept,
+            without=without,
+            together=together,
+            counts=counts,
+            threshold=own.threshold,
+            beta=own.beta,
+            soft_tokens=own.soft_tokens,
+            examples=self.examples,
+            split="train",
+            data=data.name,
+            template=data.template,
+            method=type(module).__name__,
+            backbone=backbone.config.name,
+            fingerprint=backbone.fingerprint,
+        )
+
+    def _count(
+        self,
+        trainer: L.Trainer,
+        module: SoftPromptModule,
+        questions: EvaluationLoader,
+        tried: Sequence[Calibration | None],
+    ) -> list[int]:
+        """How many questions all processes answer correctly with each calibration."""
         counts = torch.zeros(len(tried), dtype=torch.int64, device=module.device)
-        # What an evaluation step runs in, with gradients off for trainers without inference mode, too.
+        # As in an evaluation step; gradients are off for trainers without inference mode, too.
         with (
             torch.no_grad(),
             trainer.precision_plugin.forward_context(),
@@ -154,33 +192,7 @@ class ACT(L.Callback):
             for number, calibration in enumerate(tried):
                 decoding = Decoding(calibration=calibration)
                 for batch in questions:
-                    answers = answer(backbone, batch.to(module.device), prefix, decoding)
+                    answers = answer(module.backbone, batch.to(module.device), prefix, decoding)
                     counts[number] += sum(record.correct for record in answers["records"])
                 bar.update()
-        without, *correct = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        found = HeadSearch(
-            heads={},
-            without=without,
-            counts={layer: correct[i * len(heads) :][: len(heads)] for i, layer in enumerate(layers)},
-            threshold=self.calibration.threshold,
-            beta=self.calibration.beta,
-            soft_tokens=self.calibration.soft_tokens,
-            examples=self.examples,
-            split="train",
-            data=data.name,
-            template=data.template,
-            method=type(module).__name__,
-            backbone=backbone.config.name,
-            fingerprint=backbone.fingerprint,
-        ).choose()
-        rank_zero_info(
-            f"ACT keeps {sum(map(len, found.heads.values()))} of {len(alone)} heads, those with at least "
-            f"{without} of {self.examples} training questions correct, as without; "
-            f"{time.monotonic() - started:.1f} s"
-        )
-        if not without:
-            rank_zero_info(
-                "warning: without calibration no training question is answered correctly: every head is "
-                "kept, whatever it does"
-            )
-        return found
+        return trainer.strategy.reduce(counts, reduce_op="sum").tolist()

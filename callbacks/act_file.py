@@ -1,7 +1,8 @@
 """``act.json``: which heads a search for ACT kept, and why."""
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class HeadSearch:
     Attributes:
         heads: those kept, by layer.
         without: correct answers without calibration.
+        together: correct answers with all that were kept.
         counts: correct answers with each head alone, by layer, head 0 first.
         threshold, beta, soft_tokens: how they were calibrated (see ``Calibration``).
         examples: questions answered for each head.
@@ -32,6 +34,7 @@ class HeadSearch:
 
     heads: dict[int, list[int]]
     without: int
+    together: int
     counts: dict[int, list[int]]
     threshold: float
     beta: float
@@ -44,13 +47,18 @@ class HeadSearch:
     backbone: str
     fingerprint: str
 
-    def choose(self) -> "HeadSearch":
-        """With the heads that make not fewer answers correct than there are without."""
-        kept = {
-            layer: [head for head, correct in enumerate(counts) if correct >= self.without]
-            for layer, counts in self.counts.items()
-        }
-        return replace(self, heads={layer: heads for layer, heads in kept.items() if heads})
+
+def kept_heads(counts: Mapping[int, Sequence[int]], without: int) -> dict[int, list[int]]:
+    """Heads, by layer, with which not fewer answers are correct than without.
+
+    >>> kept_heads({2: [5, 3], 3: [3, 2], 4: [4, 4]}, without=4)
+    {2: [0], 4: [0, 1]}
+    """
+    kept = {
+        layer: [head for head, count in enumerate(correct) if count >= without]
+        for layer, correct in counts.items()
+    }
+    return {layer: heads for layer, heads in kept.items() if heads}
 
 
 def save_search(found: HeadSearch, path: Path) -> None:

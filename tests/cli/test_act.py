@@ -67,13 +67,15 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
     outcome = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
     assert outcome.code == 0, outcome.err
     assert "ACT tries 12 heads of layers 2 to 4, each on 6 training questions" in caplog.text
-    assert "ACT keeps 10 of 12 heads, those with at least 2 of 6 training questions correct" in caplog.text
+    assert "ACT keeps 10 of 12 heads: of 6 training questions 2 are answered correctly" in caplog.text
+    assert "not fewer with each of these alone, and 2 with all of them" in caplog.text
     found = json.loads(Path("run/test/act.json").read_text(encoding="utf-8"))
     fingerprint = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))["fingerprint"]
     assert found == {
         "format": 1,
         "heads": {"2": [0, 1, 2, 3], "3": [1, 2], "4": [0, 1, 2, 3]},
         "without": 2,
+        "together": 2,
         "counts": {"2": [2, 2, 2, 2], "3": [1, 2, 3, 1], "4": [2, 2, 2, 2]},
         "threshold": 0.1,
         "beta": 0.4,
@@ -89,7 +91,7 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
     *search, (tested, calibration) = asked
     first = [f"letter_reversal/train/{number}" for number in range(32)][:6]
     assert all(sorted(ids) == first for ids, _ in search), search[0]
-    assert len(search) == 13
+    assert len(search) == 14  # one without, one with all that are kept
     assert all("/test/" in name for name in tested)
     assert dict(calibration.heads) == {2: [0, 1, 2, 3], 3: [1, 2], 4: [0, 1, 2, 3]}
 
@@ -102,7 +104,7 @@ def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
         asked.clear()
         again = call("test", *bare, CALLBACK, heads(path), "--run_dir=other")
         assert again.code == 0, again.err
-        assert asked == searched[13:]
+        assert asked == searched[14:]
     assert not Path("other/test/act.json").exists()
     records = [Path(run, "test/results.jsonl").read_bytes() for run in ("run", "other")]
     assert records[0] == records[1]
@@ -116,7 +118,7 @@ def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog:
     flags = [CALLBACK, FEW, "--run_dir=run"]
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
-    assert len(asked) > 13
+    assert len(asked) > 14
     assert "warning: without calibration no training question is answered correctly" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
