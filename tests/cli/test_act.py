@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from command_line import app
 from lightning_modules import evaluation
 from lightning_modules.backbone.calibration import Calibration
 from tests.cli.test_mistakes import assert_one_error
@@ -37,6 +38,7 @@ def bare(common: list[str], deep: Path, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
     """Ids and calibration of every batch generated from."""
+    assert app  # imported before: it takes functions by name, replaced ones would stay
     seen: list[tuple[list[str], Calibration | None]] = []
     generate_batch = evaluation.generate_batch
 
