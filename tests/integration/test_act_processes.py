@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_same_heads(tmp_path: Path) -> None:
-    """With the embedded backbone, whose answers calibration can spoil; one batch of two is one process's."""
+    """With the embedded backbone, whose answers calibration can spoil. Of 3 processes one has no question."""
     found = []
     for processes in (1, 2, 3):
         run = tmp_path / f"on{processes}"
