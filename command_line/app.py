@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 import datamodules
 import lightning_modules
+from callbacks.act_file import FILE as ACT_FILE
 from callbacks.results import Results, write_answers
 from callbacks.saliency_files import load
 from command_line.arguments import in_order, resolve_checkpoint
@@ -153,7 +154,8 @@ class PromptCLI(LightningCLI):
             return
         trainer = getattr(self, "trainer", None)
         kept = trainer is not None and trainer.global_step > 0 if self.wanted == "fit" else False
-        if not kept and not any(self.folders.out.glob("*.jsonl")):
+        found = [*self.folders.out.glob("*.jsonl"), *self.folders.out.glob(ACT_FILE)]
+        if not kept and not found:
             self.folders.discard()
 
     def _report_differences(self) -> None:

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.act import ACT
 from callbacks.dpc import DPC
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
@@ -79,8 +80,8 @@ def trainer_settings(
     if wanted == "calibrate":
         callbacks = calibrating(callbacks)
     for callback in callbacks:
-        if isinstance(callback, SaliencyDiagnostics | DPC):
-            callback.folder = callback.folder or folders.out
+        if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and wanted != "predict":
+            callback.folder = callback.folder or folders.out  # predict writes answers alone
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),

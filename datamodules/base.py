@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.encoding import Collate, Encoded, Example, encode
-from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, position
+from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
 from datamodules.templates import Template, check_template
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
@@ -262,6 +262,20 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 "examples in use: set --model.search.examples to at most that"
             )
         return calibration_loader(rows, size, seed, self._collate(), self.eval_batch_size, *self._ranks())
+
+    def training_questions(self, count: int) -> EvaluationLoader:
+        """The first ``count`` training questions, to be answered in any stage; they must fit as test's must.
+
+        Raises:
+            UserError: when there are fewer.
+        """
+        examples = self.examples("train")
+        if len(examples) < count:
+            raise UserError(
+                f"{count} training questions were asked for, but {self.name} has {len(examples)} in use"
+            )
+        rows = self._encoded["calibration"] = self._encode(examples[:count])
+        return dealt(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
     def _collate(self) -> Collate:
         pad = self.tokenizer.pad_token_id

@@ -48,13 +48,19 @@ def calibration_loader(
     rank: int,
     world_size: int,
 ) -> EvaluationLoader:
-    """One rank's batches of ``size`` of the rows, drawn by ``seed``; its ``batches`` number them from 0.
-
-    The batches are cut as for one process and dealt to the ranks in turn: what is computed of a batch does
-    not depend on the number of processes.
-    """
+    """One rank's batches of ``size`` of the rows, drawn by ``seed``; its ``batches`` number them from 0."""
     drawn = sorted(random.Random(f"calibration/{seed}").sample(range(len(rows)), size))
-    loader = EvaluationLoader([rows[i] for i in drawn], collate, 0, batch_size, rank=0, world_size=1)
+    return dealt([rows[i] for i in drawn], collate, batch_size, rank, world_size)
+
+
+def dealt(
+    rows: Sequence[Encoded], collate: Collate, batch_size: int, rank: int, world_size: int
+) -> EvaluationLoader:
+    """One rank's batches of the rows, cut as for one process and dealt to the ranks in turn.
+
+    What is computed of a batch does not depend on the number of processes.
+    """
+    loader = EvaluationLoader(rows, collate, 0, batch_size, rank=0, world_size=1)
     loader.batches = loader.batches[rank::world_size]
     return loader
 

@@ -8,6 +8,7 @@ import torch
 
 from datamodules.encoding import IGNORED, Batch, Tokens
 from datamodules.grading import grade
+from lightning_modules.backbone.calibration import Calibration
 from lightning_modules.backbone.generation import generate
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
@@ -50,13 +51,19 @@ class Decoding:
 
     Attributes:
         trace: keep what the last layer did.
+        calibration: heads whose attention is corrected while text is generated; losses are without.
     """
 
     trace: bool = False
+    calibration: Calibration | None = None
 
 
 def generate_batch(
-    backbone: Backbone, batch: Batch, prefix: Prefix | None, trace: GenerationTrace | None = None
+    backbone: Backbone,
+    batch: Batch,
+    prefix: Prefix | None,
+    trace: GenerationTrace | None = None,
+    calibration: Calibration | None = None,
 ) -> list[list[int]]:
     """New token ids of every example of ``batch``, decoded greedily, without the end token."""
     return generate(
@@ -68,6 +75,7 @@ def generate_batch(
         batch.max_new_tokens,
         batch.stop,
         trace,
+        calibration,
     )
 
 
@@ -111,7 +119,7 @@ class Answers(TypedDict):
 def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None, decoding: Decoding) -> Answers:
     """Generate greedily for every example of ``batch`` and grade what comes."""
     trace = GenerationTrace(backbone, batch.prompt.attention_mask) if decoding.trace else None
-    generated = generate_batch(backbone, batch, prefix, trace)
+    generated = generate_batch(backbone, batch, prefix, trace, decoding.calibration)
     return {"records": grade_batch(backbone, batch, generated), "generated": generated, "trace": trace}
 
 

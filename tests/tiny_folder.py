@@ -17,15 +17,15 @@ QUIET = [
 ]
 
 
-def save_tiny_backbone(folder: Path, positions: int = 512) -> Path:
-    """A random Llama of 4 layers and width 32 with the embedded backbone's tokenizer."""
+def save_tiny_backbone(folder: Path, positions: int = 512, layers: int = 4) -> Path:
+    """A random Llama of width 32 with the embedded backbone's tokenizer."""
     import torch
 
     from backbones.embedded.train import build_model, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    model = build_model(len(tokenizer), layers=4, width=32)
+    model = build_model(len(tokenizer), layers=layers, width=32)
     model.config.max_position_embeddings = positions
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

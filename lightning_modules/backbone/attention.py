@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from lightning_modules.backbone.calibration import Attended, CalibratedHeads
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
@@ -100,6 +101,7 @@ class AttentionContext:
         recorded: when not ``None``, filled with each layer's own (keys, values), positions applied.
         observation: whose layers are observed; ``None`` for none.
         replayed: (1, N, heads, head dim), an attention output known already, taken in place of a new one.
+        calibration: heads whose weights are corrected; a packed batch has none.
     """
 
     prefix: Prefix | None = None
@@ -108,6 +110,7 @@ class AttentionContext:
     recorded: dict[int, LayerPrefix] | None = None
     observation: Observation | None = None
     replayed: Tensor | None = None
+    calibration: CalibratedHeads | None = None
     _masks: dict[tuple, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,27 +124,35 @@ class AttentionContext:
         own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in entry]
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
 
-    def widened(
+    def seen(
         self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
     ) -> Tensor:
-        """Additive mask over prefix and content, made once a forward for each set of prefix columns.
+        """Which columns of prefix and content each row sees, (B or 1, 1, n, columns) bool.
 
         Args:
             layer: whose prefix; every query sees all of it that is not dropped.
-            mask: boolean (B or 1, 1, n, c), or ``None`` for causal from the first content token.
+            mask: boolean (B or 1, 1, n, c), or ``None`` for causal, the last query seeing all content.
             window: without a mask, how many content tokens up to itself a query sees; ``None`` for all.
             query: (B, heads, n, head dim).
             columns: of prefix and content.
         """
         length = 0 if self.prefix is None else self.prefix.length(layer)
         shown = None if self.prefix is None else self.prefix.seen(layer)
-        key = (id(mask), layer if shown is not None else length, window, query.shape[2], columns)
+        seen = _causal(query.shape[2], columns - length, window, query.device) if mask is None else mask
+        virtual = seen.new_ones(1, length) if shown is None else shown
+        batch = max(len(virtual), len(seen))
+        virtual = virtual[:, None, None].expand(batch, -1, seen.shape[2], -1)
+        return torch.cat([virtual, seen.expand(batch, -1, -1, -1)], dim=-1)
+
+    def widened(
+        self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
+    ) -> Tensor:
+        """:meth:`seen` as an additive mask, made once a forward for each set of prefix columns."""
+        length = 0 if self.prefix is None else self.prefix.length(layer)
+        own = layer if self.prefix is not None and self.prefix.dropped is not None else length
+        key = (id(mask), own, window, query.shape[2], columns)
         if key not in self._masks:
-            seen = _causal(query.shape[2], columns - length, window, query.device) if mask is None else mask
-            virtual = seen.new_ones(1, length) if shown is None else shown
-            batch = max(len(virtual), len(seen))
-            virtual = virtual[:, None, None].expand(batch, -1, seen.shape[2], -1)
-            seen = torch.cat([virtual, seen.expand(batch, -1, -1, -1)], dim=-1)
+            seen = self.seen(layer, mask, window, query, columns)
             # The least finite number, not -inf: a padding row that sees nothing must not turn to NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, lowest)
@@ -150,10 +161,10 @@ class AttentionContext:
 
 
 def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Boolean (1, 1, queries, keys): the last query sees all keys, the last ``window`` of them."""
-    last = keys - queries
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(last)
-    return (seen if window is None else seen.triu(last + 1 - window))[None, None]
+    """Boolean (1, 1, queries, keys): the last query sees all keys, or the last ``window`` of them."""
+    before = keys - queries  # in a cache
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
+    return (seen if window is None else seen.triu(before + 1 - window))[None, None]
 
 
 def prefix_attention(
@@ -215,9 +226,12 @@ def prefix_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    observation = context.observation
+    calibration, observation = context.calibration, context.observation
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if calibration is not None and layer in calibration.settings.heads:
+        seen = context.seen(layer, attention_mask, window, query, own[0].shape[2])
+        output = calibration.correct(layer, output, Attended(query, *own, seen, scale, length))
     if observation is not None and layer in observation.layers:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = observation.keep(layer, Observed(query, *own, output, scale, length, window))
     output = output.transpose(1, 2)
     if context.packing is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from lightning_modules.backbone.attention import AttentionContext
+from lightning_modules.backbone.calibration import CalibratedHeads, Calibration
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from lightning_modules.backbone.trace import GenerationTrace
 
@@ -104,6 +105,7 @@ def generate(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     trace: GenerationTrace | None = None,
+    calibration: Calibration | None = None,
 ) -> list[list[int]]:
     """Decode greedily until an end token, a stop string or the limit.
 
@@ -116,6 +118,7 @@ def generate(
         max_new_tokens: limit per example.
         stop: strings that end a generation once they are in its text (they stay in the text).
         trace: filled with what the last layer did.
+        calibration: heads whose attention is corrected.
 
     Returns:
         B lists of new token ids, without the end token.
@@ -132,9 +135,10 @@ def generate(
     outputs: list[list[int]] = [[] for _ in range(batch)]
     alive = list(range(batch))
     step_ids = input_ids
+    calibrated = None if calibration is None else CalibratedHeads(calibration)
     with nullcontext() if trace is None else trace.watching():
         for step in range(max_new_tokens):
-            context = AttentionContext(prefix=prefix, prefix_in_cache=True)
+            context = AttentionContext(prefix=prefix, prefix_in_cache=True, calibration=calibrated)
             if trace is not None:
                 context.observation = trace.observation
             logits = backbone.model(
@@ -169,6 +173,8 @@ def generate(
                     break
                 rows = torch.tensor(kept, device=input_ids.device)
                 cache.select(rows)
+                if calibrated is not None:
+                    calibrated.select(rows)
                 tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
                 alive = [alive[row] for row in kept]
                 if prefix is not None and prefix.dropped is not None:

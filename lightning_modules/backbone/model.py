@@ -26,6 +26,7 @@ class Backbone(nn.Module):
         model: the Hugging Face model, eval mode, no parameter trainable.
         layers: its decoder blocks, first to last.
         hidden_size: width of the hidden states (d).
+        num_heads: attention heads of each block; of its queries, where keys have fewer (H).
         dtype: dtype of the weights.
         fingerprint: 16 hexadecimal digits that identify structure and weights.
     """
@@ -43,6 +44,7 @@ class Backbone(nn.Module):
         text_config = self.model.config.get_text_config()
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = text_config.vocab_size
+        self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
         self.fingerprint = fingerprint(self.model)

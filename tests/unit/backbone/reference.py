@@ -112,6 +112,7 @@ def slow_logits(
     mode: str = "accumulate",
     given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
     materialised: dict[int, list[Tensor]] | None = None,
+    rule: object = None,
 ) -> Tensor:
     """Logits (B, n, vocabulary) of the content behind stage prompts or given keys and values.
 
@@ -123,6 +124,7 @@ def slow_logits(
         mode: ``accumulate``: prompts stay to the last layer; ``replace``: the next one drops the last.
         given: for each layer, keys and values (key-value heads, m, head dim) of m virtual tokens.
         materialised: filled with each layer's attention weights, as :func:`slow_attention` does.
+        rule: handed to an attention function that has one.
     """
     slow = SlowModel(model)
     batch, n = ids.shape
@@ -134,7 +136,7 @@ def slow_logits(
     positions = first + (attention_mask.cumsum(-1) - 1).clamp(min=0)
     hidden = slow.enter(model.get_input_embeddings()(ids), positions)
     real = attention_mask.bool()
-    more = {"given": given, "materialised": materialised}
+    more = {"given": given, "materialised": materialised, "rule": rule}
     more = {name: value for name, value in more.items() if value is not None}
     for layer in range(len(slow.blocks)):
         for stage, start in enumerate(starts):

@@ -163,6 +163,17 @@ def test_no_padding(tiny: Backbone, name: str) -> None:
     assert quickly(tiny, tokenizer, rows, prefix, 12) == expected
 
 
+def test_a_token_nothing_sees(llama: Backbone) -> None:
+    """With equal lengths there is no mask but the prefix's own; the same as among rows with padding."""
+    rows = random_ids(5, 5, 9)
+    with torch.no_grad():
+        prefixes = [moved("prefix", llama, seed=seed).prefix() for seed in range(3)]
+    prefix = replace(one_each(prefixes), dropped=torch.tensor([2, -1, 0]))
+    padded = quickly(llama, Ending(-1), rows, prefix, 12)
+    assert quickly(llama, Ending(-1), rows[:2], prefix.select(torch.tensor([0, 1])), 12) == padded[:2]
+    assert padded[0] != quickly(llama, Ending(-1), rows[:1], prefixes[0], 12)[0]
+
+
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])
 def test_window_counts_content_alone(family: str) -> None:
     """A layer with a window of 4 tokens forgets content, and keeps the prompt in sight."""

@@ -1,0 +1,199 @@
+"""ACT on the command line: the search, its file, what it changes, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import app
+from lightning_modules import evaluation
+from lightning_modules.backbone.calibration import Calibration
+from tests.cli.test_mistakes import assert_one_error
+from tests.tiny_folder import QUIET, call, save_tiny_backbone
+from utilities.errors import UserError
+
+CALLBACK = "--trainer.callbacks=callbacks.act.ACT"
+FEW = "--trainer.callbacks.examples=6"
+
+
+def heads(value: object) -> str:
+    return f"--trainer.callbacks.heads={value}"
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a backbone of 6 layers: 2 to 4 can be searched."""
+    return save_tiny_backbone(tmp_path_factory.mktemp("deep"), layers=6)
+
+
+@pytest.fixture
+def bare(common: list[str], deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a backbone without prompt, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in common if not flag.startswith(("--model", "--backbone"))]
+    return [*flags, f"--backbone.name={deep}", "--model=Pretrained"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
+    """Ids and calibration of every batch generated from."""
+    assert app  # imported before: it takes functions by name, replaced ones would stay
+    seen: list[tuple[list[str], Calibration | None]] = []
+    generate_batch = evaluation.generate_batch
+
+    def spy(backbone: Any, batch: Any, prefix: Any, trace: Any, calibration: Any) -> list[list[int]]:
+        seen.append(([example.id for example in batch.examples], calibration))
+        return generate_batch(backbone, batch, prefix, trace, calibration)
+
+    monkeypatch.setattr(evaluation, "generate_batch", spy)
+    return seen
+
+
+@pytest.fixture
+def two_right(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
+    """Grades without a model: two are right, but one with head 0 or 3 of layer 3, three with head 2."""
+    grade_batch = evaluation.grade_batch
+
+    def made_up(backbone: Any, batch: Any, outputs: Any) -> list[Any]:
+        calibration = asked[-1][1]
+        alone = {} if calibration is None else dict(calibration.heads)
+        right = {0: 1, 3: 1, 2: 3}.get(alone[3][0], 2) if list(alone) == [3] else 2
+        records = grade_batch(backbone, batch, outputs)
+        return [record._replace(correct=row < right) for row, record in enumerate(records)]
+
+    monkeypatch.setattr(evaluation, "grade_batch", made_up)
+
+
+def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, caplog: Any) -> None:
+    outcome = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
+    assert outcome.code == 0, outcome.err
+    assert "ACT tries 12 heads of layers 2 to 4, each on 6 training questions" in caplog.text
+    assert "ACT keeps 10 of 12 heads: of 6 training questions 2 are answered correctly" in caplog.text
+    assert "not fewer with each of these alone, and 2 with all of them" in caplog.text
+    found = json.loads(Path("run/test/act.json").read_text(encoding="utf-8"))
+    fingerprint = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))["fingerprint"]
+    assert found == {
+        "format": 1,
+        "heads": {"2": [0, 1, 2, 3], "3": [1, 2], "4": [0, 1, 2, 3]},
+        "without": 2,
+        "together": 2,
+        "counts": {"2": [2, 2, 2, 2], "3": [1, 2, 3, 1], "4": [2, 2, 2, 2]},
+        "threshold": 0.1,
+        "beta": 0.4,
+        "soft_tokens": True,
+        "examples": 6,
+        "split": "train",
+        "data": "letter_reversal",
+        "template": "plain",
+        "method": "Pretrained",
+        "backbone": str(deep),
+        "fingerprint": fingerprint,
+    }
+    *search, (tested, calibration) = asked
+    first = [f"letter_reversal/train/{number}" for number in range(32)][:6]
+    assert all(sorted(ids) == first for ids, _ in search), search[0]
+    assert len(search) == 14  # one without, one with all that are kept
+    assert all("/test/" in name for name in tested)
+    assert dict(calibration.heads) == {2: [0, 1, 2, 3], 3: [1, 2], 4: [0, 1, 2, 3]}
+
+
+def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
+    first = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
+    assert first.code == 0, first.err
+    searched = list(asked)
+    for path in ("run/test/act.json", "run/test"):
+        asked.clear()
+        again = call("test", *bare, CALLBACK, heads(path), "--run_dir=other")
+        assert again.code == 0, again.err
+        assert asked == searched[14:]
+    assert not Path("other/test/act.json").exists()
+    records = [Path(run, "test/results.jsonl").read_bytes() for run in ("run", "other")]
+    assert records[0] == records[1]
+
+    other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
+    assert_one_error(other, "were chosen with beta 0.4, not 0.5: give the same, or search again")
+
+
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog: Any) -> None:
+    flags = [CALLBACK, FEW, "--run_dir=run"]
+    outcome = call(command, *bare, *flags, stdin="planet\n")
+    assert outcome.code == 0, outcome.err
+    assert len(asked) > 14
+    assert "warning: without calibration no training question is answered correctly" in caplog.text
+    assert Path("run/validate/act.json").exists() == (command == "validate")
+    assert command == "validate" or not Path("run").exists()
+
+
+def test_given_heads_change_answers_and_beta_1_none(bare: list[str]) -> None:
+    """A random backbone's answers are fragile: they change with a few heads."""
+    chosen = heads("{2: [0, 1, 3], 4: [2]}")
+    found = []
+    for number, flags in enumerate(
+        [[], [CALLBACK, chosen], [CALLBACK, chosen, "--trainer.callbacks.beta=1"]]
+    ):
+        assert call("test", *bare, *flags, f"--run_dir=run{number}").code == 0
+        lines = Path(f"run{number}/test/results.jsonl").read_text(encoding="utf-8").splitlines()
+        found.append([json.loads(line)["generation"] for line in lines])
+    plain, calibrated, unchanged = found
+    assert calibrated != plain
+    assert unchanged == plain
+
+
+@pytest.mark.parametrize("soft_tokens", ["true", "false"])
+def test_with_a_prompt(soft_tokens: str, trained: Path, caplog: Any) -> None:
+    flags = [heads("{1: [0], 2: [1, 0, 1]}"), f"--trainer.callbacks.soft_tokens={soft_tokens}"]
+    outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags)
+    assert outcome.code == 0, outcome.err
+    assert "ACT calibrates 3 heads (layer 1: 0; layer 2: 0, 1)" in caplog.text
+    assert (trained / "test-2" / "results.jsonl").exists()
+
+
+MISTAKES = [
+    ([heads("{4: [0]}")], "heads of ACT names layer 4, but backbone"),
+    ([heads("{2: [0, 4]}")], "heads of ACT names head 4 of layer 2, but backbone"),
+    ([heads("missing.json")], "heads of ACT: file missing.json cannot be read: No such file"),
+    ([heads("run/config.yaml")], "heads of ACT: file run/config.yaml is not one of ACT's"),
+    ([], "in layers 2 to L - 2 of 5 layers or more, but backbone"),
+    (["--trainer.callbacks.threshold=1.5"], "threshold of ACT is 1.5: allowed is 0 to 1"),
+    (["--trainer.callbacks.beta=-0.1"], "beta of ACT is -0.1: allowed is 0 to 1"),
+    (["--trainer.callbacks.examples=0"], "ACT with 0 examples: allowed are 1 and more"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), MISTAKES)
+def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
+    assert not (trained / "test-2").exists()
+
+
+def test_mistakes_of_a_search(bare: list[str], common: list[str]) -> None:
+    few = call("test", *bare, CALLBACK, "--run_dir=run")
+    assert_one_error(few, "64 training questions were asked for, but letter_reversal has 32 in use")
+    fit = call("fit", *common, CALLBACK, "--run_dir=run")
+    assert_one_error(fit, "ACT calibrates how questions are answered: use it with validate, test or predict")
+    assert not Path("run").exists()
+
+
+def test_file_of_another_backbone(bare: list[str], tmp_path: Path) -> None:
+    assert call("test", *bare, CALLBACK, FEW, "--run_dir=run").code == 0
+    file = Path("run/test/act.json")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | {"fingerprint": "0" * 16}), encoding="utf-8")
+    outcome = call("test", *bare, CALLBACK, heads(file), "--run_dir=run")
+    assert_one_error(outcome, f"(fingerprint {'0' * 16}), not to '")
+    file.write_text(json.dumps(values | {"heads": {"2": [7]}}), encoding="utf-8")
+    outcome = call("test", *bare, CALLBACK, heads(file), "--run_dir=run")
+    assert_one_error(outcome, "run/test/act.json names head 7 of layer 2, but backbone")
+
+
+def test_search_survives_a_failure(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What took long is kept, and the module is as it was."""
+
+    def fail(*args: Any) -> None:
+        raise UserError("stopped")
+
+    monkeypatch.setattr("lightning_modules.base.SoftPromptModule.test_step", fail)
+    assert_one_error(call("test", *bare, CALLBACK, FEW, "--run_dir=run"), "stopped")
+    assert Path("run/test/act.json").exists()
