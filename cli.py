@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
             from command_line.regrade import regrade
 
             return regrade(arguments[1:])
-        from command_line.app import run
+        from command_line.run import run
 
         return run(arguments)
     except UserError as error:

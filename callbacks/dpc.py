@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.act import ACT
 from callbacks.dpc_files import Correction, calibrate, calibration_file, read_calibration
 from callbacks.dpc_report import report
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
@@ -80,7 +81,7 @@ class DPC(L.Callback):
                 the prompt, without the first.
             removal: zero (DPC): the token's vector becomes 0; drop: nothing sees it.
             seed: of ``random``.
-            folder: where files go; None: the run's.
+            folder: where files go; None: to the results, and nowhere in ``predict``.
 
         Raises:
             UserError: when a value is not allowed.
@@ -104,6 +105,8 @@ class DPC(L.Callback):
         """
         if trainer.state.fn == "fit":
             raise UserError("DPC corrects evaluations: use it with validate, test or predict, not with fit")
+        if any(isinstance(callback, ACT) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by a connector
+            raise UserError("DPC and ACT are two corrections of the same answers: give one of them")
         check_gradients(trainer, "DPC")
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -161,14 +164,13 @@ class DPC(L.Callback):
         split = SPLITS[trainer.state.fn or ""]
         data = data_of(trainer)
         found = gather_by_id(self.done, data.example_ids(split))
-        if not trainer.is_global_zero or not found:
+        if not trainer.is_global_zero or not found or self.folder is None:
             return
         about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
         about |= self._settings() | {"dataset": data.name, "split": split}
         calibration = None
         if self.calibrating:
             calibration = calibrate(found, data.name, split, self._settings(), trainer.ckpt_path)
-        assert self.folder is not None
         report(trainer, self.folder, found, about, calibration)
 
     on_validation_end = on_test_end = on_predict_end = _end

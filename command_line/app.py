@@ -9,43 +9,28 @@ import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules
 import lightning_modules
 from callbacks.act_file import FILE as ACT_FILE
 from callbacks.results import Results, write_answers
 from callbacks.saliency_files import load
-from command_line.arguments import in_order, resolve_checkpoint
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
-from command_line.messages import ParserMessage, explain, first_line, mistake_behind
-from command_line.options import TRAINING, add_options
+from command_line.messages import ParserMessage, first_line
+from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_settings
 from command_line.questions import read_questions
-from command_line.quiet import be_quiet, hide_loading_bar
+from command_line.quiet import hide_loading_bar
 from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.checkpointing import read_checkpoint
 from lightning_modules.dham import DHAM
 from utilities.errors import UserError
 
 METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
-# What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
-MODEL_SECTIONS = ("backbone", "model", "data")
-# Belongs to one command, not to the run.
-COMMAND_ONLY = (
-    "run_dir",
-    "ckpt_path",
-    "questions",
-    "answers",
-    "question",
-    "layers",
-    "examples",
-    "weights_only",
-)
 
 
 class PromptParser(LightningArgumentParser):
@@ -165,7 +150,7 @@ class PromptCLI(LightningCLI):
         used = yaml.safe_load(
             self._parser(self.subcommand).dump(self.config[self.wanted], skip_link_targets=False)
         )
-        theirs, ours = flatten(_kept(self.stored, self.wanted)), flatten(used)
+        theirs, ours = flatten(kept_settings(self.stored, self.wanted)), flatten(used)
         for key in sorted(theirs.keys() & ours.keys()):
             if theirs[key] != ours[key]:
                 option = f"--{key}".replace(".init_args", "")
@@ -261,55 +246,3 @@ class PromptCLI(LightningCLI):
         write_answers(records, str(self.folders.out / "answers.jsonl"))
         print_flow(load(self.folders.out), records[0])
         print(f"figures and numbers are in {self.folders.out}")
-
-
-def run(args: list[str]) -> int:
-    """Run one subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
-
-    Raises:
-        UserError: for a mistake of the user.
-    """
-    be_quiet()
-    given = args
-    args, checkpoint = resolve_checkpoint(in_order(args))
-    contents: dict[str, Any] = {}
-    stored: dict[str, Any] = {}
-    if checkpoint is not None and args[0] == "partition":
-        raise UserError("partition takes no checkpoint: a run with DHAM has its stages in partition.json")
-    if checkpoint is not None:
-        contents = read_checkpoint(checkpoint)
-        stored = yaml.safe_load(contents.get("config", "{}"))
-        args = [args[0], "--config", yaml.safe_dump(_kept(stored, args[0])), *args[1:]]
-    cli = PromptCLI.__new__(PromptCLI)
-    try:
-        cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
-    except ParserMessage as error:
-        classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
-        raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
-    except SIGTERMException:
-        return 143
-    except SystemExit as error:
-        # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
-        if error.code == 1:
-            cli.discard_unused_folder()
-            return 130
-        raise
-    except Exception as error:
-        cli.discard_unused_folder()
-        mistake = mistake_behind(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error
-    return 0
-
-
-def _kept(stored: dict[str, Any], subcommand: str) -> dict[str, Any]:
-    """What of a stored configuration comes before everything the user gives."""
-    kept = {
-        key: dict(value) if isinstance(value, dict) else value
-        for key, value in stored.items()
-        if (key not in COMMAND_ONLY if subcommand == "fit" else key in MODEL_SECTIONS)
-    }
-    # A file from elsewhere must not decide that code from elsewhere is run.
-    kept.get("backbone", {}).pop("trust_remote_code", None)
-    return kept

@@ -1,8 +1,23 @@
 """Options that a subcommand has beside those of model, data and trainer."""
 
+from typing import Any
+
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 
+# What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
+MODEL_SECTIONS = ("backbone", "model", "data")
+# Belongs to one command, not to the run.
+COMMAND_ONLY = (
+    "run_dir",
+    "ckpt_path",
+    "questions",
+    "answers",
+    "question",
+    "layers",
+    "examples",
+    "weights_only",
+)
 # Subcommands that take an experiment's whole configuration.
 TRAINING = ("fit", "partition")
 
@@ -50,3 +65,15 @@ def add_options(parser: LightningArgumentParser, subcommand: str) -> None:
             default=None,
             help="the first so many validation questions; default: all",
         )
+
+
+def kept_settings(stored: dict[str, Any], subcommand: str) -> dict[str, Any]:
+    """What of a stored configuration comes before everything the user gives."""
+    kept = {
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in stored.items()
+        if (key not in COMMAND_ONLY if subcommand == "fit" else key in MODEL_SECTIONS)
+    }
+    # A file from elsewhere must not decide that code from elsewhere is run.
+    kept.get("backbone", {}).pop("trust_remote_code", None)
+    return kept

@@ -1,0 +1,54 @@
+"""One subcommand from the command line to its exit code."""
+
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from command_line.app import DATA_SETS, METHODS, PromptCLI
+from command_line.arguments import in_order, resolve_checkpoint
+from command_line.messages import ParserMessage, explain, mistake_behind
+from command_line.options import kept_settings
+from command_line.quiet import be_quiet
+from lightning_modules.checkpointing import read_checkpoint
+from utilities.errors import UserError
+
+
+def run(args: list[str]) -> int:
+    """Run one subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
+
+    Raises:
+        UserError: for a mistake of the user.
+    """
+    be_quiet()
+    given = args
+    args, checkpoint = resolve_checkpoint(in_order(args))
+    contents: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
+    if checkpoint is not None and args[0] == "partition":
+        raise UserError("partition takes no checkpoint: a run with DHAM has its stages in partition.json")
+    if checkpoint is not None:
+        contents = read_checkpoint(checkpoint)
+        stored = yaml.safe_load(contents.get("config", "{}"))
+        args = [args[0], "--config", yaml.safe_dump(kept_settings(stored, args[0])), *args[1:]]
+    cli = PromptCLI.__new__(PromptCLI)
+    try:
+        cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
+    except ParserMessage as error:
+        classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
+        raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
+    except SIGTERMException:
+        return 143
+    except SystemExit as error:
+        # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
+        if error.code == 1:
+            cli.discard_unused_folder()
+            return 130
+        raise
+    except Exception as error:
+        cli.discard_unused_folder()
+        mistake = mistake_behind(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+    return 0
