@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from callbacks.dpc_files import Calibration, Correction, calibration_text
 from callbacks.figures import png
 from utilities.files import write_bytes, write_text
-from utilities.intervals import wilson_interval
+from utilities.intervals import mcnemar, wilson_interval
 
 RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 SHOWN = 6  # examples on the page of text
@@ -58,8 +58,6 @@ def summarise(found: Sequence[Correction]) -> dict[str, Any]:
     Precision and recall are of the triggered among examples that were wrong before; ``auroc`` and
     ``average_precision`` are R's, over all thresholds. What cannot be said is None.
     """
-    from scipy.stats import binomtest
-
     graded = [one for one in found if one.before.reference]
     before = np.array([one.before.correct for one in graded], dtype=bool)
     after = np.array([one.after.correct for one in graded], dtype=bool)
@@ -72,7 +70,7 @@ def summarise(found: Sequence[Correction]) -> dict[str, Any]:
         "too_short": sum(one.ratio is None for one in found),
         "fixed": fixed,
         "broken": broken,
-        "mcnemar_p": float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0,
+        "mcnemar_p": mcnemar(fixed, broken),
     }
     for name, marks in (("before", before), ("after", after)):
         low, high = wilson_interval(int(marks.sum()), len(marks)) if len(marks) else (None, None)

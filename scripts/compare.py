@@ -2,7 +2,10 @@
 
 Each row is a ``fit`` and a ``test`` of ``cli.py``, as a user would type them; they are printed, and run in
 this process on one device. A row with ``--model=Pretrained`` is only tested: of all flags it takes those of
-data and backbone. ``configs/experiment/demo.yaml`` is such a FILE, ``scripts/comparison.py`` lists its keys.
+data and backbone. A row ``of`` another one tests that one's prompt again, with a correction; beside its
+accuracy stand the answers it fixed and broke, and McNemar's exact p.
+
+``configs/experiment/demo.yaml`` is such a FILE, ``scripts/comparison.py`` lists its keys.
 """
 
 import argparse
@@ -20,11 +23,15 @@ from rich.markup import escape
 from rich.table import Table
 
 import cli
-from scripts.comparison import UNTRAINED, Comparison, folder_name, for_test, read
+from scripts.comparison import UNTRAINED, Again, Comparison, Run, folder_name, for_test, read
 from utilities.errors import UserError, choose
 from utilities.files import new_folder, write_text
+from utilities.intervals import mcnemar
 
-COLUMNS = ("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct", "fit", "test")
+COLUMNS = (
+    *("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct"),
+    *("fixed / broken", "McNemar p", "fit", "test"),
+)
 
 
 class Runs:
@@ -45,48 +52,72 @@ class Runs:
         if self.record_file.exists():
             self.records = json.loads(self.record_file.read_text(encoding="utf-8"))
 
-    def path(self, row: str) -> Path:
-        """Folder of the row's run."""
-        return self.folder / folder_name(row)
+    def path(self, run: Run) -> Path:
+        """Folder of the run."""
+        return self.folder / folder_name(run.name)
 
-    def summary(self, row: str) -> dict[str, Any] | None:
+    def summary(self, run: Run) -> dict[str, Any] | None:
         """Of the newest test; None before one has ended."""
-        found = self.path(row).glob("test*/summary.json")
+        found = self.path(run).glob("test*/summary.json")
         newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
-        return json.loads(newest.read_text(encoding="utf-8")) if newest else None
+        if newest is None:
+            return None
+        return json.loads(newest.read_text(encoding="utf-8")) | {"folder": newest.parent}
 
-    def complete(self, row: str) -> None:
-        """Run what the row still lacks of a fit and a test.
+    def complete(self, run: Run) -> None:
+        """Run what a row still lacks of a fit, of a calibration and of a test; first the row it is of.
 
         Raises:
             UserError: when it was begun with other flags.
             SystemExit: when a command failed.
         """
-        self.console.rule(escape(row))
-        run, flags = self.path(row), [*self.comparison.flags(row), *self.extra]
-        if self.records.get(row, {}).get("flags", flags) != flags:
+        source = run.of(self.comparison)
+        if source != run:
+            self.complete(source)
+        self.console.rule(escape(run.name))
+        own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
+        flags = [*self.comparison.flags(run.row), *own, *self.extra]
+        test = self.comparison.test_flags(run.row)
+        wanted = [*flags, *test]
+        if self.records.get(run.name, {}).get("flags", wanted) != wanted:
             raise UserError(
-                f"row '{row}' of {self.folder} was begun with other flags: give another --run-dir"
+                f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
             )
-        if self.summary(row):
-            self.console.print(f"{run} is kept", markup=False, highlight=False)
+        if self.summary(run):
+            self.console.print(f"{self.path(run)} is kept", markup=False, highlight=False)
             return
-        self._record(row, flags=flags)
-        source = [f"--ckpt_path={run}"]
+        self._record(run, flags=wanted)
         if UNTRAINED in flags:
-            source = [*for_test(flags), f"--run_dir={run}"]
-        elif not (run / "prompt.safetensors").exists():  # the last thing that a fit writes
-            begun = (run / "checkpoints" / "last.ckpt").exists()
-            if run.exists() and not begun:
-                # Stopped before its first checkpoint; a fit would take another folder.
-                run.rename(new_folder(run.with_name(f"{run.name}-interrupted")))
-            resumed = source if begun else []
-            seconds = self._run(["fit", *flags, f"--run_dir={run}", *resumed])
-            self._record(row, fit=None if begun else seconds)  # None: a part of it only
-        self._record(row, test=self._run(["test", *source, *self.comparison.test_options]))
+            model = [*for_test(flags), *own[:1]]
+        else:
+            model = [f"--ckpt_path={self.path(source)}"]
+            self._fit(run if source == run else source, flags)
+            self._calibrate(run, source, test)
+        self._record(run, test=self._run(["test", *model, f"--run_dir={self.path(run)}", *test]))
 
-    def _record(self, row: str, **values: Any) -> None:
-        self.records.setdefault(row, {}).update(values)
+    def _fit(self, run: Run, flags: list[str]) -> None:
+        folder = self.path(run)
+        if (folder / "prompt.safetensors").exists():  # the last thing that a fit writes
+            return
+        begun = (folder / "checkpoints" / "last.ckpt").exists()
+        if folder.exists() and not begun:
+            # Stopped before its first checkpoint; a fit would take another folder.
+            folder.rename(new_folder(folder.with_name(f"{folder.name}-interrupted")))
+        resumed = [f"--ckpt_path={folder}"] if begun else []
+        seconds = self._run(["fit", *flags, f"--run_dir={folder}", *resumed])
+        self._record(run, fit=None if begun else seconds)  # None: a part of it only
+
+    def _calibrate(self, run: Run, source: Run, test: list[str]) -> None:
+        row = self.comparison.rows[run.row]
+        if not isinstance(row, Again) or not row.calibrate:
+            return
+        if any((self.path(source) / "checkpoints").glob("*.dpc.json")):
+            return
+        command = ["calibrate", f"--ckpt_path={self.path(source)}", f"--run_dir={self.path(run)}", *test]
+        self._record(run, calibrate=self._run(command))
+
+    def _record(self, run: Run, **values: Any) -> None:
+        self.records.setdefault(run.name, {}).update(values)
         write_text(self.record_file, json.dumps(self.records, indent=2, ensure_ascii=False) + "\n")
 
     def _run(self, arguments: list[str]) -> float:
@@ -101,20 +132,61 @@ class Runs:
         return round(time.monotonic() - started, 1)
 
     def table(self) -> list[list[str]]:
-        """The rows that have a result, in the order of COLUMNS."""
-        return [self._cells(row, found) for row in self.comparison.rows if (found := self.summary(row))]
+        """The runs that have a result, in the order of COLUMNS, and every row's mean over its seeds."""
+        lines = []
+        for row in self.comparison.rows:
+            runs = [run for run in self.comparison.runs([row]) if self.summary(run)]
+            lines += [self._cells(run) for run in runs]
+            if len(runs) > 1:
+                lines.append(self._mean(row, runs))
+        return lines
 
-    def _cells(self, row: str, found: dict[str, Any]) -> list[str]:
-        file, seconds = self.path(row) / "partition.json", self.records.get(row, {})
+    def _cells(self, run: Run) -> list[str]:
+        found, seconds = self.summary(run), self.records.get(run.name, {})
+        assert found is not None
+        file = self.path(run.of(self.comparison)) / "partition.json"
         return [
-            row,
+            run.name,
             json.loads(file.read_text(encoding="utf-8"))["stages_as_runs"] if file.exists() else "–",
             f"{found['trained_parameters']:,}",
             f"{found['accuracy']:.3f}",
             f"{found['accuracy_low']:.3f} – {found['accuracy_high']:.3f}",
             f"{found['correct']} / {found['examples']}",
+            *self._against([run]),
             *("–" if seconds.get(part) is None else f"{seconds[part]:.0f} s" for part in ("fit", "test")),
         ]
+
+    def _mean(self, row: str, runs: list[Run]) -> list[str]:
+        found = [summary for run in runs if (summary := self.summary(run))]
+        accuracies = [summary["accuracy"] for summary in found]
+        return [
+            f"{row}, mean of {len(runs)} seeds",
+            *("–", "–", f"{sum(accuracies) / len(runs):.3f}"),
+            f"seeds {min(accuracies):.3f} – {max(accuracies):.3f}",
+            f"{sum(one['correct'] for one in found)} / {sum(one['examples'] for one in found)}",
+            *self._against(runs),
+            *("–", "–"),
+        ]
+
+    def _against(self, runs: list[Run]) -> list[str]:
+        """Answers fixed and broken against the row that these are of, and McNemar's exact p."""
+        sources = [run.of(self.comparison) for run in runs]
+        if sources == runs:
+            return ["–", "–"]
+        before: dict[tuple[int | None, str], bool] = {}
+        after: dict[tuple[int | None, str], bool] = {}
+        for run, source in zip(runs, sources, strict=True):
+            for grades, one in ((before, source), (after, run)):
+                found = self.summary(one)
+                if found is None:
+                    return ["–", "–"]
+                lines = (found["folder"] / "results.jsonl").read_text(encoding="utf-8").splitlines()
+                rows = (json.loads(line) for line in lines)
+                grades.update({(run.seed, row["id"]): bool(row["correct"]) for row in rows})
+        both = before.keys() & after.keys()
+        fixed = sum(after[key] and not before[key] for key in both)
+        broken = sum(before[key] and not after[key] for key in both)
+        return [f"{fixed} / {broken}", f"{mcnemar(fixed, broken):.2g}"]
 
     def write(self) -> None:
         """Write ``table.md``."""
@@ -158,8 +230,8 @@ def main(args: Sequence[str] | None = None) -> int:
             folder = new_folder(folder)
         started = time.monotonic()
         runs = Runs(comparison, folder, given[at + 1 :], console)
-        for row in rows:
-            runs.complete(row)
+        for run in comparison.runs(rows):
+            runs.complete(run)
             runs.write()  # a long table may be interrupted
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,9 +1,10 @@
 """What ``scripts.compare`` is told: a YAML file with the rows of a table."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -15,27 +16,77 @@ FOR_TEST = ("-c", "--config", "--data", "--backbone", UNTRAINED)
 
 
 @dataclass(frozen=True)
+class Again:
+    """A row that only tests what another one has trained.
+
+    Attributes:
+        of: the other row.
+        test: flags of its test, such as a correction's.
+        calibrate: find DPC's threshold first, unless it was found for another row.
+    """
+
+    of: str
+    test: list[str] = field(default_factory=list)
+    calibrate: bool = False
+
+
+class Run(NamedTuple):
+    """A row with one of the seeds."""
+
+    row: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+    def of(self, comparison: "Comparison") -> "Run":
+        """The run whose checkpoint is tested: this one, or that of the row it names."""
+        return Run(comparison.trained(self.row), self.seed)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The keys of the file.
 
     Attributes:
         title: what the table is about.
-        rows: name of each row → its own flags, which win over the options.
+        rows: name of each row → its own flags, which win over the options; or the keys of ``Again``.
         files: configuration files of every row.
         options: flags of every row.
         test_options: flags of every test.
+        seeds: run every row with each of these seeds; none: once, with the default.
     """
 
     title: str
-    rows: dict[str, list[str]]
+    rows: dict[str, list[str] | Again]
     files: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     test_options: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def runs(self, rows: Collection[str]) -> list[Run]:
+        """The runs of some rows, seed by seed."""
+        seeds: list[int | None] = [*self.seeds] or [None]
+        return [Run(row, seed) for seed in seeds for row in rows]
+
+    def trained(self, row: str) -> str:
+        """The row whose checkpoint is tested: itself, or the one it names."""
+        value = self.rows[row]
+        return value.of if isinstance(value, Again) else row
 
     def flags(self, row: str) -> list[str]:
-        """All flags of a row, common ones first."""
+        """All flags of a row's training, common ones first."""
         files = [part for file in self.files for part in ("-c", file)]
-        return [*files, *self.options, *self.rows[row]]
+        own = self.rows[self.trained(row)]
+        assert isinstance(own, list)
+        return [*files, *self.options, *own]
+
+    def test_flags(self, row: str) -> list[str]:
+        """All flags of a row's test but where its model comes from."""
+        value = self.rows[row]
+        return [*self.test_options, *(value.test if isinstance(value, Again) else [])]
 
 
 def read(path: Path) -> Comparison:
@@ -60,7 +111,11 @@ def read(path: Path) -> Comparison:
     if not isinstance(values.get("title"), str) or not isinstance(rows, dict) or not rows:
         raise UserError(f"{path} needs a title, and rows with their flags")
     lists = {key: values[key] for key in ("files", "options", "test_options") if key in values}
-    for what, flags in [*lists.items(), *((f"row '{row}'", rows[row]) for row in rows)]:
+    for row, value in rows.items():
+        if isinstance(value, dict):
+            rows[row] = _again(path, str(row), value, rows)
+    named = ((f"row '{row}'", value) for row, value in rows.items() if not isinstance(value, Again))
+    for what, flags in [*lists.items(), *named]:
         if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
             raise UserError(f"{path}: {what} must be a list of texts, such as [--trainer.max_steps=100]")
     folders = [folder_name(str(row)) for row in rows]
@@ -70,7 +125,26 @@ def read(path: Path) -> Comparison:
     for file in lists.get("files", []):
         if not Path(file).is_file():
             raise UserError(f"{path}: file {file} does not exist (paths start from {Path.cwd()})")
-    return Comparison(values["title"], rows, **lists)
+    seeds = values.get("seeds", [])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: seeds must be a list of integers")
+    return Comparison(values["title"], rows, **lists, seeds=seeds)
+
+
+def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) -> Again:
+    """
+    Raises:
+        UserError: when it names no row that trains, or has a key it should not have.
+    """
+    known = [key.name for key in fields(Again)]
+    for key in value:
+        choose(f"{path}: row '{row}': key", str(key), known)
+    trained = [name for name, flags in rows.items() if isinstance(flags, list)]
+    choose(f"{path}: row '{row}' is of row", str(value.get("of")), trained)
+    again = Again(**value)
+    if not isinstance(again.test, list) or not all(isinstance(flag, str) for flag in again.test):
+        raise UserError(f"{path}: row '{row}': test must be a list of texts")
+    return again
 
 
 def folder_name(row: str) -> str:

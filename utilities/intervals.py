@@ -1,4 +1,4 @@
-"""How sure a proportion is."""
+"""How sure a proportion is, and a difference of two."""
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -7,3 +7,10 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
     interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """Exact two-sided p of McNemar's test: as many answers changed one way as the other."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0

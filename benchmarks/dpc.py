@@ -1,0 +1,108 @@
+"""What Dynamic Prompt Corruption costs on SmolLM2, beside plain evaluation and the straightforward way.
+
+    python -m benchmarks.dpc
+
+A batch of GSM8K questions is answered; then its trigger is measured, from what generation left or by a full
+pass with materialised attention; then all of it is corrected (corrections are pooled to full batches, so a
+share t of triggered examples costs t of that). Times but the first are ratios to plain evaluation.
+"""
+
+import argparse
+import os
+import statistics
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from benchmarks.common import ROOT, alternate, ratios, smollm2
+from datamodules.encoding import Batch
+from datamodules.gsm8k import GSM8K
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.backbone.trace import GenerationTrace
+from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
+from lightning_modules.evaluation import generate_batch, generated_tokens
+from lightning_modules.prompt_tuning import PromptTuning
+
+
+def materialised(model: Any, prompt: torch.Tensor, batch: Batch, generated: list[list[int]]) -> torch.Tensor:
+    """Last layer's S of the prompt's columns, (B, n, m), from all weights and their gradients."""
+    tokens = generated_tokens(batch, generated)
+    size, m = len(generated), len(prompt)
+    content = model.get_input_embeddings()(tokens.input_ids)
+    rows = torch.cat([prompt.expand(size, -1, -1), content], dim=1).detach().requires_grad_()
+    mask = torch.cat([tokens.attention_mask.new_ones(size, m), tokens.attention_mask], dim=1)
+    output = model(inputs_embeds=rows, attention_mask=mask, output_attentions=True, use_cache=False)
+    for weights in output.attentions:
+        weights.retain_grad()
+    logits, labels = output.logits[:, m:-1], tokens.labels[:, 1:]
+    cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
+    last = output.attentions[-1]
+    return (last.detach() * last.grad).sum(1).abs()[:, m:, :m]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--virtual-tokens", type=int, nargs="+", default=[100, 20])
+    args = parser.parse_args()
+
+    config = smollm2()
+    folder = os.path.join(os.environ.get("PROMPTSTAGE_DATA", str(ROOT / "data")), "gsm8k")
+    data = GSM8K(backbone=config, source=folder, test_size=args.examples, eval_batch_size=args.examples)
+    data.max_new_tokens, data.stop = args.new_tokens, ()
+    data.setup("test")
+    (batch,) = data.first_examples("test", args.examples)
+    eager = AutoModelForCausalLM.from_pretrained(
+        config.name, dtype=torch.float32, attn_implementation="eager"
+    ).requires_grad_(False)
+    print(
+        f"{args.examples} questions, at most {args.new_tokens} new tokens, {torch.get_num_threads()} threads"
+    )
+    print("| virtual tokens | plain | with trigger | trigger by full pass | correcting all | new tokens |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for length in args.virtual_tokens:
+        module = PromptTuning(config, num_virtual_tokens=length)
+        module.load_backbone()
+        module.configure_prompts(torch.Generator().manual_seed(0))
+        print(f"| {length} | {row(module, eager, batch, args.repeats)} |", flush=True)
+
+
+def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
+    """Figures of one prompt."""
+    backbone, corruption = module.backbone, Corruption()
+    with torch.no_grad():
+        prefix = module.prefix()
+    assert isinstance(prefix, Prefix)
+    layers = corruption.layers(prefix)
+    generated = generate_batch(backbone, batch, prefix)
+
+    def plain() -> None:
+        generate_batch(backbone, batch, prefix)
+
+    def triggered() -> None:
+        trace = GenerationTrace(backbone, batch.prompt.attention_mask)
+        outputs = generate_batch(backbone, batch, prefix, trace)
+        with torch.no_grad():
+            measure(trace, outputs, prefix, corruption.beta)
+
+    def straightforward() -> None:
+        outputs = generate_batch(backbone, batch, prefix)
+        materialised(eager, module.prompt.detach(), batch, outputs)
+
+    def correct() -> None:
+        found = locate(backbone, generated_tokens(batch, generated), prefix, layers, None)
+        generate_batch(backbone, batch, corrupted_prefix(module, found.token, corruption))
+
+    actions = {"plain": plain, "triggered": triggered, "full": straightforward, "correct": correct}
+    seconds = alternate({**actions}, repeats)
+    shown = (ratios(seconds[name], seconds["plain"]) for name in ("triggered", "full", "correct"))
+    tokens = sum(map(len, generated))
+    return f"{statistics.median(seconds['plain']):.1f} s | {' | '.join(shown)} | {tokens}"
+
+
+if __name__ == "__main__":
+    main()
