@@ -217,6 +217,7 @@ def of_matrix(matrix: Matrix, about: About) -> Figure:
     side = min(max(0.09 * length, 4), 18)
     width = min(max(0.09 * (length + virtual), 5), 24)
     figure = Figure(figsize=(width * len(matrix.panels) + 1.5, side + 1.5), layout="constrained")
+    large = max(8, round(1.3 * side))  # words in a large figure are read from further away
     greatest = max(float(values.max()) for values in matrix.panels.values())
     # One scale for all panels: what is compared has the same colours.
     norm = LogNorm(greatest * DECADES, greatest, clip=True)
@@ -231,7 +232,7 @@ def of_matrix(matrix: Matrix, about: About) -> Figure:
             axes.axvline(end - 0.5, color="#009e73", linewidth=0.8)
             place = ((start + end - 1) / 2, 1.0)
             axes.text(
-                *place, span, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8
+                *place, span, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=large
             )
             if span != "prompt":
                 axes.axhline(start - virtual - 0.5, color="#009e73", linewidth=0.8)
@@ -239,9 +240,11 @@ def of_matrix(matrix: Matrix, about: About) -> Figure:
         for end in np.cumsum(about.stages)[:-1]:
             axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
         _token_ticks(axes, labels, width, matrix.tokens, side)
-        axes.set_title(name, fontsize=10, pad=16)
-    figure.colorbar(image, ax=shown.tolist(), label="saliency: flow from column to row")
-    figure.suptitle(matrix.id, fontsize=10)
+        axes.set_title(name, fontsize=large + 2, pad=2 * large)
+    bar = figure.colorbar(image, ax=shown.tolist())
+    bar.set_label("saliency: flow from column to row", fontsize=large)
+    bar.ax.tick_params(labelsize=large)
+    figure.suptitle(matrix.id, fontsize=large + 2)
     return figure
 
 

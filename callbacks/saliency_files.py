@@ -160,7 +160,8 @@ def write_matrix(matrix: Matrix, folder: Path, stem: str) -> None:
     from safetensors.numpy import save
 
     panels = {name: np.ascontiguousarray(values, np.float32) for name, values in matrix.panels.items()}
-    about = {name: value for name, value in matrix._asdict().items() if name != "panels"}
+    # The file keeps its arrays in the order of their names: theirs is kept beside them.
+    about = matrix._asdict() | {"panels": list(panels)}
     metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
     write_bytes(folder / f"{stem}_matrix.safetensors", save(panels, metadata))
 
@@ -188,8 +189,8 @@ def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
         return None
     try:
         panels, about = _read(path)
-        return Matrix(panels=panels, **about)
-    except (OSError, ValueError, TypeError) as error:
+        return Matrix(**about | {"panels": {name: panels[name] for name in about["panels"]}})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no saliency can be read from {path}: {error}") from error
 
 

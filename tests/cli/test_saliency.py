@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.dpc import DPC
+from callbacks.saliency import SaliencyDiagnostics
+from lightning_modules.pretrained import Pretrained
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
+from utilities.errors import UserError
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 GRADIENTS = "--trainer.inference_mode=false"
@@ -202,7 +208,6 @@ def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) ->
 
 
 MISTAKES = [
-    ([], "saliency needs gradients, which inference mode forbids: --trainer.inference_mode false"),
     ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
     ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
     ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
@@ -215,6 +220,15 @@ MISTAKES = [
 def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
+
+
+@pytest.mark.parametrize("callback", [SaliencyDiagnostics(), DPC(threshold=0.5)])
+def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
+    """The command line turns inference mode off; whoever makes a trainer has to do so."""
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], barebones=False)
+    trainer.state.fn = TrainerFn.TESTING
+    with pytest.raises(UserError, match="needs gradients, which inference mode forbids"):
+        callback.setup(trainer, Pretrained(), "test")
 
 
 def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
