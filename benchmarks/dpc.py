@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import ROOT, alternate, ratios, smollm2
 from datamodules.encoding import Batch
 from datamodules.gsm8k import GSM8K
+from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.backbone.trace import GenerationTrace
 from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
@@ -40,6 +41,12 @@ def materialised(model: Any, prompt: torch.Tensor, batch: Batch, generated: list
     cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
     last = output.attentions[-1]
     return (last.detach() * last.grad).sum(1).abs()[:, m:, :m]
+
+
+def no_end(backbone: Backbone) -> None:
+    """Every answer has its full length: what ends one is a token that does not come."""
+    backbone.model.generation_config.eos_token_id = None
+    backbone.tokenizer.eos_token = backbone.tokenizer.convert_ids_to_tokens(backbone.vocab_size - 1)
 
 
 def main() -> None:
@@ -66,7 +73,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for length in args.virtual_tokens:
         module = PromptTuning(config, num_virtual_tokens=length)
-        module.load_backbone()
+        no_end(module.load_backbone())
         module.configure_prompts(torch.Generator().manual_seed(0))
         print(f"| {length} | {row(module, eager, batch, args.repeats)} |", flush=True)
 

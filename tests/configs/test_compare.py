@@ -9,12 +9,19 @@ import pytest
 import yaml
 
 import cli
+from callbacks.act import ACT
+from callbacks.dpc import DPC
 from scripts.compare import main
-from scripts.comparison import UNTRAINED, for_test, read
+from scripts.comparison import UNTRAINED, Again, for_test, read
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 from tests.tiny_folder import QUIET, save_tiny_backbone
 
 TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
+
+
+def placed(flags: list[str]) -> list[str]:
+    """Files as they are found from any folder."""
+    return [str(ROOT / flag) if flag.startswith("configs/") else flag for flag in flags]
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=name)
@@ -26,7 +33,12 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
     files = [file.removeprefix("configs/") for file in comparison.files]
     stages = {}
     for row, own in comparison.rows.items():
-        flags = [*comparison.options, *own]
+        if isinstance(own, Again):
+            again = [*placed(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
+            *_, trainer, _ = instantiate(files, *comparison.options, *again, command="test")
+            assert any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
+            continue
+        flags = [*comparison.options, *placed(own)]
         untrained = UNTRAINED in own
         model, data, _, config = instantiate(
             files,
@@ -45,7 +57,7 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
     elif path.parent.name == "table2":
         fixed = 3 if path.stem.startswith("llama3") else 4
         assert stages == {row: (row, fixed if row == "uniform" else None) for row in TABLE2}
-    else:
+    elif path.parent.name != "dpc":
         assert stages["DHAM"] == ("cka", None)
 
 
@@ -115,12 +127,42 @@ def test_a_table(finished: Path) -> None:
     assert lines[0] == "tiny"
     assert lines[2].startswith("| row | stages | trained parameters | accuracy |")
     bare, stages = (line.replace(r"\|", "/").split(" | ") for line in lines[4:])
-    assert (bare[0], bare[1], bare[2], bare[6]) == ("| Bare", "–", "0", "–")
+    assert (bare[0], bare[1], bare[2], bare[8]) == ("| Bare", "–", "0", "–")
     partition = json.loads((finished / "g-2" / "partition.json").read_text(encoding="utf-8"))
     assert (stages[0], stages[1]) == ("| G = 2", partition["stages_as_runs"].replace("|", "/"))
     assert stages[2] == f"{64 * 32:,}"
     assert stages[5].endswith(" / 3")
-    assert stages[6].endswith(" s")
+    assert stages[6:8] == ["–", "–"]
+    assert stages[8].endswith(" s")
+
+
+def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
+    """A row of another one's prompt, with two seeds: one fit and one calibration a seed, paired answers."""
+    values = yaml.safe_load(table.read_text(encoding="utf-8"))
+    values |= {"seeds": [0, 1]}
+    dpc = ["--trainer.callbacks=callbacks.dpc.DPC"]
+    values["rows"] = {
+        "PT": ["--model=PromptTuning", "--model.num_virtual_tokens=4"],
+        "DPC": {"of": "PT", "calibrate": True, "test": dpc},
+        "random": {"of": "PT", "calibrate": True, "test": [*dpc, "--trainer.callbacks.mode=random"]},
+    }
+    file, run = tmp_path / "corrected.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    # A row alone brings the one that it is of.
+    assert main([str(file), "--run-dir", str(run), "--rows", "DPC"]) == 0
+    assert commands == ["fit", "test", "calibrate", "test"] * 2
+    commands.clear()
+    assert main([str(file), "--run-dir", str(run), "--resume"]) == 0
+    assert commands == ["test", "test"]
+    lines = (run / "table.md").read_text(encoding="utf-8").splitlines()[4:]
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
+    assert list(cells) == [
+        f"| {row}, {of}" for row in ("PT", "DPC", "random") for of in ("seed 0", "seed 1", "mean of 2 seeds")
+    ]
+    assert cells["| PT, mean of 2 seeds"][5:8] == ["0 / 6", "–", "–"]
+    assert cells["| DPC, mean of 2 seeds"][5:8] == ["0 / 6", "0 / 0", "1"]
+    prompts = [(run / f"pt-seed-{seed}" / "prompt.safetensors").read_bytes() for seed in (0, 1)]
+    assert prompts[0] != prompts[1]
 
 
 def test_resume_runs_nothing_twice(table: Path, copy: Path, commands: list[str]) -> None:
@@ -192,7 +234,11 @@ def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 MISTAKES = {
-    "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: files, options, rows, test_",
+    "title: t\nrows: {a: {of: b}}": "row 'a' is of row 'b' is unknown",
+    "title: t\nrows: {b: [], a: {off: b}}": "row 'a': key 'off' is unknown: did you mean 'of'?",
+    "title: t\nrows: {b: [], a: {of: b, test: 1}}": "row 'a': test must be a list of texts",
+    "title: t\nrows: {b: []}\nseeds: [x]": "seeds must be a list of integers",
+    "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: files, options, rows, seeds",
     "1: t": "key '1' is unknown",
     "- title": "holds no keys: allowed are title, rows, files, options, test_options",
     "": "holds no keys",
