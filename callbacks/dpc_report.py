@@ -67,6 +67,7 @@ def summarise(found: Sequence[Correction]) -> dict[str, Any]:
         "examples": len(found),
         "graded": len(graded),
         "triggered": sum(one.triggered for one in found),
+        "share_triggered": sum(one.triggered for one in found) / len(found),
         "too_short": sum(one.ratio is None for one in found),
         "fixed": fixed,
         "broken": broken,

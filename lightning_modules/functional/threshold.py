@@ -34,11 +34,11 @@ def threshold_curve(ratio: ArrayLike, before: ArrayLike, after: ArrayLike) -> li
 
 
 def best_threshold(curve: Sequence[Point]) -> Point:
-    """The most correct; of equals the one with the fewest triggered, then the lowest threshold.
+    """The most correct; of equals the one with the fewest triggered, then the highest threshold.
 
     The paper calibrates, but gives no rule: this one is ours.
 
     >>> best_threshold([Point(0.0, 9, 5), Point(0.4, 3, 6), Point(1.0, 0, 5)])
     Point(threshold=0.4, triggered=3, correct=6)
     """
-    return min(curve, key=lambda point: (-point.correct, point.triggered, point.threshold))
+    return min(curve, key=lambda point: (-point.correct, point.triggered, -point.threshold))
