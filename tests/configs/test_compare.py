@@ -147,7 +147,7 @@ def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str])
         "random": {"of": "PT", "calibrate": True, "test": [*dpc, "--trainer.callbacks.mode=random"]},
     }
     file, run = tmp_path / "corrected.yaml", tmp_path / "run"
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     # A row alone brings the one that it is of.
     assert main([str(file), "--run-dir", str(run), "--rows", "DPC"]) == 0
     assert commands == ["fit", "test", "calibrate", "test"] * 2
@@ -235,7 +235,7 @@ def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 MISTAKES = {
     "title: t\nrows: {a: {of: b}}": "row 'a' is of row 'b' is unknown",
-    "title: t\nrows: {b: [], a: {off: b}}": "row 'a': key 'off' is unknown: did you mean 'of'?",
+    "title: t\nrows: {b: [], a: {oft: b}}": "row 'a': key 'oft' is unknown: did you mean 'of'?",
     "title: t\nrows: {b: [], a: {of: b, test: 1}}": "row 'a': test must be a list of texts",
     "title: t\nrows: {b: []}\nseeds: [x]": "seeds must be a list of integers",
     "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: files, options, rows, seeds",
