@@ -1,14 +1,18 @@
 """One subcommand from the command line to its exit code."""
 
+import atexit
+import signal
 from typing import Any
 
 import yaml
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
+from command_line.processes import leave_group
 from command_line.quiet import be_quiet
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
@@ -21,6 +25,7 @@ def run(args: list[str]) -> int:
         UserError: for a mistake of the user.
     """
     be_quiet()
+    atexit.register(leave_group)
     given = args
     args, checkpoint = resolve_checkpoint(in_order(args))
     contents: dict[str, Any] = {}
@@ -47,8 +52,17 @@ def run(args: list[str]) -> int:
         raise
     except Exception as error:
         cli.discard_unused_folder()
+        _end_others(cli)
         mistake = mistake_behind(error)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
     return 0
+
+
+def _end_others(cli: PromptCLI) -> None:
+    """End the processes that this one has started: they would wait for it, or say what it says."""
+    trainer = getattr(cli, "trainer", None)
+    launcher = trainer and trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signal.SIGKILL)
