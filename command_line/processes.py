@@ -8,7 +8,7 @@ WAIT = 5.0  # seconds; a job has ended long before then when its first process h
 
 
 def ranks() -> tuple[int, int]:
-    """Number of this process in the job, and on its node; as torchrun, Lightning or srun tell them, else 0."""
+    """Number of this process in the job, and on its node, as torchrun, Lightning or srun tell; else 0."""
     environment = os.environ
     local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")

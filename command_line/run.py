@@ -2,6 +2,8 @@
 
 import atexit
 import signal
+import sys
+import time
 from typing import Any
 
 import yaml
@@ -52,17 +54,28 @@ def run(args: list[str]) -> int:
         raise
     except Exception as error:
         cli.discard_unused_folder()
-        _end_others(cli)
         mistake = mistake_behind(error)
+        _end_others(cli, patience=0 if mistake else 2)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
     return 0
 
 
-def _end_others(cli: PromptCLI) -> None:
-    """End the processes that this one has started: they would wait for it, or say what it says."""
+def _end_others(cli: PromptCLI, patience: float) -> None:
+    """End the processes that this one has started, which would wait for it, and say which had died before.
+
+    Args:
+        patience: seconds that one may still take to die.
+    """
     trainer = getattr(cli, "trainer", None)
     launcher = trainer and trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher):
-        launcher.kill(signal.SIGKILL)
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    end = time.monotonic() + patience
+    while not any(process.poll() for process in launcher.procs) and time.monotonic() < end:
+        time.sleep(0.1)
+    for rank, process in enumerate(launcher.procs, 1):
+        if process.returncode:
+            print(f"error: process {rank} ended with code {process.returncode}", file=sys.stderr)
+    launcher.kill(signal.SIGKILL)
