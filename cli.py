@@ -6,6 +6,7 @@ Nothing heavy is imported here: the help and the version must answer at once.
 import sys
 from collections.abc import Sequence
 
+from command_line.processes import tell
 from datamodules import __all__ as DATA_SETS
 from lightning_modules import __all__ as METHODS
 from utilities.errors import UserError, nearest
@@ -84,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,14 +1,20 @@
 """One subcommand from the command line to its exit code."""
 
+import atexit
+import signal
+import sys
+import time
 from typing import Any
 
 import yaml
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
+from command_line.processes import leave_group
 from command_line.quiet import be_quiet
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
@@ -21,6 +27,7 @@ def run(args: list[str]) -> int:
         UserError: for a mistake of the user.
     """
     be_quiet()
+    atexit.register(leave_group)
     given = args
     args, checkpoint = resolve_checkpoint(in_order(args))
     contents: dict[str, Any] = {}
@@ -48,7 +55,27 @@ def run(args: list[str]) -> int:
     except Exception as error:
         cli.discard_unused_folder()
         mistake = mistake_behind(error)
+        _end_others(cli, patience=0 if mistake else 2)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
     return 0
+
+
+def _end_others(cli: PromptCLI, patience: float) -> None:
+    """End the processes that this one has started, which would wait for it, and say which had died before.
+
+    Args:
+        patience: seconds that one may still take to die.
+    """
+    trainer = getattr(cli, "trainer", None)
+    launcher = trainer and trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    end = time.monotonic() + patience
+    while not any(process.poll() for process in launcher.procs) and time.monotonic() < end:
+        time.sleep(0.1)
+    for rank, process in enumerate(launcher.procs, 1):
+        if process.returncode:
+            print(f"error: process {rank} ended with code {process.returncode}", file=sys.stderr)
+    launcher.kill(signal.SIGKILL)

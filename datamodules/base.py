@@ -103,8 +103,6 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
-        # A rank without a question to test is no error (Lightning's own name).
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._questions: list[Example] = []
         self._parsed: dict[str, list[Example]] = {}
@@ -296,6 +294,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            accumulated=self.trainer.accumulate_grad_batches if self.trainer else 1,
             position=partial(position, self.trainer),
         )
 

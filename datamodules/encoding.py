@@ -79,7 +79,7 @@ class Tokens:
 
 @dataclass
 class Batch:
-    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``).
+    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``); perhaps none.
 
     Attributes:
         examples: the B questions, in the order of the rows.
@@ -241,12 +241,12 @@ class Collate:
             input_ids=torch.full(shape, self.pad_token_id),
             attention_mask=torch.zeros(shape, dtype=torch.int64),
             labels=torch.full(shape, IGNORED),
-            question=torch.tensor([row.question for row in rows]),
+            question=torch.tensor([row.question for row in rows], dtype=torch.int64).reshape(-1, 2),
             rationale=torch.full((len(rows), 2), width),
         )
 
     def _gold(self, rows: Sequence[Encoded]) -> Tokens:
-        tokens = self._empty(rows, max(row.length for row in rows))
+        tokens = self._empty(rows, max((row.length for row in rows), default=0))
         for i, row in enumerate(rows):
             start, end = len(row.prompt), row.length
             tokens.input_ids[i, :start] = row.prompt
@@ -257,7 +257,7 @@ class Collate:
         return tokens
 
     def _prompt(self, rows: Sequence[Encoded]) -> Tokens:
-        width = max(len(row.prompt) for row in rows)
+        width = max((len(row.prompt) for row in rows), default=0)
         tokens = self._empty(rows, width)
         for i, row in enumerate(rows):
             start = width - len(row.prompt)

@@ -73,6 +73,7 @@ class TrainLoader:
     has put the progress of a checkpoint right.
 
     Args:
+        accumulated: batches in an optimiser step.
         position: current epoch, and batches of it already trained on.
     """
 
@@ -86,19 +87,26 @@ class TrainLoader:
         seed: int,
         rank: int,
         world_size: int,
+        accumulated: int,
         position: Callable[[], tuple[int, int]],
     ) -> None:
         self.rows, self.collate, self.workers = rows, collate, workers
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.position = position
+        self.accumulated, self.position = accumulated, position
         self._lengths = [row.length for row in rows]
         self._resumed: dict[str, Any] | None = None
-        if len(rows) < world_size:
-            raise UserError(f"{len(rows)} training examples are too few for {world_size} processes")
         self._len = len(self._batches(epoch=0))
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        return train_batches(self._lengths, self.batch_size, self.seed, epoch, self.rank, self.world_size)
+        return train_batches(
+            self._lengths,
+            self.batch_size,
+            self.seed,
+            epoch,
+            self.rank,
+            self.world_size,
+            self.accumulated,
+        )
 
     def __len__(self) -> int:
         """Batches of a whole epoch, whatever the position: Lightning adds those already done itself."""
@@ -118,6 +126,7 @@ class TrainLoader:
         return {
             "seed": self.seed,
             "batch_size x processes": self.batch_size * self.world_size,
+            "accumulate_grad_batches": self.accumulated,
             "examples": len(self.rows),
             "checksum of their lengths": lengths,
         }

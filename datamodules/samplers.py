@@ -12,35 +12,45 @@ def shares(n: int, parts: int) -> list[range]:
 
 
 def train_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    lengths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulated: int = 1,
 ) -> list[list[int]]:
     """One rank's batches of an epoch, examples of like length together.
 
     Shuffle; sort by length within every 50 global batches (fewer in a small data set, whose batches would
-    else be the same in every epoch); cut into global batches of ``batch_size`` ×
-    ``world_size``; shuffle these. A rank takes its contiguous share of each, so that all ranks have the
-    same number of batches and together see every example once.
+    else be the same in every epoch); cut into global batches of ``batch_size`` × ``world_size`` ×
+    ``accumulated``, which are what an optimiser step sees; shuffle these. Each is cut into one share for
+    every rank and accumulated batch, so that all ranks have the same number of batches and together see
+    every example once.
 
     Args:
         lengths: of the examples, in tokens.
         batch_size: examples a rank and batch.
+        accumulated: batches of a rank in an optimiser step.
 
     Returns:
-        Indices into ``lengths``. A last global batch with fewer examples than ranks is left out: a rank
-        without examples would have no loss to take part with.
+        Indices into ``lengths``; of a last global batch with few examples, some shares are empty.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
-    size = batch_size * world_size
+    size = batch_size * world_size * accumulated
     mega_size = size * max(1, min(MEGABATCH, len(order) // (8 * size)))
     batches = []
     for start in range(0, len(order), mega_size):
         mega = sorted(order[start : start + mega_size], key=lengths.__getitem__)
         batches += [mega[i : i + size] for i in range(0, len(mega), size)]
-    batches = [batch for batch in batches if len(batch) >= world_size]
     rng.shuffle(batches)
-    return [[batch[i] for i in shares(len(batch), world_size)[rank]] for batch in batches]
+    return [
+        [batch[i] for i in share]
+        for batch in batches
+        for share in shares(len(batch), accumulated * world_size)[rank::world_size]
+    ]
 
 
 def evaluation_batches(
@@ -48,8 +58,8 @@ def evaluation_batches(
 ) -> list[list[int]]:
     """One rank's batches for evaluation: every example on exactly one rank, longest first.
 
-    Batches are dealt to the ranks in turn and are of nearly the same size, as many on each rank, so that
-    a rank has none only when there are fewer examples than ranks.
+    Batches are dealt to the ranks in turn and are of nearly the same size. All ranks have equally many,
+    for they wait for each other at the end: of few examples, some batches are empty.
 
     Args:
         lengths: of the examples, in tokens.
@@ -61,5 +71,5 @@ def evaluation_batches(
     # Longest first: what does not fit in memory fails at once.
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     rounds = -(-len(order) // (batch_size * world_size))
-    parts = shares(len(order), min(len(order), rounds * world_size))
+    parts = shares(len(order), rounds * world_size)
     return [[order[i] for i in part] for part in parts[rank::world_size]]

@@ -19,7 +19,7 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.evaluation import Answers, Decoding, Record, answer
+from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
@@ -44,7 +44,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.loss_sum, self.token_sum = SumMetric(), SumMetric()
         self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
         self.decoding = Decoding()
-        self._step_tokens = 0
+        self._step_loss, self._step_tokens = 0.0, 0
         self._shared_prefix: Prefix | None = None
         self._configured = False
 
@@ -106,7 +106,26 @@ class SoftPromptModule(L.LightningModule, ABC):
         with torch.device("cpu"):
             self.configure_prompts(generator)
         self._configured = True
+        self._leave_backbone_alone()
         self._check_context()
+
+    def _leave_backbone_alone(self) -> None:
+        """Have DDP neither broadcast nor reduce what no process changes: each has loaded the same.
+
+        Raises:
+            UserError: when a process has loaded another backbone than the first one.
+        """
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        buffers = [name for name, _ in self.named_buffers() if name.startswith("backbone.")]
+        self._ddp_params_and_buffers_to_ignore = frozen + buffers  # torch's name
+        if self._trainer is None:
+            return
+        first, own = self._trainer.strategy.broadcast(self.backbone.fingerprint), self.backbone.fingerprint
+        if own != first:
+            raise UserError(
+                f"backbone '{self.backbone_config.name}' of process {self._trainer.global_rank} is another "
+                f"one (fingerprint {own}) than that of process 0 ({first})"
+            )
 
     def check_layers(self, what: str, layers: list[int]) -> None:
         """Raise a UserError when a layer index does not exist in the backbone."""
@@ -142,10 +161,12 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Summed loss of the micro-batch; ``on_before_optimizer_step`` divides by the step's tokens."""
+        if not len(batch):
+            # The other processes wait for this one's gradients.
+            return torch.stack([parameter.sum() * 0 for parameter in self.trained_parameters()]).sum()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.prefix())
-        tokens = int((batch.gold.labels != -100).sum())
-        self._step_tokens += tokens
-        self.log("train/loss", total.detach() / tokens, prog_bar=True, batch_size=len(batch))
+        self._step_loss += float(total.detach())
+        self._step_tokens += int((batch.gold.labels != -100).sum())
         return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -154,13 +175,14 @@ class SoftPromptModule(L.LightningModule, ABC):
         Lightning divided each micro-batch by their number and averaged gradients over ranks; both are
         undone, and the sum is divided by the tokens of all micro-batches on all ranks.
         """
-        local = torch.tensor(float(self._step_tokens), device=self.device)
-        tokens = self.trainer.strategy.reduce(local, reduce_op="sum")
+        local = torch.tensor([self._step_loss, self._step_tokens], device=self.device)
+        loss, tokens = self.trainer.strategy.reduce(local, reduce_op="sum")
+        self.log("train/loss", loss / tokens, prog_bar=True)
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
         for parameter in self.trained_parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-        self._step_tokens = 0
+        self._step_loss, self._step_tokens = 0.0, 0
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if self.trainer.global_step % every == 0:
             norm = torch.stack([p.detach().norm() for p in self.trained_parameters()]).norm()
@@ -183,6 +205,8 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
         prefix = self.evaluation_prefix()
+        if not len(batch):
+            return no_answers()
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
@@ -194,6 +218,8 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self._answer(batch, self.evaluation_prefix())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
+        if not len(batch):
+            return no_answers()
         return answer(self.backbone, batch, self.evaluation_prefix(), self.decoding)
 
     def on_validation_epoch_end(self) -> None:
@@ -223,7 +249,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def _answer(self, batch: Batch, prefix: Prefix | None) -> Answers:
         """Answer the batch, if there is anything in it, and count what is correct."""
         if not len(batch):
-            return {"records": [], "generated": [], "trace": None}
+            return no_answers()
         answers = answer(self.backbone, batch, prefix, self.decoding)
         self.correct_sum.update(sum(record.correct for record in answers["records"]))
         self.answered_sum.update(len(answers["records"]))

@@ -116,6 +116,11 @@ class Answers(TypedDict):
     trace: GenerationTrace | None
 
 
+def no_answers() -> Answers:
+    """Of a batch that is empty, or of which nothing is asked."""
+    return {"records": [], "generated": [], "trace": None}
+
+
 def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None, decoding: Decoding) -> Answers:
     """Generate greedily for every example of ``batch`` and grade what comes."""
     trace = GenerationTrace(backbone, batch.prompt.attention_mask) if decoding.trace else None

@@ -1,0 +1,35 @@
+"""What is different when a command runs on several processes. Imports nothing heavy."""
+
+import os
+import sys
+import time
+
+WAIT = 5.0  # seconds; a job has ended long before then when its first process has made the mistake, too
+
+
+def ranks() -> tuple[int, int]:
+    """Number of this process in the job, and on its node, as torchrun, Lightning or srun tell; else 0."""
+    environment = os.environ
+    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((environment[name] for name in names if name in environment), "0")), int(local)
+
+
+def tell(mistake: Exception) -> None:
+    """Print a mistake once, though all processes may have made it, and also if only one has.
+
+    The first process prints at once, and its end ends the job. Where that does not happen another one
+    has made the mistake alone; the first of a node speaks before, and so for, its neighbours.
+    """
+    rank, local = ranks()
+    if rank:
+        time.sleep(2 * WAIT if local else WAIT)
+    print(f"error: {f'process {rank}: ' if rank else ''}{mistake}", file=sys.stderr, flush=True)
+
+
+def leave_group() -> None:
+    """Leave the process group before Python ends: gloo's threads would else abort one exit in a few."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,102 @@
+"""A prompt and its results are the same on 1, 2 and 3 processes, however a global batch is split."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks.saliency_files import load
+from tests.many_commands import on_processes
+from tests.tiny_folder import call
+
+CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+STEPS = 20
+# Processes, batch size, accumulated batches: 12 examples a step.
+SPLITS = [(1, 12, 1), (1, 6, 2), (2, 6, 1), (2, 3, 2), (3, 4, 1)]
+
+
+def fit(run: Path, batch_size: int, accumulated: int) -> list[object]:
+    flags = ["--model=DHAM", "--model.partition=[0,2]", "--model.num_virtual_tokens=8"]
+    flags += ["--model.optimizer.lr=0.003", "--model.val_generations=2", "--data=Generated"]
+    flags += ["--data.task=series_sum", f"--data.batch_size={batch_size}", "--data.max_new_tokens=24"]
+    # The fifth batch of an epoch has one example; of two to validate on, one of three processes has none.
+    flags += ["--data.train_size=49", "--data.validation_size=2", f"--run_dir={run}"]
+    flags += [f"--trainer.accumulate_grad_batches={accumulated}", f"--trainer.max_steps={STEPS}"]
+    return ["fit", *CPU, *flags, "--trainer.log_every_n_steps=1"]
+
+
+def scalars(run: Path) -> dict[str, list[float]]:
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = ["train/loss", "train/prompt_norm", "val/loss", "val/accuracy"]
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.slow
+def test_same_prompt(tmp_path: Path) -> None:
+    runs = {split: tmp_path / "x".join(map(str, split)) for split in SPLITS}
+    for processes in (1, 2, 3):
+        commands = [fit(runs[split], *split[1:]) for split in SPLITS if split[0] == processes]
+        if processes > 1:
+            on_processes(processes, commands)
+        for command in commands if processes == 1 else []:
+            assert call(*command).code == 0
+    first, *others = (load_file(run / "prompt.safetensors") for run in runs.values())
+    numbers, *other_numbers = (scalars(run) for run in runs.values())
+    assert len(numbers["train/loss"]) == STEPS
+    assert len(numbers["val/loss"]) == 4
+    for split, prompt, found in zip(SPLITS[1:], others, other_numbers, strict=True):
+        for name, tensor in first.items():
+            assert (prompt[name] - tensor).abs().max() < 1e-6, (split, name)
+        for tag, values in numbers.items():
+            assert found[tag] == pytest.approx(values, rel=1e-5), (split, tag)
+
+
+def evaluation(trained: Path, folder: Path) -> list[list[object]]:
+    """Commands whose results must agree; the numbers of examples are those of the folders."""
+    folder.mkdir()
+    common = [*CPU, f"--ckpt_path={trained}", "--data.eval_batch_size=2"]
+    questions = folder / "questions.txt"
+    questions.write_text("1+2+3\n4+5\n", encoding="utf-8")
+    commands: list[list[object]] = [
+        ["test", *common, f"--data.test_size={n}", f"--run_dir={folder / str(n)}"] for n in (7, 2, 100)
+    ]
+    everything = ["--model.val_generations=9", f"--run_dir={folder}"]
+    commands.append(["validate", *common, *everything])
+    commands.append(["calibrate", *common, f"--run_dir={folder}"])
+    looking = ["--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics", "--trainer.inference_mode=false"]
+    commands.append(["test", *common, *looking, "--data.test_size=2", f"--run_dir={folder / 'saliency'}"])
+    commands.append(["predict", *common, f"--questions={questions}", f"--answers={folder / 'answers.jsonl'}"])
+    return commands
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.slow
+def test_same_results(tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    assert call(*fit(trained, 12, 1)).code == 0
+    alone = tmp_path / "on1"
+    for command in evaluation(trained, alone):
+        outcome = call(*command)
+        assert outcome.code == 0, outcome.err
+    answered = {"7/test": 7, "2/test": 2, "100/test": 100, "validate": 2, "saliency/test": 2}
+    for processes in (2, 3):
+        folder = tmp_path / f"on{processes}"
+        on_processes(processes, evaluation(trained, folder))
+        for name, n in answered.items():
+            one, other = (records(run / name / "results.jsonl") for run in (alone, folder))
+            assert one == other
+            assert len(one) == n
+            a, b = (json.loads((run / name / "summary.json").read_text()) for run in (alone, folder))
+            assert [a[key] for key in a if "second" not in key] == [
+                b[key] for key in b if "second" not in key
+            ]
+        a, b = (json.loads((run / "calibrate" / "calibration.json").read_text()) for run in (alone, folder))
+        assert (a["threshold"], a["n"]) == (b["threshold"], 2)
+        assert records(alone / "answers.jsonl") == records(folder / "answers.jsonl")
+        assert load(folder / "saliency" / "test").ids == load(alone / "saliency" / "test").ids
