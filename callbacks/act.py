@@ -21,6 +21,7 @@ from lightning_modules.backbone.calibration import Calibration
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Decoding, answer
 from utilities.errors import UserError
+from utilities.files import make_folder
 
 LEAST_LAYERS = 5
 
@@ -124,10 +125,7 @@ class ACT(L.Callback):
     def _make_folder(self, trainer: L.Trainer) -> None:
         """Before the search, not after it."""
         if self.folder is not None and trainer.is_global_zero:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"folder {self.folder} cannot be written to: {error.strerror}") from error
+            make_folder(self.folder)
 
     # --- search -------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from lightning_modules.correction import Corruption, Removal, corrupted_prefix, 
 from lightning_modules.evaluation import Answers, Record, generate_batch, generated_tokens, grade_batch
 from lightning_modules.functional.corruption import BetaMode, Located
 from utilities.errors import UserError, choose
+from utilities.files import make_folder
 
 Mode = Literal["dpc", "all", "random", "none"]
 
@@ -120,6 +121,8 @@ class DPC(L.Callback):
             rank_zero_info(
                 f"DPC: threshold {self.threshold:.3f} from {path} ({found.n} {found.split} examples)"
             )
+        if self.folder is not None and trainer.is_global_zero:
+            make_folder(self.folder)  # before the work, not after it
         self.waiting, self.done = [], []
         pl_module.decoding.trace = True
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from lightning_modules.evaluation import Record
 from lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
 from utilities.errors import UserError
@@ -104,7 +106,10 @@ def calibrate(
         checkpoint=digest(checkpoint),
         curve=[point._asdict() for point in curve],
     )
-    write_text(calibration_file(checkpoint), calibration_text(calibration))
+    path = calibration_file(checkpoint)
+    if path.exists():
+        rank_zero_info(f"note: {path} is replaced")
+    write_text(path, calibration_text(calibration))
     return calibration
 
 
@@ -134,11 +139,20 @@ def read_calibration(
     """
     number = "give a number: --trainer.callbacks.threshold 0.5"
     assert checkpoint is not None
-    again = f"run 'python cli.py calibrate --ckpt_path {checkpoint}', or {number}"
+    again = (
+        f"run 'python cli.py calibrate --ckpt_path {checkpoint} --trainer.callbacks callbacks.dpc.DPC' with "
+        f"the same options, or {number}"
+    )
     if not path.is_file():
         raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path.name}): {again}")
     try:
         found = Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        if (
+            not 0 <= float(found.threshold) <= 1
+            or type(found.n) is not int
+            or type(found.settings) is not dict
+        ):
+            raise ValueError("a value of another kind")
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a calibration: {again}") from error
     if found.checkpoint != digest(checkpoint):

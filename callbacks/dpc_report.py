@@ -67,6 +67,7 @@ def summarise(found: Sequence[Correction]) -> dict[str, Any]:
         "examples": len(found),
         "graded": len(graded),
         "triggered": sum(one.triggered for one in found),
+        "corrected": sum(one.token is not None for one in found),
         "share_triggered": sum(one.triggered for one in found) / len(found),
         "too_short": sum(one.ratio is None for one in found),
         "fixed": fixed,
@@ -100,7 +101,7 @@ def ranking(graded: Sequence[Correction]) -> dict[str, float | None]:
 def told(summary: dict[str, Any]) -> str:
     """The summary in a line."""
     text = (
-        f"DPC ({summary['mode']}): {summary['triggered']} of {summary['examples']} corrected, "
+        f"DPC ({summary['mode']}): {summary['corrected']} of {summary['examples']} corrected, "
         f"{summary['fixed']} fixed, {summary['broken']} broken; accuracy {summary['accuracy_before']:.3f} to "
         f"{summary['accuracy_after']:.3f} (McNemar p = {summary['mcnemar_p']:.2g})"
     )

@@ -26,7 +26,7 @@ from lightning_modules.diagnosis import diagnose, matrices
 from lightning_modules.evaluation import Record, generate_batch, generated_tokens
 from lightning_modules.functional.information_flow import ALPHA, shallow_layers
 from utilities.errors import UserError, choose
-from utilities.files import write_bytes
+from utilities.files import make_folder, write_bytes
 
 Label = Literal["rationale", "generation"]
 STEPS = "saliency_steps"  # what fit sees, in the run's folder
@@ -253,7 +253,7 @@ class SaliencyDiagnostics(L.Callback):
         step, learning = trainer.global_step, trainer.state.fn == TrainerFn.FITTING
         folder = self.folder / STEPS if learning else self.folder
         stem = f"step_{step:06d}" if learning else "saliency"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         saved.write(folder, stem)
         for one in matrix:
             write_matrix(one, folder, stem)

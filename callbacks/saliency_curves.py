@@ -164,7 +164,8 @@ def while_learning(steps: Sequence[int], measured: Sequence[Saved]) -> Figure:
     about = measured[0].about
     for axes, (span, grid) in zip(panels, values.items(), strict=True):
         norm = LogNorm(greatest * DECADES, greatest, clip=True)
-        image = axes.imshow(grid, norm=norm, aspect="auto", cmap="viridis")
+        some = np.where(grid > 0, grid, np.nan)  # no flow at all is blank
+        image = axes.imshow(some, norm=norm, aspect="auto", cmap="viridis")
         layer_columns(axes, about, about.layers)
         axes.set_title(f"prompt to {span}", fontsize=10)
         axes.set_xlabel("layer")

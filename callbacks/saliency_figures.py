@@ -35,7 +35,7 @@ def all_figures(saved: Saved, matrix: Matrix | None = None) -> dict[str, Figure]
     drawn: dict[str, Callable[[Saved], Figure]] = {}
     if saved.about.stages:
         drawn |= {"flows": flows, "sink": sink, "tokens": tokens}
-        if len(saved.ids) > 1:
+        if len(saved.ids) > 1 and saved.shallow_seen:
             drawn["accumulation"] = accumulation
         if saved.both:
             drawn["late_flow"] = late_flow
@@ -52,8 +52,9 @@ def told(saved: Saved) -> str:
     parts = [f"saliency of {len(saved.ids)} examples ({saved.about.label})"]
     if saved.about.stages:
         found, p = changes(saved)
-        parts.append(f"accumulation in {found.accumulated}")
-        if 0 < found.accumulated < found.examples:
+        if saved.shallow_seen:
+            parts.append(f"accumulation in {found.accumulated}")
+        if saved.shallow_seen and 0 < found.accumulated < found.examples:
             parts[-1] += (
                 f", late flow changed in {found.with_accumulation:.0%} of these and {found.without:.0%} of "
                 f"the others (Fisher p = {p:.2g})"
@@ -69,9 +70,9 @@ def told(saved: Saved) -> str:
     return "; ".join(parts)
 
 
-def draw(folder: Path, stem: str = "saliency") -> list[Path]:
+def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
     """Draw all figures of a folder again, as PNG beside what was saved."""
-    paths = []
+    folder, paths = Path(folder), []
     for name, figure in all_figures(load(folder, stem), load_matrix(folder, stem)).items():
         paths.append(folder / f"{stem}_{name}.png")
         write_bytes(paths[-1], png(figure))
@@ -200,7 +201,8 @@ def late_flow(saved: Saved) -> Figure:
         weights = np.full(len(values), 1 / len(values))
         label = f"{name} (n = {len(values)})"
         left.hist(values, bins.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
-    left.set_xlabel("S_IFP: prompt to the rationale's second half, last layer (up to its 99 % quantile)")
+    last = saved.about.layers[-1]
+    left.set_xlabel(f"S_IFP: prompt to the rationale's second half, layer {last} (up to its 99 % quantile)")
     left.set_ylabel("share of examples")
     left.legend(frameon=False)
     box.boxplot(groups, tick_labels=["correct", "incorrect"], showfliers=False)

@@ -84,6 +84,11 @@ class Saved:
     arrays: Mapping[str, Floats]
 
     @property
+    def shallow_seen(self) -> bool:
+        """Whether layers were looked at in which accumulation is looked for."""
+        return bool(set(self.about.shallow) & set(self.about.layers))
+
+    @property
     def both(self) -> bool:
         """Whether there are correct and incorrect examples to compare."""
         return bool((self.correct == 1).any() and (self.correct == 0).any())
@@ -138,11 +143,16 @@ class Saved:
                 "prompt_to_rationale": rationale[i],
                 "accumulation": accumulations[i],
                 "late_flow": late[i],
-                "curve": curve_shape(self.arrays["curve"][i])._asdict(),
+                "layers": self.about.layers,
+                "curve": self._shape(self.arrays["curve"][i]),
                 "loss": float(self.arrays["loss"][i]),
             }
             for i, name in enumerate(self.ids)
         ]
+
+    def _shape(self, curve: Floats) -> dict[str, Any]:
+        shape = curve_shape(curve)
+        return shape._asdict() | {"peak_layer": self.about.layers[shape.peak_layer]}
 
     def write(self, folder: Path, stem: str) -> None:
         """Rows and arrays into a folder."""

@@ -42,15 +42,20 @@ def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
     console.print(table)
     found = saved.rows()[0]
     where = found["accumulation"]
-    if where is None:
+    if not saved.shallow_seen:
+        accumulates = (
+            f"not looked for (shallow layers are {saved.about.shallow[0]} to {saved.about.shallow[-1]})"
+        )
+    elif where is None:
         accumulates = f"none in the shallow layers {saved.about.shallow[0]} to {saved.about.shallow[-1]}"
     else:
         accumulates = f"token {where['token']} in layer {where['layer']}"
     shape = found["curve"]
     late = "none" if found["late_flow"] is None else f"{found['late_flow']:.2e}"
     console.print(
-        f"accumulation (over {saved.about.alpha:g} times the mean): {accumulates}; late flow {late}; curve: "
-        f"peak at layer {saved.about.layers[shape['peak_layer']]}, {shape['peaks']} peaks, "
+        f"accumulation (over {saved.about.alpha:g} times the mean): {accumulates}; "
+        f"late flow (layer {saved.about.layers[-1]}) {late}; curve: "
+        f"peak at layer {shape['peak_layer']}, {shape['peaks']} peaks, "
         f"{shape['reversals']} reversals",
         highlight=False,
     )

@@ -111,10 +111,13 @@ class Runs:
         row = self.comparison.rows[run.row]
         if not isinstance(row, Again) or not row.calibrate:
             return
-        if any((self.path(source) / "checkpoints").glob("*.dpc.json")):
+        # The threshold is that of mode dpc, whatever the row does with it.
+        flags = [flag for flag in test if not flag.startswith("--trainer.callbacks.mode")]
+        if self.records.get(source.name, {}).get("calibrated") == flags:
             return
-        command = ["calibrate", f"--ckpt_path={self.path(source)}", f"--run_dir={self.path(run)}", *test]
+        command = ["calibrate", f"--ckpt_path={self.path(source)}", f"--run_dir={self.path(run)}", *flags]
         self._record(run, calibrate=self._run(command))
+        self._record(source, calibrated=flags)
 
     def _record(self, run: Run, **values: Any) -> None:
         self.records.setdefault(run.name, {}).update(values)

@@ -140,7 +140,7 @@ def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) ->
     for key in value:
         choose(f"{path}: row '{row}': key", str(key), known)
     trained = [name for name, flags in rows.items() if isinstance(flags, list)]
-    choose(f"{path}: row '{row}' is of row", str(value.get("of")), trained)
+    choose(f"{path}: row '{row}': of", str(value.get("of")), trained)
     again = Again(**value)
     if not isinstance(again.test, list) or not all(isinstance(flag, str) for flag in again.test):
         raise UserError(f"{path}: row '{row}': test must be a list of texts")

@@ -28,6 +28,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise UserError(f"file {path} cannot be written: {error.strerror}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Create ``path``, if it is not there.
+
+    Raises:
+        UserError: when it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
+
+
 def new_folder(wanted: Path) -> Path:
     """Create ``wanted``, or ``wanted-2``, ``wanted-3``, … when there is one already.
 

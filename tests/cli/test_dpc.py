@@ -155,8 +155,22 @@ def test_calibrated_on_validation(trained: Path) -> None:
     assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
     assert_one_error(task, "was calibrated on last_letter, not on addition")
-    best.write_text("{}", encoding="utf-8")
-    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "is not a calibration")
+    edits: list[dict[str, Any]] = [{"threshold": 7}, {"threshold": None}, {"settings": "x"}, {"n": "many"}]
+    for text in ("{}", *(json.dumps(found | edit) for edit in edits)):
+        best.write_text(text, encoding="utf-8")
+        assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "is not a calibration")
+
+
+def test_a_folder_of_its_own(trained: Path) -> None:
+    """It is made, also for answers to free questions."""
+    flags = [CALLBACK, option("mode", "all"), option("alpha", 100), option("folder", "some/where")]
+    outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\n")
+    assert outcome.code == 0, outcome.err
+    (row,) = read(Path("some/where"))
+    # No token accumulates a hundredfold: triggered, and left as it was.
+    assert (row["triggered"], row["token"], row["before"]) == (True, None, row["after"])
+    told = summary(Path("some/where"))
+    assert (told["triggered"], told["corrected"]) == (1, 0)
 
 
 def test_some_validation_questions(trained: Path) -> None:

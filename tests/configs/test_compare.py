@@ -234,7 +234,7 @@ def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 MISTAKES = {
-    "title: t\nrows: {a: {of: b}}": "row 'a' is of row 'b' is unknown",
+    "title: t\nrows: {a: {of: b}}": "row 'a': of 'b' is unknown",
     "title: t\nrows: {b: [], a: {oft: b}}": "row 'a': key 'oft' is unknown: did you mean 'of'?",
     "title: t\nrows: {b: [], a: {of: b, test: 1}}": "row 'a': test must be a list of texts",
     "title: t\nrows: {b: []}\nseeds: [x]": "seeds must be a list of integers",
