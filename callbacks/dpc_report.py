@@ -12,11 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from callbacks.dpc_files import Calibration, Correction, calibration_text
-from callbacks.figures import png
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from utilities.files import write_bytes, write_text
 from utilities.intervals import mcnemar, wilson_interval
 
-RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 SHOWN = 6  # examples on the page of text
 
 

@@ -12,6 +12,8 @@ from lightning_modules.functional.partition import Partition
 from lightning_modules.functional.segmentation import dendrogram as linkage
 
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
+# Of correct, of incorrect examples, and of what is neither.
+RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 STAGE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
 
 

@@ -8,10 +8,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from callbacks.figures import NEUTRAL, RIGHT, WRONG
 from callbacks.saliency_files import About, Floats, Saved
 from lightning_modules.diagnosis import SPANS
 
-RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
 ONE_KIND = "no correct or no incorrect examples to compare"
 SHOWN = 20  # examples in a heat map

@@ -12,12 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import png
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from callbacks.saliency_curves import (
     DECADES,
-    NEUTRAL,
-    RIGHT,
-    WRONG,
     band,
     boundaries,
     differences,
