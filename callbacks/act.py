@@ -47,6 +47,8 @@ class ACT(L.Callback):
             backbone or other settings, or there are too few layers or training questions to search.
     """
 
+    correction = "ACT"  # what a summary calls it
+
     def __init__(
         self,
         heads: dict[int, list[int]] | Path | None = None,

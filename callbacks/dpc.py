@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from callbacks.act import ACT
 from callbacks.dpc_files import Correction, calibrate, calibration_file, read_calibration
@@ -97,6 +98,11 @@ class DPC(L.Callback):
         self.waiting: list[_Waiting] = []
         self.done: list[Correction] = []
 
+    @property
+    def correction(self) -> str | None:
+        """What it is called in a summary; None: it corrects nothing."""
+        return None if self.mode == "none" else f"DPC, mode {self.mode}"
+
     # --- when ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -118,9 +124,7 @@ class DPC(L.Callback):
             path = calibration_file(trainer.ckpt_path)
             found = read_calibration(path, trainer.ckpt_path, data_of(trainer).name, self._settings())
             self.threshold = found.threshold
-            rank_zero_info(
-                f"DPC: threshold {self.threshold:.3f} from {path} ({found.n} {found.split} examples)"
-            )
+            rank_zero_info(f"DPC: threshold {self.threshold} from {path} ({found.n} {found.split} examples)")
         if self.folder is not None and trainer.is_global_zero:
             make_folder(self.folder)  # before the work, not after it
         self.waiting, self.done = [], []
@@ -211,22 +215,28 @@ class DPC(L.Callback):
         started = time.monotonic()
         chosen, self.waiting = self.waiting[:count], self.waiting[count:]
         batch = join([one.batch for one in chosen])
+        stages = torch.tensor(self._prefix(module).stages).cumsum(0)
         with _precision(trainer):
             located = self._locate(module, batch, chosen)
-            prefix = corrupted_prefix(module, located.token, self.corruption)
-            generated = generate_batch(module.backbone, batch, prefix)
-        records = grade_batch(module.backbone, batch, generated)
+            # Where no token accumulates (``alpha``), the prompt and with it the answer stay as they are.
+            rows = [row for row, token in enumerate(located.token.tolist()) if token >= 0]
+            records = self._generate(module, batch.select(rows), located.token[rows]) if rows else []
+        after = dict(zip(rows, records, strict=True))
         each = (time.monotonic() - started) / len(chosen)
-        for i, (one, record) in enumerate(zip(chosen, records, strict=True)):
-            token, layer = int(located.token[i]), int(located.layer[i])
+        for row, one in enumerate(chosen):
+            token, layer = int(located.token[row]), int(located.layer[row])
             before = one.answers["records"][one.row]
-            if token < 0:  # none accumulates: the prompt is left as it is
-                record = before
+            record = after.get(row, before)
             module.correct_record(one.answers, one.row, record)
             measured = one.measured._replace(seconds=one.measured.seconds + each)
-            stage = int((torch.tensor(prefix.stages).cumsum(0) <= token).sum())
+            stage = int((stages <= token).sum())
             place = (token, stage, layer if layer >= 0 else None) if token >= 0 else (None, None, None)
             self._keep(before, record, measured, True, *place)
+
+    def _generate(self, module: SoftPromptModule, batch: Batch, token: Tensor) -> list[Record]:
+        """Graded generations, each with a prompt without its ``token``, (B,)."""
+        prefix = corrupted_prefix(module, token, self.corruption)
+        return grade_batch(module.backbone, batch, generate_batch(module.backbone, batch, prefix))
 
     def _keep(
         self,

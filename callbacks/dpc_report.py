@@ -38,7 +38,7 @@ def report(
         write_text(folder / "calibration.json", calibration_text(calibration))
         figures["threshold"] = threshold_figure(calibration)
         rank_zero_info(
-            f"DPC: threshold {calibration.threshold:.3f} on {calibration.n} {calibration.split} examples: "
+            f"DPC: threshold {calibration.threshold} on {calibration.n} {calibration.split} examples: "
             f"{calibration.triggered} corrected, {calibration.correct_before} correct before and "
             f"{calibration.correct_after} after"
         )

@@ -88,6 +88,8 @@ class Results(L.Callback):
         data = data_of(trainer)
         measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
+        measured["correction"] = next(filter(None, names), None)
         summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
             lines = (json.dumps(record._asdict(), ensure_ascii=False) for record in records)

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import save
 
 from lightning_modules.base import SoftPromptModule
+from utilities.files import write_bytes, write_text
 
 
 class RunFolder(L.Callback):
@@ -30,7 +31,7 @@ class RunFolder(L.Callback):
         while path.exists() and path.read_text(encoding="utf-8") != self.config:
             number += 1
             path = self.folder / f"config-{number}.yaml"
-        path.write_text(self.config, encoding="utf-8")
+        write_text(path, self.config)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -45,7 +46,7 @@ class RunFolder(L.Callback):
                 name: tensor.detach().cpu().contiguous() for name, tensor in pl_module.exported().items()
             }
             metadata = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
-            (self.folder / "prompt.safetensors").write_bytes(save(tensors, metadata))
+            write_bytes(self.folder / "prompt.safetensors", save(tensors, metadata))
             loss = trainer.callback_metrics.get("val/loss")
             found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
             rank_zero_info(f"{trainer.global_step} steps, {found}; the run is in {self.folder}")

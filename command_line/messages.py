@@ -1,6 +1,7 @@
 """Parser messages as one line a user can act on."""
 
 import difflib
+import errno
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -174,6 +175,8 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     while error is not None:
         if isinstance(error, UserError):
             return error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return UserError(f"{error.strerror}: what was written before is as it was")
         error = error.__cause__ or error.__context__
     text = first_line(first)
     # Lightning finds some impossible settings only when it starts.

@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.stop_signals import StopSignals
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.messages import ParserMessage, explain, mistake_behind
@@ -45,6 +46,9 @@ def run(args: list[str]) -> int:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
     except SIGTERMException:
+        for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+            if isinstance(callback, StopSignals):
+                callback.give_back(cli.trainer)
         return 143
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.

@@ -16,6 +16,7 @@ from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results
 from callbacks.run_folder import RunFolder
 from callbacks.saliency import SaliencyDiagnostics
+from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
 from lightning_modules.checkpointing import PromptCheckpointIO
@@ -60,7 +61,7 @@ def trainer_settings(
         text: the configuration as YAML.
         hyperparameters: flat names and values shown beside the test metric.
     """
-    callbacks: list[Any] = []
+    callbacks: list[Any] = [StopSignals()]
     if config.trainer.enable_progress_bar is not False:
         callbacks.append(ExamplesProgressBar())
     if wanted != "predict":

@@ -1,6 +1,6 @@
 """Prompt-only checkpoints: written whole or not at all, read only where they belong."""
 
-import contextlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from utilities.errors import UserError
+from utilities.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
     from lightning_modules.base import SoftPromptModule
@@ -98,18 +99,11 @@ class PromptCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+        make_folder(Path(path).parent)
+        # Prompts are small; to a file, torch would write around Python's errors.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True

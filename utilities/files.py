@@ -20,7 +20,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # its name must not be on the disk before it is
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
