@@ -19,6 +19,7 @@ from callbacks.progress import plain_bar
 from datamodules.loaders import EvaluationLoader
 from lightning_modules.backbone.calibration import Calibration
 from lightning_modules.base import SoftPromptModule
+from lightning_modules.distribution import needs_whole_backbone
 from lightning_modules.evaluation import Decoding, answer
 from utilities.errors import UserError
 from utilities.files import make_folder
@@ -78,6 +79,7 @@ class ACT(L.Callback):
             )
         backbone = pl_module.load_backbone()
         if self.heads is None:
+            needs_whole_backbone("ACT's search of heads", trainer)
             if backbone.num_layers < LEAST_LAYERS:
                 raise UserError(
                     f"ACT searches heads in layers 2 to L - 2 of {LEAST_LAYERS} layers or more, but backbone "

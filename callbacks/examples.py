@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.base import ReasoningDataModule
+from lightning_modules.distribution import needs_whole_backbone
 from utilities.errors import UserError
 
 # The split that each command evaluates.
@@ -47,8 +48,9 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
 def check_gradients(trainer: L.Trainer, what: str) -> None:
     """
     Raises:
-        UserError: when the loop that starts runs in inference mode.
+        UserError: when the loop that starts runs in inference mode, or the backbone is spread over processes.
     """
+    needs_whole_backbone(what, trainer)
     loops: dict[str, Any] = {
         TrainerFn.VALIDATING: trainer.validate_loop,
         TrainerFn.TESTING: trainer.test_loop,

@@ -92,7 +92,8 @@ def trainer_settings(
         settings["enable_checkpointing"] = False
     if wanted == "partition":
         settings |= {"max_steps": 0, "num_sanity_val_steps": 0, "fast_dev_run": False, "log_every_n_steps": 1}
-    if any(getattr(callback, "takes_gradients", False) for callback in callbacks):
+    # FSDP keeps the tensors that a first evaluation has made.
+    if config.backbone.shard != "none" or any(getattr(one, "takes_gradients", False) for one in callbacks):
         settings["inference_mode"] = False
     if wanted in ("predict", "saliency"):
         settings["logger"] = False

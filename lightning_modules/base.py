@@ -19,6 +19,7 @@ from lightning_modules.backbone.loading import BackboneConfig, context_length
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.checkpointing import check_keys, describe, verify
+from lightning_modules.distribution import distribute
 from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
 from lightning_modules.optimisation import OptimizerConfig
 from utilities.errors import UserError
@@ -33,6 +34,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     """
 
     backbone: Backbone
+    _ddp_params_and_buffers_to_ignore: list[str]  # torch's name
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, val_generations: int) -> None:
         super().__init__()
@@ -108,26 +110,8 @@ class SoftPromptModule(L.LightningModule, ABC):
         with torch.device("cpu"):
             self.configure_prompts(generator)
         self._configured = True
-        self._leave_backbone_alone()
         self._check_context()
-
-    def _leave_backbone_alone(self) -> None:
-        """Have DDP neither broadcast nor reduce what no process changes: each has loaded the same.
-
-        Raises:
-            UserError: when a process has loaded another backbone than the first one.
-        """
-        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        buffers = [name for name, _ in self.named_buffers() if name.startswith("backbone.")]
-        self._ddp_params_and_buffers_to_ignore = frozen + buffers  # torch's name
-        if self._trainer is None:
-            return
-        first, own = self._trainer.strategy.broadcast(self.backbone.fingerprint), self.backbone.fingerprint
-        if own != first:
-            raise UserError(
-                f"backbone '{self.backbone_config.name}' of process {self._trainer.global_rank} is another "
-                f"one (fingerprint {own}) than that of process 0 ({first})"
-            )
+        distribute(self, self._trainer)
 
     def check_layers(self, what: str, layers: list[int]) -> None:
         """Raise a UserError when a layer index does not exist in the backbone."""
@@ -164,8 +148,9 @@ class SoftPromptModule(L.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Summed loss of the micro-batch; ``on_before_optimizer_step`` divides by the step's tokens."""
         if not len(batch):
-            # The other processes wait for this one's gradients.
-            return torch.stack([parameter.sum() * 0 for parameter in self.trained_parameters()]).sum()
+            # The other processes wait for this one's gradients, and for its part of the backbone.
+            token = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+            return self.backbone.loss(token, token, self.prefix())[0] * 0
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.prefix())
         self._step_loss += float(total.detach())
         self._step_tokens += int((batch.gold.labels != -100).sum())
@@ -209,7 +194,8 @@ class SoftPromptModule(L.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
         prefix = self.evaluation_prefix()
         if not len(batch):
-            return no_answers()
+            self.backbone.idle_pass()
+            return self._answer(batch, prefix)
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
@@ -221,9 +207,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self._answer(batch, self.evaluation_prefix())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
-        if not len(batch):
-            return no_answers()
-        return answer(self.backbone, batch, self.evaluation_prefix(), self.decoding)
+        return self._answer(batch, self.evaluation_prefix())
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
@@ -252,6 +236,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def _answer(self, batch: Batch, prefix: Prefix | None) -> Answers:
         """Answer the batch, if there is anything in it, and count what is correct."""
         if not len(batch):
+            self.backbone.go_along()
             return no_answers()
         answers = answer(self.backbone, batch, prefix, self.decoding)
         self.correct_sum.update(sum(record.correct for record in answers["records"]))

@@ -5,7 +5,7 @@ carries an ``AttentionContext`` as a keyword argument down to it; there is no gl
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,9 +90,10 @@ class Observation:
         return output
 
 
-@dataclass
 class AttentionContext:
     """What one forward wants of attention.
+
+    No dataclass: FSDP would rebuild one for each block that it passes through.
 
     Attributes:
         prefix: keys and values put before each layer's own; ``None`` for the bare backbone.
@@ -104,14 +105,24 @@ class AttentionContext:
         calibration: heads whose weights are corrected; a packed batch has none.
     """
 
-    prefix: Prefix | None = None
-    prefix_in_cache: bool = False
-    packing: Packing | None = None
-    recorded: dict[int, LayerPrefix] | None = None
-    observation: Observation | None = None
-    replayed: Tensor | None = None
-    calibration: CalibratedHeads | None = None
-    _masks: dict[tuple, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    def __init__(
+        self,
+        prefix: Prefix | None = None,
+        prefix_in_cache: bool = False,
+        packing: Packing | None = None,
+        recorded: dict[int, LayerPrefix] | None = None,
+        observation: Observation | None = None,
+        replayed: Tensor | None = None,
+        calibration: CalibratedHeads | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.prefix_in_cache = prefix_in_cache
+        self.packing = packing
+        self.recorded = recorded
+        self.observation = observation
+        self.replayed = replayed
+        self.calibration = calibration
+        self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, c, head dim) with the layer's prefix before them."""

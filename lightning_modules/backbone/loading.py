@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Shard = Literal["none", "node", "all"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class BackboneConfig:
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64`` or ``auto`` (as stored).
         trust_remote_code: run code that comes with the model. Off unless you have read that code.
         gradient_checkpointing: recompute layers in the backward pass to save memory.
+        shard: spread the decoder blocks' weights over the processes of a ``node``, or over ``all``, where a
+            whole backbone does not fit on one device; ``none``: each process has all of it.
     """
 
     name: str = "embedded"
@@ -35,9 +38,11 @@ class BackboneConfig:
     dtype: DType = "float32"
     trust_remote_code: bool = False
     gradient_checkpointing: bool = False
+    shard: Shard = "none"
 
     def __post_init__(self) -> None:
         choose("backbone dtype", self.dtype, get_args(DType))
+        choose("backbone shard", self.shard, get_args(Shard))
 
 
 def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:

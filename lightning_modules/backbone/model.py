@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
 from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.backbone.sharding import Shards, fetch_before_backward
 from lightning_modules.functional.cross_entropy import head_cross_entropy
 from utilities.errors import UserError
 
@@ -48,6 +49,7 @@ class Backbone(nn.Module):
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
         self.fingerprint = fingerprint(self.model)
+        self._shards: Shards | None = None
         self._checkpointed: list[nn.Module] = []
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -186,7 +188,9 @@ class Backbone(nn.Module):
             use_cache=False,
             context=AttentionContext(recorded=recorded),
         )
-        return [recorded[layer] for layer in sorted(recorded)]
+        found = [recorded[layer] for layer in sorted(recorded)]
+        fetch_before_backward(self.layers, found)
+        return found
 
     def hidden_states(self, embeddings: Tensor, layers: list[int]) -> list[Tensor]:
         """Inputs of the given layers, (B, n, d) each, for embeddings (B, n, d)."""
@@ -244,6 +248,27 @@ class Backbone(nn.Module):
                 handle.remove()
         rows = examples if tokens else torch.arange(len(ends), device=ends.device)
         return torch.stack(pooled), rows
+
+    def shard(self, processes: int) -> None:
+        """Divide the decoder blocks' weights among groups of so many processes."""
+        self._shards = Shards(self.model.base_model, self.layers, processes)
+
+    def begin_pass(self) -> None:
+        """Before each pass of which processes run different numbers: those that are done go along."""
+        if self._shards is not None:
+            self._shards.any_works(True, self.embedding.device)
+
+    def go_along(self) -> None:
+        """Run the decoder blocks for nothing until no process of the group needs their weights."""
+        while self._shards is not None and self._shards.any_works(False, self.embedding.device):
+            self.idle_pass()
+
+    @torch.no_grad()
+    def idle_pass(self) -> None:
+        """One pass of no effect, beside one of another process; none unless the blocks are shared."""
+        if self._shards is not None:
+            ids = torch.zeros(1, 1, dtype=torch.int64, device=self.embedding.device)
+            self.model.base_model(input_ids=ids, use_cache=False, context=AttentionContext())
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:

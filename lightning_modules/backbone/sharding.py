@@ -1,0 +1,61 @@
+"""Decoder blocks spread over processes (FSDP): each holds its part, and a whole block only while it runs.
+
+A block runs on all processes of the group or on none, for each gives its part of the weights. Processes
+that have no work left therefore go along with those that have.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from lightning_modules.backbone.prefix import LayerPrefix
+
+
+class Shards:
+    """The processes among which a backbone's decoder blocks are divided."""
+
+    def __init__(self, base_model: nn.Module, layers: Sequence[nn.Module], processes: int) -> None:
+        """Divide the blocks' frozen parameters among groups of ``processes`` neighbouring ranks.
+
+        Embeddings, output matrix and all that is trained stay whole on each process.
+        """
+        device = next(base_model.parameters()).device.type if not torch.cuda.is_available() else "cuda"
+        sizes = (dist.get_world_size() // processes, processes)
+        mesh = init_device_mesh(device, sizes, mesh_dim_names=("copies", "parts"))["parts"]
+        trained = {parameter for parameter in base_model.parameters() if parameter.requires_grad}
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, ignored_params=trained)
+        # The model itself has no part; it makes the blocks fetch their weights ahead.
+        fully_shard(base_model, mesh=mesh, ignored_params=set(base_model.parameters()))
+        self.group = mesh.get_group()
+
+    def any_works(self, works: bool, device: torch.device) -> bool:
+        """Whether this or any other process of the group is about to run the blocks."""
+        works_somewhere = torch.tensor(works, dtype=torch.int32, device=device)
+        dist.all_reduce(works_somewhere, dist.ReduceOp.MAX, self.group)
+        return bool(works_somewhere)
+
+
+def fetch_before_backward(layers: Sequence[nn.Module], recorded: Sequence[LayerPrefix]) -> None:
+    """Have blocks fetch their weights when a gradient reaches them through keys and values alone.
+
+    FSDP waits for the gradient of a block's output, which the last block's keys and values come before.
+    """
+    for layer, parts in zip(layers, recorded, strict=True):
+        for part in parts:
+            if isinstance(layer, FSDPModule) and part.requires_grad:
+                part.register_hook(_Fetch(layer))
+
+
+class _Fetch:
+    """A gradient hook."""
+
+    def __init__(self, layer: FSDPModule) -> None:
+        self.layer = layer
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.layer.unshard()

@@ -1,0 +1,53 @@
+"""A frozen backbone and a trained prompt on several processes."""
+
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_modules.backbone.loading import Shard
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+
+def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
+    """Have each process keep the backbone to itself, or its part of it; only prompts are DDP's.
+
+    Raises:
+        UserError: when a process has loaded another backbone than the first one.
+    """
+    # DDP shall neither broadcast nor reduce what no process changes.
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    buffers = [name for name, _ in module.named_buffers() if name.startswith("backbone.")]
+    module._ddp_params_and_buffers_to_ignore = frozen + buffers
+    if trainer is None:
+        return
+    config, own = module.backbone_config, module.backbone.fingerprint
+    first = trainer.strategy.broadcast(own)
+    if own != first:
+        raise UserError(
+            f"backbone '{config.name}' of process {trainer.global_rank} is another one (fingerprint {own}) "
+            f"than that of process 0 ({first})"
+        )
+    processes = shared_by(config.shard, trainer)
+    if processes > 1:
+        module.backbone.shard(processes)
+        rank_zero_info(f"backbone '{config.name}': decoder blocks spread over {processes} processes")
+
+
+def shared_by(shard: Shard, trainer: L.Trainer) -> int:
+    """How many processes hold a backbone together."""
+    return {"none": 1, "node": trainer.num_devices, "all": trainer.world_size}[shard]
+
+
+def needs_whole_backbone(what: str, trainer: L.Trainer) -> None:
+    """
+    Raises:
+        UserError: when the backbone is spread over processes.
+    """
+    module: Any = trainer.lightning_module
+    shard = module.backbone_config.shard
+    if shared_by(shard, trainer) > 1:
+        raise UserError(f"{what} needs a whole backbone on each process: --backbone.shard none, not {shard}")
