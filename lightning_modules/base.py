@@ -99,6 +99,8 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self.backbone
 
     def setup(self, stage: str) -> None:
+        if self.backbone_config.quantization != "none" and self.device.type == "cpu":
+            raise UserError("a 4-bit backbone needs a GPU: bitsandbytes has no gradients on the processor")
         self.load_backbone()
 
     def configure_model(self) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
+Quantization = Literal["none", "4bit"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class BackboneConfig:
         gradient_checkpointing: recompute layers in the backward pass to save memory.
         shard: spread the decoder blocks' weights over the processes of a ``node``, or over ``all``, where a
             whole backbone does not fit on one device; ``none``: each process has all of it.
+        quantization: ``4bit``: weights of the decoder blocks in 4 bits each (NF4 of QLoRA, by bitsandbytes).
     """
 
     name: str = "embedded"
@@ -39,10 +42,19 @@ class BackboneConfig:
     trust_remote_code: bool = False
     gradient_checkpointing: bool = False
     shard: Shard = "none"
+    quantization: Quantization = "none"
 
     def __post_init__(self) -> None:
         choose("backbone dtype", self.dtype, get_args(DType))
         choose("backbone shard", self.shard, get_args(Shard))
+        if choose("backbone quantization", self.quantization, get_args(Quantization)) != "none":
+            if self.shard != "none":
+                raise UserError("a 4-bit backbone cannot be spread over processes: --backbone.shard none")
+            missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
+            if missing:
+                raise UserError(
+                    f"a 4-bit backbone needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+                )
 
 
 def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
@@ -128,12 +140,18 @@ def load_model(config: BackboneConfig) -> "PreTrainedModel":
         UserError: when it cannot be found or loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from lightning_modules.backbone.attention import IMPLEMENTATION
 
     where, kwargs = _location(config)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
+    if config.quantization == "4bit":
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=dtype, attn_implementation=IMPLEMENTATION, **kwargs
