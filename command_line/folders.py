@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_only
 
 from utilities.errors import UserError
-from utilities.files import new_folder
+from utilities.files import FolderLock, new_folder
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -30,15 +30,23 @@ class Folders(NamedTuple):
     Attributes:
         created: whether ``out`` was made for this command, and may go if the command fails at once.
         events: event files of earlier commands.
+        lock: on the run, while a fit writes to it.
     """
 
     run: Path
     out: Path
     created: bool
     events: frozenset[Path]
+    lock: FolderLock | None = None
+
+    def release(self) -> None:
+        """Let another fit write to the run."""
+        if self.lock is not None:
+            self.lock.release()
 
     def discard(self) -> None:
         """Remove what a command that did nothing yet has made."""
+        self.release()
         if self.created:
             shutil.rmtree(self.out, ignore_errors=True)
         # Lightning opens an event file before anything can fail; its name holds the process.
@@ -62,7 +70,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
     ``validate``, ``saliency`` and ``calibrate`` go into a new folder inside the run.
 
     Raises:
-        UserError: when a folder cannot be written to.
+        UserError: when a folder cannot be written to, or another fit is writing to it.
     """
     if run_dir is None and checkpoint is not None:
         folder = Path(checkpoint).resolve().parent
@@ -78,11 +86,12 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"folder {run} cannot be written to: {error.strerror}") from error
-        return Folders(run, run, created=False, events=_events(run))
+        return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
     new = new_folder(out)
     if new != out:
         print(f"note: {out} exists and is kept: this {subcommand} writes to {new}", file=sys.stderr)
     created = not (there and new == out)
     own = subcommand in ("fit", "partition")
-    return Folders(new if own else run, new, created, _events(run))
+    lock = FolderLock(new) if subcommand == "fit" else None
+    return Folders(new if own else run, new, created, _events(run), lock)

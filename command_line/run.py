@@ -63,6 +63,9 @@ def run(args: list[str]) -> int:
         if mistake is None or mistake is error:
             raise
         raise mistake from error
+    finally:
+        if folders := getattr(cli, "folders", None):
+            folders.release()
     return 0
 
 

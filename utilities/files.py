@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -64,3 +65,32 @@ def new_folder(wanted: Path) -> Path:
             raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
         else:
             return path
+
+
+class FolderLock:
+    """Keeps other processes from writing to a folder. The system lets go of it however this one ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            UserError: when another process has it.
+        """
+        self.path = folder / ".lock"
+        while True:
+            self._file = self.path.open("w")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._file.close()
+                raise UserError(f"another fit is running in {folder}: wait for its end or stop it") from error
+            except OSError:
+                return  # a file system without locks
+            # Unless its last holder took the file away in between.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                    return
+            self._file.close()
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._file.close()

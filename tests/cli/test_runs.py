@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from command_line.folders import run_folders
 from lightning_modules.base import SoftPromptModule
 from tests.cli.test_mistakes import hashes
 from tests.tiny_folder import QUIET, call
@@ -131,11 +132,24 @@ def test_other_processes_make_no_folder(
 ) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
-    from command_line.folders import run_folders
-
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert run_folders("fit", "run", None, "x").out == Path("run")
     assert not Path("run-2").exists()
+
+
+def test_two_fits_in_one_folder(trained: Path) -> None:
+    first = run_folders("fit", None, str(trained / "checkpoints" / "last.ckpt"), "x")
+    resumed = call("fit", *QUIET, f"--ckpt_path={trained}")
+    assert resumed.code == 2
+    assert resumed.errors == [
+        f"error: another fit is running in {trained.resolve()}: wait for its end or stop it"
+    ]
+    # A new one gets a folder of its own, also where the first has not written anything yet.
+    empty = run_folders("fit", "empty", None, "x")
+    assert run_folders("fit", "empty", None, "x").run == Path("empty-2")
+    for folders in (first, empty):
+        folders.release()
+    assert call("fit", *QUIET, f"--ckpt_path={trained}").code == 0
 
 
 @pytest.fixture

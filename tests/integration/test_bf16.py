@@ -1,0 +1,50 @@
+"""Training in bfloat16 arithmetic follows float32's losses; prompts stay float32, and move."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.test_exact_processes import scalars
+from tests.tiny_folder import call
+
+FLAGS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
+FLAGS += [
+    "--data.task=addition",
+    "--data.validation_size=16",
+    "--data.batch_size=8",
+    "--model.val_generations=0",
+]
+FLAGS += ["--trainer.max_steps=50", "--trainer.log_every_n_steps=1"]
+METHODS = {
+    "PromptTuning": ["--model=PromptTuning"],
+    "PrefixTuning": ["--model=PrefixTuning"],
+    "DHAM": ["--model=DHAM"],  # stages by CKA, found in the same arithmetic
+    "LoRA": ["--model=LoRA"],
+}
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(METHODS))
+def test_loss_follows_float32(method: str, tmp_path: Path) -> None:
+    losses, states = [], []
+    for precision in ("32-true", "bf16-mixed"):
+        run = tmp_path / precision
+        outcome = call(
+            "fit", *FLAGS, *METHODS[method], f"--trainer.precision={precision}", f"--run_dir={run}"
+        )
+        assert outcome.code == 0, outcome.err
+        losses.append(torch.tensor(scalars(run)["train/loss"]))
+        states.append(state(run))
+    assert len(losses[0]) == 50
+    assert ((losses[1] - losses[0]).abs() / losses[0]).mean() < 0.02
+    assert losses[1][-10:].mean() < losses[1][:10].mean()
+    for name, tensor in states[1].items():
+        assert tensor.dtype == torch.float32
+        # Different from float32's by rounding, and not rounded to bfloat16 itself.
+        assert not torch.equal(tensor, states[0][name])
+        assert not torch.equal(tensor, tensor.bfloat16().float())
