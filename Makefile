@@ -42,6 +42,7 @@ bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DAT
 	$(BIN)/python -m benchmarks.partition
 	$(BIN)/python -m benchmarks.saliency
 	$(BIN)/python -m benchmarks.dpc
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.grading
 
 backbone: $(INSTALLED) ## train the embedded backbone anew (an hour or more)

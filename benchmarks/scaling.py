@@ -1,0 +1,160 @@
+"""The counts of ``scripts/footprint.py`` beside what SmolLM2 takes, float32 on the processor.
+
+    python -m benchmarks.scaling
+
+A training step of prompt tuning (forward and backward of GSM8K rows) and a generation. What is kept for the
+backward pass is counted when the forward pass has ended; peaks are of the process, above what was resident
+before. Activations are counted in bfloat16, too.
+"""
+
+import argparse
+import ctypes
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from benchmarks.common import gsm8k_batch, peak_memory, smollm2
+from benchmarks.dpc import no_end
+from lightning_modules.backbone.attention import AttentionContext
+from lightning_modules.backbone.generation import PrefixCache, generate
+from lightning_modules.backbone.loading import BackboneConfig
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import stage_prefix
+from scripts.footprint import (
+    FLOAT32,
+    Shape,
+    Step,
+    generation_cache,
+    generation_working,
+    parameters,
+    step_activations,
+    step_working,
+)
+from scripts.scaling import shape_of
+
+M_MMAP_THRESHOLD = -3  # of malloc.h
+
+
+class _Kept:
+    """A tensor that the backward pass waits for; gone with the graph's node."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def kept_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes that ``forward``'s graph holds when it returns, in storages other than the model's parameters."""
+    kept: WeakSet[_Kept] = WeakSet()
+
+    def pack(tensor: Tensor) -> _Kept:
+        one = _Kept(tensor.detach())  # else it would hold the graph itself, dead ends included
+        kept.add(one)
+        return one
+
+    with saved_tensors_hooks(pack, lambda one: one.tensor):
+        loss = forward()
+    parameters = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    storages = [one.tensor.untyped_storage() for one in kept]
+    sizes = {one.data_ptr(): one.nbytes() for one in storages if one.data_ptr() not in parameters}
+    assert loss.requires_grad  # the graph was alive until here
+    return sum(sizes.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--virtual-tokens", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--moving-threshold", action="store_true", help="leave glibc's allocator as it is")
+    args = parser.parse_args()
+    if not args.moving_threshold:
+        # Else glibc keeps freed memory in blocks of up to 32 MiB, and a peak counts it, too.
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 65536)
+    config = smollm2()
+    shape = shape_of(config.name)
+    print("| | predicted | measured | measured ÷ predicted |")
+    print("| --- | --- | --- | --- |")
+    for checkpointing in (False, True):
+        for dtype in ("float32", "bfloat16"):
+            changed = replace(config, dtype=dtype, gradient_checkpointing=checkpointing)
+            training(changed, shape, args.batch_size, args.virtual_tokens)
+    generation(config, shape, args.questions, args.new_tokens, args.virtual_tokens)
+
+
+def row(what: str, predicted: int, measured: int) -> None:
+    """A line of the table."""
+    mebibytes = " | ".join(f"{value / 2**20:.1f} MiB" for value in (predicted, measured))
+    print(f"| {what} | {mebibytes} | {measured / predicted:.3f} |", flush=True)
+
+
+def training(config: BackboneConfig, shape: Shape, rows: int, virtual_tokens: int) -> None:
+    """Lines about a training step."""
+    batch = gsm8k_batch(config, rows)
+    backbone, checkpointing = Backbone(config), config.gradient_checkpointing
+    size = backbone.embedding.element_size()
+    name = f"{config.dtype}, recomputed" if checkpointing else config.dtype
+    if not checkpointing:
+        weights = sum(one.numel() * one.element_size() for one in backbone.model.parameters())
+        row(f"weights, {name}", parameters(shape) * size, weights)
+    prompt = nn.Parameter(backbone.embedding[:virtual_tokens].float().clone())
+    # Weights of 2 bytes go with bfloat16 arithmetic, as in the trainer's bf16-mixed.
+    precision = nullcontext() if size == FLOAT32 else torch.autocast("cpu", torch.bfloat16)
+    # With few labels logits are small, and the way back through a block needs most.
+    last = batch.attention_mask.cumsum(1) == batch.attention_mask.sum(1, keepdim=True)
+    few = torch.where(last & (batch.attention_mask > 0), batch.labels, -100)
+    tokens = int(batch.attention_mask.sum())
+    for labels, which in ((batch.labels, ""), (few, ", few labels")):
+
+        def forward(labels: Tensor = labels) -> Tensor:
+            with precision:
+                return backbone.loss(batch.input_ids, labels, stage_prefix(backbone, [0], [prompt]))[0]
+
+        def whole(forward: Callable[[], Tensor] = forward) -> None:
+            forward().backward()
+            prompt.grad = None
+
+        step = Step(rows, labels.shape[1], virtual_tokens, tokens, int((labels != -100).sum()))
+        kept = step_activations(shape, step, size, checkpointing, repeated=False)
+        row(f"kept for backward, {name}{which}", kept, kept_for_backward(forward, backbone))
+        if size == FLOAT32:  # in bfloat16 the processor's products make copies that a GPU's do not
+            whole()
+            peak = kept + step_working(shape, step, size, checkpointing, repeated=False)
+            row(f"peak of a step, {name}{which}", peak, peak_memory(whole))
+
+
+@torch.no_grad()
+def generation(
+    config: BackboneConfig, shape: Shape, questions: int, new_tokens: int, virtual_tokens: int
+) -> None:
+    """Rows of a generation."""
+    backbone = Backbone(config)
+    no_end(backbone)
+    ids = gsm8k_batch(config, questions).input_ids[:, :128]
+    prefix = stage_prefix(backbone, [0], [backbone.embedding[:virtual_tokens]])
+    cache = PrefixCache(prefix, backbone.num_layers, ids.shape[1] + new_tokens)
+    positions = virtual_tokens + torch.arange(ids.shape[1])[None]
+    context = AttentionContext(prefix=prefix, prefix_in_cache=True)
+    backbone.model(input_ids=ids, position_ids=positions, past_key_values=cache, context=context)
+    held = sum(one.nbytes for layer in cache.buffers for one in (layer.keys, layer.values) if one is not None)
+    del cache
+    predicted = generation_cache(
+        shape, questions, virtual_tokens + ids.shape[1] + new_tokens, backbone.embedding.element_size()
+    )
+    row("generation's cache, float32", predicted, held)
+
+    def answer() -> None:
+        generate(backbone, backbone.tokenizer, ids, torch.ones_like(ids), prefix, new_tokens)
+
+    answer()
+    predicted += generation_working(shape, questions, ids.shape[1], backbone.embedding.element_size())
+    row("peak of a generation, float32", predicted, peak_memory(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""What a backbone and a prompt need of GPUs and network, computed from the model's shape.
+
+    python -m scripts.scaling                                    # Llama 3 8B, Llama 2 13B, Llama 3 70B
+    python -m scripts.scaling --backbone models/smollm2 --batch-size 16
+
+Counts, not measurements: the formulas are in ``scripts/footprint.py``. Sizes are in GiB and MiB.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.footprint import (
+    ATTENTION,
+    LLAMA3_8B,
+    SHAPES,
+    WHOLE_BLOCKS,
+    Shape,
+    Step,
+    block_parameters,
+    block_weights,
+    dequantised_matrix,
+    gathered_weights,
+    generation_cache,
+    generation_working,
+    gradient_traffic,
+    held_weights,
+    lora_parameters,
+    outside_parameters,
+    parameters,
+    prefix_tuning_parameters,
+    prompt_parameters,
+    ring,
+    step_activations,
+    step_working,
+    trained_state,
+)
+from utilities.errors import UserError
+
+GPUS = (24, 40, 80)  # GiB
+# Of a GPU; the rest is for CUDA itself, libraries' buffers and the allocator's gaps.
+USABLE = 0.9
+SIZES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a backbone lies on GPUs.
+
+    Attributes:
+        name: as it stands in the table.
+        processes: with gradients in common.
+        parts: among which the decoder blocks are divided.
+        checkpointing: blocks are recomputed.
+        four_bit: weights of the blocks are NF4.
+    """
+
+    name: str
+    processes: int = 1
+    parts: int = 1
+    checkpointing: bool = False
+    four_bit: bool = False
+
+
+def layouts(processes: int) -> list[Layout]:
+    """The rows of a model's table."""
+    return [
+        Layout("1 GPU"),
+        Layout("1 GPU, recomputed", checkpointing=True),
+        Layout("1 GPU, 4-bit", four_bit=True),
+        Layout("1 GPU, 4-bit, recomputed", checkpointing=True, four_bit=True),
+        Layout(f"{processes} GPUs, whole on each", processes),
+        Layout(f"{processes} GPUs, whole on each, recomputed", processes, checkpointing=True),
+        Layout(f"{processes} GPUs, sharded", processes, processes),
+        Layout(f"{processes} GPUs, sharded, recomputed", processes, processes, checkpointing=True),
+    ]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU.
+
+    Attributes:
+        weights: held all the time.
+        passing: blocks gathered, or a matrix out of 4 bits, while they run.
+        prompt: trained parameters, gradients, DDP's bucket, AdamW.
+        kept: for the backward pass.
+        working: at the worst moment of a step.
+        generation: prefix, cache and working memory of an evaluation batch.
+    """
+
+    weights: int
+    passing: int
+    prompt: int
+    kept: int
+    working: int
+    generation: int
+
+    @property
+    def training(self) -> int:
+        return self.weights + self.passing + self.prompt + self.kept + self.working
+
+    @property
+    def answering(self) -> int:
+        """While answering; the optimiser's state stays."""
+        return self.weights + self.passing + self.prompt + self.generation
+
+
+def memory(
+    shape: Shape, layout: Layout, step: Step, size: int, questions: int, question: int, new_tokens: int
+) -> Memory:
+    """What a layout needs; ``questions`` of so many columns are answered at a time."""
+    passing = 0
+    if layout.four_bit:
+        passing = dequantised_matrix(shape, size)
+    elif layout.parts > 1:
+        passing = WHOLE_BLOCKS * block_weights(shape, size)
+    columns = step.virtual_tokens + question + new_tokens
+    generation = generation_cache(shape, 1, step.virtual_tokens, size)
+    generation += generation_cache(shape, questions, columns, size)
+    generation += generation_working(shape, questions, question, size)
+    return Memory(
+        held_weights(shape, size, layout.parts, layout.four_bit),
+        passing,
+        trained_state(prompt_parameters(shape, step.virtual_tokens), layout.processes),
+        step_activations(shape, step, size, layout.checkpointing),
+        step_working(shape, step, size, layout.checkpointing),
+        generation,
+    )
+
+
+def fits(need: int) -> str:
+    """The smallest GPU that is large enough."""
+    return next((f"{gpu} GB" for gpu in GPUS if need <= USABLE * gpu * 2**30), "none")
+
+
+def shape_of(backbone: str) -> Shape:
+    """The shape of one of ``SHAPES``, of a hub id or of a local folder; weights are not read.
+
+    Raises:
+        UserError: when there is no such model, or its blocks are not Llama's.
+    """
+    if backbone in SHAPES:
+        return SHAPES[backbone]
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config: Any = AutoConfig.from_pretrained(backbone)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"backbone '{backbone}' cannot be read: {str(error).splitlines()[0]}") from error
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    counted = sum(one.numel() for one in model.parameters())
+    for bias in (False, True):
+        shape = Shape(
+            text.hidden_size,
+            text.num_hidden_layers,
+            heads,
+            getattr(text, "num_key_value_heads", None) or heads,
+            getattr(text, "head_dim", None) or text.hidden_size // heads,
+            getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            text.vocab_size,
+            config.tie_word_embeddings,
+            bias,
+        )
+        if parameters(shape) == counted:
+            return shape
+    raise UserError(
+        f"backbone '{backbone}' ({config.model_type}) has {counted:,} parameters, a Llama of its widths has "
+        f"{parameters(shape):,}: its blocks are built in another way"
+    )
+
+
+def gib(value: int) -> str:
+    digits = 0 if value == 0 else 1 if value >= 2**30 / 10 else 3
+    return f"{value / 2**30:.{digits}f}"
+
+
+def mib(value: int) -> str:
+    return f"{value / 2**20:,.2f} MiB"
+
+
+def print_memory(name: str, shape: Shape, args: argparse.Namespace) -> None:
+    """A model's table of memory."""
+    size, full = SIZES[args.dtype], args.batch_size * args.length
+    step = Step(args.batch_size, args.length, args.virtual_tokens, full, full)
+    print(
+        f"\n{name}: {parameters(shape):,} parameters, {shape.num_layers} blocks of "
+        f"{block_parameters(shape):,} and {outside_parameters(shape):,} outside\n"
+    )
+    parts = "weights | passing | prompt | kept | working"
+    print(f"| | {parts} | training | fits on | generation | answering | fits on |")
+    print("| --- |" + " --- |" * 10)
+    for layout in layouts(args.processes):
+        need = memory(shape, layout, step, size, args.eval_batch_size, args.question, args.new_tokens)
+        training = (need.weights, need.passing, need.prompt, need.kept, need.working, need.training)
+        print(
+            f"| {layout.name} | {' | '.join(map(gib, training))} | {fits(need.training)} "
+            f"| {gib(need.generation)} | {gib(need.answering)} | {fits(need.answering)} |"
+        )
+
+
+def print_gathered(shapes: dict[str, Shape], args: argparse.Namespace) -> None:
+    """Weights that sharded blocks send."""
+    size = SIZES[args.dtype]
+    print(f"\nWeights received by each of {args.processes} processes that share the blocks (GiB)\n")
+    print("| | micro-batch, computed prompt | micro-batch, prefix tuning or LoRA | decoded token |")
+    print("| --- | --- | --- | --- |")
+    for name, shape in shapes.items():
+        passes = (gib(gathered_weights(shape, size, args.processes, number)) for number in (4, 2, 1))
+        print(f"| {name} | {' | '.join(passes)} |")
+
+
+def print_gradients(name: str, shape: Shape, args: argparse.Namespace) -> None:
+    """Gradients that methods exchange."""
+    m, attention = args.virtual_tokens, [ATTENTION[0], ATTENTION[2]]
+    methods = {
+        f"prompt tuning, {m} virtual tokens": prompt_parameters(shape, m),
+        "DHAM, 64 virtual tokens over 4 stages": prompt_parameters(shape, 64),
+        f"prefix tuning, {m} virtual tokens": prefix_tuning_parameters(shape, m),
+    }
+    for what, names in (("queries and values", attention), ("all linear layers", list(shape.matrices))):
+        for rank in (8, 16):
+            methods[f"LoRA, rank {rank}, {what}"] = lora_parameters(shape, rank, names)
+    methods["full fine-tuning"] = parameters(shape)
+    least = prompt_parameters(shape, m)
+    print(f"\nGradients of {name}, float32, in an optimiser step of {args.processes} processes\n")
+    print("| | trained | all-reduced | sent by each in a ring | × prompt tuning |")
+    print("| --- | --- | --- | --- | --- |")
+    for method, trained in methods.items():
+        payload = gradient_traffic(trained)
+        sent = mib(ring(payload, args.processes))
+        print(f"| {method} | {trained:,} | {mib(payload)} | {sent} | {trained / least:,.2f} |")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(SHAPES)
+    parser.add_argument("--backbone", nargs="+", help=f"{names}, hub ids or folders; default: these three")
+    parser.add_argument("--dtype", choices=SIZES, default="bfloat16", help="of weights and arithmetic")
+    numbers = {
+        "--processes": (8, "GPUs that share gradients, or blocks"),
+        "--batch-size": (8, "training examples of a GPU's micro-batch"),
+        "--length": (256, "tokens of each, all of them with a label"),
+        "--virtual-tokens": (100, "of the prompt"),
+        "--eval-batch-size": (16, "questions answered at a time"),
+        "--question": (128, "tokens of a question"),
+        "--new-tokens": (400, "tokens of an answer"),
+    }
+    for flag, (default, text) in numbers.items():
+        parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
+    args = parser.parse_args(arguments)
+    try:
+        shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{args.dtype}; a micro-batch of {args.batch_size} × {args.length} tokens, {args.virtual_tokens} "
+        f"virtual tokens; {args.eval_batch_size} questions of {args.question} tokens answered with "
+        f"{args.new_tokens}.\nMemory of each GPU in GiB; a GPU is full at {USABLE:.0%}."
+    )
+    for name, shape in shapes.items():
+        print_memory(name, shape, args)
+    print_gathered(shapes, args)
+    gradients = shapes if args.backbone else {"Llama-3-8B": LLAMA3_8B}
+    for name, shape in gradients.items():
+        print_gradients(name, shape, args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
