@@ -1,7 +1,6 @@
 """Parser messages as one line a user can act on."""
 
 import difflib
-import errno
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from itertools import pairwise
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from utilities.errors import UserError, nearest
+from utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
 NONE = "NoneType"
@@ -175,7 +175,7 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     while error is not None:
         if isinstance(error, UserError):
             return error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return UserError(f"{error.strerror}: what was written before is as it was")
         error = error.__cause__ or error.__context__
     text = first_line(first)

@@ -33,3 +33,9 @@ def leave_group() -> None:
 
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether ``error`` is what gloo says when a process it talks to is gone."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -1,7 +1,10 @@
 """Messages of libraries that tell a user of promptstage nothing."""
 
 import logging
+import threading
 import warnings
+
+from utilities.files import DISK_FULL
 
 # Advertisements, and the end of a fit that is only to find stages; under two names that Lightning logs by.
 UNWANTED = ("litlogger", "litmodels", "`max_steps=0` reached")
@@ -32,8 +35,15 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return not any(word in record.getMessage() for word in UNWANTED)
 
 
+def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    # TensorBoard's writer: the main thread meets the same error, and tells it.
+    if not isinstance(args.exc_value, OSError) or args.exc_value.errno not in DISK_FULL:
+        threading.__excepthook__(args)
+
+
 def be_quiet() -> None:
     """Drop these messages; all others stay."""
+    threading.excepthook = _thread_ended
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.stop_signals import StopSignals
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
-from command_line.messages import ParserMessage, explain, mistake_behind
+from command_line.messages import ParserMessage, explain, first_line, mistake_behind
 from command_line.options import kept_settings
-from command_line.processes import leave_group
+from command_line.processes import connection_lost, leave_group
 from command_line.quiet import be_quiet
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
@@ -60,6 +60,8 @@ def run(args: list[str]) -> int:
         cli.discard_unused_folder()
         mistake = mistake_behind(error)
         _end_others(cli, patience=0 if mistake else 2)
+        if connection_lost(error):
+            raise UserError(f"another process of the job is gone: {first_line(error)}") from error
         if mistake is None or mistake is error:
             raise
         raise mistake from error

@@ -1,11 +1,14 @@
 """Files that are whole or not there."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
 
 from utilities.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:
