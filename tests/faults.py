@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-STEPS = 60
+STEPS = 240
 FLAGS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
 FLAGS += ["--data.task=addition", "--data.validation_size=4", "--data.batch_size=4", "--data.train_size=70"]
 FLAGS += ["--model=DHAM", "--model.partition=[0,4,8]", "--model.num_virtual_tokens=12", "--save_every=1"]

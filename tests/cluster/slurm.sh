@@ -102,6 +102,8 @@ scontrol requeue "$second"
 await requeued "$second"
 
 third=$(submit limited --time 1 --signal USR1@25)
+until grep -q "is back in the queue" "$HERE/limited/log.txt" 2>/dev/null; do sleep 1; done
+scontrol update JobId="$third" TimeLimit=20 # once is enough
 await limited "$third"
 
 "$PYTHON" - "$HERE" "undisturbed/runs/slurm-$first" "requeued/runs/slurm-$second" "limited/runs/slurm-$third" <<'EOF'
