@@ -50,7 +50,6 @@ def check_gradients(trainer: L.Trainer, what: str) -> None:
     Raises:
         UserError: when the loop that starts runs in inference mode, or the backbone is spread over processes.
     """
-    needs_whole_backbone(what, trainer)
     loops: dict[str, Any] = {
         TrainerFn.VALIDATING: trainer.validate_loop,
         TrainerFn.TESTING: trainer.test_loop,
@@ -61,3 +60,4 @@ def check_gradients(trainer: L.Trainer, what: str) -> None:
         raise UserError(
             f"{what} needs gradients, which inference mode forbids: --trainer.inference_mode false"
         )
+    needs_whole_backbone(what, trainer)

@@ -32,7 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"file {path} cannot be written: {error.strerror}") from error
+        raise UserError(f"file {path} cannot be written: {error.strerror or error}") from error
 
 
 def make_folder(path: Path) -> None:

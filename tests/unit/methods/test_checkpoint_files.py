@@ -147,7 +147,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(
         raise OSError("power cut")
 
     monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(UserError, match="cannot be written: power cut"):
         PromptCheckpointIO().save_checkpoint(checkpoint_of("prompt"), written)
     assert seen[0]["promptstage"]["method"] == "PromptTuning"
     assert written.read_bytes() == before
