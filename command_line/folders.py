@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from utilities.errors import UserError
-from utilities.files import FolderLock, new_folder
+from utilities.files import FolderLock, make_folder, new_folder
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -82,10 +81,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
     if subcommand == "predict" or vars(rank_zero_only).get("rank"):
         return Folders(run, out, created=False, events=_events(run))
     if subcommand == "fit" and checkpoint is not None:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"folder {run} cannot be written to: {error.strerror}") from error
+        make_folder(run)
         return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
     new = new_folder(out)

@@ -33,7 +33,7 @@ def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
         )
     processes = shared_by(config.shard, trainer)
     if processes > 1:
-        module.backbone.shard(processes)
+        module.backbone.shard(processes, trainer.strategy.root_device.type)
         rank_zero_info(f"backbone '{config.name}': decoder blocks spread over {processes} processes")
 
 

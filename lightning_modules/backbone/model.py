@@ -249,9 +249,9 @@ class Backbone(nn.Module):
         rows = examples if tokens else torch.arange(len(ends), device=ends.device)
         return torch.stack(pooled), rows
 
-    def shard(self, processes: int) -> None:
-        """Divide the decoder blocks' weights among groups of so many processes."""
-        self._shards = Shards(self.model.base_model, self.layers, processes)
+    def shard(self, processes: int, device: str) -> None:
+        """Divide the decoder blocks' weights among groups of so many processes, on devices of this type."""
+        self._shards = Shards(self.model.base_model, self.layers, processes, device)
 
     def begin_pass(self) -> None:
         """Before each pass of which processes run different numbers: those that are done go along."""

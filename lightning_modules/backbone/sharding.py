@@ -5,6 +5,7 @@ that have no work left therefore go along with those that have.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -18,12 +19,16 @@ from lightning_modules.backbone.prefix import LayerPrefix
 class Shards:
     """The processes among which a backbone's decoder blocks are divided."""
 
-    def __init__(self, base_model: nn.Module, layers: Sequence[nn.Module], processes: int) -> None:
+    def __init__(
+        self, base_model: nn.Module, layers: Sequence[nn.Module], processes: int, device: str
+    ) -> None:
         """Divide the blocks' frozen parameters among groups of ``processes`` neighbouring ranks.
 
         Embeddings, output matrix and all that is trained stay whole on each process.
+
+        Args:
+            device: type of the devices that the blocks go to, ``cpu`` or ``cuda``.
         """
-        device = next(base_model.parameters()).device.type if not torch.cuda.is_available() else "cuda"
         sizes = (dist.get_world_size() // processes, processes)
         mesh = init_device_mesh(device, sizes, mesh_dim_names=("copies", "parts"))["parts"]
         trained = {parameter for parameter in base_model.parameters() if parameter.requires_grad}
@@ -48,14 +53,8 @@ def fetch_before_backward(layers: Sequence[nn.Module], recorded: Sequence[LayerP
     for layer, parts in zip(layers, recorded, strict=True):
         for part in parts:
             if isinstance(layer, FSDPModule) and part.requires_grad:
-                part.register_hook(_Fetch(layer))
+                part.register_hook(partial(_fetch, layer))
 
 
-class _Fetch:
-    """A gradient hook."""
-
-    def __init__(self, layer: FSDPModule) -> None:
-        self.layer = layer
-
-    def __call__(self, gradient: Tensor) -> None:
-        self.layer.unshard()
+def _fetch(layer: FSDPModule, gradient: Tensor) -> None:
+    layer.unshard()
