@@ -1,6 +1,7 @@
 """A prompt and its results are the same on 1, 2 and 3 processes, however a global batch is split."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,29 @@ def test_same_prompt(tmp_path: Path) -> None:
             assert (prompt[name] - tensor).abs().max() < 1e-6, (split, name)
         for tag, values in numbers.items():
             assert found[tag] == pytest.approx(values, rel=1e-5), (split, tag)
+
+
+@pytest.mark.slow
+def test_resumed_on_another_number_of_processes(tmp_path: Path) -> None:
+    """Half the steps on 2 processes, the others on 1 or 3: the prompt of a whole run."""
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    assert call(*fit(whole, 12, 1)).code == 0
+    on_processes(2, [[*fit(half, 6, 1), f"--trainer.max_steps={STEPS // 2}"]])
+    wanted = load_file(whole / "prompt.safetensors")
+    for processes, batch_size in ((1, 12), (3, 4)):
+        run = tmp_path / f"on-{processes}"
+        shutil.copytree(half, run)
+        resume = ["fit", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", f"--trainer.max_steps={STEPS}"]
+        resume += [f"--data.batch_size={batch_size}"]
+        if processes > 1:
+            on_processes(processes, [resume])
+        else:
+            assert call(*resume, "--trainer.devices=1", "--trainer.strategy=auto").code == 0
+        found = load_file(run / "prompt.safetensors")
+        assert all((found[name] - tensor).abs().max() < 1e-6 for name, tensor in wanted.items()), processes
+        assert scalars(run)["train/loss"][-STEPS // 2 :] == pytest.approx(
+            scalars(whole)["train/loss"][-STEPS // 2 :], rel=1e-5
+        )
 
 
 def evaluation(trained: Path, folder: Path) -> list[list[object]]:
