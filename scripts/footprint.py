@@ -167,9 +167,7 @@ def block_activations(shape: Shape, step: Step, size: int, repeated: bool = True
     heads = shape.num_heads if repeated else shape.key_value_heads
     columns = step.virtual_tokens + step.length
     attention = _attention(shape, step.sequences, step.length, columns, heads, size)
-    # Queries, keys and values before they are spread over the padded batch.
-    packed = (shape.num_heads + 2 * shape.key_value_heads) * shape.head_dim * step.tokens * size
-    return _token_wise(shape, step.tokens, size) + attention + packed
+    return _token_wise(shape, step.tokens, size) + attention
 
 
 def prefix_activations(shape: Shape, virtual_tokens: int, size: int) -> int:
@@ -200,9 +198,8 @@ def step_activations(
 
 
 def logits(shape: Shape, labels: int) -> int:
-    """Of the chunked cross-entropy, float32: a chunk, its exponentials, the chunk before if there is one."""
-    chunks = 2 if labels <= ROWS else 3
-    return chunks * min(ROWS, labels) * shape.vocab_size * FLOAT32
+    """Of the chunked cross-entropy, float32: a chunk and its exponentials."""
+    return 2 * min(ROWS, labels) * shape.vocab_size * FLOAT32
 
 
 def step_working(

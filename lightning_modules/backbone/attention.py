@@ -40,7 +40,8 @@ class Packing:
         """(1, heads, N, head dim) → (B, heads, n, head dim), zero where there is no token."""
         heads, _, head_dim = states.shape[1:]
         padded = states.new_zeros(self.batch * self.width, heads, head_dim)
-        padded = padded.index_copy(0, self.index, states[0].transpose(0, 1))
+        # Not index_copy: for the backward pass that keeps what it copies, this the index alone.
+        padded = padded.index_put((self.index,), states[0].transpose(0, 1))
         return padded.view(self.batch, self.width, heads, head_dim).transpose(1, 2)
 
     def pack(self, output: Tensor) -> Tensor:

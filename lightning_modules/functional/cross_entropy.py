@@ -30,6 +30,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 probabilities = logits.sub_(log_total).exp_()
                 probabilities.scatter_add_(1, wanted, torch.full_like(log_total, -1.0))
                 gradient[rows] = probabilities.to(weight.dtype) @ weight
+                del probabilities
+            del logits  # or it would live beside the next rows'
         ctx.save_for_backward(gradient)
         return losses
 

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.many_commands import ROOT, torchrun
+from tests.tiny_folder import save_tiny_backbone
 
 COMMON = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
 COMMON += [
@@ -102,3 +103,25 @@ def test_a_dead_process_ends_the_job(launcher: str, tmp_path: Path) -> None:
         # Or, when gloo does not notice, Lightning's observer.
         found = f"error: process 1 ended with code -9|PID {children[-1]} terminated with code -9"
         assert re.search(found, text), text
+
+
+@pytest.mark.slow
+def test_another_backbone_on_one_process(tmp_path: Path) -> None:
+    """As where a machine has an older copy of it: same path, same shape, other weights."""
+    for rank in range(2):
+        folder = save_tiny_backbone(tmp_path / str(rank))
+        weights = load_file(folder / "model.safetensors")
+        weights["model.norm.weight"] *= 1 + rank
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    job = tmp_path / "job.py"
+    lines = ["import os, sys", f"sys.path.insert(0, {str(ROOT)!r})", "import cli"]
+    lines += [f"backbone = '--backbone.name={tmp_path}/' + os.environ['RANK']"]
+    job.write_text("\n".join([*lines, "sys.exit(cli.main([*sys.argv[1:], backbone]))"]), encoding="utf-8")
+    run = tmp_path / "run"
+    flags = [*COMMON, *TWO, *METHODS["PromptTuning"], "--trainer.max_steps=2", f"--run_dir={run}"]
+    done = torchrun(2, job, "fit", *flags)
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: process 1: backbone")]
+    assert len(told) == 1
+    assert "is another one (fingerprint" in told[0]
+    assert not run.exists()
