@@ -2,9 +2,11 @@
 
 import os
 import sys
+import threading
 import time
 
 WAIT = 5.0  # seconds; a job has ended long before then when its first process has made the mistake, too
+GRACE = 10.0  # seconds that a process has to end by itself after the one that started it
 
 
 def ranks() -> tuple[int, int]:
@@ -25,6 +27,25 @@ def tell(mistake: Exception) -> None:
     if rank:
         time.sleep(2 * WAIT if local else WAIT)
     print(f"error: {f'process {rank}: ' if rank else ''}{mistake}", file=sys.stderr, flush=True)
+
+
+def follow_parent() -> None:
+    """Have a process that was started by another of its job end soon after that one.
+
+    It would else go on alone until it next waits for the others, and with NCCL wait there for minutes.
+    """
+    rank, local = ranks()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(GRACE)
+        print(f"error: process {rank}: the process that started it is gone", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    if local:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def leave_group() -> None:

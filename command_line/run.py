@@ -15,7 +15,7 @@ from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
 from command_line.messages import ParserMessage, explain, first_line, mistake_behind
 from command_line.options import kept_settings
-from command_line.processes import connection_lost, leave_group
+from command_line.processes import connection_lost, follow_parent, leave_group
 from command_line.quiet import be_quiet
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
@@ -28,6 +28,7 @@ def run(args: list[str]) -> int:
         UserError: for a mistake of the user.
     """
     be_quiet()
+    follow_parent()
     atexit.register(leave_group)
     given = args
     args, checkpoint = resolve_checkpoint(in_order(args))

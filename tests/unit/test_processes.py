@@ -1,0 +1,42 @@
+"""A process of a job ends soon after the one that started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import time
+from command_line import processes
+processes.GRACE = 0.5
+processes.follow_parent()
+print("ready", flush=True)
+time.sleep({seconds})
+"""
+PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
+
+
+@pytest.mark.parametrize(("rank", "ends"), [("1", True), ("0", False)])
+def test_follows_its_parent(rank: str, ends: bool) -> None:
+    child = CHILD.format(seconds=60 if ends else 5)  # the first process of a node is nobody's child
+    environment = os.environ | {"LOCAL_RANK": rank}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, child],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    started = time.monotonic()
+    parent.send_signal(signal.SIGKILL)
+    _, said = parent.communicate(timeout=90)  # the child has the pipe's other end until it is gone
+    assert time.monotonic() - started < 30
+    assert said == ("error: process 1: the process that started it is gone\n" if ends else "")
