@@ -295,6 +295,11 @@ class SoftPromptModule(L.LightningModule, ABC):
             f"{type(self).__name__} on '{self.backbone_config.name}': {trained:,} parameters trained, "
             f"{frozen:,} frozen{''.join(f', {name} {value}' for name, value in self.structure().items())}"
         )
+        if self.trainer.precision == "bf16-mixed" and self.backbone.dtype == torch.float32:
+            rank_zero_info(
+                "bf16-mixed rounds the backbone's float32 weights in each pass: --backbone.dtype bfloat16 "
+                "does it once, and halves their memory"
+            )
 
     def on_train_start(self) -> None:
         if hasattr(self, "_rng"):
