@@ -1,5 +1,6 @@
 """Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ class RunFolder(L.Callback):
             tensors = {
                 name: tensor.detach().cpu().contiguous() for name, tensor in pl_module.exported().items()
             }
-            metadata = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
+            about = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
+            # One entry: safetensors writes several in a random order, and equal prompts are equal files.
+            metadata = {"promptstage": json.dumps(about)}
             write_bytes(self.folder / "prompt.safetensors", save(tensors, metadata))
             loss = trainer.callback_metrics.get("val/loss")
             found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"

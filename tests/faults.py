@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 STEPS = 240
@@ -174,8 +173,7 @@ def state(run: Path) -> dict[str, Any]:
     kept = {
         key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
     }
-    # Not its bytes: the order of a safetensors file's metadata is random.
-    return kept | {"rng": checkpoint["rng"], "prompt": load_file(run / "prompt.safetensors")}
+    return kept | {"rng": checkpoint["rng"], "prompt": (run / "prompt.safetensors").read_bytes()}
 
 
 def same(one: Any, other: Any) -> bool:

@@ -93,6 +93,9 @@ def test_resuming_is_like_not_stopping(trained: Path, common: list[str]) -> None
         for run in (trained, Path("whole"))
     ]
     assert torch.equal(states[0]["prompt"], states[1]["prompt"])
+    exported = [(run / "prompt.safetensors").read_bytes() for run in (trained, Path("whole"))]
+    assert exported[0] == exported[1]
+    assert b'{\\"method\\": \\"PromptTuning\\", \\"fingerprint\\": ' in exported[0]
 
 
 @pytest.mark.parametrize("flag_first", [True, False])
