@@ -14,6 +14,11 @@ from utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
 NONE = "NoneType"
+CALLBACKS = {
+    "act": "callbacks.act.ACT",
+    "dpc": "callbacks.dpc.DPC",
+    "saliencydiagnostics": "callbacks.saliency.SaliencyDiagnostics",
+}
 
 
 class ParserMessage(SystemExit):
@@ -75,6 +80,8 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         return _unknown(match.group(1), args, known, classes)
     if match := re.match(r'Parser key "([\w.]+)": ?(.*)', text):
         key, problem = match.groups()
+        if key == "trainer.callbacks" and (name := re.search(r"Given value: ([A-Za-z][\w.]*)$", problem)):
+            return _callback_problem(name.group(1))
         return f"option {_typed(_plain(key), args, known)}: {_readable(problem)}"
     if match := re.match(r"argument (\S+): expected one argument", text):
         given = next((arg for arg in reversed(args) if arg.startswith(match.group(1))), match.group(1))
@@ -115,6 +122,13 @@ def _class_problem(section: str, problem: str, classes: Classes) -> str:
         f"--{section} needs a class: one of {_names(classes, section)} "
         "(in YAML: class_path, and its options under init_args)"
     )
+
+
+def _callback_problem(given: str) -> str:
+    close = difflib.get_close_matches(given.rpartition(".")[2].lower(), CALLBACKS, n=1, cutoff=0.5)
+    hint = f"did you mean {CALLBACKS[close[0]]}? " if close else ""
+    allowed = f"{', '.join(CALLBACKS.values())}, or one of Lightning's, such as EarlyStopping"
+    return f"--trainer.callbacks '{given}' is unknown: {hint}Allowed: {allowed}"
 
 
 def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, inner: bool = False) -> str:

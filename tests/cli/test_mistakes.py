@@ -52,7 +52,22 @@ TYPOS = [
     ("extra", "option extra is unknown"),
     ("--trainer.max_steps=few", "option --trainer.max_steps: expected int, not few"),
     ("--trainer.precision=12", "option --trainer.precision: '12' is not allowed: "),
-    ("--trainer.callbacks=foo", "option --trainer.callbacks: expected list[Callback] or Callback or null"),
+    (
+        "--trainer.callbacks=foo",
+        "--trainer.callbacks 'foo' is unknown: Allowed: callbacks.act.ACT, callbacks.dpc",
+    ),
+    (
+        "--trainer.callbacks=callbacks.dcp.DPC",
+        "--trainer.callbacks 'callbacks.dcp.DPC' is unknown: did you mean callbacks.dpc.DPC? Allowed: ",
+    ),
+    (
+        "--trainer.callbacks=SaliencyDiagnostic",
+        "did you mean callbacks.saliency.SaliencyDiagnostics? Allowed: ",
+    ),
+    (
+        "--trainer.callbacks=3",
+        "option --trainer.callbacks: expected list[Callback] or Callback or null, not 3",
+    ),
     ("--seed_everything=x", "option --seed_everything: expected bool or int, not x"),
     ("--model.num_virtual_tokens=four", "option --model.num_virtual_tokens: expected int, not four"),
     ("--model.init.kind=txt", "option --model.init.kind: 'txt' is not allowed: did you mean 'text'?"),
