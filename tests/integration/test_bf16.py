@@ -1,9 +1,12 @@
 """Training in bfloat16 arithmetic follows float32's losses; prompts stay float32, and move."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.tiny_folder import call
@@ -61,3 +64,24 @@ def test_loss_follows_float32(
         # Different from float32's by rounding, and not rounded to bfloat16 itself.
         assert not torch.equal(tensor, states[0][name])
         assert not torch.equal(tensor, tensor.bfloat16().float())
+
+
+@pytest.mark.slow
+def test_callbacks_in_bfloat16(tmp_path: Path) -> None:
+    """All look at, or correct, a bfloat16 backbone; what they measure is float32 and finite."""
+    run, arithmetic = tmp_path / "run", ["--trainer.precision=bf16-mixed", "--backbone.dtype=bfloat16"]
+    method = ["--model=DHAM", "--model.search.examples=16", f"--run_dir={run}"]
+    looking = ["--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"]
+    fit = call("fit", *FLAGS, *method, *arithmetic, *looking, "--trainer.max_steps=4", "--data.test_size=4")
+    assert fit.code == 0, fit.err
+    seen = load_file(run / "saliency_steps" / "step_000004.safetensors")
+    assert {values.dtype for values in seen.values()} == {torch.float32}
+    assert all(seen[name].isfinite().all() for name in ("curve", "late", "loss"))
+    tested = ["test", f"--ckpt_path={run}", "--trainer.callbacks"]
+    assert call(*tested, "callbacks.dpc.DPC", "--trainer.callbacks.mode=all").code == 0
+    rows = [
+        json.loads(line) for line in (run / "test" / "dpc.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(rows) == 4
+    assert all(math.isfinite(row["ratio"]) for row in rows)
+    assert call(*tested, "callbacks.act.ACT", "--trainer.callbacks.heads={2: [0, 3]}").code == 0
