@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.examples import data_of
 from callbacks.progress import plain_bar
 from lightning_modules.dham import DHAM
+from lightning_modules.distribution import share_backbone
 from lightning_modules.functional.cka import similarity_measure
 from lightning_modules.functional.partition import Partition, find_partition
 from lightning_modules.functional.similarity import LayerFeatures
@@ -138,7 +139,9 @@ def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tens
     """
     data = data_of(trainer)
     search, device = module.search, trainer.strategy.root_device
-    backbone = module.load_backbone().to(device)
+    backbone = module.load_backbone()
+    share_backbone(backbone, trainer)
+    backbone.to(device)
     loader = data.calibration_loader(search.examples, search.seed)
     metric = LayerFeatures().to(device)
     # Also a process without a batch has rows of the right shape to gather.
@@ -156,9 +159,11 @@ def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tens
                 raise UserError(
                     f"calibration example {name} has no token after its first: use a longer template"
                 )
+            backbone.shards.begin_pass()
             features, rows = backbone.pooled_outputs(gold.input_ids, ends, search.pooling == "token")
             metric.update(features, torch.tensor(numbers, device=device)[rows])
             bar.update(len(numbers) * trainer.world_size)
+    backbone.shards.go_along()
     features, examples = (part.cpu() for part in metric.compute())
     broken = (~features.isfinite()).any(-1).nonzero()
     if len(broken):

@@ -196,7 +196,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
         prefix = self.evaluation_prefix()
         if not len(batch):
-            self.backbone.idle_pass()
+            self.backbone.shards.idle_pass()
             return self._answer(batch, prefix)
         total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
         self.loss_sum.update(total)
@@ -238,7 +238,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def _answer(self, batch: Batch, prefix: Prefix | None) -> Answers:
         """Answer the batch, if there is anything in it, and count what is correct."""
         if not len(batch):
-            self.backbone.go_along()
+            self.backbone.shards.go_along()
             return no_answers()
         answers = answer(self.backbone, batch, prefix, self.decoding)
         self.correct_sum.update(sum(record.correct for record in answers["records"]))

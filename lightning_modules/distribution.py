@@ -6,6 +6,8 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.backbone.loading import Shard
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.sharding import Shards
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,18 +15,22 @@ if TYPE_CHECKING:
 
 
 def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
-    """Have each process keep the backbone to itself, or its part of it; only prompts are DDP's.
-
-    Raises:
-        UserError: when a process has loaded another backbone than the first one.
-    """
+    """Have each process keep the backbone to itself, or its part of it; only prompts are DDP's."""
     # DDP shall neither broadcast nor reduce what no process changes.
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     buffers = [name for name, _ in module.named_buffers() if name.startswith("backbone.")]
     module._ddp_params_and_buffers_to_ignore = frozen + buffers
-    if trainer is None:
-        return
-    config, own = module.backbone_config, module.backbone.fingerprint
+    if trainer is not None:
+        share_backbone(module.backbone, trainer)
+
+
+def share_backbone(backbone: Backbone, trainer: L.Trainer) -> None:
+    """Divide the backbone among processes as its configuration says; once, however often it is called.
+
+    Raises:
+        UserError: when a process has loaded another backbone than the first one.
+    """
+    config, own = backbone.config, backbone.fingerprint
     first = trainer.strategy.broadcast(own)
     if own != first:
         raise UserError(
@@ -32,8 +38,8 @@ def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
             f"than that of process 0 ({first})"
         )
     processes = shared_by(config.shard, trainer)
-    if processes > 1:
-        module.backbone.shard(processes, trainer.strategy.root_device.type)
+    if processes > 1 and not isinstance(backbone.shards, Shards):
+        backbone.shard(processes, trainer.strategy.root_device.type)
         rank_zero_info(f"backbone '{config.name}': decoder blocks spread over {processes} processes")
 
 

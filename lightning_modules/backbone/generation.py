@@ -141,7 +141,7 @@ def generate(
             context = AttentionContext(prefix=prefix, prefix_in_cache=True, calibration=calibrated)
             if trace is not None:
                 context.observation = trace.observation
-            backbone.begin_pass()
+            backbone.shards.begin_pass()
             logits = backbone.model(
                 input_ids=step_ids,
                 attention_mask=mask if padded else None,
@@ -183,5 +183,5 @@ def generate(
             step_ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
             positions = positions[:, -1:] + 1
-    backbone.go_along()
+    backbone.shards.go_along()
     return outputs

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
 from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
-from lightning_modules.backbone.sharding import Shards, fetch_before_backward
+from lightning_modules.backbone.sharding import Shards, Whole, fetch_before_backward
 from lightning_modules.functional.cross_entropy import head_cross_entropy
 from utilities.errors import UserError
 
@@ -30,6 +30,7 @@ class Backbone(nn.Module):
         num_heads: attention heads of each block; of its queries, where keys have fewer (H).
         dtype: dtype of the weights.
         fingerprint: 16 hexadecimal digits that identify structure and weights.
+        shards: the processes that share it.
     """
 
     def __init__(self, config: BackboneConfig, model: Any = None) -> None:
@@ -49,7 +50,7 @@ class Backbone(nn.Module):
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
         self.fingerprint = fingerprint(self.model)
-        self._shards: Shards | None = None
+        self.shards = Whole()
         self._checkpointed: list[nn.Module] = []
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -251,24 +252,7 @@ class Backbone(nn.Module):
 
     def shard(self, processes: int, device: str) -> None:
         """Divide the decoder blocks' weights among groups of so many processes, on devices of this type."""
-        self._shards = Shards(self.model.base_model, self.layers, processes, device)
-
-    def begin_pass(self) -> None:
-        """Before each pass of which processes run different numbers: those that are done go along."""
-        if self._shards is not None:
-            self._shards.any_works(True, self.embedding.device)
-
-    def go_along(self) -> None:
-        """Run the decoder blocks for nothing until no process of the group needs their weights."""
-        while self._shards is not None and self._shards.any_works(False, self.embedding.device):
-            self.idle_pass()
-
-    @torch.no_grad()
-    def idle_pass(self) -> None:
-        """One pass of no effect, beside one of another process; none unless the blocks are shared."""
-        if self._shards is not None:
-            ids = torch.zeros(1, 1, dtype=torch.int64, device=self.embedding.device)
-            self.model.base_model(input_ids=ids, use_cache=False, context=AttentionContext())
+        self.shards = Shards(self.model.base_model, self.layers, processes, device)
 
     @contextmanager
     def _recomputing(self) -> Iterator[None]:

@@ -13,10 +13,24 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from lightning_modules.backbone.attention import AttentionContext
 from lightning_modules.backbone.prefix import LayerPrefix
 
 
-class Shards:
+class Whole:
+    """What a process does for others that run the same backbone: nothing, where each has all of it."""
+
+    def begin_pass(self) -> None:
+        """Before each pass of which processes run different numbers: those that are done go along."""
+
+    def go_along(self) -> None:
+        """Run the decoder blocks for nothing until no process of the group needs their weights."""
+
+    def idle_pass(self) -> None:
+        """One pass of no effect, beside one of another process."""
+
+
+class Shards(Whole):
     """The processes among which a backbone's decoder blocks are divided."""
 
     def __init__(
@@ -36,12 +50,26 @@ class Shards:
             fully_shard(layer, mesh=mesh, ignored_params=trained)
         # The model itself has no part; it makes the blocks fetch their weights ahead.
         fully_shard(base_model, mesh=mesh, ignored_params=set(base_model.parameters()))
-        self.group = mesh.get_group()
+        self._base_model = base_model
+        self._group = mesh.get_group()
+        self._device = mesh.device_type
 
-    def any_works(self, works: bool, device: torch.device) -> bool:
+    def begin_pass(self) -> None:
+        self._any_works(True)
+
+    def go_along(self) -> None:
+        while self._any_works(False):
+            self.idle_pass()
+
+    @torch.no_grad()
+    def idle_pass(self) -> None:
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
+        self._base_model(input_ids=ids, use_cache=False, context=AttentionContext())
+
+    def _any_works(self, works: bool) -> bool:
         """Whether this or any other process of the group is about to run the blocks."""
-        works_somewhere = torch.tensor(works, dtype=torch.int32, device=device)
-        dist.all_reduce(works_somewhere, dist.ReduceOp.MAX, self.group)
+        works_somewhere = torch.tensor(works, dtype=torch.int32, device=self._device)
+        dist.all_reduce(works_somewhere, dist.ReduceOp.MAX, self._group)
         return bool(works_somewhere)
 
 

@@ -1,32 +1,37 @@
-"""The stages of a backbone, and their file to the last byte, are the same on 1, 2 and 3 processes."""
+"""Stages, and their file to the last byte, are the same on 1, 2 and 3 processes, the backbone spread or not."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny_folder import save_tiny_backbone
+from tests.many_commands import on_processes
+from tests.tiny_folder import call, save_tiny_backbone
 
-ROOT = Path(__file__).parents[2]
+WAYS = [(1, "none"), (2, "none"), (2, "node"), (3, "none"), (3, "all")]
+EXAMPLES = (40, 8)  # of 8, in one batch, two of three processes have none
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [40, 8])  # of 8, in one batch, two of three processes have none
-def test_same_partition(examples: int, tmp_path: Path) -> None:
+def test_same_partition(tmp_path: Path) -> None:
     backbone = save_tiny_backbone(tmp_path / "backbone")
-    files = []
-    for processes in (1, 2, 3):
-        run = tmp_path / f"on{processes}"
-        command = [sys.executable, str(ROOT / "cli.py"), "partition", f"--backbone.name={backbone}"]
-        command += ["--data=Generated", "--data.task=addition", "--data.train_size=64"]
-        command += ["--data.eval_batch_size=8", "--data.validation_size=4", f"--run_dir={run}"]
+
+    def search(examples: int, processes: int, shard: str) -> tuple[Path, list[object]]:
+        run = tmp_path / f"{examples}-on-{processes}-{shard}"
+        command = ["partition", f"--backbone.name={backbone}", "--data=Generated", "--data.task=addition"]
+        command += ["--data.train_size=64", "--data.eval_batch_size=8", "--data.validation_size=4"]
         command += [f"--model.search.examples={examples}", "--model.search.max_stages=3"]
-        command += ["--trainer.accelerator=cpu", f"--trainer.devices={processes}"]
-        command += ["--trainer.strategy=ddp"] if processes > 1 else []
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("partition (cka, contiguous): layers") == 1
-        files.append((run / "partition.json").read_bytes())
-        assert len(list(run.glob("*.png"))) == 4
-    assert files[0] == files[1] == files[2]
+        command += ["--trainer.accelerator=cpu", f"--backbone.shard={shard}", f"--run_dir={run}"]
+        return run, [*command]
+
+    for processes in (1, 2, 3):
+        commands = [search(n, *way)[1] for n in EXAMPLES for way in WAYS if way[0] == processes]
+        if processes == 1:
+            assert all(call(*command, "--trainer.devices=1").code == 0 for command in commands)
+            continue
+        said = on_processes(processes, commands)
+        assert said.count("partition (cka, contiguous): layers") == len(commands)
+        assert said.count(f"decoder blocks spread over {processes} processes") == len(commands) / 2
+    for examples in EXAMPLES:
+        runs = [search(examples, *way)[0] for way in WAYS]
+        assert len({(run / "partition.json").read_bytes() for run in runs}) == 1
+        assert all(len(list(run.glob("*.png"))) == 4 for run in runs)

@@ -16,7 +16,7 @@ FLAGS += ["--data.batch_size=4", "--data.eval_batch_size=2", "--model.val_genera
 FLAGS += ["--trainer.max_steps=14", "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.003"]
 METHODS = {
     "PromptTuning": ["--model=PromptTuning", "--model.num_virtual_tokens=6"],
-    "DHAM": ["--model=DHAM", "--model.partition=[0,4,8]", "--model.num_virtual_tokens=9"],
+    "DHAM": ["--model=DHAM", "--model.search.examples=17", "--model.num_virtual_tokens=9"],
     "PrefixTuning": ["--model=PrefixTuning", "--model.num_virtual_tokens=6"],
     "LoRA": ["--model=LoRA"],
 }
