@@ -1,4 +1,4 @@
-"""Stages, and their file to the last byte, are the same on 1, 2 and 3 processes, the backbone spread or not."""
+"""Stages, and their file to the last byte, are the same on 1, 2 and 3 processes, whole or sharded."""
 
 from pathlib import Path
 
