@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -30,3 +31,6 @@ class LastCheckpoint(ModelCheckpoint):
         interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
         if interrupted and self._first_step is not None and trainer.global_step > self._first_step:
             super().on_exception(trainer, pl_module, exception)
+            rank_zero_info(
+                f"step {trainer.global_step} is saved: --ckpt_path {self.dirpath}/last.ckpt goes on"
+            )

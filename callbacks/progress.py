@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -14,8 +15,13 @@ from datamodules.base import ReasoningDataModule
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
 
 
+LOG_SECONDS = 60.0  # between two lines in a log
+
+
 class ExamplesTqdm(Tqdm):
     """A tqdm bar over batches that shows examples, and the time of day at which it will be full.
+
+    In a log file it is a line now and then.
 
     Attributes:
         batch_size: most examples in a batch.
@@ -24,6 +30,37 @@ class ExamplesTqdm(Tqdm):
 
     batch_size = 1
     examples: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._next_line = time.monotonic() + LOG_SECONDS
+        super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        if file.isatty():
+            return Tqdm.status_printer(file)
+
+        def line(text: str) -> None:
+            if text.strip():
+                print(text.strip(), file=file, flush=True)
+
+        return line
+
+    def display(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.fp.isatty():
+            if time.monotonic() < self._next_line:
+                return None
+            self._next_line = time.monotonic() + LOG_SECONDS
+        return super().display(*args, **kwargs)
+
+    def moveto(self, n: int) -> None:
+        if self.fp.isatty():
+            super().moveto(n)
+
+    def close(self) -> None:
+        self._next_line = 0.0  # the last state is told in any case
+        self.disable |= not self.leave and not self.fp.isatty()  # there is nothing to wipe out in a log
+        super().close()
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -79,6 +116,14 @@ class ExamplesProgressBar(TQDMProgressBar):
 
     def init_predict_tqdm(self) -> Tqdm:
         return self._bar(self.predict_description, self._data.eval_batch_size, True, "predict")
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the bar's line, for what is told next."""
+        for name in ("train", "val", "test", "predict"):
+            if (bar := getattr(self, f"_{name}_progress_bar")) is not None:
+                bar.close()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Everything logged for the bar, without Lightning's version number of the logger."""

@@ -22,11 +22,13 @@ class StopSignals(L.Callback):
     learn of each other's notes, and all end after that step; :class:`LastCheckpoint` then writes
     ``last.ckpt``. After SIGUSR1, which SLURM sends before a time limit, the job is put back in its queue.
 
-    Evaluations have nothing to save: there SIGTERM ends a process at once.
+    Evaluations have nothing to save: SIGTERM ends a process at once, and SIGUSR1 does nothing, for a job that
+    began its evaluation anew would get no further.
     """
 
-    def __init__(self) -> None:
-        self.requeue = False
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Lightning sets a handler of its own for SLURM's signal where there is none.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def _take_notes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handlers, which it sets just before; it takes ours away at the end."""
@@ -37,7 +39,7 @@ class StopSignals(L.Callback):
         def note(number: int, frame: FrameType | None) -> None:
             assert isinstance(pl_module, SoftPromptModule)
             pl_module.stop_asked = True
-            self.requeue |= number == signal.SIGUSR1
+            pl_module.requeue_asked |= number == signal.SIGUSR1
 
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, note)
@@ -47,16 +49,22 @@ class StopSignals(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         assert isinstance(pl_module, SoftPromptModule)
-        if not pl_module.stop_agreed:
-            return
-        name = "SIGUSR1" if self.requeue else "SIGTERM"
-        rank_zero_info(f"{name}: the run ends after step {trainer.global_step}, with a checkpoint")
-        raise SIGTERMException
+        if pl_module.stop_agreed:
+            raise SIGTERMException
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        assert isinstance(pl_module, SoftPromptModule)
+        if isinstance(exception, SIGTERMException) and pl_module.stop_agreed:
+            name = "SIGUSR1" if pl_module.requeue_agreed else "SIGTERM"
+            rank_zero_info(f"{name}: the run ends after step {trainer.global_step}, with a checkpoint")
 
     def give_back(self, trainer: L.Trainer) -> None:
         """After SIGUSR1, put the job back in SLURM's queue; the checkpoint is written."""
-        job = os.environ.get("SLURM_JOB_ID")
-        if not self.requeue or job is None:
+        job, module = os.environ.get("SLURM_JOB_ID"), trainer.lightning_module
+        assert isinstance(module, SoftPromptModule)
+        if not module.requeue_agreed or job is None:
             return
         if trainer.is_global_zero:
             done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)

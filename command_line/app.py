@@ -20,6 +20,7 @@ from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, first_line
 from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_settings
+from command_line.processes import check_machines
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
 from command_line.trainer import PromptTrainer, trainer_settings
@@ -168,9 +169,11 @@ class PromptCLI(LightningCLI):
             self.wanted, self.config_init[self.wanted], self.folders, text, self._hyperparameters()
         )
         try:
-            return super().instantiate_trainer(**settings, **kwargs)
+            trainer = super().instantiate_trainer(**settings, **kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer: {first_line(error)}") from error
+        check_machines(trainer)
+        return trainer
 
     def _hyperparameters(self) -> dict[str, Any]:
         used = yaml.safe_load(

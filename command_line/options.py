@@ -74,6 +74,9 @@ def kept_settings(stored: dict[str, Any], subcommand: str) -> dict[str, Any]:
         for key, value in stored.items()
         if (key not in COMMAND_ONLY if subcommand == "fit" else key in MODEL_SECTIONS)
     }
+    precision = (stored.get("trainer") or {}).get("precision")
+    if subcommand != "fit" and precision is not None:
+        kept["trainer"] = {"precision": precision}  # numbers depend on it
     # A file from elsewhere must not decide that code from elsewhere is run.
     kept.get("backbone", {}).pop("trust_remote_code", None)
     return kept

@@ -4,6 +4,12 @@ import os
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
+
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 WAIT = 5.0  # seconds; a job has ended long before then when its first process has made the mistake, too
 GRACE = 10.0  # seconds that a process has to end by itself after the one that started it
@@ -48,6 +54,19 @@ def follow_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def check_machines(trainer: "Trainer") -> None:
+    """
+    Raises:
+        UserError: when a trainer of several machines would wait for processes that nobody starts.
+    """
+    launched = {"NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID"} & set(os.environ)
+    if trainer.num_nodes > 1 and not launched:
+        raise UserError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing starts the other machines' processes: "
+            "use configs/launch/torchrun.sh or slurm.sbatch"
+        )
+
+
 def leave_group() -> None:
     """Leave the process group before Python ends: gloo's threads would else abort one exit in a few."""
     import torch.distributed as dist
@@ -56,7 +75,8 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
-def connection_lost(error: BaseException) -> bool:
-    """Whether ``error`` is what gloo says when a process it talks to is gone."""
+def connection_lost(error: BaseException) -> str:
+    """What gloo says in ``error`` when a process it talks to is gone; empty for any other error."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    found = (sign for sign in signs if isinstance(error, RuntimeError) and sign in str(error))
+    return next(found, "")

@@ -6,8 +6,9 @@ import warnings
 
 from utilities.files import DISK_FULL
 
-# Advertisements, and the end of a fit that is only to find stages; under two names that Lightning logs by.
-UNWANTED = ("litlogger", "litmodels", "`max_steps=0` reached")
+# Advertisements, the end of a fit that is only to find stages, and signals told as faults (LastCheckpoint and
+# StopSignals tell them better); under two names that Lightning logs by.
+UNWANTED = ("litlogger", "litmodels", "`max_steps=0` reached", "was raised with message")
 LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 # Starts of warnings, as regular expressions, and why each is of no use.

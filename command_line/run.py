@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.stop_signals import StopSignals
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, resolve_checkpoint
-from command_line.messages import ParserMessage, explain, first_line, mistake_behind
+from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
 from command_line.processes import connection_lost, follow_parent, leave_group
 from command_line.quiet import be_quiet
@@ -60,9 +60,11 @@ def run(args: list[str]) -> int:
     except Exception as error:
         cli.discard_unused_folder()
         mistake = mistake_behind(error)
-        _end_others(cli, patience=0 if mistake else 2)
-        if connection_lost(error):
-            raise UserError(f"another process of the job is gone: {first_line(error)}") from error
+        dead = _end_others(cli, patience=0 if mistake else 2)
+        if lost := connection_lost(error):
+            raise UserError(dead or f"another process of the job is gone ({lost})") from error
+        if dead:
+            print(f"error: {dead}", file=sys.stderr)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
@@ -72,20 +74,22 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _end_others(cli: PromptCLI, patience: float) -> None:
-    """End the processes that this one has started, which would wait for it, and say which had died before.
+def _end_others(cli: PromptCLI, patience: float) -> str:
+    """End the processes that this one has started, which would wait for it.
 
     Args:
         patience: seconds that one may still take to die.
+
+    Returns:
+        Which had died before, and how; empty if none had.
     """
     trainer = getattr(cli, "trainer", None)
     launcher = trainer and trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
-        return
+        return ""
     end = time.monotonic() + patience
     while not any(process.poll() for process in launcher.procs) and time.monotonic() < end:
         time.sleep(0.1)
-    for rank, process in enumerate(launcher.procs, 1):
-        if process.returncode:
-            print(f"error: process {rank} ended with code {process.returncode}", file=sys.stderr)
+    codes = {rank: process.returncode for rank, process in enumerate(launcher.procs, 1) if process.returncode}
     launcher.kill(signal.SIGKILL)
+    return ", ".join(f"process {rank} ended with code {code}" for rank, code in codes.items())

@@ -61,9 +61,9 @@ def trainer_settings(
         text: the configuration as YAML.
         hyperparameters: flat names and values shown beside the test metric.
     """
-    callbacks: list[Any] = [StopSignals()]
-    if config.trainer.enable_progress_bar is not False:
-        callbacks.append(ExamplesProgressBar())
+    # The bar first: it leaves its line before others tell how a run has ended.
+    callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
+    callbacks.append(StopSignals())
     if wanted != "predict":
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):

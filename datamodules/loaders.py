@@ -132,15 +132,15 @@ class TrainLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what a checkpoint was trained with, to compare it if training resumes in mid-epoch."""
+        """Remember what a checkpoint was trained with, to compare it if training resumes within an epoch."""
         self._resumed = state
 
     def _check_resumed(self, state: dict[str, Any]) -> None:
         for name, value in self.state_dict().items():
             if state.get(name, value) != value:
                 raise UserError(
-                    f"cannot resume in mid-epoch with other training data: {name} was {state[name]} and is "
-                    f"{value}; restore it, or resume from a checkpoint of an epoch's end"
+                    f"cannot go on with other training data: {name} was {state[name]} and is {value}: "
+                    "restore it"
                 )
 
 

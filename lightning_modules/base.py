@@ -47,8 +47,10 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
         self.decoding = Decoding()
         self._step_loss, self._step_tokens = 0.0, 0
-        # Whether this process was asked to end training, and whether any was, of which all learn in a step.
-        self.stop_asked, self.stop_agreed = False, False
+        # Whether this process was asked to end training, and to come back later; whether any was, of which
+        # all learn in a step.
+        self.stop_asked, self.requeue_asked = False, False
+        self.stop_agreed, self.requeue_agreed = False, False
         self._shared_prefix: Prefix | None = None
         self._configured = False
 
@@ -164,9 +166,10 @@ class SoftPromptModule(L.LightningModule, ABC):
         Lightning divided each micro-batch by their number and averaged gradients over ranks; both are
         undone, and the sum is divided by the tokens of all micro-batches on all ranks.
         """
-        local = torch.tensor([self._step_loss, self._step_tokens, self.stop_asked], device=self.device)
-        loss, tokens, stop = self.trainer.strategy.reduce(local, reduce_op="sum")
-        self.stop_agreed = bool(stop)
+        asked = (self.stop_asked, self.requeue_asked)
+        local = torch.tensor([self._step_loss, self._step_tokens, *asked], device=self.device)
+        loss, tokens, stop, requeue = self.trainer.strategy.reduce(local, reduce_op="sum")
+        self.stop_agreed, self.requeue_agreed = bool(stop), bool(requeue)
         self.log("train/loss", loss / tokens, prog_bar=True)
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
         for parameter in self.trained_parameters():

@@ -38,6 +38,11 @@ def share_backbone(backbone: Backbone, trainer: L.Trainer) -> None:
             f"than that of process 0 ({first})"
         )
     processes = shared_by(config.shard, trainer)
+    if processes == 1 and config.shard != "none":
+        rank_zero_info(
+            f"backbone '{config.name}' is whole: --backbone.shard {config.shard} spreads it over several "
+            "processes (--trainer.devices), and here is one"
+        )
     if processes > 1 and not isinstance(backbone.shards, Shards):
         backbone.shard(processes, trainer.strategy.root_device.type)
         rank_zero_info(f"backbone '{config.name}': decoder blocks spread over {processes} processes")

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_modules.backbone.loading import EMBEDDED
 from scripts.footprint import (
     ATTENTION,
     LLAMA3_8B,
@@ -147,7 +148,7 @@ def shape_of(backbone: str) -> Shape:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config: Any = AutoConfig.from_pretrained(backbone)
+        config: Any = AutoConfig.from_pretrained(EMBEDDED if backbone == "embedded" else backbone)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -257,6 +258,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args(arguments)
     try:
+        for flag in numbers:
+            value = getattr(args, flag[2:].replace("-", "_"))
+            if value < 1:
+                raise UserError(f"{flag} must be at least 1, not {value}")
         shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

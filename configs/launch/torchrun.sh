@@ -7,11 +7,19 @@ set -eu
 NODES="${NODES:-1}"
 # Processes of a machine: its GPUs.
 PROCESSES="${PROCESSES:-2}"
-# The first machine's name, and a port that is free there.
-HEAD="${HEAD:-localhost}:${PORT:-29500}"
+# The first machine's name, and a port that is free there; processes talk to each other over others.
+HEAD="${HEAD:-localhost}"
+PORT="${PORT:-29500}"
 # The Python of the project's environment.
 PYTHON="${PYTHON:-.venv/bin/python}"
+if ! "$PYTHON" -c "import socket, sys; socket.getaddrinfo(sys.argv[1], None)" "$HEAD" 2>/dev/null; then
+    echo "error: HEAD is '$HEAD', a machine of which this one does not know the address" >&2
+    exit 2
+fi
+if [ "$NODES" -gt 1 ]; then
+    echo "waiting for $NODES machines to start the same command with HEAD=$HEAD PORT=$PORT, 10 minutes at most" >&2
+fi
 # torchrun ends all processes when one dies, and says which and why.
 exec "$PYTHON" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$PROCESSES" \
-    --rdzv-backend c10d --rdzv-endpoint "$HEAD" cli.py "$@" \
+    --rdzv-backend c10d --rdzv-endpoint "$HEAD:$PORT" cli.py "$@" \
     --trainer.num_nodes "$NODES" --trainer.devices "$PROCESSES" --trainer.strategy ddp

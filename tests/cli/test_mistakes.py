@@ -50,6 +50,10 @@ TYPOS = [
     ("--early_stopping.patienc=3", "did you mean --early_stopping.patience?"),
     ("--questions=x", "option --questions is unknown: see --help"),
     ("extra", "option extra is unknown"),
+    (
+        "--trainer.num_nodes=2",
+        "trainer.num_nodes is 2, and nothing starts the other machines' processes: use ",
+    ),
     ("--trainer.max_steps=few", "option --trainer.max_steps: expected int, not few"),
     ("--trainer.precision=12", "option --trainer.precision: '12' is not allowed: "),
     (

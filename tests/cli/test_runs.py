@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,16 +159,21 @@ def test_two_fits_in_one_folder(trained: Path) -> None:
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Lightning ignores Ctrl-C once it has seen one."""
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
     yield
-    signal.signal(signal.SIGINT, before[0])
-    signal.signal(signal.SIGTERM, before[1])
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("how", ["keyboard", "sigterm"])
+@pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1"])
 def test_interrupted_run_can_go_on(
-    how: str, trained: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
+    how: str,
+    trained: Path,
+    common: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     shutil.rmtree(trained)
     original = SoftPromptModule.training_step
@@ -176,13 +182,17 @@ def test_interrupted_run_can_go_on(
         if self.trainer.global_step == 2:
             if how == "keyboard":
                 raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.Signals[how])
         return original(self, batch, batch_idx)
 
     flags = [*common, "--trainer.max_steps=4"]
     with monkeypatch.context() as patch:
         patch.setattr(SoftPromptModule, "training_step", interrupted)
-        assert call("fit", *flags, "--run_dir=run").code == (130 if how == "keyboard" else 143)
+        outcome = call("fit", *flags, "--run_dir=run")
+        assert outcome.code == (130 if how == "keyboard" else 143)
+        told = [] if how == "keyboard" else [f"{how}: the run ends after step 3, with a checkpoint"]
+        told.append(f"step {2 if how == 'keyboard' else 3} is saved: --ckpt_path")
+        assert all(line in caplog.text for line in told)
     last = Path("run") / "checkpoints" / "last.ckpt"
     assert step(last) == (2 if how == "keyboard" else 3)
     resumed = call("fit", *QUIET, "--ckpt_path=run")
@@ -193,6 +203,46 @@ def test_interrupted_run_can_go_on(
         for run in ("run", "whole")
     ]
     assert torch.equal(states[0], states[1])
+
+
+def test_precision_is_kept(trained: Path, common: list[str]) -> None:
+    """An evaluation computes as the fit did, unless something else is asked for."""
+    fit = call("fit", *common, "--trainer.max_steps=1", "--trainer.precision=bf16-mixed", "--run_dir=half")
+    assert fit.code == 0, fit.err
+    assert call("test", *QUIET, "--ckpt_path=half").code == 0
+    assert config(Path("half") / "test" / "config.yaml")["trainer"]["precision"] == "bf16-mixed"
+    other = call("test", *QUIET, "--ckpt_path=half", "--trainer.precision=32-true")
+    assert "note: --trainer.precision is '32-true' (the checkpoint was made with 'bf16-mixed')" in other.notes
+
+
+def test_one_process_has_a_whole_backbone(
+    trained: Path, common: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call("fit", *common, "--trainer.max_steps=1", "--backbone.shard=node").code == 0
+    assert "is whole: --backbone.shard node spreads it over several processes" in caplog.text
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_test_goes_on_to_the_time_limit(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's signal before it neither ends a test nor has Lightning write a checkpoint."""
+    job = {"JOB_ID": "7", "JOB_NAME": "promptstage", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
+    for name, value in (job | {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    original = SoftPromptModule.test_step
+
+    def signalled(self: SoftPromptModule, batch: Any, batch_idx: int) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SoftPromptModule, "test_step", signalled)
+    before = hashes(trained)
+    outcome = call("test", *QUIET, "--ckpt_path=run")
+    assert outcome.code == 0, outcome.err
+    assert (trained / "test-2" / "results.jsonl").read_bytes() == (
+        trained / "test" / "results.jsonl"
+    ).read_bytes()
+    new = {name for name in set(hashes(trained)) - set(before) if "tensorboard" not in name}
+    assert new == {f"run/test-2/{name}" for name in ("config.yaml", "results.jsonl", "summary.json")}
 
 
 def test_a_run_shorter_than_an_epoch_is_validated(trained: Path, tmp_path: Path) -> None:

@@ -150,9 +150,7 @@ def test_other_data_cannot_be_resumed_in_mid_epoch(
         ({"train_size": 20}, "examples was 23 and is 20"),
         ({"template": "cot"}, "checksum of their lengths"),
     ):
-        with pytest.raises(
-            UserError, match=f"cannot resume in mid-epoch with other training data: {message}"
-        ):
+        with pytest.raises(UserError, match=f"cannot go on with other training data: {message}"):
             run(make(backbone, folder, **options), Recorder(), checkpoint)
     (end,) = tmp_path.glob("*-epoch.ckpt")
     assert run(make(backbone, folder, batch_size=2), Recorder(), end, max_epochs=2)

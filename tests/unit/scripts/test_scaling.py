@@ -69,6 +69,16 @@ def test_no_such_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said.count("\n") == 1
 
 
+def test_numbers_are_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--processes", "0"]) == 2
+    assert capsys.readouterr() == ("", "error: --processes must be at least 1, not 0\n")
+
+
+def test_the_embedded_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--backbone", "embedded"]) == 0
+    assert "1,244,064 parameters" in capsys.readouterr().out
+
+
 def test_trained_parameters() -> None:
     assert footprint.prompt_parameters(LLAMA3_8B, 100) == 409_600
     assert footprint.prefix_tuning_parameters(LLAMA3_8B, 100) == 2 * 32 * 8 * 128 * 100 == 6_553_600
