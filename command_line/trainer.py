@@ -20,7 +20,7 @@ from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
 from lightning_modules.checkpointing import PromptCheckpointIO
-from utilities.errors import UserError
+from utilities.errors import UserError, nearest
 
 
 class PromptTrainer(L.Trainer):
@@ -60,7 +60,17 @@ def trainer_settings(
         config: its configuration, classes instantiated.
         text: the configuration as YAML.
         hyperparameters: flat names and values shown beside the test metric.
+
+    Raises:
+        UserError: for a strategy that would treat the frozen backbone in a way of its own.
     """
+    strategy = config.trainer.strategy
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if not name.lower().startswith(("auto", "ddp", "singledevice")):
+        raise UserError(
+            f"trainer.strategy '{name}' is unknown: {nearest(name, ('auto', 'ddp'))}; a backbone too large "
+            "for one device: --backbone.shard node"
+        )
     # The bar first: it leaves its line before others tell how a run has ended.
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
     callbacks.append(StopSignals())

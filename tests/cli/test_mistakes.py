@@ -54,6 +54,11 @@ TYPOS = [
         "--trainer.num_nodes=2",
         "trainer.num_nodes is 2, and nothing starts the other machines' processes: use ",
     ),
+    (
+        "--trainer.strategy=dpp",
+        "trainer.strategy 'dpp' is unknown: did you mean 'ddp'? Allowed: auto, ddp; a b",
+    ),
+    ("--trainer.strategy=fsdp", "trainer.strategy 'fsdp' is unknown: "),
     ("--trainer.max_steps=few", "option --trainer.max_steps: expected int, not few"),
     ("--trainer.precision=12", "option --trainer.precision: '12' is not allowed: "),
     (
