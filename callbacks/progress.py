@@ -58,8 +58,9 @@ class ExamplesTqdm(Tqdm):
             super().moveto(n)
 
     def close(self) -> None:
-        self._next_line = 0.0  # the last state is told in any case
-        self.disable |= not self.leave and not self.fp.isatty()  # there is nothing to wipe out in a log
+        if not self.disable and not self.fp.isatty():
+            self._next_line = 0.0  # the last state is told in any case,
+            self.disable = not self.leave  # unless it is one to wipe out, which cannot be done in a log
         super().close()
 
     @property

@@ -40,3 +40,9 @@ def test_long_work_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
     outer.close()
     shown.close()
     assert "\x1b" not in log.getvalue()
+
+
+def test_a_hidden_bar_has_no_line() -> None:
+    shown = ExamplesTqdm(total=4, disable=True)
+    shown.update(4)
+    shown.close()
