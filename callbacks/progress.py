@@ -30,6 +30,7 @@ class ExamplesTqdm(Tqdm):
 
     batch_size = 1
     examples: int | None = None
+    disable: bool  # tqdm's
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_line = time.monotonic() + LOG_SECONDS
