@@ -27,7 +27,8 @@ DEFAULT = {
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_every_file_is_instantiated(path: Path, instantiate: Any) -> None:
+def test_every_file_is_instantiated(path: Path, instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_RANK", "0")  # a trainer of several machines is started by a launcher
     kind = path.parent.name
     files = [file for key, file in DEFAULT.items() if kind not in (key, "experiment")]
     # Lightning refuses accelerator gpu where there is none.
