@@ -58,7 +58,7 @@ class StopSignals(L.Callback):
         assert isinstance(pl_module, SoftPromptModule)
         if isinstance(exception, SIGTERMException) and pl_module.stop_agreed:
             name = "SIGUSR1" if pl_module.requeue_agreed else "SIGTERM"
-            rank_zero_info(f"{name}: the run ends after step {trainer.global_step}, with a checkpoint")
+            rank_zero_info(f"{name}: the run ends after step {trainer.global_step}")
 
     def give_back(self, trainer: L.Trainer) -> None:
         """After SIGUSR1, put the job back in SLURM's queue; the checkpoint is written."""

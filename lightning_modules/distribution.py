@@ -20,8 +20,15 @@ def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     buffers = [name for name, _ in module.named_buffers() if name.startswith("backbone.")]
     module._ddp_params_and_buffers_to_ignore = frozen + buffers
-    if trainer is not None:
-        share_backbone(module.backbone, trainer)
+    if trainer is None:
+        return
+    share_backbone(module.backbone, trainer)
+    config = module.backbone_config
+    if config.shard != "none" and shared_by(config.shard, trainer) == 1:
+        rank_zero_info(
+            f"backbone '{config.name}' is whole: --backbone.shard {config.shard} spreads it over several "
+            "processes (--trainer.devices), and here is one"
+        )
 
 
 def share_backbone(backbone: Backbone, trainer: L.Trainer) -> None:
@@ -38,11 +45,6 @@ def share_backbone(backbone: Backbone, trainer: L.Trainer) -> None:
             f"than that of process 0 ({first})"
         )
     processes = shared_by(config.shard, trainer)
-    if processes == 1 and config.shard != "none":
-        rank_zero_info(
-            f"backbone '{config.name}' is whole: --backbone.shard {config.shard} spreads it over several "
-            "processes (--trainer.devices), and here is one"
-        )
     if processes > 1 and not isinstance(backbone.shards, Shards):
         backbone.shard(processes, trainer.strategy.root_device.type)
         rank_zero_info(f"backbone '{config.name}': decoder blocks spread over {processes} processes")
