@@ -12,7 +12,7 @@ HEAD="${HEAD:-localhost}"
 PORT="${PORT:-29500}"
 # The Python of the project's environment.
 PYTHON="${PYTHON:-.venv/bin/python}"
-if ! "$PYTHON" -c "import socket, sys; socket.getaddrinfo(sys.argv[1], None)" "$HEAD" 2>/dev/null; then
+if command -v "$PYTHON" >/dev/null && ! "$PYTHON" -c "import socket, sys; socket.getaddrinfo(sys.argv[1], None)" "$HEAD" 2>/dev/null; then
     echo "error: HEAD is '$HEAD', a machine of which this one does not know the address" >&2
     exit 2
 fi
