@@ -13,8 +13,6 @@ from callbacks.examples import data_of
 from datamodules.base import ReasoningDataModule
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
-
-
 LOG_SECONDS = 60.0  # between two lines in a log
 
 

@@ -31,7 +31,8 @@ FLAGS += ["--data.task=addition", "--data.validation_size=4", "--data.batch_size
 FLAGS += ["--model=DHAM", "--model.partition=[0,4,8]", "--model.num_virtual_tokens=12", "--save_every=1"]
 FLAGS += ["--model.val_generations=2", "--model.optimizer.schedule=cosine", "--model.optimizer.lr=0.01"]
 FLAGS += [f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=7"]
-FINE = ("resumed, bit-identical", "started anew, bit-identical", "had ended, bit-identical")
+RESUMED, ANEW, ENDED = "resumed, bit-identical", "started anew, bit-identical", "had ended, bit-identical"
+FINE = (RESUMED, ANEW, ENDED)
 PATIENCE = 60  # seconds in which a job whose process has died must end
 
 
@@ -250,10 +251,10 @@ def repeat(
         return "a traceback", told + f"\n{job.said}"
     if broken := damaged(run):
         return f"half checkpoint {broken}", told
-    verdict = FINE[2]
+    verdict = ENDED
     if code:
         there = job.last.is_file()
-        verdict = FINE[0] if there else FINE[1]
+        verdict = RESUMED if there else ANEW
         if there:
             saved = torch.load(job.last, weights_only=True)["global_step"]
             told += f"; resumed from step {saved}"

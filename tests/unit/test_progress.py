@@ -43,6 +43,8 @@ def test_long_work_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_hidden_bar_has_no_line() -> None:
-    shown = ExamplesTqdm(total=4, disable=True)
+    log = io.StringIO()
+    shown = ExamplesTqdm(total=4, file=log, disable=True)
     shown.update(4)
     shown.close()
+    assert log.getvalue() == ""
