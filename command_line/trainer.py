@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.act import ACT
+from callbacks.board import EventLog
 from callbacks.dpc import DPC
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
@@ -108,9 +108,8 @@ def trainer_settings(
     if wanted in ("predict", "saliency"):
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
-        settings["logger"] = TensorBoardLogger(
-            str(folders.run), name="", version="tensorboard", default_hp_metric=False
-        )
+        name = None if folders.out == folders.run else folders.out.name
+        settings["logger"] = EventLog(folders.run, name)
     return settings
 
 
