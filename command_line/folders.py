@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from utilities.files import FolderLock, make_folder, new_folder
+from utilities.errors import UserError
+from utilities.files import FolderLock, claim_folder, make_folder
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -29,7 +30,7 @@ class Folders(NamedTuple):
     Attributes:
         created: whether ``out`` was made for this command, and may go if the command fails at once.
         events: event files of earlier commands.
-        lock: on the run, while a fit writes to it.
+        lock: on the folder that is written to.
     """
 
     run: Path
@@ -39,7 +40,7 @@ class Folders(NamedTuple):
     lock: FolderLock | None = None
 
     def release(self) -> None:
-        """Let another fit write to the run."""
+        """Let other commands write to the folder."""
         if self.lock is not None:
             self.lock.release()
 
@@ -75,7 +76,11 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         folder = Path(checkpoint).resolve().parent
         run = folder.parent if folder.name == "checkpoints" else folder
     else:
-        run = Path(run_dir or f"runs/{name}")
+        run = Path(run_dir or f"runs/{name}").expanduser()
+        run = (
+            run.resolve() if run.is_symlink() else run
+        )  # the user's own link; those inside a run are not followed
+    _refuse_links(run)
     out = run / subcommand if subcommand in ("test", "validate", "saliency", "calibrate") else run
     # Only the first process writes; another one must not number the first one's new folder.
     if subcommand == "predict" or vars(rank_zero_only).get("rank"):
@@ -84,10 +89,19 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         make_folder(run)
         return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
-    new = new_folder(out)
+    new, lock = claim_folder(out)
     if new != out:
         print(f"note: {out} exists and is kept: this {subcommand} writes to {new}", file=sys.stderr)
     created = not (there and new == out)
     own = subcommand in ("fit", "partition")
-    lock = FolderLock(new) if subcommand == "fit" else None
     return Folders(new if own else run, new, created, _events(run), lock)
+
+
+def _refuse_links(run: Path) -> None:
+    """
+    Raises:
+        UserError: if what is written to the run would end up elsewhere.
+    """
+    for name in ("checkpoints", "tensorboard"):
+        if (run / name).is_symlink():
+            raise UserError(f"folder {run / name} cannot be written to: it is a link")

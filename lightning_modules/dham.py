@@ -179,7 +179,7 @@ class DHAM(SoftPromptModule):
                     f"{name} is {self._source()[name]}, but the checkpoint's stages were made with {value}, "
                     "and its prompts were trained for them: leave it as it is, or start a new fit"
                 )
-        self.set_stages(partition_from(checkpoint["partition"]))
+        self.set_stages(partition_from(checkpoint["partition"], "the checkpoint's partition"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

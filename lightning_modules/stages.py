@@ -10,6 +10,7 @@ from lightning_modules.backbone.model import Backbone
 from lightning_modules.functional.partition import Partition, from_starts, single, uniform
 from utilities.errors import UserError, choose, nearest
 from utilities.files import write_text
+from utilities.reading import read_json, validated
 
 SEARCHED = ("cka", "cosine", "euclidean")
 NAMED = ("uniform", "single")
@@ -154,17 +155,9 @@ def load_partition(path: Path, backbone: Backbone) -> Partition:
         UserError: when it cannot be read, or belongs to another backbone.
     """
     path = path / "partition.json" if path.is_dir() else path
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"partition file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"partition file {path} is not JSON: {error}") from error
-    try:
-        partition = partition_from(values)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"partition file {path} is not a partition: {error}") from error
-    check_partition(partition, backbone, f"partition file {path}")
+    what = f"partition file {path}"
+    partition = partition_from(read_json(path, "partition file"), what)
+    check_partition(partition, backbone, what)
     return partition
 
 
@@ -192,29 +185,24 @@ def partition_values(partition: Partition) -> dict[str, Any]:
     return summary | asdict(partition)
 
 
-def partition_from(values: Mapping[str, Any]) -> Partition:
-    """The partition that plain values describe.
+def partition_from(values: Any, where: str) -> Partition:
+    """Make a partition of plain values from a file or checkpoint.
 
     Raises:
-        AttributeError, TypeError, ValueError: when they describe none.
+        UserError: naming ``where``, if they describe none.
     """
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-        raise ValueError(f"it has no field 'format' of {FORMAT}")
+        raise UserError(f"{where} is not a partition: it has no field 'format' of {FORMAT}")
     missing = [field.name for field in fields(Partition) if field.name not in values]
     if missing:
-        raise ValueError(f"it has no field '{missing[0]}'")
-    found = {field.name: values[field.name] for field in fields(Partition)}
-    found["stages"] = tuple(map(tuple, found["stages"]))
-    for name in ("silhouettes", "votes", "boundary_votes"):  # JSON has no keys but texts
-        if found[name] is not None:
-            found[name] = {int(key): value for key, value in found[name].items()}
-    if found["similarity"] is not None:
-        found["similarity"] = tuple(map(tuple, found["similarity"]))
-    partition = Partition(**found)
+        raise UserError(f"{where} is not a partition: it has no field '{missing[0]}'")
+    partition = validated(Partition, dict(values), f"{where} is not a partition")
     # Who edits a file by hand may well edit these.
     for name, value in (("starts", list(partition.starts)), ("stages_as_runs", str(partition))):
         if values.get(name, value) != value:
-            raise ValueError(f"its {name} {values[name]} is not that of its stages: {value}")
+            raise UserError(
+                f"{where} is not a partition: {name} {values[name]!r:.60} does not fit its stages: {value}"
+            )
     return partition
 
 

@@ -1,14 +1,17 @@
-"""Files that are whole or not there."""
+"""Atomic file writes and folders that one command at a time may claim."""
 
 import contextlib
 import errno
-import fcntl
 import os
+import stat
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from utilities.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCK = ".lock"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,14 +20,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name, then rename.
+    """Write ``content`` atomically: under a temporary name, then renamed.
 
     Raises:
-        UserError: when the file cannot be written; an earlier one is as it was.
+        UserError: if the file cannot be written, or is a link or device; an existing file stays as it is.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # x: a link of that name is not followed
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # its name must not be on the disk before it is
@@ -35,65 +40,105 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise UserError(f"file {path} cannot be written: {error.strerror or error}") from error
 
 
-def make_folder(path: Path) -> None:
-    """Create ``path``, if it is not there.
+def check_replaceable(path: Path) -> None:
+    """Check that ``path`` is an ordinary file, or free: links, pipes and devices are not replaced.
 
     Raises:
-        UserError: when it cannot be created.
+        UserError: if it is something else.
     """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # it does not exist, or writing will say why it cannot be reached
+    kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+    if not stat.S_ISREG(mode):
+        raise UserError(f"file {path} cannot be written: it is {kind}")
+
+
+def make_folder(path: Path) -> None:
+    """Create ``path`` and its parents if they do not exist.
+
+    Raises:
+        UserError: if it cannot be created, or is a link.
+    """
+    if path.is_symlink():
+        raise UserError(f"folder {path} cannot be written to: it is a link")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
 
 
-def new_folder(wanted: Path) -> Path:
-    """Create ``wanted``, or ``wanted-2``, ``wanted-3``, … when there is one already.
+def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
+    """Claim ``wanted``, or the first free one of ``wanted-2``, ``wanted-3``, …
 
-    An empty folder is taken as it is.
+    A folder is free if it does not exist, or is empty and no other process has claimed it.
+
+    Returns:
+        The folder, and the lock that keeps other processes from claiming it.
 
     Raises:
-        UserError: when the folder cannot be written to.
+        UserError: if the folder cannot be written to.
     """
     number = 1
     while True:
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            if path.is_dir() and not any(path.iterdir()):
-                return path
-            number += 1
+            if not path.is_symlink() and (not os.path.lexists(path) or _is_empty(path)):
+                path.mkdir(parents=True, exist_ok=True)
+                lock = FolderLock(path)
+                if _is_empty(path):  # else another process has claimed and used it meanwhile
+                    return path, lock
+                lock.release()
+        except FolderInUse:
+            pass
         except OSError as error:
             raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
-        else:
-            return path
+        number += 1
+
+
+def new_folder(wanted: Path) -> Path:
+    """Create ``wanted``, or the first free numbered one; raises as :func:`claim_folder` does."""
+    path, lock = claim_folder(wanted)
+    lock.release()
+    return path
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and all(name == LOCK for name in os.listdir(folder))
+
+
+class FolderInUse(UserError):
+    """Another process has locked the folder."""
 
 
 class FolderLock:
-    """Keeps other processes from writing to a folder. The system lets go of it however this one ends."""
+    """Exclusive claim on a folder, through ``.lock`` in it; the system releases it when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            UserError: when another process has it.
+            FolderInUse: if another process has it.
+            UserError: if the folder cannot be written to, or ``.lock`` is a link, folder, pipe or device.
         """
-        self.path = folder / ".lock"
-        while True:
-            self._file = self.path.open("w")
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._file.close()
-                raise UserError(f"another fit is running in {folder}: wait for its end or stop it") from error
-            except OSError:
-                return  # a file system without locks
-            # Unless its last holder took the file away in between.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
-                    return
-            self._file.close()
+        self._lock: FileLock | None = FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
+        check_replaceable(folder / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FolderInUse(
+                f"another command is writing to {folder}: wait until it ends, or stop it"
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                self._lock = None  # a file system without locks
+                return
+            raise UserError(f"folder {folder} cannot be written to: {error.strerror}") from error
 
     def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        """Remove ``.lock`` and let other processes claim the folder."""
+        if self._lock is not None:
+            # While it is still held, so that nobody else's is removed.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None

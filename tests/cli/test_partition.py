@@ -170,8 +170,8 @@ def test_another_backbone_is_refused(dham: list[str], tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "nothing.json": (None, "partition file nothing.json cannot be read: No such file"),
-    "half.json": ('{"format": 1, "stag', "partition file half.json is not JSON"),
+    "nothing.json": (None, "partition file nothing.json does not exist"),
+    "half.json": ('{"format": 1, "stag', "partition file half.json is not valid JSON"),
     "list.json": ("[1, 2]", "partition file list.json is not a partition: it has no field 'format' of 1"),
     "empty.json": ('{"format": 1}', "partition file empty.json is not a partition: it has no field 'stages'"),
 }

@@ -146,7 +146,7 @@ def test_two_fits_in_one_folder(trained: Path) -> None:
     resumed = call("fit", *QUIET, f"--ckpt_path={trained}")
     assert resumed.code == 2
     assert resumed.errors == [
-        f"error: another fit is running in {trained.resolve()}: wait for its end or stop it"
+        f"error: another command is writing to {trained.resolve()}: wait until it ends, or stop it"
     ]
     # A new one gets a folder of its own, also where the first has not written anything yet.
     empty = run_folders("fit", "empty", None, "x")

@@ -1,0 +1,100 @@
+"""Bounded reading of files that may come from elsewhere: size, encoding, syntax and types are checked."""
+
+import errno
+import json
+import os
+import stat
+from typing import Any, TypeVar
+
+from utilities.errors import UserError
+
+T = TypeVar("T")
+LIMIT = 64 << 20  # bytes of a JSON or YAML file; a partition of 128 layers has 200 kB
+
+
+def read_bytes(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; links to one are followed.
+
+    Args:
+        what: name of the file in messages, such as ``partition file``.
+
+    Raises:
+        UserError: if it is missing, unreadable, too large, or a folder, pipe or device.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{what} {path} is not a regular file")
+            if found.st_size > limit:
+                raise UserError(f"{what} {path} has {found.st_size} bytes; at most {limit} are read")
+            return file.read(limit + 1)[:limit]
+    except IsADirectoryError as error:
+        raise UserError(f"{what} {path} is a folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, OSError) and error.errno == errno.ENOENT:
+            raise UserError(f"{what} {path} does not exist") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{what} {path} cannot be read: {reason}") from error
+
+
+def read_text(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> str:
+    """Read a UTF-8 file, with or without a byte-order mark; raises as :func:`read_bytes` does."""
+    try:
+        return read_bytes(path, what, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {path} is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def read_json(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> Any:
+    """Read a JSON file without NaN, infinities and repeated keys; raises as :func:`read_bytes` does."""
+    return parse_json(read_text(path, what, limit), f"{what} {path}")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON; NaN, infinities and repeated keys are errors.
+
+    Raises:
+        UserError: naming ``where`` and the reason.
+    """
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a JSON number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is repeated")
+        return values
+
+    try:
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply") from error
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON: {error}") from error
+
+
+def validated(kind: type[T], values: Any, where: str) -> T:
+    """Make a ``kind``, such as a dataclass, of plain values whose types must agree with its annotations.
+
+    Lists become tuples and texts become integer keys, which JSON lacks; nothing else is converted. Fields
+    that ``kind`` does not have are ignored.
+
+    Raises:
+        UserError: naming ``where``, the first field that does not agree, and what is expected.
+    """
+    from pydantic import TypeAdapter, ValidationError  # a quarter of a second of imports
+
+    try:
+        # By way of JSON: in pydantic's strict mode only JSON's lists and texts become tuples and keys.
+        text = json.dumps(values, allow_nan=False)
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise UserError(f"{where}: {error}") from error
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {f'field {field!r}: ' if field else ''}{first['msg']}") from error
