@@ -1,4 +1,4 @@
-"""What goes to TensorBoard: at which step, in which folder, and data as text."""
+"""What goes to TensorBoard: in which folder, at which step, and data as text."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,27 +13,23 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_modules.backbone.loading import BackboneConfig
 from utilities.errors import printable
 
-FOLDER = "tensorboard"
-
 
 class EventLog(TensorBoardLogger):
-    """TensorBoard's event files of one command.
+    """TensorBoard's event files of one command, in ``tensorboard`` of the folder that it writes to.
 
-    Those of a fit are in ``tensorboard`` of its run; every evaluation has a folder of its own in there, so
-    that nothing is drawn into the fit's curves.
+    An evaluation has its own beside its results: nothing is drawn into the fit's curves.
 
     Args:
-        run: folder of the run.
-        name: name of the evaluation's results folder; None: the fit's.
+        folder: of the run, or of an evaluation's results.
+        evaluates: leave the epoch out, which an evaluation has none of.
     """
 
-    def __init__(self, run: Path, name: str | None = None) -> None:
-        version = FOLDER if name is None else f"{FOLDER}/{name}"
-        super().__init__(str(run), name="", version=version, default_hp_metric=False)
-        self._evaluates = name is not None
+    def __init__(self, folder: Path, evaluates: bool) -> None:
+        super().__init__(str(folder), name="", version="tensorboard", default_hp_metric=False)
+        self._evaluates = evaluates
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log as Lightning does; in an evaluation without the epoch, which it has none of."""
+        """Log as Lightning does."""
         shown = {key: value for key, value in metrics.items() if key != "epoch" or not self._evaluates}
         super().log_metrics(shown, step)
 

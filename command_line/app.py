@@ -19,7 +19,7 @@ from callbacks.saliency_files import load
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, first_line
-from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_settings
+from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
 from command_line.processes import check_machines
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
@@ -184,6 +184,8 @@ class PromptCLI(LightningCLI):
             for section in MODEL_SECTIONS
             for key, value in flatten({section: used.get(section)}).items()
         }
+        fitted = flatten(self.stored)
+        flat |= {key: fitted[key] for key in TRAINED_WITH if key in fitted}
         return {
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in flat.items()

@@ -108,8 +108,7 @@ def trainer_settings(
     if wanted in ("predict", "saliency"):
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
-        name = None if folders.out == folders.run else folders.out.name
-        settings["logger"] = EventLog(folders.run, name)
+        settings["logger"] = EventLog(folders.out, evaluates=wanted not in ("fit", "partition"))
     return settings
 
 
