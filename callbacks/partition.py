@@ -11,10 +11,10 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.board import boards
 from callbacks.examples import data_of
 from callbacks.progress import plain_bar
 from lightning_modules.dham import DHAM
@@ -63,7 +63,7 @@ class CKAPartition(L.Callback):
     def _keep(self, trainer: L.Trainer, partition: Partition) -> None:
         if self.folder is not None:
             save_partition(partition, self.folder / "partition.json")
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers = boards(trainer)
         if partition.similarity is None or not (loggers or self.folder):
             return
         from callbacks import figures

@@ -1,8 +1,9 @@
 """How information flows from the soft prompt to question and rationale, example by example.
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
-TensorBoard go the figures and means over examples: ``saliency/prompt_to_question/layer_07``,
-``.../prompt_to_rationale/...``, ``.../curve/...``.
+TensorBoard go the figures and means over examples: of an evaluation ``saliency/by_layer/prompt_to_question``,
+``.../prompt_to_rationale`` and ``.../curve`` with the layer as step; of a fit, over its steps,
+``saliency/prompt_to_question/layer_07`` and so on; and custom scalars of all layers in one chart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.board import boards, logged_step
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from callbacks.saliency_files import About, Matrix, Saved, load, write_matrix
 from datamodules.encoding import Batch, Tokens
@@ -250,18 +252,19 @@ class SaliencyDiagnostics(L.Callback):
         from callbacks.saliency_figures import all_figures, told
 
         assert self.folder is not None
-        step, learning = trainer.global_step, trainer.state.fn == TrainerFn.FITTING
+        learning = trainer.state.fn == TrainerFn.FITTING
         folder = self.folder / STEPS if learning else self.folder
-        stem = f"step_{step:06d}" if learning else "saliency"
+        stem = f"step_{trainer.global_step:06d}" if learning else "saliency"
         make_folder(folder)
         saved.write(folder, stem)
         for one in matrix:
             write_matrix(one, folder, stem)
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers, step = boards(trainer), logged_step(trainer)
         for logger in loggers:
-            for tag, values in saved.by_layer().items():
-                for layer, value in values.items():
-                    logger.experiment.add_scalar(f"saliency/{tag}/layer_{layer:02d}", value, step)
+            if learning:
+                log_over_steps(logger, saved, step)
+            else:
+                log_by_layer(logger, saved)
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")
         if learning:
@@ -284,6 +287,24 @@ class SaliencyDiagnostics(L.Callback):
         steps = [int(stem.rpartition("_")[2]) for stem in stems]
         figure = while_learning(steps, [load(folder, stem) for stem in stems])
         write_bytes(folder / "while_learning.png", png(figure))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("saliency/while_learning", figure, trainer.global_step)
+        for logger in boards(trainer):
+            logger.experiment.add_figure("saliency/while_learning", figure, logged_step(trainer))
+
+
+def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int) -> None:
+    """Log each layer's means at a step of the fit, with one chart of all layers a measure."""
+    measures = saved.by_layer()
+    for name, values in measures.items():
+        for layer, value in values.items():
+            logger.experiment.add_scalar(f"saliency/{name}/layer_{layer:02d}", value, step)
+    charts = {name: ["Multiline", [f"saliency/{name}/layer_.*"]] for name in measures}
+    logger.experiment.add_custom_scalars({"saliency over steps": charts})
+
+
+def log_by_layer(logger: TensorBoardLogger, saved: Saved) -> None:
+    """Log an evaluation's means with the layer as step, and one chart of all measures."""
+    for name, values in saved.by_layer().items():
+        for layer, value in values.items():
+            logger.experiment.add_scalar(f"saliency/by_layer/{name}", value, layer)
+    chart = {"by layer": ["Multiline", ["saliency/by_layer/.*"]]}
+    logger.experiment.add_custom_scalars({"saliency": chart})

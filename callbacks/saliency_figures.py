@@ -37,7 +37,7 @@ def all_figures(saved: Saved, matrix: Matrix | None = None) -> dict[str, Figure]
         if saved.both:
             drawn["late_flow"] = late_flow
     if len(saved.about.layers) > 1:
-        drawn |= {"differences": differences, "summary": summary}
+        drawn |= {"by_layer": by_layer, "differences": differences, "summary": summary}
         if saved.both:
             drawn["gap"] = gap
     found = {name: draw_one(saved) for name, draw_one in drawn.items()}
@@ -74,6 +74,19 @@ def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
         paths.append(folder / f"{stem}_{name}.png")
         write_bytes(paths[-1], png(figure))
     return paths
+
+
+def by_layer(saved: Saved) -> Figure:
+    """Means over examples against the layer: the numbers of TensorBoard's chart of the same name."""
+    measures = saved.by_layer()
+    figure = Figure(figsize=(4.2 * len(measures), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, measures.items(), strict=True):
+        axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=RIGHT)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        _finish_layers(axes, saved.about)
+    panels[0].set_ylabel(f"mean saliency of {len(saved.ids)} examples")
+    return figure
 
 
 def flows(saved: Saved) -> Figure:

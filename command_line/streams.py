@@ -49,7 +49,8 @@ def open_streams() -> bool:
         raw = _Output(descriptor, "w", closefd=False)
         encoding = "utf-8" if stream is None else stream.encoding
         lines = name == "stderr" or raw.isatty()
-        wrapped = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lines)
+        buffer = io.BufferedWriter(raw)  # type: ignore[type-var]  # its write takes any buffer, too
+        wrapped = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=lines)
         setattr(sys, name, wrapped)
         setattr(sys, f"__{name}__", wrapped)
     return not closed

@@ -46,6 +46,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.loss_sum, self.token_sum = SumMetric(), SumMetric()
         self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
         self.decoding = Decoding()
+        self.validation_tags = ("val/loss", "val/accuracy")  # what a validation's values are logged as
         self._step_loss, self._step_tokens = 0.0, 0
         # Whether this process was asked to end training, and to come back later; whether any was, of which
         # all learn in a step.
@@ -215,11 +216,12 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self._answer(batch, self.evaluation_prefix())
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/loss", self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
-        self._log_accuracy("val")
+        loss, accuracy = self.validation_tags
+        self.log(loss, self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
+        self._log_accuracy(accuracy)
 
     def on_test_epoch_end(self) -> None:
-        self._log_accuracy("test")
+        self._log_accuracy("test/accuracy")
 
     def evaluation_prefix(self) -> Prefix | None:
         """The prefix, computed once for a whole evaluation."""
@@ -253,12 +255,12 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.correct_sum.update(int(record.correct) - int(answers["records"][row].correct))
         answers["records"][row] = record
 
-    def _log_accuracy(self, split: str) -> None:
+    def _log_accuracy(self, tag: str) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())
         if answered:
             low, high = wilson_interval(correct, answered)
-            self.log(f"{split}/accuracy", correct / answered, prog_bar=True)
-            self.log_dict({f"{split}/accuracy_low": low, f"{split}/accuracy_high": high})
+            self.log(tag, correct / answered, prog_bar=True)
+            self.log_dict({f"{tag}_low": low, f"{tag}_high": high})
         for metric in (self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum):
             metric.reset()
 

@@ -111,7 +111,7 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     p = float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
     assert told["mcnemar_p"] == pytest.approx(p)
     assert f"{sum(after)} of {len(rows)} correct" in outcome.out
-    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(sum(after) / len(rows))
     assert "dpc/before_after/text_summary" in events.Tags()["tensors"]
     assert "dpc/trigger" in events.Tags()["images"]

@@ -31,6 +31,7 @@ def test_what_a_run_holds(trained: Path) -> None:
     assert names == {
         "config.yaml",
         "prompt.safetensors",
+        "prompt_last.safetensors",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "tensorboard/events",
@@ -38,6 +39,8 @@ def test_what_a_run_holds(trained: Path) -> None:
         "test/config.yaml",
         "test/results.jsonl",
         "test/summary.json",
+        "test/tensorboard/events",
+        "test/tensorboard/hparams.yaml",
     }
     assert config(trained / "config.yaml")["data"]["init_args"]["task"] == "letter_reversal"
 
