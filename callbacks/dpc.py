@@ -132,9 +132,7 @@ class DPC(L.Callback):
             self.partial = PartialLines(self.folder / "dpc.jsonl", trainer)
         if self.calibrating:
             assert isinstance(pl_module, SoftPromptModule)
-            assert self.folder is not None
             pl_module.validation_tags = ("calibrate/loss", "calibrate/accuracy_all_corrected")
-            self.target = place_of_calibration(trainer.ckpt_path, self.folder)
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check everything before any work."""
@@ -147,6 +145,8 @@ class DPC(L.Callback):
             rank_zero_info(f"DPC: threshold {self.threshold} from {path} ({found.n} {found.split} examples)")
         if self.folder is not None and trainer.is_global_zero:
             make_folder(self.folder)  # before the work, not after it
+        if self.folder is not None and self.calibrating:
+            self.target = place_of_calibration(trainer.ckpt_path, self.folder)
         self.waiting, self.done = [], []
         pl_module.decoding.trace = True
 

@@ -84,7 +84,13 @@ def test_resume(trained: Path) -> None:
     after = hashes(trained)
     replaced = {name for name in before if after[name] != before[name]}
     assert replaced <= {
-        f"run/{name}" for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "prompt.safetensors")
+        f"run/{name}"
+        for name in (
+            "checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+            "prompt.safetensors",
+            "prompt_last.safetensors",
+        )
     }
     assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
 

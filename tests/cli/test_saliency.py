@@ -19,6 +19,7 @@ from lightning_modules.pretrained import Pretrained
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
 from utilities.errors import UserError
+from utilities.tensor_files import tensors_digest
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 GRADIENTS = "--trainer.inference_mode=false"
@@ -30,7 +31,8 @@ def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], di
     lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
     with safe_open(folder / f"{stem}.safetensors", "pt") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        about = {name: json.loads(value) for name, value in file.metadata().items()}
+        about = json.loads(file.metadata()["promptstage"])
+    assert about.pop("sha256") == tensors_digest(arrays)
     return [json.loads(line) for line in lines], arrays, about
 
 
