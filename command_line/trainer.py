@@ -16,6 +16,7 @@ from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results
 from callbacks.run_folder import RunFolder
 from callbacks.saliency import SaliencyDiagnostics
+from callbacks.stalled_processes import StalledProcesses
 from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
@@ -73,7 +74,7 @@ def trainer_settings(
         )
     # The bar first: it leaves its line before others tell how a run has ended.
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
-    callbacks.append(StopSignals())
+    callbacks += [StopSignals(), StalledProcesses()]
     if wanted != "predict":
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):

@@ -70,7 +70,7 @@ def test_what_is_saved_is_read(saved: Saved, matrix: Matrix, tmp_path: Path) -> 
         assert np.allclose(again.arrays[name], values, rtol=1e-6, equal_nan=True)
     assert drawn is not None
     assert (drawn.tokens, tuple(drawn.question), tuple(drawn.rationale)) == (matrix.tokens, (2, 3), (4, 5))
-    with pytest.raises(UserError, match="other.jsonl does not exist"):
+    with pytest.raises(UserError, match=r"other\.jsonl does not exist"):
         load(tmp_path, "other")
     (tmp_path / "saliency.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="is not a safetensors file"):
