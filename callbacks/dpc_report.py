@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from callbacks.board import boards, code_block, logged_step
 from callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
+from callbacks.examples import tell_repeated
 from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from callbacks.partial_lines import write_or_rescue
 from utilities.files import write_bytes, write_text
@@ -54,6 +55,9 @@ def report(
             f"{calibration.triggered} corrected, {calibration.correct_before} correct before and "
             f"{calibration.correct_after} after"
         )
+        for text in silences(calibration, found):
+            rank_zero_info(text)
+        tell_repeated("the threshold", [one.before.question for one in found])
     for name, figure in figures.items():
         write_bytes(folder / f"dpc_{name}.png", png(figure))
     step = logged_step(trainer)
@@ -68,6 +72,18 @@ def report(
                 ("threshold", calibration.threshold),
             ):
                 logger.experiment.add_scalar(f"calibrate/{name}", value, step)
+
+
+def silences(calibration: Calibration, found: Sequence[Correction]) -> list[str]:
+    """Say what a calibrated threshold does not rest on."""
+    ratios = {one.ratio for one in found} - {None}
+    said = []
+    if len(ratios) < 2:
+        kind = f"the same, {ratios.pop()}," if ratios else "undefined"
+        said.append(f"R is {kind} in all {calibration.n} examples: no threshold tells them apart")
+    if not calibration.triggered:
+        said.append("no threshold makes more answers correct: test will correct none")
+    return [f"warning: DPC: {text}" for text in said]
 
 
 def summarise(found: Sequence[Correction]) -> dict[str, Any]:

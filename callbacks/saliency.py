@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.board import boards, logged_step
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from callbacks.saliency_charts import log_by_layer, log_over_steps
 from callbacks.saliency_files import About, Matrix, Saved, load, write_matrix
 from datamodules.encoding import Batch, Tokens
 from lightning_modules.backbone.prefix import Prefix
@@ -236,7 +236,15 @@ class SaliencyDiagnostics(L.Callback):
         split = SPLITS[trainer.state.fn or ""]
         ids = data_of(trainer).example_ids(split)
         measured, matrix = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
-        if not trainer.is_global_zero or not measured:
+        if not trainer.is_global_zero:
+            return
+        wanted = len(ids[: self.examples])
+        if len(measured) < wanted and self._label(trainer) == "generation":
+            rank_zero_info(
+                f"saliency: {wanted - len(measured)} of {wanted} examples are left out: nothing was generated, "
+                "or they were not evaluated"
+            )
+        if not measured:
             return
         arrays = {
             name: np.stack([np.asarray(example.arrays[name], dtype=float) for example in measured])
@@ -267,6 +275,8 @@ class SaliencyDiagnostics(L.Callback):
                 log_by_layer(logger, saved)
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")
+        elif trainer.state.fn != TrainerFn.PREDICTING:
+            rank_zero_info(f"saliency of 1 example: there is nothing to compare it with; in {folder / stem}*")
         if learning:
             return  # one figure of all steps at the end; ``saliency_figures.draw`` draws any step's
         for name, figure in all_figures(saved, next(iter(matrix), None)).items():
@@ -283,28 +293,10 @@ class SaliencyDiagnostics(L.Callback):
         folder = self.folder / STEPS
         stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))
         if len(stems) < 2:
+            rank_zero_info(f"saliency was measured at {len(stems)} steps: a figure of its change needs 2")
             return
         steps = [int(stem.rpartition("_")[2]) for stem in stems]
         figure = while_learning(steps, [load(folder, stem) for stem in stems])
         write_bytes(folder / "while_learning.png", png(figure))
         for logger in boards(trainer):
             logger.experiment.add_figure("saliency/while_learning", figure, logged_step(trainer))
-
-
-def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int) -> None:
-    """Log each layer's means at a step of the fit, with one chart of all layers a measure."""
-    measures = saved.by_layer()
-    for name, values in measures.items():
-        for layer, value in values.items():
-            logger.experiment.add_scalar(f"saliency/{name}/layer_{layer:02d}", value, step)
-    charts = {name: ["Multiline", [f"saliency/{name}/layer_.*"]] for name in measures}
-    logger.experiment.add_custom_scalars({"saliency over steps": charts})
-
-
-def log_by_layer(logger: TensorBoardLogger, saved: Saved) -> None:
-    """Log an evaluation's means with the layer as step, and one chart of all measures."""
-    for name, values in saved.by_layer().items():
-        for layer, value in values.items():
-            logger.experiment.add_scalar(f"saliency/by_layer/{name}", value, layer)
-    chart = {"by layer": ["Multiline", ["saliency/by_layer/.*"]]}
-    logger.experiment.add_custom_scalars({"saliency": chart})

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain, png
 from callbacks.saliency_curves import (
     DECADES,
     band,
@@ -252,11 +252,11 @@ def of_matrix(matrix: Matrix, about: About) -> Figure:
         for end in np.cumsum(about.stages)[:-1]:
             axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
         _token_ticks(axes, labels, width, matrix.tokens, side)
-        axes.set_title(name, fontsize=large + 2, pad=2 * large)
+        axes.set_title(plain(name), fontsize=large + 2, pad=2 * large)
     bar = figure.colorbar(image, ax=shown.tolist())
     bar.set_label("saliency: flow from column to row", fontsize=large)
     bar.ax.tick_params(labelsize=large)
-    figure.suptitle(matrix.id, fontsize=large + 2)
+    figure.suptitle(plain(matrix.id), fontsize=large + 2)
     return figure
 
 
@@ -271,8 +271,8 @@ def _token_ticks(axes: Axes, across: list[str], width: float, down: list[str], h
 
 
 def _shown(text: str) -> str:
-    """A token's text on one line, nothing in it taken for mathematics."""
-    return text.replace("\n", "\\n").replace("$", r"\$")[:12]
+    """A token's text on one line."""
+    return plain(text[:12])
 
 
 def _with_and_without_first(axes: Axes, saved: Saved, span: str, of: str) -> None:

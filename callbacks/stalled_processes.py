@@ -67,9 +67,9 @@ class StalledProcesses(L.Callback):
     """Prints a warning when a process has made no progress for five minutes; ends nothing.
 
     A thread of each process writes to a file of its own, in a hidden folder of the run, that the process is
-    alive and where it is. The first living process reads all files. A single step that takes so long is named,
-    too, such as a first compilation or a batch of long generations. Processes send each other nothing after
-    the start. There is no warning where the folder cannot be written to, or machines do not share it.
+    alive and where it is. The first living process reads all files. A single step that takes so long is
+    named, too, such as a first compilation or a batch of long generations. Processes send each other nothing
+    after the start. No warning comes where the folder cannot be written to, or machines do not share it.
     """
 
     def __init__(self) -> None:
