@@ -102,6 +102,7 @@ class Results(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         if self.partial is not None:
+            self._save_finished(trainer)
             self.partial.close()
             if text := self.told():
                 rank_zero_info(text)

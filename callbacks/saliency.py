@@ -241,7 +241,7 @@ class SaliencyDiagnostics(L.Callback):
         wanted = len(ids[: self.examples])
         if len(measured) < wanted and self._label(trainer) == "generation":
             rank_zero_info(
-                f"saliency: {wanted - len(measured)} of {wanted} examples are left out: nothing was generated, "
+                f"saliency: {wanted - len(measured)} of {wanted} examples are left out: nothing generated, "
                 "or they were not evaluated"
             )
         if not measured:

@@ -168,7 +168,7 @@ def test_two_fits_in_one_folder(trained: Path) -> None:
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Lightning ignores Ctrl-C once it has seen one."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -176,7 +176,7 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_interrupted_run_can_go_on(
     how: str,
     trained: Path,
