@@ -1,6 +1,5 @@
 """LightningCLI for promptstage; ``cli.py`` is the entry point and imports this only when needed."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,8 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import datamodules
 import lightning_modules
 from callbacks.act_file import FILE as ACT_FILE
-from callbacks.results import Results, write_answers
+from callbacks.results import Results
 from callbacks.saliency_files import load
+from command_line.answers import check_answers, write_answers
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, first_line
@@ -200,10 +200,7 @@ class PromptCLI(LightningCLI):
         config = self.config[self.wanted]
         assert self.datamodule is not None
         if config.answers != "-":
-            folder = Path(config.answers).parent
-            # Before the work, not after it.
-            if Path(config.answers).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise UserError(f"answers file {config.answers} cannot be written")
+            check_answers(Path(config.answers).expanduser())  # before the work, not after it
         self.datamodule.use_questions(read_questions(config.questions))
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:

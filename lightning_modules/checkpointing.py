@@ -124,8 +124,8 @@ def _check_archive(file: BinaryIO, where: str) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise UserError(
-            f"{where} is damaged: the checksum of its part '{damaged}' is wrong (best.ckpt and last.ckpt of a "
-            "run are independent: try the other one)"
+            f"{where} is damaged: the checksum of its part '{damaged}' is wrong (best.ckpt and last.ckpt of "
+            "a run are independent: try the other one)"
         )
 
 
