@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import set_dumper, set_parsing_settings
 
 from command_line.options import COMMAND_ONLY
 from command_line.schema import (
@@ -22,7 +22,7 @@ from command_line.schema import (
     takes_null,
 )
 from utilities.errors import UserError, nearest
-from utilities.yaml_values import Scalar, parse_yaml, plain
+from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
@@ -85,6 +85,7 @@ class Importable:
             import_path_allowlist=[*PACKAGES, *LIGHTNING, "lightning.pytorch.strategies", *allowed],
             instantiate_subclass_spec_in_any=False,
         )
+        set_dumper("yaml", dump_yaml)  # its own leaves 2e5, a text, without quotes
 
     def check(self, name: str, where: str, option: str) -> None:
         """
@@ -129,8 +130,8 @@ def read_configuration(
         for section in FAMILIES:
             _check_class(values, section, where, importable)
         for path, name in _class_paths(values):
-            if path[0] in FAMILIES and path[1:] == ("class_path",):
-                continue
+            if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
+                continue  # an unknown section is the parser's to report
             if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
@@ -208,10 +209,12 @@ def _settle(tree: dict[str, Any], importable: Importable) -> dict[str, Any]:
     options = option_types(classes, importable.typed)
 
     def as_text(path: OptionPath, scalar: Scalar) -> bool:
-        kind = options.get(path, int)
         if isinstance(scalar.value, str) or path[-1:] == ("class_path",):
             return True
-        if not (is_text(kind) or is_text_list(kind)) or is_choice(kind):
+        if path[-1:] == ("[]",):
+            return is_text_list(options.get(path[:-1], int))
+        kind = options.get(path, int)
+        if is_choice(kind) or not is_text(kind):
             return False
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
@@ -226,8 +229,6 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
         name, own = value, {}
     elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         name, own = value["class_path"], value.get("init_args", {})
-        for key in value.keys() - {"class_path", "init_args", "dict_kwargs"}:
-            raise UserError(f"{where}: {section} has an entry {key!r:.60} beside class_path and init_args")
     else:
         return  # the parser says what is missing
     if not isinstance(own, Mapping | None) or (

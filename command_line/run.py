@@ -41,9 +41,10 @@ def run(args: list[str]) -> int:
     importable = Importable(typed_classes(options))
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
-        stored = stored_configuration(contents["config"], f"the configuration in {checkpoint}", importable)
+        text = contents.get("config", "seed_everything: 0")
+        stored = stored_configuration(text, f"the configuration in {checkpoint}", importable)
         if args[0] == "fit":
-            _say_what_is_left_out(contents["config"], args)
+            _say_what_is_left_out(text, args)
     kept = kept_settings(stored, args[0]) if stored else None
     args = [args[0], *assemble(options, kept, importable)]
     cli = PromptCLI.__new__(PromptCLI)

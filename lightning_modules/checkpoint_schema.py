@@ -25,18 +25,19 @@ MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
 LONGEST_TEXT = 4 << 20  # characters
 
-# Entries that every checkpoint has, and what they must be.
-ENTRIES: dict[str, tuple[type, str]] = {
+# Entries of a checkpoint, and what they must be; those of a prompt, and those that Lightning adds.
+PROMPT: dict[str, tuple[type, str]] = {
     "promptstage": (Mapping, "a mapping"),
-    "config": (str, "a text"),
     "state_dict": (Mapping, "a mapping"),
+    "rng": (Tensor, "a tensor"),
+}
+TRAINING: dict[str, tuple[type, str]] = {
     "callbacks": (Mapping, "a mapping"),
     "loops": (Mapping, "a mapping"),
     "optimizer_states": (list, "a list"),
     "lr_schedulers": (list, "a list"),
     "epoch": (int, "an integer"),
     "global_step": (int, "an integer"),
-    "rng": (Tensor, "a tensor"),
     "pytorch-lightning_version": (str, "a text"),
 }
 
@@ -71,26 +72,42 @@ def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
         UserError: naming ``where`` and the first entry that is not as it must be.
     """
     _Plain(where).check(checkpoint)
-    for name, (kind, expected) in ENTRIES.items():
+    for name, (kind, expected) in (PROMPT | TRAINING).items():
         if name not in checkpoint:
-            raise UserError(f"{where} has no entry '{name}'")
+            if name in PROMPT:
+                raise UserError(f"{where} has no entry '{name}'")
+            continue
         value = checkpoint[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UserError(f"{where}: entry '{name}' must be {expected}, not {type(value).__name__}")
         if isinstance(value, int) and not 0 <= value < 1 << 53:
             raise UserError(f"{where}: entry '{name}' is {value}, which is no count")
+    if not isinstance(checkpoint.get("config", ""), str):  # it is not there when no command wrote the file
+        raise UserError(f"{where}: entry 'config' must be a text")
     for name, value in checkpoint["state_dict"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(f"{where}: entry 'state_dict' must hold tensors by name, not {name!r:.60}")
-    for name, value in checkpoint["callbacks"].items():
+    for name, value in checkpoint.get("callbacks", {}).items():
         if not isinstance(name, str) or not isinstance(value, Mapping):
             raise UserError(f"{where}: entry 'callbacks' must hold mappings by name, not {name!r:.60}")
     rng, own = checkpoint["rng"], torch.get_rng_state()
     if rng.dtype != own.dtype or rng.shape != own.shape:
         raise UserError(f"{where}: entry 'rng' is not a state of the random number generator")
-    if not re.fullmatch(r"[2-9]\.\d{1,4}\.\d{1,4}[\w.+-]{0,40}", checkpoint["pytorch-lightning_version"]):
+    version = checkpoint.get("pytorch-lightning_version", "2.6.0")
+    if not re.fullmatch(r"[2-9]\.\d{1,4}\.\d{1,4}[\w.+-]{0,40}", version):
         raise UserError(f"{where} names no version of Lightning that can be read")
     validated(Description, dict(checkpoint["promptstage"]), f"{where}: entry 'promptstage'")
+
+
+def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:
+    """Check that all that Lightning reads is there.
+
+    Raises:
+        UserError: naming ``where`` and the first entry that is missing.
+    """
+    for name in TRAINING:
+        if name not in checkpoint:
+            raise UserError(f"{where} has no entry '{name}'")
 
 
 class _Plain:

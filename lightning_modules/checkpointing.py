@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.checkpoint_schema import check_contents, check_training_state
+from lightning_modules.checkpoint_schema import check_complete, check_contents, check_training_state
 from utilities.errors import UserError
 from utilities.files import make_folder, write_bytes
 
@@ -92,7 +92,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = f"checkpoint {path}"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{where} is not a regular file")
+            raise UserError(f"{where} does not exist: this is no regular file")
         with open(path, "rb") as file:
             _check_archive(file, where)
             file.seek(0)
@@ -144,4 +144,6 @@ class PromptCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        check_complete(checkpoint, f"checkpoint {path}")
+        return checkpoint

@@ -49,14 +49,27 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?"
-        r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that either loader, this one or YAML 1.1's, would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?"
+            r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
+    )
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as a YAML document that reads as the same values everywhere."""
+    return yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def parse_yaml(text: str, where: str) -> Tree:
@@ -129,10 +142,10 @@ class _Builder:
 def plain(tree: Tree, as_text: Callable[[Path, Scalar], bool], path: Path = ()) -> Any:
     """The values of a tree; of scalars for which ``as_text(path, scalar)`` holds, the text.
 
-    Entries of a list have the list's path.
+    The path of a list's entries is the list's with ``[]`` at its end.
     """
     if isinstance(tree, dict):
         return {key: plain(value, as_text, (*path, key)) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [plain(value, as_text, path) for value in tree]
+        return [plain(value, as_text, (*path, "[]")) for value in tree]
     return tree.text if as_text(path, tree) else tree.value

@@ -34,7 +34,10 @@ def lightning(name: str, **arguments: Any) -> Config:
 # What a trainer section could say; {p} stands for the payload.
 GADGETS: dict[str, Callable[[Config], tuple[str, Any]]] = {
     "strategy": lambda p: ("strategy", lightning("strategies.DDPStrategy", ddp_comm_state=p)),
-    "progress bar": lambda p: ("callbacks", [lightning("callbacks.RichProgressBar", console_kwargs={"x": p})]),
+    "progress bar": lambda p: (
+        "callbacks",
+        [lightning("callbacks.RichProgressBar", console_kwargs={"x": p})],
+    ),
     "logger": lambda p: ("logger", lightning("loggers.MLFlowLogger", tags={"x": p})),
     "loggers": lambda p: ("logger", [lightning("loggers.WandbLogger", experiment=p)]),
     "function": lambda p: ("callbacks", lightning("callbacks.LambdaCallback", on_fit_start="os.abort")),
@@ -90,7 +93,9 @@ def test_a_run_folders_own_modules_are_not_imported(
     run = alter(trained, Path("altered"), lambda c: c[section].update(class_path="altered.payload.Payload"))
     (run / "payload.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
     outcome = call(command, *QUIET, f"--ckpt_path={run}", stdin="abc\n")
-    assert_one_error(outcome, f"if it is yours, name it on the command line, too: --{section} altered.payload.")
+    assert_one_error(
+        outcome, f"if it is yours, name it on the command line, too: --{section} altered.payload."
+    )
     assert not marker.exists()
 
 
@@ -120,7 +125,9 @@ def test_a_file_does_not_switch_remote_code_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("given.yaml").write_text("backbone:\n  trust_remote_code: true\n", encoding="utf-8")
-    assert_one_error(call("fit", *common, "-c", "given.yaml"), "give --backbone.trust_remote_code true on the co")
+    assert_one_error(
+        call("fit", *common, "-c", "given.yaml"), "give --backbone.trust_remote_code true on the co"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,10 +152,14 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize("text", [BOMB, "a: " + "[" * 3000, "a: &a [*a]", "a: !!python/name:os.system ''", "- 1"])
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: " + "[" * 3000, "a: &a [*a]", "a: !!python/name:os.system ''", "- 1"]
+)
 def test_configurations_that_are_none(text: str, trained: Path) -> None:
     run = alter(trained, Path("altered"), checkpoint=lambda content: content.update(config=text))
-    assert_one_error(call("test", *QUIET, f"--ckpt_path={run}"), "the configuration in altered/checkpoints/best.ckpt")
+    assert_one_error(
+        call("test", *QUIET, f"--ckpt_path={run}"), "the configuration in altered/checkpoints/best.ckpt"
+    )
     Path("given.yaml").write_text(text, encoding="utf-8")
     assert_one_error(call("test", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml"), "given.yaml")
 
@@ -179,7 +190,9 @@ def test_folders_of_a_run_that_lead_elsewhere(name: str, trained: Path, tmp_path
     (trained / name).symlink_to(elsewhere)
     before = sorted(path.name for path in elsewhere.iterdir())
     checkpoint = "--ckpt_path=run/checkpoints/last.ckpt"
-    assert_one_error(call("fit", *QUIET, checkpoint, "--run_dir=run"), f"{name} cannot be written to: it is a link")
+    assert_one_error(
+        call("fit", *QUIET, checkpoint, "--run_dir=run"), f"{name} cannot be written to: it is a link"
+    )
     assert sorted(path.name for path in elsewhere.iterdir()) == before
 
 
