@@ -18,6 +18,7 @@ from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
 from command_line.processes import connection_lost, follow_parent, leave_group
 from command_line.quiet import be_quiet
+from lightning_modules.checkpoint_schema import check_complete
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
 
@@ -41,6 +42,7 @@ def run(args: list[str]) -> int:
     importable = Importable(typed_classes(options))
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
+        check_complete(contents, f"checkpoint {checkpoint}")
         text = contents.get("config", "seed_everything: 0")
         stored = stored_configuration(text, f"the configuration in {checkpoint}", importable)
         if args[0] == "fit":

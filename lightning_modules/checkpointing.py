@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.checkpoint_schema import check_complete, check_contents, check_training_state
+from lightning_modules.checkpoint_schema import check_contents, check_training_state
 from utilities.errors import UserError
 from utilities.files import make_folder, write_bytes
 
@@ -144,6 +144,4 @@ class PromptCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
-        check_complete(checkpoint, f"checkpoint {path}")
-        return checkpoint
+        return read_checkpoint(path)
