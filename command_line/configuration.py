@@ -119,7 +119,7 @@ def read_configuration(
         raise UserError(
             f"{where} is not valid YAML: expected sections such as 'trainer:', found {text!r:.60}"
         )
-    values = _settle(tree if section is None else {section: tree}, importable)
+    values = _settle(tree if section is None else {section: tree}, importable, where)
     if not typed:
         backbone = values.get("backbone")
         if isinstance(backbone, Mapping) and backbone.get("trust_remote_code"):
@@ -149,7 +149,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     tree = parse_yaml(text, where)
     if not isinstance(tree, dict):
         raise UserError(f"{where} has no sections")
-    values = _settle(tree, importable)
+    values = _settle(tree, importable, where)
     for key in values.keys() - {*TOP_LEVEL, *COMMAND_ONLY}:
         raise UserError(f"{where} has an entry {key!r:.60}: {nearest(str(key), TOP_LEVEL)}")
     for section in FAMILIES:
@@ -202,8 +202,12 @@ def classes_in(values: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _settle(tree: dict[str, Any], importable: Importable) -> dict[str, Any]:
-    """Plain values; of options that are texts, the text."""
+def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[str, Any]:
+    """Plain values; of options that are texts, the text.
+
+    Raises:
+        UserError: where a group of options is no mapping; the parser would read a text as a file's name.
+    """
     # A class path is never a number; the rest depends on it.
     classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
     options = option_types(classes, importable.typed)
@@ -218,7 +222,16 @@ def _settle(tree: dict[str, Any], importable: Importable) -> dict[str, Any]:
             return False
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
-    return plain(tree, as_text)
+    values = plain(tree, as_text)
+    for group in sorted({path[:end] for path in options for end in range(1, len(path))}):
+        inner: Any = values
+        for key in group:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        named = group[0] in FAMILIES and len(group) == 1  # a method or data set by its name
+        if not isinstance(inner, Mapping | None) and not (named and isinstance(inner, str)):
+            name = ".".join(key for key in group if key != "init_args")
+            raise UserError(f"{where}: {name} must be a mapping of options, not {inner!r:.60}")
+    return values
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:
@@ -226,15 +239,13 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
         return
     value = values[section]
     if isinstance(value, str):
-        name, own = value, {}
+        name = value
     elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
-        name, own = value["class_path"], value.get("init_args", {})
+        name = value["class_path"]
     else:
         return  # the parser says what is missing
-    if not isinstance(own, Mapping | None) or (
-        value and isinstance(value, Mapping) and value.get("dict_kwargs")
-    ):
-        raise UserError(f"{where}: {section}.init_args must be a mapping of options")
+    if isinstance(value, Mapping) and value.get("dict_kwargs"):
+        raise UserError(f"{where}: {section}.dict_kwargs are no options: give init_args")
     if "." in name and not is_ours(section, name):
         importable.check(name, where, f"--{section}")
         if name not in importable.typed:
