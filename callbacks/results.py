@@ -209,20 +209,3 @@ def sample_page(records: Sequence[Record]) -> str:
 
 def _line(record: Record) -> str:
     return json.dumps(record._asdict(), ensure_ascii=False)
-
-
-def write_answers(records: Sequence[Record], target: str) -> None:
-    """Answers to free questions as JSON lines: id, question, generation, prediction.
-
-    Args:
-        target: a file, or ``-`` for standard output.
-    """
-    lines = [
-        json.dumps({name: getattr(record, name) for name in ("id", "question", "generation", "prediction")})
-        for record in records
-    ]
-    text = "".join(f"{line}\n" for line in lines)
-    if target == "-":
-        print(text, end="", flush=True)
-    else:
-        write_text(Path(target), text)

@@ -1,6 +1,5 @@
 """LightningCLI for promptstage; ``cli.py`` is the entry point and imports this only when needed."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +13,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import datamodules
 import lightning_modules
 from callbacks.act_file import FILE as ACT_FILE
-from callbacks.results import Results, write_answers
+from callbacks.results import Results
 from callbacks.saliency_files import load
+from command_line.answers import check_answers, write_answers
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, first_line
 from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
-from command_line.processes import check_machines
+from command_line.processes import check_machines, note
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
 from command_line.trainer import PromptTrainer, trainer_settings
@@ -124,7 +124,7 @@ class PromptCLI(LightningCLI):
 
     @rank_zero_only
     def _note(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr)
+        note(text)
 
     def _choose_folders(self) -> Folders:
         config = self.config[self.wanted]
@@ -202,10 +202,7 @@ class PromptCLI(LightningCLI):
         config = self.config[self.wanted]
         assert self.datamodule is not None
         if config.answers != "-":
-            folder = Path(config.answers).parent
-            # Before the work, not after it.
-            if Path(config.answers).is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise UserError(f"answers file {config.answers} cannot be written")
+            check_answers(Path(config.answers).expanduser())  # before the work, not after it
         self.datamodule.use_questions(read_questions(config.questions))
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:

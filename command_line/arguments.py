@@ -6,7 +6,7 @@ from pathlib import Path
 from utilities.errors import UserError
 
 
-def _options(args: list[str]) -> Iterator[list[str]]:
+def options_of(args: list[str]) -> Iterator[list[str]]:
     """Each option together with the values that follow it."""
     group: list[str] = []
     for arg in args:
@@ -32,7 +32,7 @@ def in_order(args: list[str]) -> list[str]:
         name = option[0].partition("=")[0]
         return {"-c": 0, "--config": 0, "--model": 1, "--data": 1}.get(name, 2)
 
-    return [subcommand, *(arg for option in sorted(_options(rest), key=rank) for arg in option)]
+    return [subcommand, *(arg for option in sorted(options_of(rest), key=rank) for arg in option)]
 
 
 def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
@@ -43,7 +43,7 @@ def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
     """
     kept: list[str] = []
     value: str | None = None
-    for option in _options(args[1:]):
+    for option in options_of(args[1:]):
         name, equals, after = option[0].partition("=")
         if name != "--ckpt_path":
             kept += option

@@ -36,6 +36,11 @@ def tell(mistake: Exception) -> None:
     print(f"error: {whose}{printable(str(mistake))}", file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """Print what a user should know, as one line."""
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
+
+
 def follow_parent() -> None:
     """Have a process that was started by another of its job end soon after that one.
 

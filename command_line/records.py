@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
+from command_line.processes import note
 from datamodules.grading import grade
-from utilities.errors import UserError, printable
+from utilities.errors import UserError
 
 # What grading and comparing need; any other field is passed through.
 FIELDS: dict[str, tuple[Any, str]] = {
@@ -45,7 +45,7 @@ def find_records(path: str) -> Path:
     for name in names:
         if os.path.isfile(file := Path(path, name, "results.jsonl")):
             if partial is not None:
-                print(f"note: {printable(str(partial))} is of a test that is not complete", file=sys.stderr)
+                note(f"{partial} is of a test that is not complete")
             return file
         if partial is None and os.path.isfile(file := Path(path, name, "results.partial.jsonl")):
             partial = file

@@ -6,17 +6,19 @@ import sys
 import time
 from typing import Any
 
-import yaml
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.stop_signals import StopSignals
 from command_line.app import DATA_SETS, METHODS, PromptCLI
-from command_line.arguments import in_order, resolve_checkpoint
+from command_line.arguments import in_order, options_of, resolve_checkpoint
+from command_line.assembly import assemble, typed_classes
+from command_line.configuration import Importable, left_out, stored_configuration
 from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
-from command_line.processes import connection_lost, follow_parent, leave_group
+from command_line.processes import connection_lost, follow_parent, leave_group, note
 from command_line.quiet import be_quiet
+from lightning_modules.checkpoint_schema import check_complete
 from lightning_modules.checkpointing import read_checkpoint
 from utilities.errors import UserError
 
@@ -36,10 +38,17 @@ def run(args: list[str]) -> int:
     stored: dict[str, Any] = {}
     if checkpoint is not None and args[0] == "partition":
         raise UserError("partition takes no checkpoint: a run with DHAM has its stages in partition.json")
+    options = list(options_of(args[1:]))
+    importable = Importable(typed_classes(options))
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
-        stored = yaml.safe_load(contents.get("config", "{}"))
-        args = [args[0], "--config", yaml.safe_dump(kept_settings(stored, args[0])), *args[1:]]
+        check_complete(contents, f"checkpoint {checkpoint}")
+        text = contents.get("config", "seed_everything: 0")
+        stored = stored_configuration(text, f"the configuration in {checkpoint}", importable)
+        if args[0] == "fit":
+            _say_what_is_left_out(text, args)
+    kept = kept_settings(stored, args[0]) if stored else None
+    args = [args[0], *assemble(options, kept, importable)]
     cli = PromptCLI.__new__(PromptCLI)
     try:
         cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
@@ -72,6 +81,14 @@ def run(args: list[str]) -> int:
         if folders := getattr(cli, "folders", None):
             folders.release()
     return 0
+
+
+def _say_what_is_left_out(config: str, args: list[str]) -> None:
+    """Note what a resumed fit does not take from its checkpoint, unless the command line gives it."""
+    for name in left_out(config, "the configuration"):
+        option = f"--trainer.{name}"
+        if not any(arg.startswith(option) for arg in args):
+            note(f"{option} is not taken from a checkpoint: give it again if you want it")
 
 
 def _end_others(cli: PromptCLI, patience: float) -> str:

@@ -1,15 +1,19 @@
-"""Prompt-only checkpoints: written whole or not at all, read only where they belong."""
+"""Prompt-only checkpoints: written atomically, checked when they are read."""
 
 import io
 import os
+import stat
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_modules.checkpoint_schema import check_contents, check_training_state
 from utilities.errors import UserError
 from utilities.files import make_folder, write_bytes
 
@@ -54,6 +58,9 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
         one, other = (said["structure"].get(key, "unset") for said in (theirs, ours))
         if one != other:
             raise UserError(f"the checkpoint has {key} {one}, the model has {other}")
+    trainer = module._trainer
+    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+        check_training_state(module, checkpoint, trainer)
 
 
 def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -77,20 +84,49 @@ def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint's contents on the CPU; nothing in it is executed (``weights_only``).
+    """A checkpoint's contents on the CPU, as plain values and tensors; nothing in it is executed.
 
     Raises:
-        UserError: when the file is missing, truncated or not a checkpoint of ours.
+        UserError: if the file is missing, damaged, or not a checkpoint of ours.
     """
-    if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+    where = f"checkpoint {path}"
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"checkpoint {path} is truncated or not a checkpoint") from error
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{where} does not exist: this is no regular file")
+        with open(path, "rb") as file:
+            _check_archive(file, where)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{where} does not exist") from error
+    except UserError:
+        raise
+    except Exception as error:  # torch raises many kinds for a file of another kind
+        raise UserError(f"{where} is truncated or not a checkpoint") from error
     if not isinstance(checkpoint, dict) or "promptstage" not in checkpoint:
-        raise UserError(f"checkpoint {path} was not written by promptstage")
+        raise UserError(f"{where} was not written by promptstage")
+    check_contents(checkpoint, where)
     return checkpoint
+
+
+def _check_archive(file: BinaryIO, where: str) -> None:
+    """Check the ZIP archive around a checkpoint, which torch reads without looking at its checksums.
+
+    Raises:
+        UserError: if a part is damaged, compressed, or named twice.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = {entry.filename for entry in entries}
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or len(names) != len(entries):
+            raise UserError(f"{where} is not a checkpoint: torch.save makes no such archive")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(
+            f"{where} is damaged: the checksum of its part '{damaged}' is wrong (best.ckpt and last.ckpt of "
+            "a run are independent: try the other one)"
+        )
 
 
 class PromptCheckpointIO(TorchCheckpointIO):

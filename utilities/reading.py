@@ -97,4 +97,5 @@ def validated(kind: type[T], values: Any, where: str) -> T:
             raise UserError(f"{where}: {error}") from error
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {f'field {field!r}: ' if field else ''}{first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")  # raised by the class itself
+        raise UserError(f"{where}: {f'field {field!r}: ' if field else ''}{reason}") from error

@@ -86,7 +86,7 @@ TYPOS = [
     ("--backbone.dtype=float3", "'float3' is not allowed: did you mean 'float32'?"),
     ("--data.lengths=3", "option --data.lengths: expected list[int] or null, not 3"),
     ("--model", "option --model needs a value"),
-    ("--config=nowhere.yaml", "file does not exist"),
+    ("--config=nowhere.yaml", "configuration nowhere.yaml does not exist"),
     ("--model.init.kind=text", "prompt init 'text' needs a text that is not empty"),
     ("--model.num_virtual_tokens=0", "num_virtual_tokens must be at least 1, not 0"),
     ("--model.optimizer.lr=-1", "optimizer lr must be positive"),

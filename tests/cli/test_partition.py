@@ -195,8 +195,8 @@ def test_stages_that_do_not_hold_every_layer(dham: list[str]) -> None:
 
 
 EDITS = {
-    "starts": ([0, 3], "its starts [0, 3] is not that of its stages"),
-    "stages_as_runs": ("0 | 1-3", "its stages_as_runs 0 | 1-3 is not that of its stages"),
+    "starts": ([0, 3], "starts [0, 3] does not fit its stages"),
+    "stages_as_runs": ("0 | 1-3", "stages_as_runs '0 | 1-3' does not fit its stages"),
     "similarity": ([[1.0, 2.0], [3.0, 4.0]], "similarity must be 4 rows of 4 finite numbers"),
     "boundary_votes": ({"1": 0.5}, "boundary_votes must name each layer but the first"),
     "format": (7, "it has no field 'format' of 1"),

@@ -1,0 +1,143 @@
+"""The command line as the parser gets it: checkpoint, files, classes, texts, then all other options.
+
+Files and the checkpoint's configuration become JSON, which reads the same everywhere. So do text options: the
+parser would read ``Solve: {question}`` as a mapping and ``6e74213`` as infinity.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from command_line.configuration import CLASSES, Importable, classes_in, read_configuration
+from command_line.schema import (
+    FAMILIES,
+    OptionPath,
+    is_choice,
+    is_text,
+    is_text_list,
+    option_types,
+    takes_list,
+    takes_null,
+)
+from utilities.errors import UserError
+from utilities.reading import read_text
+from utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
+
+SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Dotted names that the user has typed where a class is expected, and the option each was typed for."""
+    typed: dict[str, str] = {}
+    for option in options:
+        name, value = _split(option)
+        section, _, rest = name.removeprefix("--").partition(".")
+        of_class = section in (*FAMILIES, "trainer") and (
+            rest.rstrip("+").removesuffix(".help") in (*CLASSES, "help", "") or rest.endswith("class_path")
+        )
+        inline = name in ("-c", "--config") and "class_path" in value
+        if (of_class or inline) and not os.path.exists(value):
+            typed |= dict.fromkeys(_DOTTED.findall(value), name)
+    return typed
+
+
+def assemble(
+    options: Iterable[list[str]], stored: Mapping[str, Any] | None, importable: Importable
+) -> list[str]:
+    """Arguments for the parser.
+
+    Args:
+        options: of the command line, each with its values, files first (see ``in_order``).
+        stored: the configuration of a checkpoint, which comes before everything.
+
+    Raises:
+        UserError: for a file that cannot be read, or says what a file may not say.
+    """
+    files: list[Mapping[str, Any]] = [] if stored is None else [stored]
+    named: list[list[str]] = []
+    others: list[list[str]] = []
+    for option in options:
+        name, value = _split(option)
+        section = name.removeprefix("--")
+        if name in ("-c", "--config") and value:
+            files.append(_read(value, None, importable))
+        elif section in SECTIONS and value and os.path.exists(value):
+            files.append(_read(value, section, importable))
+        else:
+            (named if section in FAMILIES else others).append(option)
+    classes: dict[str, str] = {}
+    for values in (
+        *files,
+        *({section: _split(option)[1]} for option in named for section in [option[0][2:]]),
+    ):
+        classes |= classes_in(values)
+    classes |= {_split(option)[0][2:]: _split(option)[1] for option in named if _split(option)[1]}
+    texts, rest = _take_texts(others, classes, importable)
+    args = [f"--config={json.dumps(values)}" for values in files]
+    args += [arg for option in named for arg in option]
+    if texts:
+        args.append(f"--config={json.dumps(texts)}")
+    return [*args, *(arg for option in rest for arg in option)]
+
+
+def _split(option: Sequence[str]) -> tuple[str, str]:
+    """Name and value of an option; the value is empty where there is none."""
+    name, equals, value = option[0].partition("=")
+    return name, value if equals else (option[1] if len(option) > 1 else "")
+
+
+def _read(value: str, section: str | None, importable: Importable) -> dict[str, Any]:
+    path = os.path.expanduser(value)
+    if section is None and not os.path.lexists(path) and ("{" in value or "\n" in value):
+        return read_configuration(value, "--config", importable, typed=True)
+    text = read_text(path, "configuration", LIMIT)
+    return read_configuration(text, f"configuration {value}", importable, section)
+
+
+def _take_texts(
+    options: Iterable[list[str]], classes: Mapping[str, str], importable: Importable
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """Text options as a configuration, and the options that are left for the parser."""
+    kinds = option_types(classes, importable.typed)
+    texts: dict[str, Any] = {}
+    rest: list[list[str]] = []
+    for option in options:
+        name, value = _split(option)
+        path = _path(name)
+        kind = kinds.get(path, int)
+        one_value = len(option) == (1 if "=" in option[0] else 2)
+        if not one_value or is_choice(kind) or not (is_text(kind) or is_text_list(kind)):
+            rest.append(option)
+            continue
+        *outer, last = path
+        here = texts
+        for key in outer:
+            here = here.setdefault(key, {})
+        here[last] = _text(value, kind, name)
+    for section in FAMILIES:
+        if section in texts:
+            if section not in classes:
+                raise UserError(f"--{section} is required: one of {', '.join(sorted(FAMILIES[section][1]))}")
+            texts[section] = {"class_path": classes[section]} | texts[section]
+    return texts, rest
+
+
+def _path(name: str) -> OptionPath:
+    path = tuple(part for part in name.removeprefix("--").split(".") if part != "init_args")
+    return (path[0], "init_args", *path[1:]) if path[0] in FAMILIES else path
+
+
+def _text(value: str, kind: Any, name: str) -> Any:
+    if value == "null" and takes_null(kind):
+        return None
+    if takes_list(kind) and value.lstrip().startswith("["):
+        texts = is_text_list(kind)
+        return plain(parse_yaml(value, f"option {name}"), lambda path, scalar: texts or _is_str(scalar))
+    return value if is_text(kind) else [value]
+
+
+def _is_str(scalar: Scalar) -> bool:
+    return isinstance(scalar.value, str)

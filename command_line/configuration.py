@@ -1,0 +1,292 @@
+"""Closed schema of configurations in files and checkpoints, applied before the parser sees them.
+
+Both are data, possibly from someone else: options as plain values. A class may be named only where a class is
+expected, and only if it is promptstage's or Lightning's, or the command line names it, too.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonargparse import set_dumper, set_parsing_settings
+
+from command_line.options import COMMAND_ONLY
+from command_line.schema import (
+    FAMILIES,
+    OptionPath,
+    is_choice,
+    is_ours,
+    is_text,
+    is_text_list,
+    option_types,
+    takes_null,
+)
+from utilities.errors import UserError, nearest
+from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
+
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
+# Options of the trainer that make objects; a checkpoint says nothing of them.
+CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
+# Options of the trainer that a resumed fit takes from its checkpoint: plain values that decide its numbers.
+TRAINER = (
+    "accelerator",
+    "strategy",
+    "devices",
+    "num_nodes",
+    "precision",
+    "max_epochs",
+    "min_epochs",
+    "max_steps",
+    "min_steps",
+    "max_time",
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "num_sanity_val_steps",
+    "log_every_n_steps",
+    "enable_checkpointing",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "deterministic",
+    "benchmark",
+    "inference_mode",
+    "detect_anomaly",
+    "sync_batchnorm",
+    "reload_dataloaders_every_n_epochs",
+)
+TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
+MOST_PROCESSES = 1024
+_WRITTEN = re.compile(r"(dir|dirpath|path|folder|filename|root)$")
+
+
+class Importable:
+    """Class paths that values may name: promptstage's, Lightning's, and those that the user has typed.
+
+    jsonargparse then imports no others, whatever a file says, and makes no objects of values that may be
+    anything.
+    """
+
+    def __init__(self, typed: Mapping[str, str]) -> None:
+        """
+        Args:
+            typed: dotted names on the command line, and the options that they were given for.
+        """
+        self.typed = dict(typed)
+        modules = {name.rpartition(".")[0] for name in typed} - {""}
+        allowed = [name for name in modules if name.split(".")[0] != "jsonargparse"]
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=[*PACKAGES, *LIGHTNING, "lightning.pytorch.strategies", *allowed],
+            instantiate_subclass_spec_in_any=False,
+        )
+        set_dumper("yaml", dump_yaml)  # its own leaves 2e5, a text, without quotes
+
+    def check(self, name: str, where: str, option: str) -> None:
+        """
+        Raises:
+            UserError: for a class that is none of these.
+        """
+        ours = name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
+        if "." in name and not ours and name not in self.typed:
+            raise UserError(
+                f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
+                f"it on the command line, too: {option} {name}"
+            )
+
+
+def read_configuration(
+    text: str, where: str, importable: Importable, section: str | None = None, typed: bool = False
+) -> dict[str, Any]:
+    """A configuration as plain values, its text options as they are written.
+
+    Args:
+        section: whose options these are; None: the sections are named in the text.
+        typed: it stands on the command line itself, where more may be said than in a file.
+
+    Raises:
+        UserError: when it cannot be read, or says what a file may not say.
+    """
+    tree = parse_yaml(text, where)
+    if isinstance(tree, Scalar) and tree.value is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{where} is not valid YAML: expected sections such as 'trainer:', found {text!r:.60}"
+        )
+    values = _settle(tree if section is None else {section: tree}, importable, where)
+    if not typed:
+        backbone = values.get("backbone")
+        if isinstance(backbone, Mapping) and backbone.get("trust_remote_code"):
+            raise UserError(
+                f"{where}: backbone.trust_remote_code runs code that comes with the model: if you have read "
+                "that code, give --backbone.trust_remote_code true on the command line"
+            )
+        for section in FAMILIES:
+            _check_class(values, section, where, importable)
+        for path, name in _class_paths(values):
+            if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
+                continue  # an unknown section is the parser's to report
+            if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
+                raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
+            importable.check(name, where, f"--trainer.{path[1]}")
+        for name in _written_paths(values):
+            raise UserError(f"{where}: {name} says where files are written: give it on the command line")
+    return values
+
+
+def stored_configuration(text: str, where: str, importable: Importable) -> dict[str, Any]:
+    """The configuration in a checkpoint: our methods, data sets and their options as plain values.
+
+    Raises:
+        UserError: when it holds anything else.
+    """
+    tree = parse_yaml(text, where)
+    if not isinstance(tree, dict):
+        raise UserError(f"{where} has no sections")
+    values = _settle(tree, importable, where)
+    for key in values.keys() - {*TOP_LEVEL, *COMMAND_ONLY}:
+        raise UserError(f"{where} has an entry {key!r:.60}: {nearest(str(key), TOP_LEVEL)}")
+    for section in FAMILIES:
+        _check_class(values, section, where, importable)
+    trainer = values.get("trainer")
+    if trainer is not None and not isinstance(trainer, dict):
+        raise UserError(f"{where}: trainer must be a mapping, not {trainer!r:.60}")
+    trainer = trainer or {}
+    kept = {name: value for name, value in trainer.items() if name in TRAINER}
+    for name, value in kept.items():
+        for _, part in _leaves(value, (name,)):
+            if isinstance(part, str) and not re.fullmatch(r"[\w:+-]*", part):
+                raise UserError(f"{where}: trainer.{name} is {part!r:.60}, which is no plain value")
+    if isinstance(trainer.get("logger"), bool):
+        kept["logger"] = trainer["logger"]
+    for name in ("devices", "num_nodes"):
+        count = kept.get(name)
+        if isinstance(count, int) and count > MOST_PROCESSES:
+            raise UserError(
+                f"{where}: trainer.{name} is {count}; at most {MOST_PROCESSES} are taken from a file"
+            )
+    values["trainer"] = kept
+    for path, _ in _class_paths(values):
+        if path[-1] == "class_path" and path[1:] != ("class_path",):
+            raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
+    for section in ("early_stopping", "backbone"):
+        if not isinstance(values.get(section, {}), dict):
+            raise UserError(f"{where}: {section} must be a mapping, not {values[section]!r:.60}")
+    return values
+
+
+def left_out(text: str, where: str) -> list[str]:
+    """Options of the trainer that make objects, and that a checkpoint's configuration has set."""
+    tree = parse_yaml(text, where)
+    trainer = tree.get("trainer") if isinstance(tree, dict) else None
+    if not isinstance(trainer, dict):
+        return []
+    objects = (name for name in CLASSES if name != "strategy")
+    return [name for name in objects if isinstance(trainer.get(name), dict | list)]
+
+
+def classes_in(values: Mapping[str, Any]) -> dict[str, str]:
+    """The method and data set that a configuration names."""
+    found: dict[str, str] = {}
+    for section in FAMILIES:
+        value = values.get(section)
+        name = value.get("class_path") if isinstance(value, Mapping) else value
+        if isinstance(name, str):
+            found[section] = name
+    return found
+
+
+def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[str, Any]:
+    """Plain values; of options that are texts, the text.
+
+    Raises:
+        UserError: where a group of options is no mapping; the parser would read a text as a file's name.
+    """
+    # A class path is never a number; the rest depends on it.
+    classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
+    options = option_types(classes, importable.typed)
+
+    def as_text(path: OptionPath, scalar: Scalar) -> bool:
+        if isinstance(scalar.value, str) or path[-1:] == ("class_path",):
+            return True
+        if path[-1:] == ("[]",):
+            return is_text_list(options.get(path[:-1], int))
+        kind = options.get(path, int)
+        if is_choice(kind) or not is_text(kind):
+            return False
+        return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
+
+    values = plain(tree, as_text)
+    for group in sorted({path[:end] for path in options for end in range(1, len(path))}):
+        inner: Any = values
+        for key in group:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        named = group[0] in FAMILIES and len(group) == 1  # a method or data set by its name
+        if not isinstance(inner, Mapping | None) and not (named and isinstance(inner, str)):
+            name = ".".join(key for key in group if key != "init_args")
+            raise UserError(f"{where}: {name} must be a mapping of options, not {inner!r:.60}")
+    return values
+
+
+def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:
+    if section not in values:
+        return
+    value = values[section]
+    if isinstance(value, str):
+        name = value
+    elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        name = value["class_path"]
+    else:
+        return  # the parser says what is missing
+    if isinstance(value, Mapping) and value.get("dict_kwargs"):
+        raise UserError(f"{where}: {section}.dict_kwargs are no options: give init_args")
+    if "." in name and not is_ours(section, name):
+        importable.check(name, where, f"--{section}")
+        if name not in importable.typed:
+            raise UserError(
+                f"{where}: --{section} '{name}' is unknown: {nearest(name, FAMILIES[section][1])}"
+            )
+
+
+def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath, str]]:
+    """Every class that a configuration names, and where."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key == "class_path":
+                yield (*path, key), str(value)
+            else:
+                yield from _class_paths(value, (*path, str(key)))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _class_paths(value, path)
+    elif isinstance(values, str) and path[:1] == ("trainer",) and len(path) == 2 and path[1] in CLASSES:
+        yield path, values
+
+
+def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
+    """Options of a file's trainer that would have files written somewhere."""
+    trainer = values.get("trainer")
+    if not isinstance(trainer, Mapping):
+        return
+    for name in ("default_root_dir", *CLASSES):
+        for path, value in _leaves(trainer.get(name), (name,)):
+            if isinstance(value, str) and _WRITTEN.search(path[-1]):
+                yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
+
+
+def _leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key != "class_path":
+                yield from _leaves(value, (*path, str(key)))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _leaves(value, path)
+    else:
+        yield path, values

@@ -1,0 +1,134 @@
+"""Names and types of all options, from the signatures that they come from."""
+
+import importlib
+import inspect
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import datamodules
+import lightning_modules
+
+SECTIONS = ("model", "data")
+FAMILIES: dict[str, tuple[str, list[str]]] = {
+    "model": ("lightning_modules", lightning_modules.__all__),
+    "data": ("datamodules", datamodules.__all__),
+}
+
+OptionPath = tuple[str, ...]
+
+
+def class_named(section: str, name: str) -> type | None:
+    """The method (``model``) or data set (``data``) of this name, short or dotted; None if there is none."""
+    package, names = FAMILIES[section]
+    if name in names:
+        return getattr(importlib.import_module(package), name)
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), last) if module else None
+    except Exception:  # a module of the user's may raise anything; the parser reports it
+        return None
+    return found if inspect.isclass(found) else None
+
+
+def is_ours(section: str, name: str) -> bool:
+    """Whether this is the name, short or dotted, of a method or data set of promptstage."""
+    package, names = FAMILIES[section]
+    if name in names:
+        return True
+    return name.startswith(f"{package}.") and name.rpartition(".")[2] in names
+
+
+@cache
+def class_options(cls: type) -> dict[OptionPath, Any]:
+    """Type of each option of a method or data set, by path (``("init", "text")``); base classes included."""
+    options: dict[OptionPath, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.", "builtins")):
+            continue
+        options |= parameters(vars(base)["__init__"])
+    return {path: kind for path, kind in options.items() if path[0] != "backbone"}
+
+
+def parameters(function: Any) -> dict[OptionPath, Any]:
+    """Type of each parameter of a function; of a dataclass's fields, each by its own path."""
+    hints = get_type_hints(function)
+    options: dict[OptionPath, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        options |= _flat((parameter.name,), hints.get(parameter.name, Any))
+    return options
+
+
+def _flat(path: OptionPath, kind: Any) -> dict[OptionPath, Any]:
+    if not (is_dataclass(kind) and isinstance(kind, type)):
+        return {path: kind}
+    hints = get_type_hints(kind)
+    flat: dict[OptionPath, Any] = {}
+    for field in fields(kind):
+        flat |= _flat((*path, field.name), hints[field.name])
+    return flat
+
+
+def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[OptionPath, Any]:
+    """Types of the options of a configuration, by path (``("model", "init_args", "init", "text")``).
+
+    Args:
+        classes: for ``model`` and ``data`` the class that is used, if it is known.
+        typed: class paths that may be imported although they are not promptstage's.
+    """
+    from lightning_modules.backbone.loading import BackboneConfig
+
+    options = _flat(("backbone",), BackboneConfig)
+    for name, kind in COMMAND.items():
+        options[(name,)] = kind
+    for section, name in classes.items():
+        known = is_ours(section, name) or name in typed
+        if known and (cls := class_named(section, name)):
+            own = class_options(cls)
+            options |= {(section, "init_args", *path): kind for path, kind in own.items()}
+    return options
+
+
+# Text options of the commands (command_line/options.py), and of the early stopping that they share.
+COMMAND: dict[str, Any] = {
+    "run_dir": str | None,
+    "ckpt_path": str | None,
+    "questions": str,
+    "answers": str,
+    "question": str,
+}
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an option is a free text, whatever else it may be."""
+    return any(member in (str, Path) for member in alternatives(kind))
+
+
+def is_text_list(kind: Any) -> bool:
+    """Whether an option is a list of texts."""
+    return any(get_origin(member) is list and get_args(member) == (str,) for member in alternatives(kind))
+
+
+def takes_list(kind: Any) -> bool:
+    """Whether an option may be a list."""
+    return any(get_origin(member) in (list, tuple, dict) for member in alternatives(kind))
+
+
+def takes_null(kind: Any) -> bool:
+    """Whether an option may be null."""
+    return any(member in (None, type(None)) for member in alternatives(kind))
+
+
+def is_choice(kind: Any) -> bool:
+    """Whether an option is one of a few names."""
+    return any(get_origin(member) is Literal for member in alternatives(kind))

@@ -1,0 +1,227 @@
+"""Checkpoints, run folders and configuration files from somebody else: nothing in them runs."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.altered import alter
+from tests.cli.test_mistakes import assert_one_error
+from tests.tiny_folder import QUIET, call
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """The file that each payload would write."""
+    return tmp_path / "payload-ran"
+
+
+def popen(marker: Path) -> Config:
+    """What jsonargparse would make a process of, where a value may be anything."""
+    return {"class_path": "subprocess.Popen", "init_args": {"args": f"id > {marker}", "shell": True}}
+
+
+def lightning(name: str, **arguments: Any) -> Config:
+    return {"class_path": f"lightning.pytorch.{name}", "init_args": arguments}
+
+
+# What a trainer section could say; {p} stands for the payload.
+GADGETS: dict[str, Callable[[Config], tuple[str, Any]]] = {
+    "strategy": lambda p: ("strategy", lightning("strategies.DDPStrategy", ddp_comm_state=p)),
+    "progress bar": lambda p: (
+        "callbacks",
+        [lightning("callbacks.RichProgressBar", console_kwargs={"x": p})],
+    ),
+    "logger": lambda p: ("logger", lightning("loggers.MLFlowLogger", tags={"x": p})),
+    "loggers": lambda p: ("logger", [lightning("loggers.WandbLogger", experiment=p)]),
+    "function": lambda p: ("callbacks", lightning("callbacks.LambdaCallback", on_fit_start="os.abort")),
+    "pruning": lambda p: (
+        "callbacks",
+        [lightning("callbacks.ModelPruning", pruning_fn="os.abort", parameters_to_prune=p)],
+    ),
+    "averaging": lambda p: (
+        "callbacks",
+        [lightning("callbacks.StochasticWeightAveraging", swa_lrs=1.0, avg_fn="os.abort")],
+    ),
+    "plugin": lambda p: ("plugins", [p]),
+    "profiler": lambda p: ("profiler", lightning("profilers.PyTorchProfiler", schedule=p)),
+    "class itself": lambda p: ("callbacks", p),
+    "name of a class": lambda p: ("callbacks", "subprocess.Popen"),
+    "accelerator": lambda p: ("accelerator", p),
+}
+
+
+@pytest.mark.parametrize("gadget", GADGETS)
+def test_nothing_in_a_checkpoint_runs(gadget: str, trained: Path, marker: Path) -> None:
+    """A resumed fit takes no object from its checkpoint: it goes on without, or is refused."""
+    name, value = GADGETS[gadget](popen(marker))
+    run = alter(trained, Path("altered"), lambda config: config["trainer"].update({name: value}))
+    outcome = call("fit", *QUIET, f"--ckpt_path={run}", "--trainer.max_steps=5")
+    assert "Traceback" not in outcome.err
+    if outcome.code:
+        assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
+    else:
+        assert f"note: --trainer.{name} is not taken from a checkpoint" in outcome.err or name == "callbacks"
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("gadget", GADGETS)
+def test_nothing_in_a_configuration_file_runs(
+    gadget: str, common: list[str], marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, value = GADGETS[gadget](popen(marker))
+    Path("given.yaml").write_text(yaml.safe_dump({"trainer": {name: value}}), encoding="utf-8")
+    assert_one_error(call("fit", *common, "-c", "given.yaml", "--trainer.max_steps=1"))
+    assert not marker.exists()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "validate", "predict"])
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_run_folders_own_modules_are_not_imported(
+    command: str, section: str, trained: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the folder can be imported, as runs/ beside cli.py can."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    run = alter(trained, Path("altered"), lambda c: c[section].update(class_path="altered.payload.Payload"))
+    (run / "payload.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
+    outcome = call(command, *QUIET, f"--ckpt_path={run}", stdin="abc\n")
+    assert_one_error(
+        outcome, f"if it is yours, name it on the command line, too: --{section} altered.payload."
+    )
+    assert not marker.exists()
+
+
+OWN = """
+from lightning_modules.prompt_tuning import PromptTuning
+
+
+class Mine(PromptTuning):
+    pass
+"""
+
+
+def test_a_class_of_ones_own_counts_when_it_is_named(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_methods.py").write_text(OWN, encoding="utf-8")
+    flags = ["--model=own_methods.Mine" if flag.startswith("--model=") else flag for flag in common]
+    assert call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    assert_one_error(call("test", *QUIET, "--ckpt_path=run"), "names the class 'own_methods.Mine'")
+    assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.Mine").code == 0
+
+
+def test_a_file_does_not_switch_remote_code_on(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("given.yaml").write_text("backbone:\n  trust_remote_code: true\n", encoding="utf-8")
+    assert_one_error(
+        call("fit", *common, "-c", "given.yaml"), "give --backbone.trust_remote_code true on the co"
+    )
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"default_root_dir": "/elsewhere"},
+        {"callbacks": [lightning("callbacks.ModelCheckpoint", dirpath="/elsewhere")]},
+        {"logger": lightning("loggers.CSVLogger", save_dir="/elsewhere")},
+        {"profiler": lightning("profilers.SimpleProfiler", dirpath="/elsewhere", filename="x")},
+    ],
+)
+def test_a_file_does_not_say_where_others_are_written(
+    trainer: Config, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("given.yaml").write_text(yaml.safe_dump({"trainer": trainer}), encoding="utf-8")
+    assert_one_error(call("fit", *common, "-c", "given.yaml"), "says where files are written")
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: " + "[" * 3000, "a: &a [*a]", "a: !!python/name:os.system ''", "- 1"]
+)
+def test_configurations_that_are_none(text: str, trained: Path) -> None:
+    run = alter(trained, Path("altered"), checkpoint=lambda content: content.update(config=text))
+    assert_one_error(
+        call("test", *QUIET, f"--ckpt_path={run}"), "the configuration in altered/checkpoints/best.ckpt"
+    )
+    Path("given.yaml").write_text(text, encoding="utf-8")
+    assert_one_error(call("test", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml"), "given.yaml")
+
+
+def test_processes_are_not_started_by_the_thousand(trained: Path) -> None:
+    run = alter(trained, Path("altered"), lambda config: config["trainer"].update(devices=100_000))
+    flags = [flag for flag in QUIET if "devices" not in flag]
+    assert_one_error(call("fit", *flags, f"--ckpt_path={run}"), "trainer.devices is 100000; at most 1024")
+
+
+# --- what is outside the run -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_a_lock_that_is_no_file(kind: str, trained: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("content", encoding="utf-8")
+    lock = trained / ".lock"
+    {"link": lambda: lock.symlink_to(victim), "folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock)}[kind]()
+    assert_one_error(call("fit", *QUIET, f"--ckpt_path={trained}"), ".lock cannot be written: it is a ")
+    assert victim.read_text(encoding="utf-8") == "content"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_folders_of_a_run_that_lead_elsewhere(name: str, trained: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (trained / name).rename(elsewhere)
+    (trained / name).symlink_to(elsewhere)
+    before = sorted(path.name for path in elsewhere.iterdir())
+    checkpoint = "--ckpt_path=run/checkpoints/last.ckpt"
+    assert_one_error(
+        call("fit", *QUIET, checkpoint, "--run_dir=run"), f"{name} cannot be written to: it is a link"
+    )
+    assert sorted(path.name for path in elsewhere.iterdir()) == before
+
+
+def test_a_results_folder_that_is_a_link_is_not_followed(trained: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (trained / "validate").symlink_to(elsewhere)
+    assert call("validate", *QUIET, f"--ckpt_path={trained}").code == 0
+    assert not list(elsewhere.iterdir())
+    assert (trained / "validate-2" / "summary.json").exists()
+
+
+def test_answers_go_through_pipes_and_not_through_links(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.jsonl"
+    target.write_text("kept", encoding="utf-8")
+    Path("link.jsonl").symlink_to(target)
+    predict = ("predict", *QUIET, f"--ckpt_path={trained}")
+    assert_one_error(call(*predict, "--answers=link.jsonl", stdin="abc\n"), "link.jsonl is a link")
+    assert (Path("link.jsonl").is_symlink(), target.read_text(encoding="utf-8")) == (True, "kept")
+    os.mkfifo("pipe")
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append(Path("pipe").read_text(encoding="utf-8")))
+    reader.start()
+    assert call(*predict, "--answers=pipe", stdin="abc\n").code == 0
+    reader.join(10)
+    assert found[0].startswith('{"id": "question/0"')
+
+
+def test_a_configuration_or_checkpoint_that_is_a_pipe(trained: Path, common: list[str]) -> None:
+    os.mkfifo("pipe")
+    assert_one_error(call("fit", *common, "-c", "pipe"), "configuration pipe is not a regular file")
+    assert_one_error(call("fit", *QUIET, "--ckpt_path=pipe"), "checkpoint pipe")

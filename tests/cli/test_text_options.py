@@ -1,0 +1,146 @@
+"""Text options are the text that was typed: on the command line, in YAML and through a checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from command_line.assembly import assemble, typed_classes
+from command_line.configuration import Importable, read_configuration
+from tests.tiny_folder import QUIET, call
+from utilities.yaml_values import dump_yaml, parse_yaml, plain
+
+TEXTS = [
+    "Solve the problem: think step by step",
+    "a: b # c",
+    "#hash",
+    "[a, b]",
+    "{a: b}",
+    "null",
+    "~",
+    "true",
+    "2e5",
+    "6e74213",
+    "1e-3",
+    "0x10",
+    "1:30",
+    "2024-05-01",
+    "'quoted'",
+    '"quoted"',
+    "two\nlines: here",
+    "&anchor",
+    "*alias",
+    "!tag x",
+    "% $ @ `",
+    "- item",
+    " padded ",
+    "Ünï – 你好",
+]
+
+
+def init_text(config: Path) -> str:
+    return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]["init"]["text"]
+
+
+@pytest.mark.parametrize("text", TEXTS[:10])
+def test_a_run_keeps_its_texts(
+    text: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [
+        *common,
+        "--model.init.kind=text",
+        f"--model.init.text={text}",
+        f"--data.template={text} {{question}}",
+    ]
+    assert call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    assert init_text(Path("run/config.yaml")) == text
+    outcome = call("test", *QUIET, "--ckpt_path=run")
+    assert (outcome.code, outcome.notes) == (0, []), outcome.err
+    tested = yaml.safe_load(Path("run/test/config.yaml").read_text(encoding="utf-8"))
+    assert tested["model"]["init_args"]["init"]["text"] == text
+    assert tested["data"]["init_args"]["template"] == f"{text} {{question}}"
+
+
+def assembled(*args: list[str]) -> dict:
+    """The configuration that text options become."""
+    importable = Importable(typed_classes(args))
+    *_, last = assemble(args, {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}, importable)
+    return yaml.safe_load(last.removeprefix("--config="))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("separate", [False, True])
+def test_texts_on_the_command_line(text: str, separate: bool) -> None:
+    option = ["--data.source", text] if separate else [f"--data.source={text}"]
+    assert assembled(option)["data"]["init_args"]["source"] == text
+
+
+# Scalars that YAML reads as something else, or as they are.
+UNQUOTED = [
+    "null",
+    "~",
+    "true",
+    "2e5",
+    "6e74213",
+    "1e-3",
+    "0x10",
+    "1:30",
+    "2024-05-01",
+    "1_000",
+    ".inf",
+    "a-b c",
+]
+
+
+@pytest.mark.parametrize("text", UNQUOTED)
+def test_unquoted_texts_in_a_file(text: str) -> None:
+    assert text_in_file(text) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_quoted_texts_in_a_file(text: str) -> None:
+    assert text_in_file(json.dumps(text)) == text
+
+
+def text_in_file(written: str) -> str:
+    file = f"model:\n  class_path: PromptTuning\n  init_args:\n    init:\n      text: {written}\n"
+    return read_configuration(file, "file.yaml", Importable({}))["model"]["init_args"]["init"]["text"]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *UNQUOTED])
+def test_texts_that_are_written_read_the_same(text: str) -> None:
+    """By promptstage and by any other program."""
+    document = dump_yaml({"texts": [text, {"text": text}]})
+    expected = {"texts": [text, {"text": text}]}
+    assert plain(parse_yaml(document, "file"), lambda path, scalar: False) == expected
+    assert yaml.safe_load(document) == expected
+
+
+def test_options_that_are_more_than_texts() -> None:
+    """Null where an option may be null, lists where it may be a list; entries of a list are texts."""
+    found = assembled(
+        ["--backbone.revision", "null"],
+        ["--data.revision=6e74213"],
+        ["--data.stop", '["\\n", 2e5, null]'],
+        ["--model.partition", "[0, 2]"],
+        ["--run_dir=2024-05-01"],
+    )
+    assert found["backbone"] == {"revision": None}
+    assert found["data"]["init_args"] == {"revision": "6e74213", "stop": ["\n", "2e5", "null"]}
+    assert found["model"]["init_args"] == {"partition": [0, 2]}
+    assert found["run_dir"] == "2024-05-01"
+    assert assembled(["--data.stop", "END"])["data"]["init_args"]["stop"] == ["END"]
+    assert assembled(["--model.partition", "uniform"])["model"]["init_args"]["partition"] == "uniform"
+
+
+def test_numbers_in_a_file_stay_numbers() -> None:
+    text = "model: {class_path: DHAM, init_args: {optimizer: {lr: 1e-3}, num_stages: 3, partition: [0, 1]}}"
+    own = read_configuration(text, "file.yaml", Importable({}))["model"]["init_args"]
+    assert own == {"optimizer": {"lr": 0.001}, "num_stages": 3, "partition": [0, 1]}
+
+
+def test_anchors_and_merges() -> None:
+    text = "x: &x {a: 1, b: 2}\ntrainer: {<<: *x, b: 3}\n"
+    assert read_configuration(text, "file.yaml", Importable({}))["trainer"] == {"a": 1, "b": 3}

@@ -1,0 +1,151 @@
+"""YAML as plain values, bounded, with the text of each scalar as it was written.
+
+YAML makes a number of ``2e5`` and a date of ``2024-05-01``. Where an option is a text, the text is wanted: a
+scalar therefore keeps both until it is known what the option is.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from utilities.errors import UserError
+
+LIMIT = 1 << 20  # characters of a configuration
+MOST_VALUES = 20_000
+MOST_LEVELS = 32
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A YAML scalar.
+
+    Attributes:
+        value: what YAML makes of it.
+        text: as it is written, without quotes.
+    """
+
+    value: bool | int | float | str | None
+    text: str
+
+
+Tree = dict[str, Any] | list[Any] | Scalar
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without dates, and with ``1e-3`` as a number, as jsonargparse reads it."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that either loader, this one or YAML 1.1's, would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?"
+            r"|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+        ),
+        list("-+0123456789."),
+    )
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as a YAML document that reads as the same values everywhere."""
+    return yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+def parse_yaml(text: str, where: str) -> Tree:
+    """Parse a YAML document into mappings with text keys, lists and scalars.
+
+    Raises:
+        UserError: naming ``where`` and the reason: a syntax error, a tag, a repeated key, or more values
+            (aliases expanded) or levels than a configuration has.
+    """
+    if len(text) > LIMIT:
+        raise UserError(f"{where} has {len(text)} characters; at most {LIMIT} are read")
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            return Scalar(None, "") if node is None else _Builder(loader, where).build(node, 0)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} is not valid YAML: {reason}") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise UserError(f"{where} is not valid YAML: {error}") from error
+
+
+class _Builder:
+    """Nodes → values with a limit: what an alias stands for counts each time."""
+
+    def __init__(self, loader: _Loader, where: str) -> None:
+        self.loader, self.where, self.left = loader, where, MOST_VALUES
+
+    def build(self, node: yaml.Node, level: int) -> Tree:
+        self.left -= 1
+        if self.left < 0 or level > MOST_LEVELS:
+            raise UserError(
+                f"{self.where} holds more, or more deeply nested, values than a configuration may"
+            )
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(inner, level + 1) for inner in node.value]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, level)
+        known = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+        if node.tag not in known:
+            line = node.start_mark.line + 1
+            raise UserError(f"{self.where}:{line}: {node.tag} is not a type that options have")
+        return Scalar(self.loader.construct_object(node), node.value)
+
+    def _mapping(self, node: yaml.MappingNode, level: int) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
+        for key, inner in node.value:
+            where = f"{self.where}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{where}: a key that is not the name of an option")
+            value = self.build(inner, level + 1)
+            if key.tag == "tag:yaml.org,2002:merge":
+                for part in value if isinstance(value, list) else [value]:
+                    if not isinstance(part, dict):
+                        raise UserError(f"{where}: '<<' merges mappings only")
+                    merged = part | merged
+            elif key.value in mapping:
+                raise UserError(f"{where}: '{key.value}' is given twice")
+            else:
+                mapping[key.value] = value
+        return merged | mapping
+
+
+def plain(tree: Tree, as_text: Callable[[Path, Scalar], bool], path: Path = ()) -> Any:
+    """The values of a tree; of scalars for which ``as_text(path, scalar)`` holds, the text.
+
+    The path of a list's entries is the list's with ``[]`` at its end.
+    """
+    if isinstance(tree, dict):
+        return {key: plain(value, as_text, (*path, key)) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [plain(value, as_text, (*path, "[]")) for value in tree]
+    return tree.text if as_text(path, tree) else tree.value
