@@ -144,7 +144,8 @@ class Results(L.Callback):
         summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
             self._write(records, summary)
-        self._to_tensorboard(trainer, split, records, summary)
+        own = module.validation_tags[0].partition("/")[0]  # a calibration is not one of the fit's validations
+        self._to_tensorboard(trainer, own if split == "val" else split, records, summary)
 
     def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
         assert self.folder is not None

@@ -89,6 +89,7 @@ class SaliencyDiagnostics(L.Callback):
         self.matrices: list[Matrix] = []
         self.prefix: Prefix | None = None
         self.measured_step = 0
+        self.charted = False  # whether the layout of TensorBoard's charts is written
 
     # --- when ---------------------------------------------------------------------------------------
 
@@ -270,9 +271,10 @@ class SaliencyDiagnostics(L.Callback):
         loggers, step = boards(trainer), logged_step(trainer)
         for logger in loggers:
             if learning:
-                log_over_steps(logger, saved, step)
+                log_over_steps(logger, saved, step, first=not self.charted)
             else:
                 log_by_layer(logger, saved)
+        self.charted = True
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")
         elif trainer.state.fn != TrainerFn.PREDICTING:

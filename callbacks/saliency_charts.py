@@ -5,12 +5,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.saliency_files import Saved
 
 
-def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int) -> None:
-    """Log each layer's means at a step of the fit, with one chart of all layers a measure."""
+def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int, first: bool) -> None:
+    """Log each layer's means at a step of the fit; the first time with one chart of all layers a measure."""
     measures = saved.by_layer()
     for name, values in measures.items():
         for layer, value in values.items():
             logger.experiment.add_scalar(f"saliency/{name}/layer_{layer:02d}", value, step)
+    if not first:
+        return
     charts = {name: ["Multiline", [f"saliency/{name}/layer_.*"]] for name in measures}
     logger.experiment.add_custom_scalars({"saliency over steps": charts})
 

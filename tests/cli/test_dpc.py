@@ -200,6 +200,10 @@ def test_calibrations_log_under_a_name_of_their_own(trained: Path) -> None:
     events = EventAccumulator(str(trained / "calibrate" / "tensorboard")).Reload()
     tags = events.Tags()["scalars"]
     assert {tag.partition("/")[0] for tag in tags} == {"calibrate"}
+    assert set(events.Tags()["tensors"]) == {
+        "calibrate/samples/text_summary",
+        "dpc/before_after/text_summary",
+    }
     found = json.loads((trained / "calibrate" / "calibration.json").read_text(encoding="utf-8"))
     rows = read(trained / "calibrate")
     expected = {
