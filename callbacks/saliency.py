@@ -269,11 +269,10 @@ class SaliencyDiagnostics(L.Callback):
         for one in matrix:
             write_matrix(one, folder, stem)
         loggers, step = boards(trainer), logged_step(trainer)
-        for logger in loggers:
-            if learning:
-                log_over_steps(logger, saved, step, first=not self.charted)
-            else:
-                log_by_layer(logger, saved)
+        for logger in loggers if learning else ():
+            log_over_steps(logger, saved, step, first=not self.charted)
+        if loggers and not learning:
+            log_by_layer(folder, saved)
         self.charted = True
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")

@@ -1,6 +1,9 @@
 """Saliency by layer as TensorBoard's scalars, and as one chart of them."""
 
+from pathlib import Path
+
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.saliency_files import Saved
 
@@ -17,10 +20,13 @@ def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int, first: bo
     logger.experiment.add_custom_scalars({"saliency over steps": charts})
 
 
-def log_by_layer(logger: TensorBoardLogger, saved: Saved) -> None:
-    """Log an evaluation's means with the layer as step, and one chart of all measures."""
-    for name, values in saved.by_layer().items():
-        for layer, value in values.items():
-            logger.experiment.add_scalar(f"saliency/by_layer/{name}", value, layer)
-    chart = {"by layer": ["Multiline", ["saliency/by_layer/.*"]]}
-    logger.experiment.add_custom_scalars({"saliency": chart})
+def log_by_layer(folder: Path, saved: Saved) -> None:
+    """Log an evaluation's means with the layer as step, and one chart of all measures, as a run of their own.
+
+    In the evaluation's own run they would be metrics of the table of hyperparameters.
+    """
+    with SummaryWriter(str(folder / "by_layer")) as writer:
+        for name, values in saved.by_layer().items():
+            for layer, value in values.items():
+                writer.add_scalar(f"saliency/by_layer/{name}", value, layer)
+        writer.add_custom_scalars({"saliency": {"by layer": ["Multiline", ["saliency/by_layer/.*"]]}})

@@ -70,18 +70,19 @@ def test_rows_and_arrays(trained: Path) -> None:
         assert row["prompt_to_rationale"] == pytest.approx(flows[i, :, 1].tolist())
         assert row["late_flow"] == pytest.approx(float(arrays["late"][i]))
         assert set(row["curve"]) == {"peaks", "reversals", "variation", "peak_layer"}
-    events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
+    events = EventAccumulator(str(trained / "test-2" / "by_layer")).Reload()
     curve = events.Scalars("saliency/by_layer/prompt_to_rationale")
     assert [event.step for event in curve] == [0, 1, 2, 3]
     assert [event.value for event in curve] == pytest.approx(flows[:, :, 1].mean(0).tolist(), rel=1e-5)
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("saliency/")]
-    assert len(tags) == 3
+    assert len(events.Tags()["scalars"]) == 3
     (layout,) = events.Tensors("custom_scalars__config__")
     charts = Layout.FromString(layout.tensor_proto.string_val[0]).category[0].chart
     assert [list(chart.multiline.tag) for chart in charts] == [["saliency/by_layer/.*"]]
     pictures = {path.stem.removeprefix("saliency_") for path in (trained / "test-2").glob("*.png")}
     assert pictures >= {"flows", "sink", "tokens", "accumulation", "differences", "summary", "matrix"}
+    events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
     assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
+    assert {tag.partition("/")[0] for tag in events.Tags()["scalars"]} == {"test"}
 
 
 def test_layers_without_the_prompt(
@@ -97,7 +98,7 @@ def test_layers_without_the_prompt(
     assert (about["boundaries"], about["shallow"]) == ([2], [3])
     for row in rows:
         assert [flow is None for flow in row["prompt_to_rationale"]] == [True, True, False, False]
-    events = EventAccumulator("run/test/tensorboard").Reload()
+    events = EventAccumulator("run/test/by_layer").Reload()
     assert [event.step for event in events.Scalars("saliency/by_layer/prompt_to_rationale")] == [2, 3]
     assert Path("run/test/saliency_flows.png").exists()
 
