@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.saliency_files import Saved
 
@@ -25,6 +24,8 @@ def log_by_layer(folder: Path, saved: Saved) -> None:
 
     In the evaluation's own run they would be metrics of the table of hyperparameters.
     """
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder / "by_layer")) as writer:
         for name, values in saved.by_layer().items():
             for layer, value in values.items():
