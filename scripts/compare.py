@@ -115,7 +115,8 @@ class Runs:
         flags = [flag for flag in test if not flag.startswith("--trainer.callbacks.mode")]
         if self.records.get(source.name, {}).get("calibrated") == flags:
             return
-        command = ["calibrate", f"--ckpt_path={self.path(source)}", f"--run_dir={self.path(run)}", *flags]
+        # Without --run_dir the threshold is saved beside the checkpoint, for every row that takes it.
+        command = ["calibrate", f"--ckpt_path={self.path(source)}", *flags]
         self._record(run, calibrate=self._run(command))
         self._record(source, calibrated=flags)
 
