@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lightning_modules.training_state import check_numbers
 from utilities.errors import UserError
 from utilities.files import make_folder, write_bytes
 
@@ -90,6 +91,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is truncated or not a checkpoint") from error
     if not isinstance(checkpoint, dict) or "promptstage" not in checkpoint:
         raise UserError(f"checkpoint {path} was not written by promptstage")
+    check_numbers(checkpoint, f"checkpoint {path}")
     return checkpoint
 
 
