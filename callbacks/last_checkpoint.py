@@ -59,7 +59,7 @@ def forget_unfinished_step(trainer: L.Trainer) -> None:
 
     Batches whose gradients were accumulated but not yet used are trained on again after a resume.
     """
-    batches = trainer.fit_loop.epoch_loop.batch_progress
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
     if batches.current.ready == batches.current.processed:
         return  # not within a batch
     unused = batches.current.processed % trainer.accumulate_grad_batches

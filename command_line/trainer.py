@@ -98,10 +98,12 @@ def trainer_settings(
     for callback in callbacks:
         if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and wanted != "predict":
             callback.folder = callback.folder or folders.out  # predict writes answers alone
+    plugins = config.trainer.plugins or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),
-        "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
+        "plugins": [*plugins, PromptCheckpointIO()],
     }
     if wanted != "fit":
         settings["enable_checkpointing"] = False

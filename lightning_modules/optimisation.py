@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
+LARGEST = 1e15  # of lr and weight_decay; torch cannot multiply float32 by their product beyond 3e38
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         choose("optimizer schedule", self.schedule, get_args(Schedule))
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"optimizer lr must be positive and finite, not {self.lr}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"optimizer weight_decay must be >= 0 and finite, not {self.weight_decay}")
+        if not 0 < self.lr <= LARGEST:
+            raise UserError(f"optimizer lr must be positive and at most {LARGEST:g}, not {self.lr}")
+        if not 0 <= self.weight_decay <= LARGEST:
+            raise UserError(
+                f"optimizer weight_decay must be >= 0 and at most {LARGEST:g}, not {self.weight_decay}"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer betas must be >= 0 and < 1, not {list(self.betas)}")
         if self.warmup_steps < 0:
@@ -79,7 +82,9 @@ class StepSchedule(LambdaLR):
         for name in ("last_epoch", "_step_count"):
             position = state_dict.get(name)
             if isinstance(position, bool) or not isinstance(position, int) or position < 0:
-                raise UserError(f"the checkpoint is damaged: the schedule's {name} is {position!r:.40}")
+                raise UserError(
+                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, got {position!r:.40}"
+                )
             setattr(self, name, position)
         self._last_lr = []
         for group, peak, factor in zip(
@@ -111,8 +116,9 @@ def _moments_only(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, A
             value = entry.get(name)
             if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
                 raise UserError(
-                    f"the checkpoint is damaged: the optimizer's {name} must have shape {expected}"
+                    f"the checkpoint is damaged: the optimizer's {name} must have shape {tuple(expected)}"
                 )
-        if entry["step"] < 1 or (entry["exp_avg_sq"] < 0).any():
-            raise UserError("the checkpoint is damaged: the optimizer's step or exp_avg_sq is negative")
+        for name, least in (("step", 1), ("exp_avg_sq", 0)):
+            if (entry[name] < least).any():
+                raise UserError(f"the checkpoint is damaged: the optimizer's {name} must be >= {least}")
     return {"state": dict(moments), "param_groups": own}
