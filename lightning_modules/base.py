@@ -26,7 +26,7 @@ from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_a
 from lightning_modules.finiteness import check_evaluation, check_state, check_step, gradients_overflow
 from lightning_modules.optimisation import OptimizerConfig
 from lightning_modules.precision import check_precision, check_trained_dtypes
-from lightning_modules.training_state import check_numbers
+from lightning_modules.training_state import check_numbers, stored_random_state
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
 
@@ -295,7 +295,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify(self, checkpoint)
         check_numbers(checkpoint, "the checkpoint")
-        self._rng = checkpoint["rng"]
+        self._rng = stored_random_state(checkpoint.get("rng"))
         if self._trainer is not None:
             checkpoint["callbacks"] = restored_states(checkpoint.get("callbacks"), self._trainer)
 

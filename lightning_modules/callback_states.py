@@ -13,8 +13,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from torch import Tensor
 
+from lightning_modules.stored_numbers import is_count, number, shown
 from utilities.errors import UserError
 
 # What ModelCheckpoint says of files. The keys stay, so that plain Lightning loads the state, too.
@@ -46,7 +46,7 @@ def restored_states(stored: object, trainer: L.Trainer) -> dict[str, Any]:
     """
     states = {} if stored is None else stored
     if not isinstance(states, Mapping):
-        raise UserError(f"the checkpoint is damaged: callbacks must be a mapping, got {states!r:.40}")
+        raise UserError(f"the checkpoint is damaged: callbacks must be a mapping, got {shown(states)}")
     allowed = dict(states)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
         state = states.get(callback.state_key)
@@ -102,20 +102,18 @@ def _stopping_state(callback: EarlyStopping, state: Mapping[str, Any]) -> dict[s
 
 def _number(state: Mapping[str, Any], name: str, finite: bool = True) -> float | None:
     """A score, which is infinite before the first one where ``finite`` is false."""
-    value = state.get(name)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if value is None:
+    if state.get(name) is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        raise UserError(f"the checkpoint is damaged: {name} must be a number, got {value!r:.40}")
+    value = number(state[name])
+    if math.isnan(value):
+        raise UserError(f"the checkpoint is damaged: {name} must be a number, got {shown(state[name])}")
     if finite and math.isinf(value):
         raise UserError(f"the checkpoint is damaged: {name} must be finite, got {value}")
-    return float(value)
+    return value
 
 
 def _count(state: Mapping[str, Any], name: str) -> int:
     value = state.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"the checkpoint is damaged: {name} must be an integer >= 0, got {value!r:.40}")
-    return value
+    if not is_count(value):
+        raise UserError(f"the checkpoint is damaged: {name} must be an integer >= 0, got {shown(value)}")
+    return int(value)

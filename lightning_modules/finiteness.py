@@ -56,14 +56,14 @@ def check_evaluation(module: "SoftPromptModule", split: str, loss: float | None,
     split = {"val": "validation"}.get(split, split)
     if loss is not None and not math.isfinite(loss):
         wrong.append(f"the {split} loss is {loss}")
-        for logger in module.loggers:  # an epoch that ends here is not logged otherwise
-            logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
     if broken:
         wrong.append(f"logits are not finite in {broken} {split} example{'s' if broken > 1 else ''}")
     if not wrong:
         return
-    fits = module.trainer.state.fn == "fit"
-    trained = fits and module.trainer.global_step > 0
+    trained = module.trainer.state.fn == "fit" and module.trainer.global_step > 0
+    if trained and loss is not None:
+        for logger in module.loggers:  # what is logged in an epoch that ends here does not reach them
+            logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
     when = f" after step {module.trainer.global_step}" if trained else ""
     raise RunFailure(f"{' and '.join(wrong)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
 

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.stored_numbers import is_count, shown
 from utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -81,9 +82,9 @@ class StepSchedule(LambdaLR):
         """
         for name in ("last_epoch", "_step_count"):
             position = state_dict.get(name)
-            if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+            if not is_count(position):
                 raise UserError(
-                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, got {position!r:.40}"
+                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, got {shown(position)}"
                 )
             setattr(self, name, position)
         self._last_lr = []
