@@ -66,7 +66,7 @@ examples:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, or 2 for a mistake of the user."""
+    """Run the command line; the exit code is 0, 2 for a mistake of the user, or 1 for a run that failed."""
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(methods=", ".join(METHODS), data_sets=", ".join(DATA_SETS)), end="")
@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return run(arguments)
     except UserError as error:
         tell(error)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -23,6 +23,7 @@ from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_set
 from command_line.processes import check_machines
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
+from command_line.resume import check_resume
 from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
 from lightning_modules.backbone.loading import BackboneConfig
@@ -152,6 +153,8 @@ class PromptCLI(LightningCLI):
             self._parser(self.subcommand).dump(self.config[self.wanted], skip_link_targets=False)
         )
         theirs, ours = flatten(kept_settings(self.stored, self.wanted)), flatten(used)
+        if self.wanted == "fit":
+            check_resume(theirs, ours)
         for key in sorted(theirs.keys() & ours.keys()):
             if theirs[key] != ours[key]:
                 option = f"--{key}".replace(".init_args", "")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from utilities.errors import UserError, nearest
+from utilities.failures import run_failure
 from utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
@@ -192,6 +193,8 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return UserError(f"{error.strerror}: what was written before is as it was")
         error = error.__cause__ or error.__context__
+    if failure := run_failure(first):
+        return failure
     text = first_line(first)
     # Lightning finds some impossible settings only when it starts.
     if isinstance(first, MisconfigurationException) or text.startswith("`val_check_interval`"):

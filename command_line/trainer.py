@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.act import ACT
 from callbacks.dpc import DPC
+from callbacks.early_stopping import EarlyStoppingReport
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.partition import CKAPartition
@@ -20,6 +21,7 @@ from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
 from lightning_modules.checkpointing import PromptCheckpointIO
+from lightning_modules.precision import check_precision
 from utilities.errors import UserError, nearest
 
 
@@ -71,6 +73,9 @@ def trainer_settings(
             f"trainer.strategy '{name}' is unknown: {nearest(name, ('auto', 'ddp'))}; a backbone too large "
             "for one device: --backbone.shard node"
         )
+    if config.trainer.default_root_dir is not None:
+        raise UserError("trainer.default_root_dir is the folder of the run: give --run_dir")
+    check_precision(config.trainer.precision, config.trainer.accelerator)
     # The bar first: it leaves its line before others tell how a run has ended.
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
     callbacks.append(StopSignals())
@@ -81,7 +86,7 @@ def trainer_settings(
     if wanted in ("fit", "validate", "test", "calibrate", "predict"):
         callbacks.append(Results(None if wanted in ("fit", "predict") else folders.out, hyperparameters))
     if wanted == "fit":
-        callbacks += [Throughput(), FinalValidation()]
+        callbacks += [Throughput(), FinalValidation(), EarlyStoppingReport()]
         if config.trainer.enable_checkpointing is not False:
             callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
     if wanted == "saliency":
@@ -93,10 +98,12 @@ def trainer_settings(
     for callback in callbacks:
         if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and wanted != "predict":
             callback.folder = callback.folder or folders.out  # predict writes answers alone
+    plugins = config.trainer.plugins or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),
-        "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
+        "plugins": [*plugins, PromptCheckpointIO()],
     }
     if wanted != "fit":
         settings["enable_checkpointing"] = False

@@ -7,6 +7,14 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake of the user: shown as one line, exit code 2, no traceback."""
 
+    exit_code = 2
+
+
+class RunFailure(UserError):
+    """A run that cannot continue although nothing was mistyped: shown as one line, exit code 1."""
+
+    exit_code = 1
+
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The allowed name most like ``name`` as a ready phrase, or the whole list.

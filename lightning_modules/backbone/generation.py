@@ -122,6 +122,9 @@ def generate(
 
     Returns:
         B lists of new token ids, without the end token.
+
+    Raises:
+        FloatingPointError: when a next token's logit is infinite or NaN.
     """
     batch, width = input_ids.shape
     first = 0 if prefix is None else prefix.num_positions
@@ -153,9 +156,12 @@ def generate(
             ).logits
             if trace is not None and step:
                 trace.step(alive)
-            tokens = logits[:, -1].argmax(-1)
+            values, tokens = logits[:, -1].max(-1)
+            tokens = torch.where(values.isfinite(), tokens, -1)
             finished = torch.isin(tokens, ends).tolist()
             for row, token in enumerate(tokens.tolist()):
+                if token < 0:
+                    raise FloatingPointError("logits are not finite: the backbone or the prompt is broken")
                 if finished[row]:
                     continue
                 outputs[alive[row]].append(token)
