@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.encoding import Collate, Encoded, Example, encode
+from datamodules.chat import to_date
+from datamodules.encoding import Collate, Encoded, Example, adds_bos, encode
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
 from datamodules.templates import Template, check_template
@@ -33,6 +34,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         revision: commit, tag or branch of a hub id.
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
+        date: what ``chat`` gives as today's date, such as 2026-01-31; default: today's, at the start of fit.
         batch_size: training questions per process and batch.
         eval_batch_size: most questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token).
@@ -68,6 +70,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         backbone: BackboneConfig = BackboneConfig(),
         revision: str | None = None,
         template: str = "plain",
+        date: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         max_length: int | None = None,
@@ -97,6 +100,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.source, self.revision = source, revision
         self.backbone = backbone
         self.template = check_template(template)
+        self.date = None if date is None else to_date(date).isoformat()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
@@ -169,7 +173,9 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
-        self._questions = [Example(f"question/{i}", text, "", "", "") for i, text in enumerate(questions)]
+        self._questions = [
+            Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)
+        ]
         self._encoded.pop("predict", None)
 
     @property
@@ -192,7 +198,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        return encode(examples, Template(self.template, self.tokenizer), self.tokenizer)
+        return encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
 
     def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:
         if self.max_length is None:
@@ -259,7 +265,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 f"{size} calibration examples were asked for, but {self.name} has {len(rows)} training "
                 "examples in use: set --model.search.examples to at most that"
             )
-        return calibration_loader(rows, size, seed, self._collate(), self.eval_batch_size, *self._ranks())
+        collate = self._collate(soft_prompt=False)
+        return calibration_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
 
     def training_questions(self, count: int) -> EvaluationLoader:
         """The first ``count`` training questions, to be answered in any stage; they must fit as test's must.
@@ -275,10 +282,17 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         rows = self._encoded["calibration"] = self._encode(examples[:count])
         return dealt(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
-    def _collate(self) -> Collate:
+    def _collate(self, soft_prompt: bool = True) -> Collate:
+        """
+        Args:
+            soft_prompt: the batches are run behind the model's soft prompt, and the BOS before it, if any.
+        """
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        return Collate(pad, self.name, self.max_new_tokens, self.stop)
+        model = self.trainer.lightning_module if self.trainer else None
+        moved = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
+        omitted = self.tokenizer.bos_token_id if moved else None
+        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

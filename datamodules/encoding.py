@@ -1,7 +1,8 @@
 """Questions as token batches: what the rest of the project sees of the data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -157,6 +158,13 @@ class Encoded(NamedTuple):
         """Tokens of prompt, completion and end token."""
         return len(self.prompt) + len(self.completion)
 
+    def without_first(self, token: int) -> "Encoded":
+        """The example without ``token`` where it is the first one, and not the only one of the prompt."""
+        if len(self.prompt) < 2 or self.prompt[0] != token:
+            return self
+        start, end = self.question
+        return replace(self, prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
+
 
 def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
     """Columns of the tokens that share a character with ``start:end``; special tokens have none."""
@@ -167,7 +175,10 @@ def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) 
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Encoded]:
-    """Tokenise ``examples``: prompt and completion apart, so that a generation prompt is a training prefix.
+    """Tokenize ``examples``; a prompt's tokens do not depend on its completion.
+
+    The tokens of prompt and completion are those of their joint text where that begins with the prompt's
+    tokens. Elsewhere (a template that ends in a blank) the completion is tokenized as it goes on from there.
 
     Raises:
         UserError: when the tokenizer gives no character offsets, or the template loses the question.
@@ -179,32 +190,21 @@ def encode(
         )
     if not examples:
         return []
-    rendered = [template.render(example.question) for example in examples]
-    prompts = tokenizer(
-        [prompt.text for prompt in rendered],
-        add_special_tokens=not template.is_chat,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    completions = tokenizer(
-        [template.separator + example.completion if example.completion else "" for example in examples],
-        add_special_tokens=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    rendered = template.render_all([example.question for example in examples])
+    read = partial(_read, tokenizer, special=not template.is_chat)
+    prompts = read([prompt.text for prompt in rendered])
+    completions = [
+        template.separator + example.completion if example.completion else "" for example in examples
+    ]
+    answered = [i for i, completion in enumerate(completions) if completion]
+    joint = dict(zip(answered, read([rendered[i].text + completions[i] for i in answered]), strict=True))
     encoded = []
-    for example, prompt, ids, offsets, completion in zip(
-        examples,
-        rendered,
-        prompts["input_ids"],
-        prompts["offset_mapping"],
-        completions["input_ids"],
-        strict=True,
-    ):
-        # Some tokenizers close every text with an end token; generation has to go on from here.
-        if ids[-1:] == [tokenizer.eos_token_id] and offsets[-1][0] == offsets[-1][1]:
-            ids, offsets = ids[:-1], offsets[:-1]
+    for i, (example, prompt, (ids, offsets)) in enumerate(zip(examples, rendered, prompts, strict=True)):
+        completion: list[int] = []
+        if i in joint:
+            whole, _ = joint[i]
+            goes_on = whole[: len(ids)] == ids
+            completion = whole[len(ids) :] if goes_on else _continuation(tokenizer, completions[i])
         encoded.append(
             Encoded(
                 example,
@@ -216,16 +216,75 @@ def encode(
     return encoded
 
 
+Offsets = list[tuple[int, int]]
+
+
+def _read(
+    tokenizer: "PreTrainedTokenizerBase", texts: list[str], special: bool
+) -> list[tuple[list[int], Offsets]]:
+    """Token ids of each text with their character offsets.
+
+    Args:
+        special: add the special tokens with which a text begins; those that close it are left out.
+    """
+    if not texts:
+        return []
+    tokens = tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    read = []
+    for ids, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+        # Some tokenizers close every text with an end token ([SEP]); generation has to go on from here.
+        end = len(ids)
+        while special and end > 1 and ids[end - 1] in tokenizer.all_special_ids and _is_empty(offsets[end - 1]):
+            end -= 1
+        read.append((ids[:end], offsets[:end]))
+    return read
+
+
+def _is_empty(span: tuple[int, int]) -> bool:
+    return span[0] == span[1]
+
+
+def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of ``text`` within a longer one.
+
+    On its own, many tokenizers would put a blank before it.
+    """
+    for before in ("\n", ":", "."):
+        head, whole = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
+        if whole[: len(head)] == head and len(whole) > len(head):
+            return whole[len(head) :]
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether ``tokenizer`` begins each text with its BOS token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
 @dataclass(frozen=True)
 class Collate:
-    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes."""
+    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes.
+
+    Attributes:
+        omitted: a first token that prompts go without, since the model puts it before its soft prompt.
+    """
 
     pad_token_id: int
     dataset: str
     max_new_tokens: int
     stop: tuple[str, ...]
+    omitted: int | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        if self.omitted is not None:
+            rows = [row.without_first(self.omitted) for row in rows]
         return Batch(
             [row.example for row in rows],
             self._gold(rows),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datamodules.encoding import adds_bos
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Prefix:
 def bos_row(backbone: "Backbone") -> Tensor:
     """The embedding (1, hidden size) of the tokenizer's BOS token.
 
+    Content then has to go without the BOS that its tokenizer may put before it.
+
     Raises:
         UserError: when it has none.
     """
@@ -105,6 +108,14 @@ def bos_row(backbone: "Backbone") -> Tensor:
         raise UserError(f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token")
     ids = torch.tensor([token], device=backbone.embedding.device)
     return backbone.model.get_input_embeddings()(ids).detach()
+
+
+def bos_structure(backbone: "Backbone") -> dict[str, object]:
+    """What a checkpoint of a prompt behind a BOS has to agree on.
+
+    Checkpoints that say ``True`` over a tokenizer that adds a BOS were trained with two of them.
+    """
+    return {"bos_first": "in place of the content's BOS" if adds_bos(backbone.tokenizer) else True}
 
 
 def stage_prefix(
