@@ -1,5 +1,6 @@
 """What all data sets share: load, choose rows, tokenise, batch."""
 
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.chat import to_date
 from datamodules.encoding import Collate, Encoded, Example, adds_bos, encode
+from datamodules.grading import reference_problem
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
-from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
+from datamodules.sources import (
+    MalformedRow,
+    Row,
+    invalid_character,
+    local_folder,
+    parse_rows,
+    read_hub,
+    read_jsonl,
+)
 from datamodules.templates import Template, check_template
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from utilities.errors import UserError, choose
@@ -127,7 +137,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     def has_validation(self) -> bool:
         """Whether the source has a validation split of its own."""
         folder = self.folder()
-        return (folder / "validation.jsonl").is_file() if folder else self.hub_has_validation
+        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
 
     def rows(self, split: str) -> list[Row]:
         """All rows of a split that the source has."""
@@ -146,7 +156,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         stored = "train" if carved else split
         if stored not in self._parsed:
             skip = self.on_bad_row == "skip"
-            self._parsed[stored] = parse_rows(self.rows(stored), self.parse, stored, skip)
+            self._parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
         everything = self._parsed[stored]
         order = list(range(len(everything)))
         # Each draw has its own random numbers, so that no size changes another choice.
@@ -162,6 +172,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             order = order[:held_out] if split == "validation" else order[held_out:]
         return [everything[i] for i in sorted(order[:size])]
 
+    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """:meth:`parse`, with a reference that an answer can equal."""
+        example = self.parse(row, split, index)
+        if problem := reference_problem(self.name, example.answer):
+            raise MalformedRow(problem)
+        return example
+
     def use_questions(self, questions: Sequence[str]) -> None:
         """Have :meth:`predict_dataloader` ask these questions; their ids are ``question/0`` and so on.
 
@@ -173,6 +190,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
+            if problem := invalid_character(question):
+                raise UserError(f"question {i + 1} {problem}")
         self._questions = [
             Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)
         ]

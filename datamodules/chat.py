@@ -70,9 +70,7 @@ class ChatTemplate:
             raise UserError(f"the backbone's chat template cannot be used: {error}; {INSTEAD}") from error
 
     def _one(self, messages: Messages, generation: bool) -> str:
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation
-        )
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
         room = LONGEST + sum(len(message["content"]) for message in messages)
         if not isinstance(text, str) or len(text) > room:
             raise ValueError(f"it makes a prompt of {len(text)} characters of a question")

@@ -38,6 +38,15 @@ class Example(NamedTuple):
     options: tuple[str, ...] | None = None
 
 
+def worked_answer(rationale: str, answer: str) -> str:
+    """A completion: the steps, if there are any, and the answer on a line of its own.
+
+    >>> worked_answer("", "5")
+    '#### 5'
+    """
+    return f"{rationale}\n#### {answer}" if rationale else f"#### {answer}"
+
+
 @dataclass
 class Tokens:
     """A padded batch of B sequences; spans are half-open column ranges in the padded tensors.
@@ -191,59 +200,52 @@ def encode(
     if not examples:
         return []
     rendered = template.render_all([example.question for example in examples])
-    read = partial(_read, tokenizer, special=not template.is_chat)
-    prompts = read([prompt.text for prompt in rendered])
+    tokenize = partial(
+        tokenizer, add_special_tokens=not template.is_chat, return_attention_mask=False, verbose=False
+    )
+    prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
+    closing = _closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
     completions = [
         template.separator + example.completion if example.completion else "" for example in examples
     ]
-    answered = [i for i, completion in enumerate(completions) if completion]
-    joint = dict(zip(answered, read([rendered[i].text + completions[i] for i in answered]), strict=True))
+    joint = tokenize([prompt.text + text for prompt, text in zip(rendered, completions, strict=True)])
     encoded = []
-    for i, (example, prompt, (ids, offsets)) in enumerate(zip(examples, rendered, prompts, strict=True)):
-        completion: list[int] = []
-        if i in joint:
-            whole, _ = joint[i]
-            goes_on = whole[: len(ids)] == ids
-            completion = whole[len(ids) :] if goes_on else _continuation(tokenizer, completions[i])
+    for example, prompt, text, ids, offsets, whole in zip(
+        examples,
+        rendered,
+        completions,
+        prompts["input_ids"],
+        prompts["offset_mapping"],
+        joint["input_ids"],
+        strict=True,
+    ):
+        end = len(ids) - closing
+        completion = whole[end : len(whole) - closing]
+        if whole[:end] != ids[:end]:
+            completion = _continuation(tokenizer, text)
         encoded.append(
             Encoded(
                 example,
-                torch.tensor(ids, dtype=torch.int32),
+                torch.tensor(ids[:end], dtype=torch.int32),
                 torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
-                _question_columns(offsets, prompt.start, prompt.end),
+                _question_columns(offsets[:end], prompt.start, prompt.end),
             )
         )
     return encoded
 
 
-Offsets = list[tuple[int, int]]
-
-
-def _read(
-    tokenizer: "PreTrainedTokenizerBase", texts: list[str], special: bool
-) -> list[tuple[list[int], Offsets]]:
-    """Token ids of each text with their character offsets.
-
-    Args:
-        special: add the special tokens with which a text begins; those that close it are left out.
-    """
-    if not texts:
-        return []
-    tokens = tokenizer(
-        texts,
-        add_special_tokens=special,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    read = []
-    for ids, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
-        # Some tokenizers close every text with an end token ([SEP]); generation has to go on from here.
-        end = len(ids)
-        while special and end > 1 and ids[end - 1] in tokenizer.all_special_ids and _is_empty(offsets[end - 1]):
-            end -= 1
-        read.append((ids[:end], offsets[:end]))
-    return read
+def _closing_tokens(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> int:
+    """How many special tokens the tokenizer puts after every text, such as [SEP]; generation goes on before."""
+    count = 0
+    while (
+        count < len(ids) - 1
+        and ids[-1 - count] in tokenizer.all_special_ids
+        and _is_empty(offsets[-1 - count])
+    ):
+        count += 1
+    return count
 
 
 def _is_empty(span: tuple[int, int]) -> bool:

@@ -104,7 +104,5 @@ class Template:
         # Chat templates commonly trim a message.
         start = text.find(question.strip(), self._before)
         if start < 0:
-            raise UserError(
-                f"the backbone's chat template changes the question {question[:40]!r}: {INSTEAD}"
-            )
+            raise UserError(f"the backbone's chat template changes the question {question[:40]!r}: {INSTEAD}")
         return Rendered(text, start, start + len(question.strip()))
