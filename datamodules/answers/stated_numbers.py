@@ -61,6 +61,14 @@ _SUBORDINATE = (
     re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
     # "5 more apples to reach 20", but not "5 of them need to reach 20"
     re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
+    # "So each child gets 6 stickers, and there are 4 children."
+    re.compile(
+        r"""
+        (?<=\d) (?<! there[ ]\w{2}[ ]\d ) (?: (?![=:]|,[ ]and[ ]) \D ){0,60} , [ ]and[ ]there[ ](?:are|were)[ ]
+        (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;]* $
+        """,
+        re.IGNORECASE | re.VERBOSE,
+    ),
     # "; 10 days would be …"
     re.compile(r";[^;]*\bwould be\b[^;]*"),
 )
