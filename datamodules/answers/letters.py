@@ -91,8 +91,8 @@ class Letters:
             rf"""
             \s* (?: [(\[]({letter})[)\]] | ({letter})\s?[.:\]] ) (?=\s|$)
             | \s* ({letter})\s?\)
-            | \s* ({letter}) ,\s(?=because|since|as|which|it|so)
-            | \s* ({capital}) (?: \s-\s | \n | $ )
+            | \s* ({letter}) (?: ,\s(?=because|since|as|which|it|so) | \n )
+            | \s* ({capital}) (?: \s-\s | $ )
             """,
             re.VERBOSE,
         )

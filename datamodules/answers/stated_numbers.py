@@ -61,16 +61,18 @@ _SUBORDINATE = (
     re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
     # "5 more apples to reach 20", but not "5 of them need to reach 20"
     re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
-    # "So each child gets 6 stickers, and there are 4 children."
-    re.compile(
-        r"""
-        (?<=\d) (?<! there[ ]\w{2}[ ]\d ) (?: (?![=:]|,[ ]and[ ]) \D ){0,60} , [ ]and[ ]there[ ](?:are|were)[ ]
-        (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;]* $
-        """,
-        re.IGNORECASE | re.VERBOSE,
-    ),
     # "; 10 days would be …"
     re.compile(r";[^;]*\bwould be\b[^;]*"),
+)
+
+# "So each child gets 6 stickers, and there are 4 children.", but not "5 apples, and there are 8 left".
+_THERE_ARE = re.compile(
+    r"""
+    (?P<main> (?: (?! \bthere\b | [=:] ) . )* \d (?: (?! \bthere\b | [=:] ) . )*? )
+    (?: ,?\sand | ; | ,\swhere ) \s there\s(?:are|were)\s
+    (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;=]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 
 # Before and after a number in a calculation; "5 * 3", but not "5** 3" in bold.
@@ -158,6 +160,8 @@ def pick(sentence: str) -> re.Match[str] | None:
 
 def _main(sentence: str) -> str:
     """``sentence`` with brackets, denials and subordinate reasons blanked, so that places stay the same."""
+    if beside := _THERE_ARE.fullmatch(sentence):
+        sentence = beside["main"].ljust(len(sentence))
     for pattern in _SUBORDINATE:
         sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
     return sentence

@@ -55,6 +55,7 @@ _RATE = re.compile(
 _COUNT = re.compile(r"(-?[\d.,/]*\d)\s+[a-zA-Z][a-zA-Z' -]{2,40}")
 _AMOUNT = re.compile(r"[\d\\})]")  # not in "no solution", "all integers"
 _SEPARATORS = re.compile(r"[\s.{}^]+")
+_METRE = re.compile(r"(met|lit)re")
 _PER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _NO_POWER = re.compile("[^23]")
 
@@ -65,7 +66,6 @@ _SAME_UNITS = {
     "ft": "foot",
     "feet": "foot",
     "meter": "m",
-    "metre": "m",
     "centimeter": "cm",
     "kilometer": "km",
     "millimeter": "mm",
@@ -81,7 +81,6 @@ _SAME_UNITS = {
     "percent": "%",
     "mi": "mile",
     "liter": "l",
-    "litre": "l",
     "milliliter": "ml",
     "mph": "mile/hour",
     "kph": "km/hour",
@@ -120,7 +119,7 @@ def _is_unit(unit: re.Match[str], amount: str) -> bool:
 
 def _one_spelling(name: str, power: str) -> str:
     """Singular and short, with the power behind it: ``square inches`` as ``inch^2``, ``mph`` as ``mile/hour``."""
-    name = _SEPARATORS.sub(" ", name.lower()).strip()
+    name = _METRE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
     for prefix, meant in _POWERS.items():
         if name.startswith(prefix):
             name, power = name.removeprefix(prefix), meant
