@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 MEMORY = 1 << 30  # bytes that a call may allocate
@@ -50,11 +50,13 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
     return value
 
 
-def _receive(connection: Connection, until: float, seconds: float) -> tuple[bool, T | str]:
+def _receive(connection: Connection, until: float, seconds: float) -> tuple[bool, Any]:
+    """Whether the call succeeded, and its value or what went wrong."""
     if not connection.poll(until - time.monotonic()):
         return False, f"it takes longer than {seconds:g} seconds"
     try:
-        return connection.recv()
+        outcome: tuple[bool, Any] = connection.recv()
+        return outcome
     except EOFError:
         return False, "it ended its process"
 

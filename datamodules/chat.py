@@ -95,4 +95,4 @@ def _fix_date(today: date) -> None:
         def now(cls, tz: Any = None) -> "Fixed":
             return cls(today.year, today.month, today.day, tzinfo=tz)
 
-    chat_template_utils.datetime = Fixed  # type: ignore[attr-defined,misc]
+    chat_template_utils.datetime = Fixed  # type: ignore[misc]

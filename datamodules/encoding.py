@@ -1,7 +1,7 @@
 """Questions as token batches: what the rest of the project sees of the data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -172,7 +172,7 @@ class Encoded(NamedTuple):
         if len(self.prompt) < 2 or self.prompt[0] != token:
             return self
         start, end = self.question
-        return replace(self, prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
+        return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
 
 
 def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
@@ -201,7 +201,10 @@ def encode(
         return []
     rendered = template.render_all([example.question for example in examples])
     tokenize = partial(
-        tokenizer, add_special_tokens=not template.is_chat, return_attention_mask=False, verbose=False
+        tokenizer.__call__,
+        add_special_tokens=not template.is_chat,
+        return_attention_mask=False,
+        verbose=False,
     )
     prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
     closing = _closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
@@ -237,7 +240,10 @@ def encode(
 def _closing_tokens(
     tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], offsets: Sequence[tuple[int, int]]
 ) -> int:
-    """How many special tokens the tokenizer puts after every text, such as [SEP]; generation goes on before."""
+    """Number of special tokens that the tokenizer puts after every text, such as [SEP].
+
+    Generation has to go on before them.
+    """
     count = 0
     while (
         count < len(ids) - 1

@@ -110,7 +110,9 @@ _STEPS = (
     _commands("l?brace", r"\\{"),
     _commands("rbrace", r"\\}"),
     # Spacing; between digits it separates thousands: 1{,}000, 1,\!000.
-    _step(r"(?<=\d) (?: \{,\}(?:\\!)? | ,\s?\\!\s? | \\!,\s? | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""),
+    _step(
+        r"(?<=\d) (?: \{,\}(?:\\!)? | ,\s?\\!\s? | \\!,\s? | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""
+    ),
     _step(r"\\(?: [,!;:>\ ] | quad | qquad | hspace\{[^{}]*\} | hfill | hskip ) | ~ | &nbsp;", ""),
     # Units that stand for themselves.
     _step(r"\^ \s* \{? \s* (?:\\circ|\\degree) \s* \}? | \\degree(?![a-zA-Z])", ""),
