@@ -107,6 +107,9 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 raise UserError(f"{what} is {value}: allowed are {least} and more")
         if stop is not None and "" in stop:
             raise UserError("stop holds an empty text, which would end every generation at once")
+        for text in stop or ():
+            if problem := invalid_character(text):
+                raise UserError(f"stop {problem}")
         self.source, self.revision = source, revision
         self.backbone = backbone
         self.template = check_template(template)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.chat import INSTEAD, ChatTemplate
+from datamodules.sources import invalid_character
 from utilities.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def check_template(template: str) -> str:
     Raises:
         UserError: when it is neither a known name nor a text with exactly one ``{question}``.
     """
+    if problem := invalid_character(template):
+        raise UserError(f"template {template!r:.60} {problem}")
     if template in TEMPLATES or template == CHAT or template.count(SLOT) == 1:
         return template
     if template.count(SLOT) > 1:
