@@ -111,11 +111,12 @@ def bos_row(backbone: "Backbone") -> Tensor:
 
 
 def bos_structure(backbone: "Backbone") -> dict[str, object]:
-    """What a checkpoint of a prompt behind a BOS has to agree on.
+    """Describe a prompt behind a BOS, for checkpoints.
 
-    Checkpoints that say ``True`` over a tokenizer that adds a BOS were trained with two of them.
+    Over a tokenizer that adds a BOS, checkpoints without ``bos_in_content`` were trained with two of them.
     """
-    return {"bos_first": "in place of the content's BOS" if adds_bos(backbone.tokenizer) else True}
+    content: dict[str, object] = {"bos_in_content": False} if adds_bos(backbone.tokenizer) else {}
+    return {"bos_first": True, **content}
 
 
 def stage_prefix(

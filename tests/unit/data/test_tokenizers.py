@@ -237,8 +237,8 @@ def test_a_prompt_trained_behind_two_is_refused() -> None:
     module = prompted(make("llama3"), "prompt", "llama")
     checkpoint = {"promptstage": describe(module)}
     verify(module, checkpoint)
-    checkpoint["promptstage"]["structure"]["bos_first"] = True  # as it was written before
-    with pytest.raises(UserError, match="has bos_first True, the model has in place of the content's BOS"):
+    del checkpoint["promptstage"]["structure"]["bos_in_content"]  # as it was written before
+    with pytest.raises(UserError, match="the checkpoint has bos_in_content unset, the model has False"):
         verify(module, checkpoint)
     unaffected = prompted(make("gpt2"), "prompt", "llama")
     assert unaffected.structure() == {"insert_at": 0, "bos_first": True}
