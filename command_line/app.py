@@ -1,6 +1,7 @@
 """LightningCLI for promptstage; ``cli.py`` is the entry point and imports this only when needed."""
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from command_line.quiet import hide_loading_bar
 from command_line.resume import check_resume
 from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
+from datamodules.templates import CHAT
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.dham import DHAM
@@ -119,6 +121,9 @@ class PromptCLI(LightningCLI):
         if config.get("ckpt_path") and not self.stored:
             raise UserError("ckpt_path is read from the command line only: give --ckpt_path")
         self._report_differences()
+        data = config.data.init_args
+        if data.get("template") == CHAT and data.get("date") is None:
+            data.date = date.today().isoformat()  # a later test of the run asks the same questions
         method = config.model.class_path.rsplit(".", 1)[-1]
         if self.wanted not in TRAINING and not self.stored and method != "Pretrained":
             self._note(f"without --ckpt_path, {method} starts untrained")
