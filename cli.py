@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from command_line.processes import tell
+from command_line.streams import close_output, open_streams
 from datamodules import __all__ as DATA_SETS
 from lightning_modules import __all__ as METHODS
 from utilities.errors import UserError, nearest
@@ -68,6 +69,7 @@ examples:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for a mistake of the user, or 1 for a run that failed."""
     arguments = list(sys.argv[1:] if args is None else args)
+    readable = open_streams()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(methods=", ".join(METHODS), data_sets=", ".join(DATA_SETS)), end="")
         return 0
@@ -75,20 +77,29 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"promptstage {VERSION}")
         return 0
     try:
-        if arguments[0] not in SUBCOMMANDS:
-            raise UserError(f"subcommand '{arguments[0]}' is unknown: {nearest(arguments[0], SUBCOMMANDS)}")
-        if arguments[0] == "grade":
-            from command_line.regrade import regrade
-
-            return regrade(arguments[1:])
-        from command_line.run import run
-
-        return run(arguments)
+        code = _run(arguments, readable)
+        close_output()
+        return code
     except UserError as error:
         tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _run(arguments: list[str], readable: bool) -> int:
+    subcommand, *options = arguments
+    if subcommand not in SUBCOMMANDS:
+        raise UserError(f"subcommand '{subcommand}' is unknown: {nearest(subcommand, SUBCOMMANDS)}")
+    if subcommand == "grade":
+        from command_line.regrade import regrade
+
+        return regrade(options)
+    if subcommand == "predict" and not readable and not any(o.startswith("--answers") for o in options):
+        raise UserError("standard output is closed: give --answers FILE")
+    from command_line.run import run
+
+    return run(arguments)
 
 
 if __name__ == "__main__":

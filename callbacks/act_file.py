@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning_modules.backbone.calibration import Calibration
 from lightning_modules.backbone.model import Backbone
 from utilities.errors import UserError
 from utilities.files import write_text
+from utilities.reading import read_json, validated
 
 FILE = "act.json"
 FORMAT = 1
@@ -80,12 +80,11 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
         UserError: when it cannot be read, or was made for others.
     """
     path = path / FILE if path.is_dir() else path
-    try:
-        found = _parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"heads of ACT: file {path} cannot be read: {error.strerror}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"heads of ACT: file {path} is not one of ACT's: {error}") from error
+    where = f"heads of ACT: file {path}"
+    values = read_json(path, "heads of ACT: file")
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError(f"{where} is not one of ACT's: it has no field 'format' of {FORMAT}")
+    found = validated(HeadSearch, values, where)
     if found.fingerprint != backbone.fingerprint:
         raise UserError(
             f"heads of ACT: file {path} belongs to backbone '{found.backbone}' (fingerprint "
@@ -99,15 +98,3 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
                 "same, or search again"
             )
     return found
-
-
-def _parse(values: Any) -> HeadSearch:
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"it has no field 'format' of {FORMAT}")
-    missing = [field.name for field in fields(HeadSearch) if field.name not in values]
-    if missing:
-        raise ValueError(f"it has no field '{missing[0]}'")
-    given = {field.name: values[field.name] for field in fields(HeadSearch)}
-    for name in ("heads", "counts"):  # JSON has no keys but texts
-        given[name] = {int(layer): [int(n) for n in numbers] for layer, numbers in given[name].items()}
-    return HeadSearch(**given)

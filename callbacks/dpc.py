@@ -20,9 +20,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.act import ACT
-from callbacks.dpc_files import Correction, calibrate, calibration_file, read_calibration
+from callbacks.dpc_files import (
+    Circumstances,
+    Correction,
+    calibrate,
+    calibration_file,
+    place_of_calibration,
+    read_calibration,
+)
 from callbacks.dpc_report import report
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from callbacks.partial_lines import PartialLines
 from datamodules.encoding import Batch, join
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.base import SoftPromptModule
@@ -61,7 +69,7 @@ class DPC(L.Callback):
     def __init__(
         self,
         mode: Mode = "dpc",
-        threshold: float | None = None,
+        threshold: float | Path | None = None,
         gamma: float = 10.0,
         alpha: float | None = None,
         beta: BetaMode = "mean",
@@ -74,7 +82,8 @@ class DPC(L.Callback):
         Args:
             mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
                 a random virtual token in place of the accumulating one; ``none``: only measure.
-            threshold: correct when R exceeds it; None: as calibrated (``python cli.py calibrate``).
+            threshold: correct when R exceeds it; a path: the folder or file that ``calibrate`` has saved one
+                in; None: as calibrated beside the checkpoint (``python cli.py calibrate``).
             gamma: percentage of the other vectors' entries that become 0, the smallest ones (DPC: 10).
             alpha: corrupt only a token that accumulates, with this factor over the mean; None: the strongest.
             beta: a rationale token is affected when the prompt's flow to it exceeds this value of the first
@@ -89,12 +98,16 @@ class DPC(L.Callback):
             UserError: when a value is not allowed.
         """
         self.mode = choose("mode", mode, get_args(Mode))
-        if threshold is not None and not 0 <= threshold <= 1:
+        if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
             raise UserError(f"threshold is a share from 0 to 1, not {threshold}")
         chosen = None if shallow is None else tuple(shallow)
         self.corruption = Corruption(gamma, alpha, beta, chosen, removal)
-        self.threshold, self.seed, self.folder = threshold, seed, folder
+        self.source = threshold if isinstance(threshold, Path) else None
+        self.threshold = None if isinstance(threshold, Path) else threshold
+        self.seed, self.folder = seed, folder
         self.calibrating = False
+        self.target: Path | None = None
+        self.partial: PartialLines | None = None
         self.waiting: list[_Waiting] = []
         self.done: list[Correction] = []
 
@@ -115,18 +128,25 @@ class DPC(L.Callback):
         if any(isinstance(callback, ACT) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by a connector
             raise UserError("DPC and ACT are two corrections of the same answers: give one of them")
         check_gradients(trainer, "DPC")
+        if self.folder is not None:
+            self.partial = PartialLines(self.folder / "dpc.jsonl", trainer)
+        if self.calibrating:
+            assert isinstance(pl_module, SoftPromptModule)
+            pl_module.validation_tags = ("calibrate/loss", "calibrate/accuracy_all_corrected")
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check everything before any work."""
         prefix = self._prefix(pl_module)
         self.layers = self.corruption.layers(prefix)
         if self.mode in ("dpc", "random") and self.threshold is None:
-            path = calibration_file(trainer.ckpt_path)
-            found = read_calibration(path, trainer.ckpt_path, data_of(trainer).name, self._settings())
+            path = self.source or calibration_file(trainer.ckpt_path)
+            found = read_calibration(path, trainer.ckpt_path, self._circumstances(trainer, pl_module))
             self.threshold = found.threshold
             rank_zero_info(f"DPC: threshold {self.threshold} from {path} ({found.n} {found.split} examples)")
         if self.folder is not None and trainer.is_global_zero:
             make_folder(self.folder)  # before the work, not after it
+        if self.folder is not None and self.calibrating:
+            self.target = place_of_calibration(trainer.ckpt_path, self.folder)
         self.waiting, self.done = [], []
         pl_module.decoding.trace = True
 
@@ -143,9 +163,15 @@ class DPC(L.Callback):
             raise UserError(f"{type(module).__name__} has no soft prompt: DPC has nothing to corrupt")
         return prefix
 
-    def _settings(self) -> dict[str, Any]:
-        """What a threshold was found for."""
-        return asdict(self.corruption)
+    def _circumstances(self, trainer: L.Trainer, module: SoftPromptModule) -> Circumstances:
+        """What a threshold is found for; R moves with the precision."""
+        dtype = str(module.backbone.dtype).removeprefix("torch.")
+        return Circumstances(data_of(trainer).name, asdict(self.corruption), str(trainer.precision), dtype)
+
+    @property
+    def pending(self) -> set[str]:
+        """Examples that may be corrected yet."""
+        return {one.answers["records"][one.row].id for one in self.waiting}
 
     def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         # Not at a batch's end: by then every callback has seen the answers as they were generated.
@@ -168,17 +194,23 @@ class DPC(L.Callback):
     on_validation_epoch_end = on_test_epoch_end = on_predict_epoch_end = _epoch_end
 
     def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.partial is not None:
+            self.partial.close()
         split = SPLITS[trainer.state.fn or ""]
         data = data_of(trainer)
         found = gather_by_id(self.done, data.example_ids(split))
         if not trainer.is_global_zero or not found or self.folder is None:
             return
         about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
-        about |= self._settings() | {"dataset": data.name, "split": split}
+        now = self._circumstances(trainer, pl_module)
+        about |= now.settings | {"dataset": data.name, "split": split}
         calibration = None
         if self.calibrating:
-            calibration = calibrate(found, data.name, split, self._settings(), trainer.ckpt_path)
-        report(trainer, self.folder, found, about, calibration)
+            assert trainer.ckpt_path is not None
+            calibration = calibrate(found, split, now, trainer.ckpt_path)
+        report(trainer, self.folder, found, about, calibration, self.target)
+        if self.partial is not None:
+            self.partial.remove()
 
     on_validation_end = on_test_end = on_predict_end = _end
 
@@ -250,11 +282,12 @@ class DPC(L.Callback):
     ) -> None:
         threshold = self.threshold if self.mode in ("dpc", "random") else None
         ratio, beta, seconds = measured
-        self.done.append(
-            Correction(
-                before.id, before, after, ratio, beta, threshold, triggered, seconds, token, stage, layer
-            )
+        done = Correction(
+            before.id, before, after, ratio, beta, threshold, triggered, seconds, token, stage, layer
         )
+        self.done.append(done)
+        if self.partial is not None:
+            self.partial.append([done.line()])
 
     def _locate(self, module: SoftPromptModule, batch: Batch, chosen: Sequence[_Waiting]) -> Located:
         prefix = self._prefix(module)

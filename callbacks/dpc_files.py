@@ -1,4 +1,4 @@
-"""What DPC keeps: a line an example, and the calibrated threshold beside the checkpoint it belongs to."""
+"""What DPC saves: a line an example, and the calibrated threshold of a checkpoint."""
 
 import hashlib
 import json
@@ -14,6 +14,9 @@ from lightning_modules.evaluation import Record
 from lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
 from utilities.errors import UserError
 from utilities.files import write_text
+from utilities.reading import read_json, validated
+
+FILE = "calibration.json"  # where it is not beside the checkpoint
 
 
 class Correction(NamedTuple):
@@ -67,6 +70,7 @@ class Calibration:
         settings: of the corruption.
         checkpoint: SHA-256 of the checkpoint's file.
         curve: what each threshold would do.
+        precision, dtype: the trainer's and the backbone's; None in files of earlier versions.
     """
 
     threshold: float
@@ -79,43 +83,55 @@ class Calibration:
     settings: dict[str, Any]
     checkpoint: str
     curve: list[dict[str, float]]
+    precision: str | None = None
+    dtype: str | None = None
+
+
+class Circumstances(NamedTuple):
+    """What a threshold depends on beside the checkpoint.
+
+    Attributes:
+        dataset, settings, precision, dtype: as in :class:`Calibration`.
+    """
+
+    dataset: str
+    settings: dict[str, Any]
+    precision: str
+    dtype: str
 
 
 def calibrate(
     found: Sequence[Correction],
-    dataset: str,
     split: str,
-    settings: Mapping[str, Any],
-    checkpoint: str | os.PathLike[str] | None,
+    now: Circumstances,
+    checkpoint: str | os.PathLike[str],
 ) -> Calibration:
-    """The threshold of examples that were all corrected; written beside the checkpoint."""
+    """Select the threshold from examples that were all corrected."""
     ratios = [float("nan") if one.ratio is None else one.ratio for one in found]
     before = [one.before.correct for one in found]
     curve = threshold_curve(ratios, before, [one.after.correct for one in found])
     best: Point = best_threshold(curve)
-    assert checkpoint is not None
-    calibration = Calibration(
+    return Calibration(
         threshold=best.threshold,
-        dataset=dataset,
+        dataset=now.dataset,
         split=split,
         n=len(found),
         correct_before=sum(before),
         correct_after=best.correct,
         triggered=best.triggered,
-        settings=_plain(settings),
+        settings=_plain(now.settings),
         checkpoint=digest(checkpoint),
         curve=[point._asdict() for point in curve],
+        precision=now.precision,
+        dtype=now.dtype,
     )
-    path = calibration_file(checkpoint)
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration as JSON."""
     if path.exists():
         rank_zero_info(f"note: {path} is replaced")
-    write_text(path, calibration_text(calibration))
-    return calibration
-
-
-def calibration_text(calibration: Calibration) -> str:
-    """The file's content."""
-    return json.dumps(asdict(calibration), indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(asdict(calibration), indent=2, ensure_ascii=False) + "\n")
 
 
 def calibration_file(checkpoint: str | os.PathLike[str] | None) -> Path:
@@ -129,41 +145,72 @@ def calibration_file(checkpoint: str | os.PathLike[str] | None) -> Path:
     return Path(checkpoint).with_suffix(".dpc.json")
 
 
+def place_of_calibration(checkpoint: str | os.PathLike[str] | None, folder: Path) -> Path:
+    """Return where ``calibrate`` saves the threshold: beside the checkpoint, if the results are in its run.
+
+    Args:
+        folder: of the results; the threshold is saved there when ``--run_dir`` names another run, or when
+            nothing can be written beside the checkpoint.
+    """
+    beside = calibration_file(checkpoint)
+    parent = beside.resolve().parent
+    run = parent.parent if parent.name == "checkpoints" else parent
+    own = folder.resolve().parent == run
+    return beside if own and os.access(parent, os.W_OK) else folder / FILE
+
+
 def read_calibration(
-    path: Path, checkpoint: str | os.PathLike[str] | None, dataset: str, settings: Mapping[str, Any]
+    path: Path, checkpoint: str | os.PathLike[str] | None, now: Circumstances
 ) -> Calibration:
-    """The threshold calibrated for a checkpoint.
+    """Read the threshold calibrated for a checkpoint.
+
+    Args:
+        path: the file, or the folder that ``calibrate`` has saved it in.
 
     Raises:
         UserError: when there is none, or it was found for something else.
     """
+    path = path / FILE if path.is_dir() else path
     number = "give a number: --trainer.callbacks.threshold 0.5"
-    assert checkpoint is not None
     again = (
         f"run 'python cli.py calibrate --ckpt_path {checkpoint} --trainer.callbacks callbacks.dpc.DPC' with "
         f"the same options, or {number}"
     )
-    if not path.is_file():
-        raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path.name}): {again}")
-    try:
-        found = Calibration(**json.loads(path.read_text(encoding="utf-8")))
-        if (
-            not 0 <= float(found.threshold) <= 1
-            or type(found.n) is not int
-            or type(found.settings) is not dict
-        ):
-            raise ValueError("a value of another kind")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a calibration: {again}") from error
+    if checkpoint is None:
+        raise UserError(f"DPC: the threshold of {path} is of a checkpoint: give it, or {number}")
+    if not path.exists():
+        raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path}): {again}")
+    found = _checked(read_json(path, "calibration"), path)
     if found.checkpoint != digest(checkpoint):
         raise UserError(f"{path} was calibrated for another state of {checkpoint}: {again}")
-    if found.dataset != dataset:
-        raise UserError(f"{path} was calibrated on {found.dataset}, not on {dataset}: {number}")
-    for name, value in _plain(settings).items():
+    if found.dataset != now.dataset:
+        raise UserError(f"{path} was calibrated on {found.dataset}, not on {now.dataset}: {number}")
+    for name, value in _plain(now.settings).items():
         if found.settings.get(name) != value:
             raise UserError(
                 f"{path} was calibrated with {name} {found.settings.get(name)}, not {value}: {again}"
             )
+    for name, theirs, ours in (
+        ("--trainer.precision", found.precision, now.precision),
+        ("--backbone.dtype", found.dtype, now.dtype),
+    ):
+        if theirs is not None and theirs != ours:
+            raise UserError(f"{path} was calibrated with {name} {theirs}, not {ours}: {again}")
+    if found.precision is None:
+        rank_zero_info(f"note: {path} does not say at which precision it was calibrated")
+    return found
+
+
+def _checked(values: Any, path: Path) -> Calibration:
+    found = validated(Calibration, values, f"calibration {path}")
+    for name, value, most in (
+        ("threshold", found.threshold, 1),
+        ("correct_before", found.correct_before, found.n),
+        ("correct_after", found.correct_after, found.n),
+        ("triggered", found.triggered, found.n),
+    ):
+        if not 0 <= value <= most:
+            raise UserError(f"calibration {path}: {name} must be from 0 to {most}, got {value}")
     return found
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from callbacks.dpc_files import Calibration, Correction, calibration_text
+from callbacks.board import boards, code_block, logged_step
+from callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
+from callbacks.examples import tell_repeated
 from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from callbacks.partial_lines import write_or_rescue
 from utilities.files import write_bytes, write_text
 from utilities.intervals import mcnemar, wilson_interval
 
@@ -25,30 +27,63 @@ def report(
     found: Sequence[Correction],
     about: dict[str, Any],
     calibration: Calibration | None,
+    target: Path | None,
 ) -> None:
-    """Write, print and draw."""
+    """Write, print and draw.
+
+    Args:
+        target: where the calibration is saved for ``test``.
+    """
     summary = about | summarise(found)
-    write_text(folder / "dpc.jsonl", "".join(f"{one.line()}\n" for one in found))
+    if calibration is not None and target is not None:
+        save_calibration(calibration, target)  # first: what the work was for
+        given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
+        where = f"the threshold is in {target}"
+        rank_zero_info(f"DPC: {where}: test with {given}" if target.parent == folder else f"DPC: {where}")
+    write_or_rescue(folder / "dpc.jsonl", (one.line() for one in found))
     write_text(folder / "dpc_summary.json", json.dumps(summary, indent=2) + "\n")
     figures = {}
     if summary["graded"]:
         figures["trigger"] = trigger_figure(found)
         rank_zero_info(told(summary))
     if calibration is not None:
-        write_text(folder / "calibration.json", calibration_text(calibration))
+        if target != folder / FILE:
+            save_calibration(calibration, folder / FILE)
         figures["threshold"] = threshold_figure(calibration)
         rank_zero_info(
             f"DPC: threshold {calibration.threshold} on {calibration.n} {calibration.split} examples: "
             f"{calibration.triggered} corrected, {calibration.correct_before} correct before and "
             f"{calibration.correct_after} after"
         )
+        for text in silences(calibration, found):
+            rank_zero_info(text)
+        tell_repeated("the threshold", [one.before.question for one in found])
     for name, figure in figures.items():
         write_bytes(folder / f"dpc_{name}.png", png(figure))
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("dpc/before_after", page(found), trainer.global_step)
-            for name, figure in figures.items():
-                logger.experiment.add_figure(f"dpc/{name}", figure, trainer.global_step, close=False)
+    step = logged_step(trainer)
+    for logger in boards(trainer):
+        logger.experiment.add_text("dpc/before_after", page(found), step)
+        for name, figure in figures.items():
+            logger.experiment.add_figure(f"dpc/{name}", figure, step, close=False)
+        if calibration is not None:
+            for name, value in (
+                ("accuracy_before", calibration.correct_before / calibration.n),
+                ("accuracy_at_threshold", calibration.correct_after / calibration.n),
+                ("threshold", calibration.threshold),
+            ):
+                logger.experiment.add_scalar(f"calibrate/{name}", value, step)
+
+
+def silences(calibration: Calibration, found: Sequence[Correction]) -> list[str]:
+    """Say what a calibrated threshold does not rest on."""
+    ratios = {one.ratio for one in found} - {None}
+    said = []
+    if len(ratios) < 2:
+        kind = f"the same, {ratios.pop()}," if ratios else "undefined"
+        said.append(f"R is {kind} in all {calibration.n} examples: no threshold tells them apart")
+    if not calibration.triggered:
+        said.append("no threshold makes more answers correct: test will correct none")
+    return [f"warning: DPC: {text}" for text in said]
 
 
 def summarise(found: Sequence[Correction]) -> dict[str, Any]:
@@ -176,18 +211,16 @@ def page(found: Sequence[Correction]) -> str:
     parts = [f"{len(corrected)} of {len(found)} examples were corrected.\n"]
     for kind, ones in kinds.items():
         for one in ones[: SHOWN // 2]:
+            about = f"{one.id}, reference {one.before.reference!r}"
+            before, after = (
+                code_block([f"predicted {record.prediction!r}", "", record.generation])
+                for record in (one.before, one.after)
+            )
             parts.append(
-                f"**{one.id}** {kind}: R = {one.ratio}, token {one.token}, reference "
-                f"`{one.before.reference}`\n\n{one.before.question}\n\n"
-                f"before (`{one.before.prediction}`):\n\n"
-                f"{_quoted(one.before.generation)}\n\nafter (`{one.after.prediction}`):\n\n"
-                f"{_quoted(one.after.generation)}\n"
+                f"**{kind}**: R = {one.ratio}, token {one.token}\n\n"
+                f"{code_block([about, '', one.before.question])}\nbefore:\n\n{before}\nafter:\n\n{after}"
             )
     return "\n---\n\n".join(parts)
-
-
-def _quoted(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _measured(graded: Sequence[Correction]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,12 @@
 """What callbacks share: the run's data, and what all processes have of its examples."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import ReasoningDataModule
 from lightning_modules.distribution import needs_whole_backbone
@@ -43,6 +44,18 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
         dist.all_gather_object(parts, list(items))
     by_id = {item.id: item for part in parts for item in part}
     return [by_id[name] for name in ids if name in by_id]
+
+
+def tell_repeated(what: str, texts: Collection[str]) -> None:
+    """Say so when a choice rests on fewer different questions than there are.
+
+    Args:
+        what: name of the choice.
+        texts: the questions.
+    """
+    distinct = len(set(texts))
+    if distinct < len(texts):
+        rank_zero_info(f"warning: {what} rests on {distinct} distinct questions: {len(texts)} were taken")
 
 
 def check_gradients(trainer: L.Trainer, what: str) -> None:

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from lightning_modules.functional.partition import Partition
 from lightning_modules.functional.segmentation import dendrogram as linkage
+from utilities.errors import printable
 
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
 # Of correct, of incorrect examples, and of what is neither.
@@ -36,6 +37,11 @@ def _boundaries(partition: Partition) -> list[int]:
     """Layers whose stage is not that of the layer before."""
     owners = partition.stage_of_layer
     return [layer for layer in range(1, len(owners)) if owners[layer] != owners[layer - 1]]
+
+
+def plain(text: str) -> str:
+    """Return text from data or a path as a figure shows it: nothing in it is taken for mathematics."""
+    return printable(text).replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
@@ -76,7 +82,8 @@ def similarity(partition: Partition) -> Figure:
     axes.set_ylabel("layer (bar: its stage)")
     unbiased = ", unbiased" if (partition.search or {}).get("unbiased") else ""
     axes.set_title(
-        f"layers of {partition.backbone} on {partition.data}: {MEASURES[partition.method]}{unbiased}\n"
+        f"layers of {plain(partition.backbone)} on {plain(partition.data)}: "
+        f"{MEASURES[partition.method]}{unbiased}\n"
         f"stages {partition}",
         fontsize=10,
     )

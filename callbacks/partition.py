@@ -11,11 +11,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.examples import data_of
+from callbacks.board import boards
+from callbacks.examples import data_of, tell_repeated
 from callbacks.progress import plain_bar
 from lightning_modules.dham import DHAM
 from lightning_modules.distribution import share_backbone
@@ -63,7 +63,7 @@ class CKAPartition(L.Callback):
     def _keep(self, trainer: L.Trainer, partition: Partition) -> None:
         if self.folder is not None:
             save_partition(partition, self.folder / "partition.json")
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers = boards(trainer)
         if partition.similarity is None or not (loggers or self.folder):
             return
         from callbacks import figures
@@ -114,6 +114,11 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
     rank_zero_info(
         f"partition ({found.method}, {kind}): layers {found}, silhouette {score}; {found.why}; "
         f"{found.examples} calibration examples, {time.monotonic() - started:.1f} s"
+    )
+    rows = data.calibration_loader(search.examples, search.seed).rows
+    tell_repeated(
+        "the partition",
+        [row.example.question + (row.example.rationale if search.rationales else "") for row in rows],
     )
     if found.vote is not None and found.vote < SPLIT:
         rank_zero_info(

@@ -1,7 +1,7 @@
 """One record per example, and a summary with an interval.
 
-Writes ``results.jsonl`` and ``summary.json``; to TensorBoard goes a page of sample generations
-(``{split}/samples``) and, at the end of a test, the hyperparameters once with ``test/accuracy``.
+Writes ``results.jsonl`` and ``summary.json``; ``results.partial.jsonl`` while it runs. To TensorBoard go a
+page of sample generations (``{split}/samples``) and, of a test, a row of the table of hyperparameters.
 """
 
 import json
@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.board import boards, code_block, log_at, log_run, logged_step, table_row
 from callbacks.examples import data_of, gather_by_id
+from callbacks.partial_lines import PartialLines, write_or_rescue
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record
+from utilities.errors import printable
 from utilities.files import write_text
 from utilities.intervals import wilson_interval
 
@@ -52,18 +55,63 @@ class Results(L.Callback):
         self.hyperparameters = hyperparameters
         # Each batch's own list: a callback that corrects answers puts others into it.
         self.batches: list[list[Record]] = []
+        self.partial: PartialLines | None = None
+        self.written: set[str] = set()
         self.started = 0.0
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.folder is not None:
+            self.partial = PartialLines(self.folder / "results.jsonl", trainer)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        log_at(trainer, checkpoint["global_step"])
+
     def _start(self, *args: Any) -> None:
-        self.batches = []
+        self.batches, self.written = [], set()
         self.started = time.monotonic()
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         self.batches.append(outputs["records"])
+        if not any(hasattr(callback, "pending") for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by a connector
+            self._save_finished(trainer)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
+
+    def _save_finished(self, trainer: L.Trainer, *args: Any) -> None:
+        """Write records to the partial file that no callback will correct any more."""
+        if self.partial is None:
+            return
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        waiting = set().union(*(getattr(callback, "pending", ()) for callback in callbacks))
+        done = [
+            record
+            for batch in self.batches
+            for record in batch
+            if record.id not in waiting and record.id not in self.written
+        ]
+        self.written |= {record.id for record in done}
+        self.partial.append(map(_line, done))
+
+    on_validation_batch_start = on_test_batch_start = _save_finished  # type: ignore[assignment]  # fewer arguments
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        if self.partial is not None:
+            self._save_finished(trainer)
+            self.partial.close()
+            if text := self.told():
+                rank_zero_info(text)
+
+    def told(self) -> str:
+        """Where the records are of an evaluation that is not complete; empty when there are none."""
+        if self.partial is None or not self.partial.count:
+            return ""
+        return f"{self.partial.count} records are in {self.partial.own}"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -81,6 +129,9 @@ class Results(L.Callback):
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        self._save_finished(trainer)
+        if self.partial is not None:
+            self.partial.close()
         records = self.records(ids, complete=limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
@@ -92,26 +143,35 @@ class Results(L.Callback):
         measured["correction"] = next(filter(None, names), None)
         summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
-            lines = (json.dumps(record._asdict(), ensure_ascii=False) for record in records)
-            write_text(self.folder / "results.jsonl", "\n".join(lines) + "\n")
-            write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-            print(
-                f"{summary['correct']} of {summary['examples']} correct: accuracy {summary['accuracy']:.3f} "
-                f"(95 % interval {summary['accuracy_low']:.3f} to {summary['accuracy_high']:.3f}), "
-                f"{summary['without_answer']} without an answer; "
-                f"records in {self.folder}"
-            )
+            self._write(records, summary)
         self._to_tensorboard(trainer, split, records, summary)
+
+    def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
+        assert self.folder is not None
+        corrected = " with every answer corrected" if summary["correction"] == "DPC, mode all" else ""
+        print(
+            f"{summary['correct']} of {summary['examples']} correct{corrected}: accuracy "
+            f"{summary['accuracy']:.3f} (95 % interval {summary['accuracy_low']:.3f} to "
+            f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
+            f"records in {printable(str(self.folder))}"
+        )
+        write_or_rescue(self.folder / "results.jsonl", map(_line, records))
+        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if self.partial is not None:
+            self.partial.remove()
 
     def _to_tensorboard(
         self, trainer: L.Trainer, split: str, records: Sequence[Record], summary: dict[str, Any]
     ) -> None:
-        for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
-            logger.experiment.add_text(f"{split}/samples", sample_page(records), trainer.global_step)
+        for logger in boards(trainer):
+            step = logged_step(trainer)
+            logger.experiment.add_text(f"{split}/samples", sample_page(records), step)
             if split == "test":
-                logger.log_hyperparams(self.hyperparameters, {"test/accuracy": summary["accuracy"]})
+                share = summary["without_answer"] / summary["examples"]
+                logger.experiment.add_scalar("test/without_answer", share, step)
+                name = self.hyperparameters.get("data.init_args.task", summary["dataset"])
+                row = table_row(summary["method"], name, summary["correction"], self.hyperparameters)
+                log_run(logger, row)
                 logger.save()
 
 
@@ -138,13 +198,14 @@ def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: floa
 
 
 def sample_page(records: Sequence[Record]) -> str:
-    """A Markdown page of the first few questions, generations and grades."""
+    """Return a Markdown page of the first few questions, generations and grades; data is in code blocks."""
     parts = []
-    for record in records[:SAMPLES]:
-        mark = "correct" if record.correct else "wrong"
-        quoted = "\n".join(f"    {line}" for line in record.generation.splitlines())
-        parts.append(
-            f"**{record.id}** {mark}: predicted `{record.prediction}`, reference `{record.reference}`\n\n"
-            f"{record.question}\n\n{quoted}\n"
-        )
+    for number, record in enumerate(records[:SAMPLES], start=1):
+        about = f"{record.id}: predicted {record.prediction!r}, reference {record.reference!r}"
+        block = code_block([about, "", record.question, "", record.generation])
+        parts.append(f"**{number}, {'correct' if record.correct else 'wrong'}**\n\n{block}")
     return "\n---\n\n".join(parts)
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record._asdict(), ensure_ascii=False)

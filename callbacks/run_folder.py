@@ -1,15 +1,19 @@
 """Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import save
+from torch import Tensor
 
 from lightning_modules.base import SoftPromptModule
-from utilities.files import write_bytes, write_text
+from lightning_modules.checkpointing import read_checkpoint, verify
+from utilities.files import write_text
+from utilities.tensor_files import write_tensors
+
+PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
 
 
 class RunFolder(L.Callback):
@@ -40,18 +44,44 @@ class RunFolder(L.Callback):
         checkpoint["config"] = self.config
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export the trained prompt as it is used: ``prompt.safetensors``."""
+        """Export the trained prompt as it is used: the best checkpoint's, and the last state's."""
         assert isinstance(pl_module, SoftPromptModule)
-        if trainer.is_global_zero and trainer.global_step and not trainer.interrupted:
-            tensors = {
-                name: tensor.detach().cpu().contiguous() for name, tensor in pl_module.exported().items()
-            }
-            about = {"method": type(pl_module).__name__, "fingerprint": pl_module.backbone.fingerprint}
-            # One entry: safetensors writes several in a random order, and equal prompts are equal files.
-            metadata = {"promptstage": json.dumps(about)}
-            write_bytes(self.folder / "prompt.safetensors", save(tensors, metadata))
-            loss = trainer.callback_metrics.get("val/loss")
-            found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
-            rank_zero_info(f"{trainer.global_step} steps, {found}; the run is in {self.folder}")
-            if (self.folder / "checkpoints").is_dir():
-                rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")
+        if not trainer.is_global_zero or not trainer.global_step or trainer.interrupted:
+            return
+        loss = trainer.callback_metrics.get("val/loss")
+        found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
+        rank_zero_info(f"{trainer.global_step} steps, {found}; the run is in {self.folder}")
+        rank_zero_info(self._export(trainer.global_step, pl_module))
+        if (self.folder / "checkpoints").is_dir():
+            rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")
+
+    def _export(self, step: int, module: SoftPromptModule) -> str:
+        """Write ``prompt_last.safetensors``, and last ``prompt.safetensors``; say what the latter is."""
+        last = module.exported()
+        self._write(LAST, last, step, module)
+        best = self.folder / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            self._write(PROMPT, last, step, module)
+            return f"{PROMPT} is the last state's: there is no best checkpoint"
+        checkpoint = read_checkpoint(best)
+        self._write(PROMPT, exported_from(module, checkpoint), checkpoint["global_step"], module)
+        return f"{PROMPT} is the best checkpoint's, of step {checkpoint['global_step']}"
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], step: int, module: SoftPromptModule) -> None:
+        about = {"method": type(module).__name__, "fingerprint": module.backbone.fingerprint, "step": step}
+        write_tensors(self.folder / name, tensors, about)
+
+
+def exported_from(module: SoftPromptModule, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what ``module`` exports in the state of a checkpoint of its own; it keeps the state it has.
+
+    Raises:
+        UserError: if the checkpoint is of another method, backbone or structure.
+    """
+    verify(module, checkpoint)
+    own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+    finally:
+        module.load_state_dict(own)

@@ -1,8 +1,9 @@
 """How information flows from the soft prompt to question and rationale, example by example.
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
-TensorBoard go the figures and means over examples: ``saliency/prompt_to_question/layer_07``,
-``.../prompt_to_rationale/...``, ``.../curve/...``.
+TensorBoard go the figures and means over examples: of an evaluation ``saliency/by_layer/prompt_to_question``,
+``.../prompt_to_rationale`` and ``.../curve`` with the layer as step; of a fit, over its steps,
+``saliency/prompt_to_question/layer_07`` and so on; and custom scalars of all layers in one chart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from callbacks.board import boards, logged_step
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from callbacks.saliency_charts import log_by_layer, log_over_steps
 from callbacks.saliency_files import About, Matrix, Saved, load, write_matrix
 from datamodules.encoding import Batch, Tokens
 from lightning_modules.backbone.prefix import Prefix
@@ -234,7 +236,15 @@ class SaliencyDiagnostics(L.Callback):
         split = SPLITS[trainer.state.fn or ""]
         ids = data_of(trainer).example_ids(split)
         measured, matrix = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
-        if not trainer.is_global_zero or not measured:
+        if not trainer.is_global_zero:
+            return
+        wanted = len(ids[: self.examples])
+        if len(measured) < wanted and self._label(trainer) == "generation":
+            rank_zero_info(
+                f"saliency: {wanted - len(measured)} of {wanted} examples are left out: nothing generated, "
+                "or they were not evaluated"
+            )
+        if not measured:
             return
         arrays = {
             name: np.stack([np.asarray(example.arrays[name], dtype=float) for example in measured])
@@ -250,20 +260,23 @@ class SaliencyDiagnostics(L.Callback):
         from callbacks.saliency_figures import all_figures, told
 
         assert self.folder is not None
-        step, learning = trainer.global_step, trainer.state.fn == TrainerFn.FITTING
+        learning = trainer.state.fn == TrainerFn.FITTING
         folder = self.folder / STEPS if learning else self.folder
-        stem = f"step_{step:06d}" if learning else "saliency"
+        stem = f"step_{trainer.global_step:06d}" if learning else "saliency"
         make_folder(folder)
         saved.write(folder, stem)
         for one in matrix:
             write_matrix(one, folder, stem)
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers, step = boards(trainer), logged_step(trainer)
         for logger in loggers:
-            for tag, values in saved.by_layer().items():
-                for layer, value in values.items():
-                    logger.experiment.add_scalar(f"saliency/{tag}/layer_{layer:02d}", value, step)
+            if learning:
+                log_over_steps(logger, saved, step)
+            else:
+                log_by_layer(logger, saved)
         if len(saved.ids) > 1:
             rank_zero_info(f"{told(saved)}; in {folder / stem}*")
+        elif trainer.state.fn != TrainerFn.PREDICTING:
+            rank_zero_info(f"saliency of 1 example: there is nothing to compare it with; in {folder / stem}*")
         if learning:
             return  # one figure of all steps at the end; ``saliency_figures.draw`` draws any step's
         for name, figure in all_figures(saved, next(iter(matrix), None)).items():
@@ -280,10 +293,10 @@ class SaliencyDiagnostics(L.Callback):
         folder = self.folder / STEPS
         stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))
         if len(stems) < 2:
+            rank_zero_info(f"saliency was measured at {len(stems)} steps: a figure of its change needs 2")
             return
         steps = [int(stem.rpartition("_")[2]) for stem in stems]
         figure = while_learning(steps, [load(folder, stem) for stem in stems])
         write_bytes(folder / "while_learning.png", png(figure))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("saliency/while_learning", figure, trainer.global_step)
+        for logger in boards(trainer):
+            logger.experiment.add_figure("saliency/while_learning", figure, logged_step(trainer))

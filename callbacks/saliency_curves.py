@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain
 from callbacks.saliency_files import About, Floats, Saved
 from lightning_modules.diagnosis import SPANS
 
@@ -61,9 +61,9 @@ def curves(named: Mapping[str, Saved]) -> Figure:
     panels = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
     for i, (axes, (name, saved)) in enumerate(zip(panels, named.items(), strict=True)):
         values = normalised(saved.arrays["curve"])
-        band(axes, saved.about.layers, values, COLOURS[i % len(COLOURS)], name)
+        band(axes, saved.about.layers, values, COLOURS[i % len(COLOURS)], plain(name))
         boundaries(axes, saved.about)
-        axes.set_title(f"{name} (n = {len(values)})", fontsize=10)
+        axes.set_title(f"{plain(name)} (n = {len(values)})", fontsize=10)
         axes.set_xlabel("layer")
     panels[0].set_ylabel("saliency, each example from 0 to 1")
     return figure
@@ -83,7 +83,7 @@ def differences_of(named: Mapping[str, Saved]) -> Figure:
     for axes, values, (name, saved) in zip(panels, steps, named.items(), strict=True):
         image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
         layer_columns(axes, saved.about, saved.about.layers[1:])
-        axes.set_title(name, fontsize=10)
+        axes.set_title(plain(name), fontsize=10)
         axes.set_xlabel("to layer")
         numbered(axes)
     figure.colorbar(image, ax=panels.tolist(), label="change of saliency from the layer before")
@@ -101,7 +101,7 @@ def gaps_of(named: Mapping[str, Saved]) -> Figure:
     panels = figure.subplots(2, len(named), sharex="col", sharey="row", squeeze=False)
     for (upper, lower), (name, saved) in zip(panels.T, named.items(), strict=True):
         compared(upper, saved)
-        upper.set_title(name if saved.both else f"{name}\n{ONE_KIND}", fontsize=10)
+        upper.set_title(plain(name) if saved.both else f"{plain(name)}\n{ONE_KIND}", fontsize=10)
         if saved.both:
             values = normalised(saved.arrays["curve"])
             difference = values[saved.correct == 1].mean(0) - values[saved.correct == 0].mean(0)

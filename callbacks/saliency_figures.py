@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain, png
 from callbacks.saliency_curves import (
     DECADES,
     band,
@@ -37,7 +37,7 @@ def all_figures(saved: Saved, matrix: Matrix | None = None) -> dict[str, Figure]
         if saved.both:
             drawn["late_flow"] = late_flow
     if len(saved.about.layers) > 1:
-        drawn |= {"differences": differences, "summary": summary}
+        drawn |= {"by_layer": by_layer, "differences": differences, "summary": summary}
         if saved.both:
             drawn["gap"] = gap
     found = {name: draw_one(saved) for name, draw_one in drawn.items()}
@@ -74,6 +74,19 @@ def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
         paths.append(folder / f"{stem}_{name}.png")
         write_bytes(paths[-1], png(figure))
     return paths
+
+
+def by_layer(saved: Saved) -> Figure:
+    """Means over examples against the layer: the numbers of TensorBoard's chart of the same name."""
+    measures = saved.by_layer()
+    figure = Figure(figsize=(4.2 * len(measures), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, measures.items(), strict=True):
+        axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=RIGHT)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        _finish_layers(axes, saved.about)
+    panels[0].set_ylabel(f"mean saliency of {len(saved.ids)} examples")
+    return figure
 
 
 def flows(saved: Saved) -> Figure:
@@ -239,11 +252,11 @@ def of_matrix(matrix: Matrix, about: About) -> Figure:
         for end in np.cumsum(about.stages)[:-1]:
             axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
         _token_ticks(axes, labels, width, matrix.tokens, side)
-        axes.set_title(name, fontsize=large + 2, pad=2 * large)
+        axes.set_title(plain(name), fontsize=large + 2, pad=2 * large)
     bar = figure.colorbar(image, ax=shown.tolist())
     bar.set_label("saliency: flow from column to row", fontsize=large)
     bar.ax.tick_params(labelsize=large)
-    figure.suptitle(matrix.id, fontsize=large + 2)
+    figure.suptitle(plain(matrix.id), fontsize=large + 2)
     return figure
 
 
@@ -258,8 +271,8 @@ def _token_ticks(axes: Axes, across: list[str], width: float, down: list[str], h
 
 
 def _shown(text: str) -> str:
-    """A token's text on one line, nothing in it taken for mathematics."""
-    return text.replace("\n", "\\n").replace("$", r"\$")[:12]
+    """A token's text on one line."""
+    return plain(text[:12])
 
 
 def _with_and_without_first(axes: Axes, saved: Saved, span: str, of: str) -> None:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from lightning_modules.diagnosis import SPANS
 from lightning_modules.functional.information_flow import curve_shape, span_means, strongest_accumulation
 from utilities.errors import UserError
-from utilities.files import write_bytes, write_text
+from utilities.files import write_text
+from utilities.reading import parse_json, read_text, validated
+from utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +69,25 @@ class Matrix(NamedTuple):
     tokens: list[str]
     question: tuple[int, int]
     rationale: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MatrixAbout:
+    """What is stored beside the panels of a :class:`Matrix`, and their names in their order."""
+
+    id: str
+    panels: list[str]
+    tokens: list[str]
+    question: tuple[int, int]
+    rationale: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is read of a line of ``saliency.jsonl``."""
+
+    id: str
+    correct: bool | None
 
 
 @dataclass(frozen=True)
@@ -156,40 +177,41 @@ class Saved:
 
     def write(self, folder: Path, stem: str) -> None:
         """Rows and arrays into a folder."""
-        from safetensors.numpy import save
-
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
         write_text(folder / f"{stem}.jsonl", text)
-        arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in self.arrays.items()}
-        metadata = {name: json.dumps(value) for name, value in asdict(self.about).items()}
-        write_bytes(folder / f"{stem}.safetensors", save(arrays, metadata))
+        write_tensors(folder / f"{stem}.safetensors", _float32(self.arrays), asdict(self.about))
 
 
 def write_matrix(matrix: Matrix, folder: Path, stem: str) -> None:
     """One example's matrix into a folder."""
-    from safetensors.numpy import save
-
-    panels = {name: np.ascontiguousarray(values, np.float32) for name, values in matrix.panels.items()}
     # The file keeps its arrays in the order of their names: theirs is kept beside them.
-    about = matrix._asdict() | {"panels": list(panels)}
-    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
-    write_bytes(folder / f"{stem}_matrix.safetensors", save(panels, metadata))
+    about = matrix._asdict() | {"panels": list(matrix.panels)}
+    write_tensors(folder / f"{stem}_matrix.safetensors", _float32(matrix.panels), about)
 
 
 def load(folder: Path, stem: str = "saliency") -> Saved:
     """What was saved in a folder.
 
     Raises:
-        UserError: when there is nothing, or it cannot be read.
+        UserError: when there is nothing, or it is damaged.
     """
-    try:
-        lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        arrays, about = _read(folder / f"{stem}.safetensors")
-        correct = [np.nan if row["correct"] is None else float(row["correct"]) for row in rows]
-        return Saved(About(**about), [row["id"] for row in rows], np.array(correct), arrays)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no saliency can be read from {folder}: {error}") from error
+    path = folder / f"{stem}.jsonl"
+    lines = read_text(path, "saliency").splitlines()
+    values = [parse_json(line, f"saliency {path}:{number}") for number, line in enumerate(lines, start=1)]
+    rows = validated(list[Row], values, f"saliency {path}")
+    path = path.with_suffix(".safetensors")
+    arrays, stored = _read(path)
+    about = validated(About, stored, f"saliency {path}")
+    layers, columns = len(about.layers), about.lead + sum(about.stages)
+    per_example = {"lengths": (2,), "late": (), "curve": (layers,), "loss": ()}
+    per_example |= dict.fromkeys(("saliency", "attention"), (layers, 2, columns))
+    for name, shape in per_example.items():
+        expected = (len(rows), *shape)
+        if name not in arrays or arrays[name].shape != expected:
+            found = arrays[name].shape if name in arrays else "missing"
+            raise UserError(f"saliency {path}: array '{name}' must have shape {expected}, it is {found}")
+    correct = [np.nan if row.correct is None else float(row.correct) for row in rows]
+    return Saved(about, [row.id for row in rows], np.array(correct), arrays)
 
 
 def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
@@ -197,23 +219,25 @@ def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
     path = folder / f"{stem}_matrix.safetensors"
     if not path.exists():
         return None
-    try:
-        panels, about = _read(path)
-        return Matrix(**about | {"panels": {name: panels[name] for name in about["panels"]}})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no saliency can be read from {path}: {error}") from error
+    panels, values = _read(path)
+    about = validated(MatrixAbout, values, f"saliency {path}")
+    shapes = {panels[name].shape for name in about.panels if name in panels}
+    if len(shapes) != 1 or not set(about.panels) <= panels.keys():
+        raise UserError(f"saliency {path}: panels {about.panels} must be arrays of one shape")
+    if len(shape := shapes.pop()) != 2 or not shape[1] >= shape[0] == len(about.tokens):
+        raise UserError(f"saliency {path}: panels of shape {shape} are not of {len(about.tokens)} tokens")
+    chosen = {name: panels[name] for name in about.panels}
+    return Matrix(about.id, chosen, about.tokens, about.question, about.rationale)
 
 
 def _read(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Arrays and metadata of a safetensors file."""
-    from safetensors import SafetensorError, safe_open
+    tensors, about = read_tensors(path, "saliency")
+    return {name: tensor.double().numpy() for name, tensor in tensors.items()}, about
 
-    try:
-        with safe_open(path, "np") as file:
-            arrays = {name: np.asarray(file.get_tensor(name), dtype=float) for name in list(file.keys())}
-            return arrays, {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+
+def _float32(arrays: Mapping[str, Floats]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
 
 
 def _plain(values: Floats) -> Any:

@@ -1,9 +1,11 @@
-"""SIGTERM and SIGUSR1: a fit ends after a whole step, on all processes the same, with a checkpoint."""
+"""SIGTERM, SIGHUP, SIGUSR1: a fit ends after a whole step, on all processes the same, with a checkpoint."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -11,7 +13,12 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.results import Results
 from lightning_modules.base import SoftPromptModule
+from utilities.errors import printable
+
+# What ends a command: a request, and a terminal that is closed.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals(L.Callback):
@@ -22,9 +29,13 @@ class StopSignals(L.Callback):
     learn of each other's notes, and all end after that step; :class:`LastCheckpoint` then writes
     ``last.ckpt``. After SIGUSR1, which SLURM sends before a time limit, the job is put back in its queue.
 
-    Evaluations have nothing to save: SIGTERM ends a process at once, and SIGUSR1 does nothing, for a job that
-    began its evaluation anew would get no further.
+    Evaluations have each finished batch on the disk: SIGTERM and SIGHUP end a process at once, which says
+    where its records are. SIGUSR1 does nothing there, for a job that began its evaluation anew would get no
+    further. A SIGHUP that is ignored, as ``nohup`` has it, stays ignored.
     """
+
+    def __init__(self) -> None:
+        self.received = "SIGTERM"  # by this process, or else by another
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Lightning sets a handler of its own for SLURM's signal where there is none.
@@ -32,17 +43,29 @@ class StopSignals(L.Callback):
 
     def _take_notes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handlers, which it sets just before; it takes ours away at the end."""
-        if trainer.state.fn != "fit":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            return
 
         def note(number: int, frame: FrameType | None) -> None:
             assert isinstance(pl_module, SoftPromptModule)
             pl_module.stop_asked = True
             pl_module.requeue_asked |= number == signal.SIGUSR1
+            self.received = signal.Signals(number).name
 
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, note)
+        def end(number: int, frame: FrameType | None) -> None:
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+            told = [one.told() for one in callbacks if isinstance(one, Results)]
+            text = "; ".join(["the evaluation is not complete", *filter(None, told)])
+            # Not print: the signal may have come in the middle of one.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{signal.Signals(number).name}: {printable(text)}\n".encode())
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        fits = trainer.state.fn == "fit"
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, note if fits else end)
+        if fits:
+            signal.signal(signal.SIGUSR1, note)
 
     on_sanity_check_start = on_train_start = _take_notes
     on_validation_start = on_test_start = on_predict_start = _take_notes
@@ -57,18 +80,34 @@ class StopSignals(L.Callback):
     ) -> None:
         assert isinstance(pl_module, SoftPromptModule)
         if isinstance(exception, SIGTERMException) and pl_module.stop_agreed:
-            name = "SIGUSR1" if pl_module.requeue_agreed else "SIGTERM"
+            name = "SIGUSR1" if pl_module.requeue_agreed else self.received
             rank_zero_info(f"{name}: the run ends after step {trainer.global_step}")
 
     def give_back(self, trainer: L.Trainer) -> None:
         """After SIGUSR1, put the job back in SLURM's queue; the checkpoint is written."""
-        job, module = os.environ.get("SLURM_JOB_ID"), trainer.lightning_module
+        job, module = slurm_job(os.environ), trainer.lightning_module
         assert isinstance(module, SoftPromptModule)
         if not module.requeue_agreed or job is None:
             return
         if trainer.is_global_zero:
             done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
             said = f"job {job} is back in the queue" if done.returncode == 0 else done.stderr.strip()
-            print(f"SIGUSR1: {said}", file=sys.stderr)
+            print(f"SIGUSR1: {printable(said)}", file=sys.stderr)
         # A process that ends earlier would end the job, and its first process with it.
         trainer.strategy.barrier()
+
+
+def slurm_job(environment: Mapping[str, str]) -> str | None:
+    """Return what ``scontrol`` calls this job; None outside of SLURM.
+
+    Tasks of an array have numbers of their own, but one has the number of the whole array.
+
+    >>> slurm_job({"SLURM_JOB_ID": "4100", "SLURM_ARRAY_JOB_ID": "4100", "SLURM_ARRAY_TASK_ID": "7"})
+    '4100_7'
+    >>> slurm_job({"SLURM_JOB_ID": "4100"})
+    '4100'
+    """
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return environment.get("SLURM_JOB_ID")

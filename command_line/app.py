@@ -20,8 +20,8 @@ from command_line.answers import check_answers, write_answers
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage, first_line
-from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_settings
-from command_line.processes import check_machines
+from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
+from command_line.processes import check_machines, note
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
 from command_line.resume import check_resume
@@ -130,7 +130,7 @@ class PromptCLI(LightningCLI):
 
     @rank_zero_only
     def _note(self, text: str) -> None:
-        print(f"note: {text}", file=sys.stderr)
+        note(text)
 
     def _choose_folders(self) -> Folders:
         config = self.config[self.wanted]
@@ -192,6 +192,8 @@ class PromptCLI(LightningCLI):
             for section in MODEL_SECTIONS
             for key, value in flatten({section: used.get(section)}).items()
         }
+        fitted = flatten(self.stored)
+        flat |= {key: fitted[key] for key in TRAINED_WITH if key in fitted}
         return {
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in flat.items()

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from callbacks.saliency_files import Saved
 from lightning_modules.evaluation import Record
+from utilities.errors import printable
 
 
 def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
@@ -17,8 +18,9 @@ def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
     console = Console(width=width, soft_wrap=False)
     if width is None and not console.is_terminal:
         console = Console(width=100)
-    console.print(f"question: {record.question}", markup=False, highlight=False)
-    console.print(f"answer:   {record.generation.strip()}", markup=False, highlight=False)
+    for name, text in (("question: ", record.question), ("answer:   ", record.generation.strip())):
+        lines = map(printable, text.split("\n"))
+        console.print(name + "\n          ".join(lines), markup=False, emoji=False, highlight=False)
     table = Table(
         "layer", box=None, header_style="bold", title="saliency from the prompt", title_justify="left"
     )

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from command_line.processes import note
 from utilities.errors import UserError
 from utilities.files import FolderLock, claim_folder, make_folder
 
@@ -91,7 +91,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
     there = out.is_dir()
     new, lock = claim_folder(out)
     if new != out:
-        print(f"note: {out} exists and is kept: this {subcommand} writes to {new}", file=sys.stderr)
+        note(f"{out} exists and is kept: this {subcommand} writes to {new}")
     created = not (there and new == out)
     own = subcommand in ("fit", "partition")
     return Folders(new if own else run, new, created, _events(run), lock)

@@ -7,6 +7,15 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
+# Options of the fit that TensorBoard's table of hyperparameters shows beside those.
+TRAINED_WITH = (
+    "seed_everything",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+    "trainer.gradient_clip_val",
+)
 # Belongs to one command, not to the run.
 COMMAND_ONLY = (
     "run_dir",

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from utilities.errors import UserError
+from utilities.errors import UserError, printable
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -32,7 +32,13 @@ def tell(mistake: Exception) -> None:
     rank, local = ranks()
     if rank:
         time.sleep(2 * WAIT if local else WAIT)
-    print(f"error: {f'process {rank}: ' if rank else ''}{mistake}", file=sys.stderr, flush=True)
+    whose = f"process {rank}: " if rank else ""
+    print(f"error: {whose}{printable(str(mistake))}", file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print what a user should know, as one line."""
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def follow_parent() -> None:

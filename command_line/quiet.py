@@ -3,7 +3,9 @@
 import logging
 import threading
 import warnings
+from typing import Any
 
+from utilities.errors import printable
 from utilities.files import DISK_FULL
 
 # Advertisements, the end of a fit that is only to find stages, and signals told as faults (LastCheckpoint and
@@ -31,7 +33,22 @@ WARNINGS = (
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return not any(word in record.getMessage() for word in UNWANTED)
+    """Whether a message is shown; it is made safe to print."""
+    text = record.getMessage()
+    record.msg, record.args = _safe(text), ()
+    return not any(word in text for word in UNWANTED)
+
+
+def _safe(text: str) -> str:
+    # Lightning's own messages may have several lines.
+    return "\n".join(map(printable, text.split("\n")))
+
+
+_format_warning = warnings.formatwarning
+
+
+def _safe_warning(*args: Any, **kwargs: Any) -> str:
+    return _safe(_format_warning(*args, **kwargs))
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:
@@ -41,8 +58,9 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 
 def be_quiet() -> None:
-    """Drop these messages; all others stay."""
+    """Drop these messages; all others stay, safe to print."""
     threading.excepthook = _thread_ended
+    warnings.formatwarning = _safe_warning
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+from command_line.processes import note
 from datamodules.grading import grade
 from utilities.errors import UserError
 
@@ -20,21 +22,36 @@ FIELDS: dict[str, tuple[Any, str]] = {
 
 
 def find_records(path: str) -> Path:
-    """The file that ``path`` means: itself, a folder's ``results.jsonl``, or else its ``test/results.jsonl``.
+    """Find the file that ``path`` means: itself, a folder's ``results.jsonl``, or its newest test's.
+
+    Tests are numbered: ``test``, ``test-2``, …; a newer one that is not complete is named in a note.
 
     Raises:
         UserError: when there is none.
     """
     # os.path: a Path raises for a folder that must not be looked into.
-    if os.path.isdir(path):
-        for name in ("results.jsonl", "test/results.jsonl"):
-            file = Path(path, name)
-            if os.path.isfile(file):
-                return file
-        raise UserError(f"folder {path} has no results.jsonl or test/results.jsonl")
-    if not os.path.isfile(path):
-        raise UserError(f"{path} does not exist (allowed: results.jsonl, its folder, or a run folder)")
-    return Path(path)
+    if not os.path.isdir(path):
+        if not os.path.isfile(path):
+            raise UserError(f"{path} does not exist (allowed: results.jsonl, its folder, or a run folder)")
+        return Path(path)
+    if os.path.isfile(file := Path(path, "results.jsonl")):
+        return file
+    try:
+        names = [name for name in os.listdir(path) if re.fullmatch(r"test(-[1-9]\d{0,9})?", name)]
+    except OSError as error:
+        raise UserError(f"folder {path} cannot be read: {error.strerror}") from error
+    names.sort(key=lambda name: int(name[5:] or 1), reverse=True)
+    partial = None
+    for name in names:
+        if os.path.isfile(file := Path(path, name, "results.jsonl")):
+            if partial is not None:
+                note(f"{partial} is of a test that is not complete")
+            return file
+        if partial is None and os.path.isfile(file := Path(path, name, "results.partial.jsonl")):
+            partial = file
+    if partial is not None:
+        raise UserError(f"folder {path} has no complete results: {partial} has what a stopped test has done")
+    raise UserError(f"folder {path} has no results.jsonl or test/results.jsonl")
 
 
 def check_data_set(name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from command_line.records import check_data_set, find_records, read_records
 from datamodules.grading import CHOICES, Grade, grade
-from utilities.errors import UserError, nearest
+from utilities.errors import UserError, nearest, printable
 from utilities.files import write_text
 from utilities.intervals import wilson_interval
 
@@ -54,21 +54,20 @@ def regrade(args: Sequence[str]) -> int:
         args: the command line after ``grade``.
 
     Raises:
-        UserError: for a mistake of the user, as one line without control characters.
+        UserError: for a mistake of the user.
     """
-    try:
-        options = _parse(args)
-        if options.dataset is not None:
-            check_data_set(options.dataset)
-        source = find_records(options.path)
-        output = None if options.output is None else _writable(options.output)
-        regraded = _grade_all(read_records(source, options.dataset))
-        if output is not None:
-            write_text(output, "".join(_line(record | asdict(new)) for record, new in regraded))
-    except UserError as error:
-        raise UserError(_printable(str(error))) from error
+    options = _parse(args)
+    if options.dataset is not None:
+        check_data_set(options.dataset)
+    source = find_records(options.path)
+    output = None if options.output is None else _writable(options.output)
+    regraded = _grade_all(read_records(source, options.dataset))
+    if output is not None:
+        write_text(output, "".join(_line(record | asdict(new)) for record, new in regraded))
     lines = [*_changes(regraded), *_summary(regraded, source)]
-    _print(lines if output is None else [*lines, f"written to {_printable(str(output))}"])
+    if output is not None:
+        lines.append(f"written to {printable(str(output))}")
+    print("\n".join(lines))
     return 0
 
 
@@ -142,7 +141,7 @@ def _changes(regraded: Sequence[Regraded]) -> list[str]:
             continue
         old, new = item.record, item.grade
         lines += [
-            f"{_printable(old['id'][:SHOWN])} {item.change} (reference {_quoted(old['reference'])})",
+            f"{printable(old['id'][:SHOWN])} {item.change} (reference {_quoted(old['reference'])})",
             f"  before: {_verdict(old['correct'], old['prediction'], old['reason'])}",
             f"  after:  {_verdict(new.correct, new.prediction, new.reason)}",
             f"  text:   {_tail(old['generation'])}",
@@ -153,14 +152,14 @@ def _changes(regraded: Sequence[Regraded]) -> list[str]:
 
 def _verdict(correct: bool, prediction: str | None, reason: str) -> str:
     found = "no prediction" if prediction is None else _quoted(prediction)
-    return f"{'correct' if correct else 'wrong'}, {found} ({_printable(reason[:SHOWN])})"
+    return f"{'correct' if correct else 'wrong'}, {found} ({printable(reason[:SHOWN])})"
 
 
 def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
     before = sum(item.record["correct"] for item in regraded)
     after = sum(item.grade.correct for item in regraded)
     counts = Counter(item.change for item in regraded)
-    lines = [f"records in {_printable(str(source))}: {len(regraded)}"]
+    lines = [f"records in {printable(str(source))}: {len(regraded)}"]
     for name, correct in (("before:", before), ("after: ", after)):
         low, high = wilson_interval(correct, len(regraded))
         accuracy = f"{correct / len(regraded):.3f} (95 % interval {low:.3f} to {high:.3f})"
@@ -175,25 +174,10 @@ def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
     return [*lines, ", ".join(f"{counts[change]} {change}" for change in (*LISTED, UNLISTED))]
 
 
-def _printable(text: str) -> str:
-    """``text`` in one line, without what could steer a terminal or turn the direction of writing."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _quoted(text: str) -> str:
-    # repr() escapes what _printable() does, and quotes.
+    # repr() escapes what printable() does, and quotes.
     return repr(text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
 
 
 def _tail(text: str) -> str:
     return ("..." if len(text) > SHOWN else "") + repr(text[-SHOWN:])
-
-
-def _print(lines: Sequence[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    except BrokenPipeError:
-        # The reader, such as head, has seen enough; without this, closing the stream would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

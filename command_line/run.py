@@ -18,7 +18,7 @@ from command_line.assembly import assemble, typed_classes
 from command_line.configuration import Importable, left_out, stored_configuration
 from command_line.messages import ParserMessage, explain, first_line, mistake_behind
 from command_line.options import kept_settings
-from command_line.processes import connection_lost, follow_parent, leave_group
+from command_line.processes import connection_lost, follow_parent, leave_group, note
 from command_line.quiet import be_quiet
 from lightning_modules.checkpoint_schema import check_complete
 from lightning_modules.checkpointing import read_checkpoint
@@ -104,10 +104,7 @@ def _say_what_is_left_out(config: str, args: list[str]) -> None:
     for name in left_out(config, "the configuration"):
         option = f"--trainer.{name}"
         if not any(arg.startswith(option) for arg in args):
-            print(
-                f"note: {option} is not taken from a checkpoint: give it again if you want it",
-                file=sys.stderr,
-            )
+            note(f"{option} is not taken from a checkpoint: give it again if you want it")
 
 
 def _end_others(cli: PromptCLI, patience: float) -> str:

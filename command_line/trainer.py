@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.act import ACT
+from callbacks.board import EventLog
 from callbacks.dpc import DPC
 from callbacks.early_stopping import EarlyStoppingReport
 from callbacks.final_validation import FinalValidation
@@ -17,6 +17,7 @@ from callbacks.progress import ExamplesProgressBar
 from callbacks.results import Results
 from callbacks.run_folder import RunFolder
 from callbacks.saliency import SaliencyDiagnostics
+from callbacks.stalled_processes import StalledProcesses
 from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
@@ -78,7 +79,7 @@ def trainer_settings(
     check_precision(config.trainer.precision, config.trainer.accelerator)
     # The bar first: it leaves its line before others tell how a run has ended.
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
-    callbacks.append(StopSignals())
+    callbacks += [StopSignals(), StalledProcesses()]
     if wanted != "predict":
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):
@@ -115,9 +116,7 @@ def trainer_settings(
     if wanted in ("predict", "saliency"):
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
-        settings["logger"] = TensorBoardLogger(
-            str(folders.run), name="", version="tensorboard", default_hp_metric=False
-        )
+        settings["logger"] = EventLog(folders.out, evaluates=wanted not in ("fit", "partition"))
     return settings
 
 

@@ -52,6 +52,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
         self.decoding = Decoding()
+        self.validation_tags = ("val/loss", "val/accuracy")  # what a validation's values are logged as
         self._step_loss, self._step_tokens = 0.0, 0
         # Whether this process was asked to end training, and to come back later; whether any was, of which
         # all learn in a step.
@@ -209,11 +210,12 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         loss = self.loss_sum.compute() / self.token_sum.compute()
-        self.log("val/loss", loss, prog_bar=True)
-        self._log_accuracy("val", float(loss))
+        loss_tag, accuracy_tag = self.validation_tags
+        self.log(loss_tag, loss, prog_bar=True)
+        self._log_accuracy(accuracy_tag, float(loss))
 
     def on_test_epoch_end(self) -> None:
-        self._log_accuracy("test")
+        self._log_accuracy("test/accuracy")
 
     def on_predict_epoch_end(self) -> None:
         check_evaluation(self, "predict", None, int(self.broken_sum.compute()))
@@ -256,13 +258,13 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.correct_sum.update(int(record.correct) - int(answers["records"][row].correct))
         answers["records"][row] = record
 
-    def _log_accuracy(self, split: str, loss: float | None = None) -> None:
+    def _log_accuracy(self, tag: str, loss: float | None = None) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())
-        check_evaluation(self, split, loss, int(self.broken_sum.compute()))
+        check_evaluation(self, tag.partition("/")[0], loss, int(self.broken_sum.compute()))
         if answered:
             low, high = wilson_interval(correct, answered)
-            self.log(f"{split}/accuracy", correct / answered, prog_bar=True)
-            self.log_dict({f"{split}/accuracy_low": low, f"{split}/accuracy_high": high})
+            self.log(tag, correct / answered, prog_bar=True)
+            self.log_dict({f"{tag}_low": low, f"{tag}_high": high})
         for metric in (self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum):
             metric.reset()
 

@@ -1,4 +1,4 @@
-"""Errors a user can cause, and how they are told."""
+"""Errors a user can cause, and text that is safe to print."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,18 @@ class RunFailure(UserError):
     """A run that cannot continue although nothing was mistyped: shown as one line, exit code 1."""
 
     exit_code = 1
+
+
+def printable(text: str) -> str:
+    r"""Escape everything in ``text`` that could steer a terminal, reorder it or begin another line.
+
+    Control characters (C0, C1), bidirectional and zero-width marks, line separators, surrogates and
+    unassigned code points become Python escapes.
+
+    >>> printable("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -153,8 +153,8 @@ def test_with_a_prompt(soft_tokens: str, trained: Path, caplog: Any) -> None:
 MISTAKES = [
     ([heads("{4: [0]}")], "heads of ACT names layer 4, but backbone"),
     ([heads("{2: [0, 4]}")], "heads of ACT names head 4 of layer 2, but backbone"),
-    ([heads("missing.json")], "heads of ACT: file missing.json cannot be read: No such file"),
-    ([heads("run/config.yaml")], "heads of ACT: file run/config.yaml is not one of ACT's"),
+    ([heads("missing.json")], "heads of ACT: file missing.json does not exist"),
+    ([heads("run/config.yaml")], "heads of ACT: file run/config.yaml is not valid JSON"),
     ([], "in layers 2 to L - 2 of 5 layers or more, but backbone"),
     (["--trainer.callbacks.threshold=1.5"], "threshold of ACT is 1.5: allowed is 0 to 1"),
     (["--trainer.callbacks.beta=-0.1"], "beta of ACT is -0.1: allowed is 0 to 1"),

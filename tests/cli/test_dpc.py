@@ -2,18 +2,24 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.dpc_files import Circumstances, read_calibration
 from lightning_modules import evaluation
+from lightning_modules.correction import Corruption
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
+from utilities.errors import UserError
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
+FOUND_FOR = Circumstances("last_letter", asdict(Corruption()), "32-true", "float32")
 
 
 def option(name: str, value: object) -> str:
@@ -111,7 +117,7 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     p = float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
     assert told["mcnemar_p"] == pytest.approx(p)
     assert f"{sum(after)} of {len(rows)} correct" in outcome.out
-    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(sum(after) / len(rows))
     assert "dpc/before_after/text_summary" in events.Tags()["tensors"]
     assert "dpc/trigger" in events.Tags()["images"]
@@ -156,9 +162,56 @@ def test_calibrated_on_validation(trained: Path) -> None:
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
     assert_one_error(task, "was calibrated on last_letter, not on addition")
     edits: list[dict[str, Any]] = [{"threshold": 7}, {"threshold": None}, {"settings": "x"}, {"n": "many"}]
-    for text in ("{}", *(json.dumps(found | edit) for edit in edits)):
+    edits += [{"triggered": 10**30}, {"curve": [[0.5]]}, {"dtype": 32}]
+    texts = [json.dumps(found | edit) for edit in edits]
+    for text in ("{}", "[" * 100000, '{"threshold": NaN}', '{"n": 1, "n": 1}', *texts):
         best.write_text(text, encoding="utf-8")
-        assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "is not a calibration")
+        with pytest.raises(UserError, match=r"best\.dpc\.json"):
+            read_calibration(best, trained / "checkpoints" / "best.ckpt", FOUND_FOR)
+    assert_one_error(
+        call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "calibration run/checkpoints/best"
+    )
+
+
+def test_a_threshold_is_of_a_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Saved where --run_dir says, found by its folder; refused at another precision; old files: a note."""
+    assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
+    saved = Path("other/calibrate/calibration.json")
+    assert not (trained / "checkpoints" / "best.dpc.json").exists()
+    assert "the threshold is in other/calibrate/calibration.json: test with" in caplog.text
+    threshold = option("threshold", "other/calibrate")
+    assert call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold).code == 0
+    found = json.loads(saved.read_text(encoding="utf-8"))
+    assert (found["precision"], found["dtype"]) == ("32-true", "float32")
+    half = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold, "--trainer.precision=bf16-mixed")
+    assert_one_error(half, "calibration.json was calibrated with --trainer.precision 32-true, not bf16-mixed")
+    for name in ("precision", "dtype"):
+        del found[name]
+    saved.write_text(json.dumps(found), encoding="utf-8")
+    read_calibration(saved, trained / "checkpoints" / "best.ckpt", FOUND_FOR)
+    assert "calibration.json does not say at which precision it was calibrated" in caplog.text
+
+
+def test_calibrations_log_under_a_name_of_their_own(trained: Path) -> None:
+    before = {file: file.read_bytes() for file in (trained / "tensorboard").iterdir()}
+    outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
+    assert "8 correct with every answer corrected: accuracy" in outcome.out
+    assert {file: file.read_bytes() for file in (trained / "tensorboard").iterdir()} == before
+    events = EventAccumulator(str(trained / "calibrate" / "tensorboard")).Reload()
+    tags = events.Tags()["scalars"]
+    assert {tag.partition("/")[0] for tag in tags} == {"calibrate"}
+    found = json.loads((trained / "calibrate" / "calibration.json").read_text(encoding="utf-8"))
+    rows = read(trained / "calibrate")
+    expected = {
+        "accuracy_all_corrected": sum(row["after"]["correct"] for row in rows) / 8,
+        "accuracy_before": found["correct_before"] / 8,
+        "accuracy_at_threshold": found["correct_after"] / 8,
+        "threshold": found["threshold"],
+    }
+    step = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    for name, value in expected.items():
+        (event,) = events.Scalars(f"calibrate/{name}")
+        assert (event.step, event.value) == (step, pytest.approx(value))
 
 
 def test_a_folder_of_its_own(trained: Path) -> None:
@@ -212,7 +265,10 @@ def test_other_methods(
 
 
 MISTAKES = [
-    ([], "has no calibrated threshold (best.dpc.json): run 'python cli.py calibrate --ckpt_path"),
+    (
+        [],
+        "has no calibrated threshold (run/checkpoints/best.dpc.json): run",
+    ),
     ([option("threshold", 1.5)], "threshold is a share from 0 to 1, not 1.5"),
     ([option("gamma", 120)], "gamma is a percentage from 0 to 100, not 120"),
     ([option("shallow", "[]")], "shallow layers must not be empty"),

@@ -83,44 +83,49 @@ def events(run: Path) -> EventAccumulator:
 
 
 def test_scalars(trained: Path) -> None:
-    accumulator = events(trained)
+    accumulator, tested = events(trained), events(trained / "test")
     tags = set(accumulator.Tags()["scalars"])
     expected = {"train/loss", "train/tokens_per_second", "train/prompt_norm", "train/lr"}
-    expected |= {"val/loss", "val/accuracy", "test/accuracy"}
-    assert expected <= tags
+    expected |= {"val/loss", "val/accuracy", "val/accuracy_low", "val/accuracy_high", "epoch"}
+    assert tags == expected
+    assert set(tested.Tags()["scalars"]) == {
+        f"test/{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "without_answer")
+    }
     losses = accumulator.Scalars("train/loss")
     assert len(losses) == 4
     # A random backbone over 264 tokens knows nothing: close to a uniform guess.
     assert losses[0].value == pytest.approx(math.log(264), rel=0.1)
     assert all(event.value > 0 for event in accumulator.Scalars("train/tokens_per_second"))
     _, summary = read(trained / "test")
-    assert accumulator.Scalars("test/accuracy")[-1].value == pytest.approx(summary["accuracy"])
+    (accuracy,) = tested.Scalars("test/accuracy")
+    assert (accuracy.step, accuracy.value) == (4, pytest.approx(summary["accuracy"]))
 
 
 def test_text_samples(trained: Path) -> None:
-    accumulator = events(trained)
     records, _ = read(trained / "test")
-    (page,) = accumulator.Tensors("test/samples/text_summary")
+    (page,) = events(trained / "test").Tensors("test/samples/text_summary")
     text = page.tensor_proto.string_val[0].decode()
     for record in records:
         assert record["id"] in text
         assert record["question"] in text
-    assert accumulator.Tensors("val/samples/text_summary")
+    (page,) = events(trained).Tensors("val/samples/text_summary")
+    assert page.step == events(trained).Scalars("val/loss")[-1].step
 
 
 def test_hyperparameters_once(trained: Path) -> None:
-    accumulator = events(trained)
-    files = list((trained / "tensorboard").glob("events.*"))
-    assert len(files) == 2  # the fit's and the test's
-    plugin = accumulator.PluginTagToContent("hparams")
-    started = [tag for tag in plugin if tag.endswith("session_start_info")]
-    assert len(started) == 1
-    data = HParamsPluginData.FromString(plugin[started[0]])
+    assert len(list((trained / "tensorboard").glob("events.*"))) == 1
+    plugin = events(trained / "test").PluginTagToContent("hparams")
+    # Without the columns of a single run: TensorBoard shows those of all, first what differs.
+    assert set(plugin) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    data = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"])
     values = data.session_start_info.hparams
-    assert values["data.init_args.task"].string_value == "letter_reversal"
-    assert values["model.init_args.optimizer.lr"].number_value == 1e-3
-    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"])
-    assert [metric.name.tag for metric in experiment.experiment.metric_infos] == ["test/accuracy"]
+    first = {name: values[name].string_value for name in ("Method", "Data", "Correction")}
+    assert first == {"Method": "PromptTuning", "Data": "letter_reversal", "Correction": "none"}
+    assert values["Seed"].number_value == 0
+    assert values["data.task"].string_value == "letter_reversal"
+    assert values["model.optimizer.lr"].number_value == 1e-3
+    assert values["trainer.max_steps"].number_value == 4
+    assert sorted(name for name in values if name.startswith("backbone")) == ["backbone.name"]
 
 
 def test_fit_alone_writes_no_hyperparameters(

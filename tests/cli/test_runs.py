@@ -31,6 +31,7 @@ def test_what_a_run_holds(trained: Path) -> None:
     assert names == {
         "config.yaml",
         "prompt.safetensors",
+        "prompt_last.safetensors",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "tensorboard/events",
@@ -38,6 +39,8 @@ def test_what_a_run_holds(trained: Path) -> None:
         "test/config.yaml",
         "test/results.jsonl",
         "test/summary.json",
+        "test/tensorboard/events",
+        "test/tensorboard/hparams.yaml",
     }
     assert config(trained / "config.yaml")["data"]["init_args"]["task"] == "letter_reversal"
 
@@ -81,7 +84,13 @@ def test_resume(trained: Path) -> None:
     after = hashes(trained)
     replaced = {name for name in before if after[name] != before[name]}
     assert replaced <= {
-        f"run/{name}" for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "prompt.safetensors")
+        f"run/{name}"
+        for name in (
+            "checkpoints/best.ckpt",
+            "checkpoints/last.ckpt",
+            "prompt.safetensors",
+            "prompt_last.safetensors",
+        )
     }
     assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
 
@@ -159,7 +168,7 @@ def test_two_fits_in_one_folder(trained: Path) -> None:
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Lightning ignores Ctrl-C once it has seen one."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -167,7 +176,7 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_interrupted_run_can_go_on(
     how: str,
     trained: Path,

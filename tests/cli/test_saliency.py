@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from callbacks.dpc import DPC
 from callbacks.saliency import SaliencyDiagnostics
@@ -18,6 +19,7 @@ from lightning_modules.pretrained import Pretrained
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
 from utilities.errors import UserError
+from utilities.tensor_files import tensors_digest
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 GRADIENTS = "--trainer.inference_mode=false"
@@ -29,7 +31,8 @@ def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], di
     lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
     with safe_open(folder / f"{stem}.safetensors", "pt") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        about = {name: json.loads(value) for name, value in file.metadata().items()}
+        about = json.loads(file.metadata()["promptstage"])
+    assert about.pop("sha256") == tensors_digest(arrays)
     return [json.loads(line) for line in lines], arrays, about
 
 
@@ -67,11 +70,15 @@ def test_rows_and_arrays(trained: Path) -> None:
         assert row["prompt_to_rationale"] == pytest.approx(flows[i, :, 1].tolist())
         assert row["late_flow"] == pytest.approx(float(arrays["late"][i]))
         assert set(row["curve"]) == {"peaks", "reversals", "variation", "peak_layer"}
-    events = EventAccumulator(str(trained / "tensorboard")).Reload()
-    curve = [
-        events.Scalars(f"saliency/prompt_to_rationale/layer_{layer:02d}")[-1].value for layer in range(4)
-    ]
-    assert curve == pytest.approx(flows[:, :, 1].mean(0).tolist(), rel=1e-5)
+    events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
+    curve = events.Scalars("saliency/by_layer/prompt_to_rationale")
+    assert [event.step for event in curve] == [0, 1, 2, 3]
+    assert [event.value for event in curve] == pytest.approx(flows[:, :, 1].mean(0).tolist(), rel=1e-5)
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("saliency/")]
+    assert len(tags) == 3
+    (layout,) = events.Tensors("custom_scalars__config__")
+    charts = Layout.FromString(layout.tensor_proto.string_val[0]).category[0].chart
+    assert [list(chart.multiline.tag) for chart in charts] == [["saliency/by_layer/.*"]]
     pictures = {path.stem.removeprefix("saliency_") for path in (trained / "test-2").glob("*.png")}
     assert pictures >= {"flows", "sink", "tokens", "accumulation", "differences", "summary", "matrix"}
     assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
@@ -90,9 +97,8 @@ def test_layers_without_the_prompt(
     assert (about["boundaries"], about["shallow"]) == ([2], [3])
     for row in rows:
         assert [flow is None for flow in row["prompt_to_rationale"]] == [True, True, False, False]
-    scalars = EventAccumulator("run/tensorboard").Reload().Tags()["scalars"]
-    seen = [tag for tag in scalars if tag.startswith("saliency/prompt_to_rationale")]
-    assert seen == [f"saliency/prompt_to_rationale/layer_0{layer}" for layer in (2, 3)]
+    events = EventAccumulator("run/test/tensorboard").Reload()
+    assert [event.step for event in events.Scalars("saliency/by_layer/prompt_to_rationale")] == [2, 3]
     assert Path("run/test/saliency_flows.png").exists()
 
 

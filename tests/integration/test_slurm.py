@@ -27,6 +27,7 @@ def test_requeued_job_goes_on(tmp_path: Path) -> None:
     asked, running, run = tmp_path / "asked.txt", tmp_path / "step.txt", tmp_path / "runs" / "slurm-7"
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "promptstage", "SLURM_NNODES": "1", "SLURM_NTASKS": "1"}
     job |= {"SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    job |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}  # a task that has the number of its array
     job |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "ASKED": str(asked)}
     job |= {"STEP": str(running), "TRAINER": str(ROOT / "tests" / "cluster" / "cpu_nodes.yaml")}
     command = ["bash", str(ROOT / "configs" / "launch" / "slurm.sbatch"), *FLAGS]
@@ -45,7 +46,7 @@ def test_requeued_job_goes_on(tmp_path: Path) -> None:
         assert first.wait(timeout=60) == 143
     finally:
         first.kill()
-    assert asked.read_text(encoding="utf-8") == "requeue 7\n"
+    assert asked.read_text(encoding="utf-8") == "requeue 7_3\n"
     step = torch.load(last, weights_only=True)["global_step"]
     again = subprocess.run(
         [*command, f"--trainer.max_steps={step + 3}"],

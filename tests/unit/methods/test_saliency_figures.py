@@ -70,10 +70,10 @@ def test_what_is_saved_is_read(saved: Saved, matrix: Matrix, tmp_path: Path) -> 
         assert np.allclose(again.arrays[name], values, rtol=1e-6, equal_nan=True)
     assert drawn is not None
     assert (drawn.tokens, tuple(drawn.question), tuple(drawn.rationale)) == (matrix.tokens, (2, 3), (4, 5))
-    with pytest.raises(UserError, match="no saliency can be read from"):
+    with pytest.raises(UserError, match=r"other\.jsonl does not exist"):
         load(tmp_path, "other")
     (tmp_path / "saliency.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="no saliency can be read from"):
+    with pytest.raises(UserError, match="is not a safetensors file"):
         load(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_without_a_prompt_curves_are_drawn(saved: Saved) -> None:
     none = {name: saved.arrays[name][..., :0] for name in ("saliency", "attention")}
     about = replace(ABOUT, shallow=[], boundaries=[], stages=[], lead=0)
     bare = replace(saved, about=about, arrays={**saved.arrays, **none})
-    assert set(all_figures(bare)) == {"differences", "summary", "gap"}
+    assert set(all_figures(bare)) == {"by_layer", "differences", "summary", "gap"}
     assert bare.rows()[3]["accumulation"] is None
     assert list(bare.by_layer()) == ["curve"]
 

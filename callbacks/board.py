@@ -1,0 +1,100 @@
+"""What goes to TensorBoard: in which folder, at which step, and data as text."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_modules.backbone.loading import BackboneConfig
+from utilities.errors import printable
+
+
+class EventLog(TensorBoardLogger):
+    """TensorBoard's event files of one command, in ``tensorboard`` of the folder that it writes to.
+
+    An evaluation has its own beside its results: nothing is drawn into the fit's curves.
+
+    Args:
+        folder: of the run, or of an evaluation's results.
+        evaluates: leave the epoch out, which an evaluation has none of.
+    """
+
+    def __init__(self, folder: Path, evaluates: bool) -> None:
+        super().__init__(str(folder), name="", version="tensorboard", default_hp_metric=False)
+        self._evaluates = evaluates
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log as Lightning does."""
+        shown = {key: value for key, value in metrics.items() if key != "epoch" or not self._evaluates}
+        super().log_metrics(shown, step)
+
+
+def boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    """The trainer's TensorBoard loggers."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def logged_step(trainer: L.Trainer) -> int:
+    """Return the step that Lightning logs at now, for what is logged beside its values."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def log_at(trainer: L.Trainer, step: int) -> None:
+    """Have an evaluation log at its checkpoint's step; Lightning's own is 0."""
+    if trainer.state.fn != TrainerFn.FITTING:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def log_run(logger: TensorBoardLogger, values: Mapping[str, Any]) -> None:
+    """Add the run to TensorBoard's table of hyperparameters; its metrics are the folder's scalars.
+
+    Lightning's own call also writes which columns there are. TensorBoard takes these from any one run;
+    without them it shows the columns of all runs, and first those that differ.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    shown = {name: str(value) if isinstance(value, bool) else value for name, value in values.items()}
+    logger.log_hyperparams(shown)  # to hparams.yaml alone
+    _, start, end = hparams(shown, {})
+    writer = logger.experiment._get_file_writer()
+    for part in (start, end):
+        writer.add_summary(part)
+
+
+def table_row(
+    method: str, data: str, correction: str | None, options: Mapping[str, Any]
+) -> dict[str, int | float | str]:
+    """Return a run's row of the table: capitals sort first, then options by their names on the command line.
+
+    Args:
+        options: flat configuration, as a dump has it; options that are unset, and the backbone's defaults,
+            are left out.
+    """
+    usual = {f"backbone.{name}": value for name, value in asdict(BackboneConfig()).items() if name != "name"}
+    row: dict[str, int | float | str] = {"Method": method, "Data": data, "Correction": correction or "none"}
+    for key, value in options.items():
+        name = key.replace(".init_args", "")
+        if name == "seed_everything":
+            row["Seed"] = value
+        elif name.endswith("class_path") or value in (None, "None") or usual.get(name) == value:
+            continue
+        else:
+            row[name] = printable(value) if isinstance(value, str) else value
+    return row
+
+
+def code_block(lines: Iterable[str]) -> str:
+    """Return text as a Markdown block that shows every character and follows none.
+
+    >>> code_block(["![](http://example.org)", "```", "<b>"])
+    '````\\n![](http://example.org)\\n```\\n<b>\\n````\\n'
+    """
+    text = "\n".join(printable(part) for line in lines for part in line.split("\n"))
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}\n"

@@ -1,0 +1,178 @@
+"""Names a process of the job that makes no progress while the others wait for it."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+
+from utilities.errors import printable
+
+AFTER = 300.0  # seconds without progress
+BEAT = 5.0  # seconds between two signs of life
+
+
+class State(NamedTuple):
+    """What a process says of itself.
+
+    Attributes:
+        name: its rank, machine and process id.
+        beats: signs of life so far.
+        marks: places reached so far.
+        where: the last of them.
+        waits: whether it may be waiting for other processes there.
+    """
+
+    name: str
+    beats: int = 0
+    marks: int = 0
+    where: str = "its start"
+    waits: bool = True
+
+
+class Seen(NamedTuple):
+    """A state, and the times on the reader's clock at which its beats and its marks last changed."""
+
+    state: State
+    beat: float
+    mark: float
+
+
+def stalled(seen: Mapping[int, Seen], now: float, after: float) -> str:
+    """Say which processes have made no progress for ``after`` seconds; empty when there is nothing to say.
+
+    A process without a sign of life is stopped or gone, and the others wait for it. Of living processes those
+    are named that are where nobody waits; if there are none, and no process makes progress, where each is.
+    """
+    gone = [one.state for one in seen.values() if now - one.beat >= after]
+    if gone:
+        names = "; ".join(f"{state.name}, last in {state.where}" for state in gone)
+        return f"no sign of life for {after:.0f} s: it is stopped, or its machine is gone: {names}"
+    if any(not one.state.marks for one in seen.values()):
+        return ""  # the first process may have work of its own before the first step
+    slow = [one.state for one in seen.values() if now - one.mark >= after]
+    named = [state for state in slow if not state.waits] or (slow if len(slow) == len(seen) else [])
+    names = "; ".join(f"{state.name} in {state.where}" for state in named)
+    return f"no progress for {after:.0f} s: {names}" if named else ""
+
+
+class StalledProcesses(L.Callback):
+    """Prints a warning when a process has made no progress for five minutes; ends nothing.
+
+    A thread of each process writes to a file of its own, in a hidden folder of the run, that the process is
+    alive and where it is. The first living process reads all files. A single step that takes so long is
+    named, too, such as a first compilation or a batch of long generations. Processes send each other nothing
+    after the start. No warning comes where the folder cannot be written to, or machines do not share it.
+    """
+
+    def __init__(self) -> None:
+        self.state = State("")
+        self._ended = threading.Event()
+        self._own: Path | None = None
+
+    # --- progress -----------------------------------------------------------------------------------
+
+    def _mark(self, where: str, waits: bool) -> None:
+        self.state = self.state._replace(marks=self.state.marks + 1, where=where, waits=waits)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._mark(f"training step {trainer.global_step + 1}", waits=False)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Any) -> None:
+        self._mark(f"the backward pass of training step {trainer.global_step + 1}", waits=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        self._mark(f"the data of training step {trainer.global_step + 1}", waits=False)
+
+    def _batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._mark(f"batch {batch_idx + 1} of {_stage(trainer)}", waits=False)
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _batch_start
+
+    def _batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        self._mark(f"{_stage(trainer)}, after a batch", waits=True)
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
+
+    # --- watching -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1 or self._own is not None:
+            return
+        # The first process knows the run's folder, and gives this job a name of its own.
+        folder: Path | None = (
+            Path(trainer.default_root_dir) / f".processes-{socket.gethostname()}-{os.getpid()}"
+        )
+        if trainer.is_global_zero and folder is not None:
+            try:
+                folder.mkdir(parents=True)
+            except OSError:
+                folder = None
+        folder = trainer.strategy.broadcast(folder)
+        if folder is None:
+            return
+        rank = trainer.global_rank
+        self.state = State(f"process {rank} ({socket.gethostname()}, pid {os.getpid()})")
+        self._own = folder / str(rank)
+        threading.Thread(target=self._watch, args=(folder, rank, trainer.world_size), daemon=True).start()
+
+    def _watch(self, folder: Path, own: int, count: int) -> None:
+        start = time.monotonic()
+        seen = {rank: Seen(State(f"process {rank}"), start, start) for rank in range(count)}
+        told, beats = "", 0
+        while not self._ended.wait(BEAT):
+            beats += 1
+            with contextlib.suppress(OSError):
+                text = json.dumps(self.state._replace(beats=beats))
+                (folder / str(own)).write_text(text, encoding="utf-8")
+            now = time.monotonic()
+            seen = {rank: _look(folder / str(rank), before, now) for rank, before in seen.items()}
+            if own != min((rank for rank in seen if now - seen[rank].beat < AFTER), default=own):
+                continue
+            text = stalled(seen, now, AFTER)
+            if text and text != told:
+                print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+            told = text
+
+    def _end(self) -> None:
+        self._ended.set()
+        if self._own is not None:
+            with contextlib.suppress(OSError):
+                self._own.unlink()
+            with contextlib.suppress(OSError):
+                self._own.parent.rmdir()  # the last one does
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._end()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._end()
+
+
+def _stage(trainer: L.Trainer) -> str:
+    stage = trainer.state.stage
+    return "" if stage is None else stage.value.replace("_", " ")
+
+
+def _look(file: Path, before: Seen, now: float) -> Seen:
+    """Read a process's file; one that has removed its file has ended, and is not waited for."""
+    try:
+        state = State(*json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Seen(before.state, now, now) if before.state.beats else before
+    except (OSError, ValueError, TypeError):
+        return before  # it is being written
+    beat = before.beat if state.beats == before.state.beats else now
+    mark = before.mark if state.marks == before.state.marks else now
+    return Seen(state, beat, mark)

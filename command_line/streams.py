@@ -1,0 +1,68 @@
+"""Standard streams that are closed, full or of another encoding. Imports nothing heavy."""
+
+import errno
+import io
+import os
+import sys
+
+from utilities.errors import UserError
+
+
+class _Output(io.FileIO):
+    """A descriptor whose writes never fail: what its reader does not take is dropped.
+
+    Attributes:
+        error: the first error of a write; None while all was written.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # any buffer there
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return len(data)
+
+
+def open_streams() -> bool:
+    """Give this process standard streams that can be used, whatever it was started with.
+
+    A closed descriptor would be taken by the next file that is opened. Characters that the encoding does not
+    have are written as escapes. Streams that a caller has replaced stay as they are.
+
+    Returns:
+        Whether somebody can read standard output.
+    """
+    closed = sys.stdout is None
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  # lives as long as the process
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        raw = _Output(descriptor, "w", closefd=False)
+        encoding = "utf-8" if stream is None else stream.encoding
+        lines = name == "stderr" or raw.isatty()
+        buffer = io.BufferedWriter(raw)  # type: ignore[type-var]  # its write takes any buffer, too
+        wrapped = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=lines)
+        setattr(sys, name, wrapped)
+        setattr(sys, f"__{name}__", wrapped)
+    return not closed
+
+
+def close_output() -> None:
+    """Write out what standard output holds.
+
+    Raises:
+        UserError: when some of it could not be written; not when the reader, such as ``head``, has gone.
+    """
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Output) and raw.error is not None and raw.error.errno != errno.EPIPE:
+        raise UserError(f"standard output cannot be written: {raw.error.strerror}")

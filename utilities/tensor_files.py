@@ -1,0 +1,75 @@
+"""safetensors files of our own, with what they hold and a digest of it in their metadata."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utilities.errors import UserError
+from utilities.files import write_bytes
+from utilities.reading import parse_json, read_bytes
+
+ENTRY = "promptstage"  # the metadata's only entry: several have no order, and equal contents are equal files
+LIMIT = 4 << 30  # bytes
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        about = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(about).encode() + b"\n")
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors atomically; equal contents give equal files.
+
+    Args:
+        about: plain values for the metadata.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    entry = json.dumps(dict(about) | {"sha256": tensors_digest(stored)}, ensure_ascii=False)
+    write_bytes(path, save(stored, {ENTRY: entry}))
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors and what is said about them.
+
+    Args:
+        what: name of the file's kind, for the message.
+
+    Raises:
+        UserError: if the file cannot be read, or its tensors are not those that were written. Files written
+            before digests were are taken as they are.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_bytes(path, what, LIMIT)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{what} {path} is not a safetensors file: {error}") from error
+    length = int.from_bytes(content[:8], "little")
+    metadata = parse_json(content[8 : 8 + length].decode(), f"{what} {path}").get("__metadata__") or {}
+    if ENTRY in metadata:
+        about = parse_json(metadata[ENTRY], f"{what} {path}: its metadata")
+    else:
+        about = {name: parse_json(value, f"{what} {path}: its metadata") for name, value in metadata.items()}
+    if not isinstance(about, dict):
+        raise UserError(f"{what} {path} has metadata of another kind")
+    digest = about.pop("sha256", None)
+    if digest is not None and digest != tensors_digest(tensors):
+        raise UserError(f"{what} {path} is damaged: its tensors do not have the digest that it states")
+    return tensors, about
