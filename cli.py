@@ -3,7 +3,9 @@
 Nothing heavy is imported here: the help and the version must answer at once.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from command_line.processes import tell
@@ -85,6 +87,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return run(arguments)
     except UserError as error:
+        if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
         tell(error)
         return 2
     except KeyboardInterrupt:

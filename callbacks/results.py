@@ -81,7 +81,8 @@ class Results(L.Callback):
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        records = self.records(ids, complete=limit == 1.0)
+        # 1.0 is everything, 1 is one batch.
+        records = self.records(ids, complete=isinstance(limit, float) and limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules
 import lightning_modules
@@ -18,11 +18,12 @@ from callbacks.results import Results, write_answers
 from callbacks.saliency_files import load
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
-from command_line.messages import ParserMessage, first_line
+from command_line.messages import ParserMessage
 from command_line.options import MODEL_SECTIONS, TRAINING, add_options, kept_settings
 from command_line.processes import check_machines
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
+from command_line.settings import check_settings, combine_files, normalize_settings
 from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
 from lightning_modules.backbone.loading import BackboneConfig
@@ -45,6 +46,12 @@ class PromptParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserMessage(message) from ex
+
+    def _load_config_parser_mode(
+        self, content: str, path: Any = "", ext_vars: Any = None, prev_cfg: Namespace | None = None
+    ) -> Namespace:
+        config = super()._load_config_parser_mode(content, path, ext_vars, prev_cfg)
+        return combine_files(config, prev_cfg, {action.dest for action in self._actions}, str(path))
 
 
 class PromptCLI(LightningCLI):
@@ -97,6 +104,8 @@ class PromptCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
+        normalize_settings(self.config[self.wanted])
+        check_settings(self.config[self.wanted])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(BackboneConfig, "backbone")
@@ -168,10 +177,7 @@ class PromptCLI(LightningCLI):
         settings = trainer_settings(
             self.wanted, self.config_init[self.wanted], self.folders, text, self._hyperparameters()
         )
-        try:
-            trainer = super().instantiate_trainer(**settings, **kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        trainer = super().instantiate_trainer(**settings, **kwargs)
         check_machines(trainer)
         return trainer
 
@@ -188,6 +194,12 @@ class PromptCLI(LightningCLI):
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in flat.items()
         }
+
+    def after_fit(self) -> None:
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            assert self.folders is not None
+            self.folders.discard()
+            rank_zero_info("fast_dev_run: training and validation ran, and nothing is kept")
 
     def after_partition(self) -> None:
         assert self.folders is not None

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
+from command_line.library_errors import library_mistake
 from utilities.errors import UserError, nearest
 from utilities.files import DISK_FULL
 
@@ -192,12 +191,4 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return UserError(f"{error.strerror}: what was written before is as it was")
         error = error.__cause__ or error.__context__
-    text = first_line(first)
-    # Lightning finds some impossible settings only when it starts.
-    if isinstance(first, MisconfigurationException) or text.startswith("`val_check_interval`"):
-        return UserError(f"trainer: {text}")
-    return None
-
-
-def first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return library_mistake(first) if first is not None else None
