@@ -5,7 +5,8 @@ from pathlib import Path
 
 from utilities.errors import UserError
 
-LOGGERS = ("CSVLogger", "TensorBoardLogger")  # those that write to a folder
+# Lightning's loggers that have to be given a folder.
+FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
 def _options(args: list[str]) -> Iterator[list[str]]:

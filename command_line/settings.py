@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
+from command_line.arguments import FOLDER_LOGGERS
 from utilities.errors import UserError
 
 # Sections and options that only some subcommands have.
@@ -99,7 +100,8 @@ def combine_files(
     """Combine a configuration file with those before it, where a later value must not simply win.
 
     Callbacks are added to those of earlier files. Options that only another subcommand has, such as
-    those of ``fit`` in a run's config.yaml that is given to ``test``, are left out with a note.
+    those of ``fit`` in a run's config.yaml that is given to ``test``, are left out with a note. A logger
+    without a folder takes the run's.
 
     Args:
         config: the contents of the file.
@@ -112,6 +114,10 @@ def combine_files(
         del config[key]
     if others and path:
         note(f"{path}: options of other subcommands are left out: {', '.join(others)}")
+    for logger in as_list(config.get("trainer.logger")):
+        named = isinstance(logger, Namespace) and str(logger.get("class_path")).endswith(FOLDER_LOGGERS)
+        if named and logger.get("init_args.save_dir") is None:
+            logger["init_args.save_dir"] = ""
     callbacks = config.get("trainer.callbacks")
     if callbacks and earlier is not None:
         config["trainer.callbacks"] = [*as_list(earlier.get("trainer.callbacks")), *as_list(callbacks)]

@@ -151,5 +151,8 @@ def distinguish(callbacks: Iterable[Any]) -> None:
             key = f"{own} {number}"
         if number > 1:
             cls = type(callback)
-            callback.__class__ = type(cls.__name__, (cls,), {"state_key": key, "__module__": cls.__module__})
+            # A name of its own: the parser finds classes by name, and would find two.
+            callback.__class__ = type(
+                f"Further{cls.__name__}", (cls,), {"state_key": key, "__module__": cls.__module__}
+            )
         keys.add(key)

@@ -22,6 +22,7 @@ from lightning_modules.checkpointing import check_keys, describe, verify
 from lightning_modules.distribution import distribute
 from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
 from lightning_modules.optimisation import OptimizerConfig
+from lightning_modules.positions import check_virtual_tokens
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
 
@@ -97,6 +98,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def load_backbone(self) -> Backbone:
         """The backbone, loaded on the first call."""
         if not hasattr(self, "backbone"):
+            check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)
         return self.backbone
 

@@ -185,7 +185,7 @@ def starts_processes(flags: Sequence[str]) -> bool:
 
 
 def _trainer_values(file: Path, names: Collection[str]) -> dict[str, Any]:
-    """Those of the trainer's options that a file has; none of a file that cannot be read, as is told later."""
+    """Read some of the trainer's options from a file; none if it is not valid, which the command reports."""
     try:
         trainer = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
         return {name: trainer[name] for name in names if name in trainer}

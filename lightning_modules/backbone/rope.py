@@ -42,6 +42,6 @@ def note_batch_dependence(config: Any, name: str) -> None:
     length = batch_dependent_from(config)
     if length is not None:
         rank_zero_info(
-            f"backbone '{name}' computes rotary positions for the longest text of a batch: where one has more "
-            f"than {length} tokens, losses and generations of all depend on the batch"
+            f"backbone '{name}' computes rotary positions for the longest text of a batch: where that has "
+            f"more than {length} tokens, losses and generations of all depend on the batch"
         )
