@@ -3,7 +3,9 @@
 Nothing heavy is imported here: the help and the version must answer at once.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from command_line.processes import tell
@@ -81,6 +83,8 @@ def main(args: Sequence[str] | None = None) -> int:
         close_output()
         return code
     except UserError as error:
+        if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
         tell(error)
         return error.exit_code
     except KeyboardInterrupt:

@@ -16,7 +16,8 @@ from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, options_of, resolve_checkpoint
 from command_line.assembly import assemble, typed_classes
 from command_line.configuration import Importable, left_out, stored_configuration
-from command_line.messages import ParserMessage, explain, first_line, mistake_behind
+from command_line.library_errors import first_line
+from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
 from command_line.processes import connection_lost, follow_parent, leave_group, note
 from command_line.quiet import be_quiet
@@ -50,7 +51,7 @@ def run(args: list[str]) -> int:
         if args[0] == "fit":
             _say_what_is_left_out(text, args)
     kept = kept_settings(stored, args[0]) if stored else None
-    args = [args[0], *assemble(options, kept, importable)]
+    args = assemble(args[0], options, kept, importable)
     cli = PromptCLI.__new__(PromptCLI)
     try:
         cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made

@@ -25,6 +25,7 @@ from lightning_modules.distribution import distribute
 from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
 from lightning_modules.finiteness import check_evaluation, check_state, check_step, gradients_overflow
 from lightning_modules.optimisation import OptimizerConfig
+from lightning_modules.positions import check_virtual_tokens
 from lightning_modules.precision import check_precision, check_trained_dtypes
 from lightning_modules.training_state import check_numbers, stored_random_state
 from utilities.errors import UserError
@@ -104,6 +105,7 @@ class SoftPromptModule(L.LightningModule, ABC):
     def load_backbone(self) -> Backbone:
         """The backbone, loaded on the first call."""
         if not hasattr(self, "backbone"):
+            check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)
         return self.backbone
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
 from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.backbone.rope import note_batch_dependence
 from lightning_modules.backbone.sharding import Shards, Whole, fetch_before_backward
 from lightning_modules.functional.cross_entropy import head_cross_entropy
 from utilities.errors import UserError
@@ -58,6 +59,7 @@ class Backbone(nn.Module):
                 m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
             ]
         self._check_family()
+        note_batch_dependence(text_config, config.name)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
