@@ -86,7 +86,7 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
         raise UserError(f"heads of ACT: file {path} cannot be read: {error.strerror}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"heads of ACT: file {path} is not one of ACT's: {error}") from error
-    if found.fingerprint != backbone.fingerprint:
+    if not backbone.matches(found.fingerprint):
         raise UserError(
             f"heads of ACT: file {path} belongs to backbone '{found.backbone}' (fingerprint "
             f"{found.fingerprint}), not to '{backbone.config.name}' ({backbone.fingerprint})"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.attention import IMPLEMENTATION, register
-from lightning_modules.backbone.loading import BackboneConfig, fingerprint
+from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import method, random_model, tiny_backbone, wrap
 from utilities.errors import UserError

@@ -1,0 +1,375 @@
+"""Whether a model computes behind a prefix what it computes behind the same tokens as text.
+
+The reference is transformers' own eager attention over real tokens, one example at a time; no family is named.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_modules.backbone import user_cache
+from lightning_modules.backbone.attention import AttentionContext
+from lightning_modules.backbone.boundary import reason
+from lightning_modules.backbone.exact_arithmetic import Float32Arithmetic
+from lightning_modules.backbone.generation import PrefixCache, next_logits
+from lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.backbone.model import Backbone
+
+_PREFIX, _CONTENT = 6, 5
+_SEEDS = (0, 1)
+_STEPS = 2
+_passed: set[str] = set()
+"""What was passed in this process."""
+_LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")
+
+
+@dataclass(frozen=True)
+class _Tolerance:
+    """Largest differences taken for rounding, relative to the standard deviation of what is compared."""
+
+    logits: float
+    gradient: float
+
+
+_EXACT = _Tolerance(logits=1e-3, gradient=1e-2)
+_ROUNDED = _Tolerance(logits=0.15, gradient=0.3)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the model gives for a few tokens as text.
+
+    Attributes:
+        prefix: (m,) the tokens that stand in front.
+        rows: two rows of tokens of different length, the longer one first.
+        logits: (n, vocabulary) for each row.
+        middle: (m, d) hidden states of ``prefix`` at the input of layer ``num_layers // 2``.
+        loss: cross-entropy of each row's tokens but the first, summed (a number for each row).
+        gradient: (m, d) of both losses' sum, for the embeddings of ``prefix``.
+    """
+
+    prefix: Tensor
+    rows: list[Tensor]
+    logits: list[Tensor]
+    middle: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+
+class _Differs(Exception):
+    """A comparison that fails, as a sentence."""
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+
+def check_structure(backbone: "Backbone") -> bool:
+    """Refuse a model in which some layer's attention cannot be extended.
+
+    Returns:
+        Whether the logits are the output matrix's product with the last hidden states and nothing else.
+
+    Raises:
+        UserError: saying what the model lacks.
+    """
+    model, width = backbone.model, backbone.embedding.shape[1]
+    if width != backbone.hidden_size:
+        raise _refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
+    if model.base_model is model:
+        raise _refusal(backbone, "its layers cannot be run without its output matrix")
+    recorded: dict[int, LayerPrefix] = {}
+    ids = torch.zeros(1, 2, dtype=torch.long, device=backbone.embedding.device)
+    context = AttentionContext(recorded=recorded)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False, context=context).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
+            # Some families scale or cap what the output matrix gives; the loss then takes their own way.
+            plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
+    except Exception as error:
+        raise _refusal(backbone, reason(error)) from error
+    if sorted(recorded) != list(range(backbone.num_layers)):
+        raise _refusal(
+            backbone,
+            f"{len(recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
+        )
+    return plain
+
+
+def verify(backbone: "Backbone", remember: bool) -> None:
+    """Compare the model behind a prefix with the model behind the same tokens as text.
+
+    Half-precision weights are compared in float32 arithmetic where the model's operations allow it. Needs
+    all weights on one device, and nothing trainable in the model.
+
+    Args:
+        remember: skip the comparison if this user's cache says that it was passed with these weights and
+            versions, and note there that it was. What a model's own code does is never remembered.
+
+    Raises:
+        UserError: naming the comparison that fails and by how much, or the error met on the way.
+    """
+    room = min((size for size in _limits(backbone) if size is not None), default=_PREFIX + _CONTENT)
+    if room < 3:  # no two rows behind a prefix are within sight of it
+        return
+    key, remember = _key(backbone), remember and not backbone.config.trust_remote_code
+    if key in _passed or (remember and user_cache.recall("verified", key, "") is not None):
+        return
+    half = backbone.dtype in (torch.bfloat16, torch.float16)
+    failure = None
+    for seed in _SEEDS:  # a chance tie, as between two experts, does not come twice
+        failure = _attempt(backbone, seed, room, _EXACT, Float32Arithmetic if half else nullcontext)
+        if isinstance(failure, Exception) and not isinstance(failure, _Differs) and half:
+            failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
+        if not isinstance(failure, _Differs):
+            break
+    if failure is None and half:
+        failure = _attempt_half(backbone, room)
+    if failure is not None:
+        raise _refusal(backbone, reason(failure)) from failure
+    _passed.add(key)
+    if remember:
+        user_cache.remember("verified", key)
+
+
+def _attempt(
+    backbone: "Backbone",
+    seed: int,
+    room: int,
+    tolerance: _Tolerance,
+    arithmetic: Callable[[], AbstractContextManager],
+) -> Exception | None:
+    """The first comparison's failure, or what else went wrong; None when all hold."""
+    try:
+        with arithmetic():
+            tokens = _tokens(backbone, seed, room)
+            with _eager(backbone.model):
+                expected = _reference(backbone, *tokens)
+            _compare(backbone, expected, tolerance)
+    except Exception as error:
+        return error
+    return None
+
+
+def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
+    """In half precision only numbers too large for it remain to be found."""
+    prefix, rows = _tokens(backbone, 0, room)
+    try:
+        with torch.no_grad():
+            _check_finite(backbone.forward(torch.cat([prefix, rows[0]])[None]))
+    except Exception as error:
+        return error
+    return None
+
+
+def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -> None:
+    """
+    Raises:
+        _Differs: for the first comparison that fails.
+    """
+    embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
+    with torch.enable_grad():
+        trained = stage_prefix(backbone, [0], [embedded])
+    prefix, rows, half = trained.detach(), expected.rows, backbone.num_layers // 2
+    with torch.no_grad():
+        batch, ends = _right_padded(rows)
+        try:
+            arguments, _ = backbone.packed(batch, ends, prefix)
+            found = backbone.model(**arguments).logits[0]
+            for own, alone in zip(found.split(ends.tolist()), expected.logits, strict=True):
+                _check("logits of packed examples", own, alone, tolerance.logits)
+        except _Differs:
+            # Perhaps not because they are packed.
+            found = backbone.forward(rows[0][None], prefix)
+            _check("logits behind a prefix", found[0], expected.logits[0], tolerance.logits)
+            raise
+        if half:
+            late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
+            found = backbone.forward(rows[0][None], late)
+            _check("logits behind a prompt of a later layer", found[0], expected.logits[0], tolerance.logits)
+        for own, alone in zip(_generated(backbone, rows, prefix), expected.logits, strict=True):
+            _check("logits of cached generation", own, alone[-len(own) :], tolerance.logits)
+    labels = torch.where(torch.arange(batch.shape[1], device=batch.device) < ends[:, None], batch, -100)
+    with torch.enable_grad():
+        total, losses = backbone.loss(batch, labels, trained)
+        (gradient,) = torch.autograd.grad(total, [embedded])
+    allowed = tolerance.logits * batch.shape[1] * max(float(expected.logits[0].std()), 1.0)
+    if not float((losses.detach() - expected.loss).abs().max()) <= allowed:
+        raise _Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
+    _check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
+
+
+def _check(what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
+    """Compare two tensors (n, width) row by row.
+
+    Raises:
+        _Differs: when a row's root mean square difference exceeds ``allowed`` standard deviations.
+    """
+    _check_finite(found)
+    found, expected = found.double(), expected.double()
+    # Of the rows, not of all: a difference in one must not hide in the others.
+    difference = (found - expected).square().mean(-1).sqrt().max()
+    deviation = expected.std().clamp(min=torch.finfo(torch.float32).tiny)
+    relative = float(difference / deviation)
+    if not relative <= allowed:
+        raise _Differs(
+            f"{what} differ by {relative:.2g} standard deviations from those of the same tokens as text "
+            f"(allowed: {allowed:g})"
+        )
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise _Differs("its logits are not finite")
+
+
+# --- the two ways of computing --------------------------------------------------------------------
+
+
+def _tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
+    """A prefix and two rows of random token ids, no special ones, in as many positions as all can see."""
+    content = min(_CONTENT, room - 1)
+    prefix = min(_PREFIX, room - content)
+    special = _special_tokens(backbone.model.config.to_dict())
+    allowed = torch.tensor([token for token in range(backbone.vocab_size) if token not in special])
+    draw = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(allowed), (prefix + 2 * content,), generator=draw)
+    ids = allowed[drawn].to(backbone.embedding.device)
+    first, second = ids[prefix:].split(content)
+    return ids[:prefix], [first, second[: max(content - 2, 2)]]
+
+
+def _special_tokens(config: Any) -> set[int]:
+    """Every number that a configuration names as a token, such as that of an image."""
+    found: set[int] = set()
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            found |= _special_tokens(value)
+        elif "token_i" in str(key):  # token_id, token_index
+            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
+    return found
+
+
+def _limits(backbone: "Backbone") -> Iterator[int | None]:
+    """Distances beyond which a token of the text is out of sight, while a prefix is not."""
+    config = backbone.model.config.get_text_config()
+    for name in _LIMITS:
+        size = getattr(config, name, None)
+        yield size if isinstance(size, int) and size > 0 else None
+
+
+def _reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> Reference:
+    model, m = backbone.model, len(prefix)
+    embedded: list[Tensor] = []
+    middle: list[Tensor] = []
+
+    def leaf(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        middle.append((args[0] if args else kwargs["hidden_states"]).detach())
+
+    handles = [
+        model.get_input_embeddings().register_forward_hook(leaf),
+        backbone.layers[backbone.num_layers // 2].register_forward_pre_hook(keep, with_kwargs=True),
+    ]
+    logits, losses = [], []
+    try:
+        with torch.enable_grad():
+            for row in rows:
+                found = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
+                wide = found[:-1].to(torch.promote_types(found.dtype, torch.float32))
+                losses.append(cross_entropy(wide, row[1:], reduction="sum"))
+                logits.append(found.detach())
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for found in logits:
+        _check_finite(found)
+    gradient = torch.stack([part[0, :m] for part in gradients]).sum(0)
+    return Reference(prefix, rows, logits, middle[0][0, :m], torch.stack(losses).detach(), gradient)
+
+
+@contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Have the model compute attention as transformers wrote it out."""
+    modules: Any = [module for module in model.modules() if hasattr(module, "config")]
+    configs = {id(module.config): module.config for module in modules}.values()
+    before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = "eager"
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
+def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:
+    """Logits (steps + 1, vocabulary) of each row's last columns: cached, left padded, a column at a time."""
+    width = max(map(len, rows))
+    columns = torch.arange(width, device=rows[0].device)
+    starts = torch.tensor([width - len(row) for row in rows], device=rows[0].device)[:, None]
+    mask = (columns >= starts).long()
+    ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows])
+    positions = prefix.num_positions + (mask.cumsum(-1) - 1).clamp(min=0)
+    steps = min(_STEPS, min(map(len, rows)) - 1)
+    cache = PrefixCache(prefix, backbone.num_layers, width)
+    found, begin = [], 0
+    for end in range(width - steps, width + 1):
+        context = AttentionContext(prefix=prefix, prefix_in_cache=True)
+        found.append(
+            next_logits(backbone, ids[:, begin:end], mask[:, :end], positions[:, begin:end], cache, context)
+        )
+        begin = end
+    return list(torch.stack(found, dim=1))
+
+
+def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    batch = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return batch, torch.tensor([len(row) for row in rows], device=batch.device)
+
+
+# --- what is said and remembered ------------------------------------------------------------------
+
+
+def _refusal(backbone: "Backbone", why: str) -> UserError:
+    kind = backbone.model.config.model_type
+    return UserError(f"backbone '{backbone.config.name}' ({kind}) cannot take a prefix: {why}")
+
+
+def _key(backbone: "Backbone") -> str:
+    """What a comparison's outcome depends on, as 64 hexadecimal digits."""
+    import transformers
+
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    config = backbone.model.config.to_dict()
+    config.pop("_name_or_path", None)
+    facts = [
+        backbone.fingerprint,
+        config,
+        [type(module).__qualname__ for module in backbone.model.modules()],
+        backbone.config.quantization,
+        backbone.config.gradient_checkpointing,
+        str(backbone.dtype),
+        str(backbone.embedding.device),
+        torch.__version__,
+        transformers.__version__,
+        code.hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
