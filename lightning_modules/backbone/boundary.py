@@ -37,7 +37,7 @@ def reading(name: str, part: str = "", seconds: float | None = SECONDS) -> Itera
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError once the process has computed for ``seconds``; waiting for a disk or network is free.
+    """Raise TimeoutError once the process has computed for ``seconds``; waiting for a disk is free.
 
     Without effect outside the main thread, and where a limit of this kind is set already.
     """

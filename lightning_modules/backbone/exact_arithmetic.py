@@ -11,7 +11,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 class Float32Arithmetic(TorchDispatchMode):
-    """Within it, operations take half-precision tensors as float32, and produce float32 instead of half precision.
+    """A context in which operations take and produce float32 in place of half precision.
 
     Weights are widened one operation at a time. Rounding then hides no difference between two ways of
     computing the same.

@@ -166,7 +166,7 @@ def _digests(tensor: "torch.Tensor") -> tuple[str, ...]:
         for digest, part in zip(digests, parts, strict=True):
             narrow = _narrowed(part)
             digest.update(str(narrow.dtype).encode())
-            digest.update(memoryview(narrow.view(torch.uint8).numpy()))
+            digest.update(narrow.view(torch.uint8).numpy().data)
     return tuple(digest.hexdigest() for digest in digests)
 
 

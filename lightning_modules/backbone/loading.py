@@ -121,9 +121,9 @@ def _check_folder(config: BackboneConfig) -> Path | None:
 def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
-    _check_folder(config)
+    local = _check_folder(config) is not None
     where, kwargs = _location(config)
-    with reading(config.name):
+    with reading(config.name, "config.json" if local and not config.gguf_file else ""):
         return AutoConfig.from_pretrained(where, **kwargs)
 
 
@@ -136,12 +136,15 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     _check_folder(config)
+    size = vocabulary_size(config)
     where, kwargs = _location(config)
     with reading(config.name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
+        tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some mistakes show only in use
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise ValueError(f"chat_template must be text, got {type(tokenizer.chat_template).__name__}")
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of backbone '{config.name}' has no end-of-sequence token")
-        size = vocabulary_size(config)
         if size is not None and tokenizer.eos_token_id >= size:
             raise UserError(
                 f"the tokenizer of backbone '{config.name}' ends texts with token {tokenizer.eos_token_id}, "
@@ -199,7 +202,12 @@ def load_model(config: BackboneConfig) -> Loaded:
     with reading(config.name, seconds=None), _quiet():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, attn_implementation=IMPLEMENTATION, output_loading_info=True, **kwargs
+                where,
+                dtype=dtype,
+                attn_implementation=IMPLEMENTATION,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
             )
             model, found = loaded
         except KeyError as error:

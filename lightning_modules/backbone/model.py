@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         return self._identity.fingerprint
 
     def matches(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is this backbone's, also of a half-precision copy or of an earlier version."""
+        """Whether a fingerprint is this backbone's, that of a half-precision copy or an earlier version's."""
         return self._identity.matches(fingerprint)
 
     @cached_property
@@ -285,7 +285,7 @@ class Backbone(nn.Module):
 
 
 def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
-    """The decoder blocks: the outermost list of ``count`` modules, in the text model where there are others."""
+    """The decoder blocks: the outermost list of ``count`` modules in the text model."""
     for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)

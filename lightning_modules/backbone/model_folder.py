@@ -2,12 +2,14 @@
 
 import json
 import os
+import pickle
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_modules.backbone.boundary import reason
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +67,11 @@ def check_files(folder: Path) -> None:
         values = read_json(path) if path.exists() else {}
         if name in CONFIGURATION:
             _check_counts(path, values)
+            ends = values.get("eos_token_id")
+            if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends or 0])):
+                raise UserError(
+                    f"backbone file {path}: eos_token_id must be a token id or a list, got {ends!a}"
+                )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -115,8 +122,8 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
         raise UserError(f"backbone file {found} has no weight_map from weights to files")
     names = sorted(set(shards.values()))
     for name in names:
-        if name != Path(name).name or name in ("", ".", ".."):
-            raise UserError(f"backbone file {found} names file '{name}', which is not in its folder")
+        if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
+            raise UserError(f"backbone file {found} names file {name!a}, which is not in its folder")
         if not (folder / name).is_file():
             raise UserError(f"backbone file {found} names file {name}, which is missing")
         if Path(name).suffix not in (".safetensors", ".bin"):
@@ -171,9 +178,7 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:
-        raise UserError(
-            f"backbone file {path} is truncated or damaged: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"backbone file {path} is truncated or damaged: {reason(error)}") from error
 
 
 def _unpickled(path: Path) -> dict[str, "torch.Tensor"]:
@@ -186,11 +191,10 @@ def _unpickled(path: Path) -> dict[str, "torch.Tensor"]:
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise ValueError("it is compressed")
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise UserError(f"backbone file {path} is damaged or holds more than weights") from error
     except Exception as error:  # torch raises many kinds for a broken file
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"backbone file {path} is truncated, damaged or holds more than weights: {said[:120]}"
-        ) from error
+        raise UserError(f"backbone file {path} is truncated or damaged: {reason(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
         raise UserError(f"backbone file {path} must hold tensors by name and nothing else")
     return values

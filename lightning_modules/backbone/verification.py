@@ -1,6 +1,7 @@
-"""Whether a model computes behind a prefix what it computes behind the same tokens as text.
+"""Numeric check that a model computes behind a prefix what it computes behind the same tokens as text.
 
-The reference is transformers' own eager attention over real tokens, one example at a time; no family is named.
+The reference is transformers' own eager attention over real tokens, one example at a time.
+No family is named.
 """
 
 import hashlib
@@ -154,7 +155,7 @@ def _attempt(
     try:
         with arithmetic():
             tokens = _tokens(backbone, seed, room)
-            with _eager(backbone.model):
+            with _comparing("its tokens as text"), _eager(backbone.model):
                 expected = _reference(backbone, *tokens)
             _compare(backbone, expected, tolerance)
     except Exception as error:
@@ -179,15 +180,17 @@ def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -
         _Differs: for the first comparison that fails.
     """
     embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
-    with torch.enable_grad():
+    rows, half = expected.rows, backbone.num_layers // 2
+    batch, ends = _right_padded(rows)
+    with _comparing("a prefix"), torch.enable_grad():
         trained = stage_prefix(backbone, [0], [embedded])
-    prefix, rows, half = trained.detach(), expected.rows, backbone.num_layers // 2
+        prefix = trained.detach()
     with torch.no_grad():
-        batch, ends = _right_padded(rows)
-        try:
+        with _comparing("packed examples"):
             arguments, _ = backbone.packed(batch, ends, prefix)
-            found = backbone.model(**arguments).logits[0]
-            for own, alone in zip(found.split(ends.tolist()), expected.logits, strict=True):
+            packed = backbone.model(**arguments).logits[0].split(ends.tolist())
+        try:
+            for own, alone in zip(packed, expected.logits, strict=True):
                 _check("logits of packed examples", own, alone, tolerance.logits)
         except _Differs:
             # Perhaps not because they are packed.
@@ -195,19 +198,33 @@ def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -
             _check("logits behind a prefix", found[0], expected.logits[0], tolerance.logits)
             raise
         if half:
-            late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
-            found = backbone.forward(rows[0][None], late)
+            with _comparing("a prompt of a later layer"):
+                late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
+                found = backbone.forward(rows[0][None], late)
             _check("logits behind a prompt of a later layer", found[0], expected.logits[0], tolerance.logits)
-        for own, alone in zip(_generated(backbone, rows, prefix), expected.logits, strict=True):
+        with _comparing("cached generation"):
+            generated = _generated(backbone, rows, prefix)
+        for own, alone in zip(generated, expected.logits, strict=True):
             _check("logits of cached generation", own, alone[-len(own) :], tolerance.logits)
     labels = torch.where(torch.arange(batch.shape[1], device=batch.device) < ends[:, None], batch, -100)
-    with torch.enable_grad():
+    with _comparing("the prompt's gradient"), torch.enable_grad():
         total, losses = backbone.loss(batch, labels, trained)
         (gradient,) = torch.autograd.grad(total, [embedded])
     allowed = tolerance.logits * batch.shape[1] * max(float(expected.logits[0].std()), 1.0)
     if not float((losses.detach() - expected.loss).abs().max()) <= allowed:
         raise _Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
     _check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
+
+
+@contextmanager
+def _comparing(what: str) -> Iterator[None]:
+    """Name what was computed when it cannot be."""
+    try:
+        yield
+    except _Differs:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{what}: {reason(error)}") from error
 
 
 def _check(what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
