@@ -100,7 +100,7 @@ class Outcome(NamedTuple):
 # What a type asks for beside or instead.
 OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
-    "dots1": {"n_shared_experts": 1, "first_k_dense_replace": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
 }
 
 

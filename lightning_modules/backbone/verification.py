@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from lightning_modules.backbone import user_cache
 from lightning_modules.backbone.attention import AttentionContext
 from lightning_modules.backbone.boundary import reason
-from lightning_modules.backbone.exact_arithmetic import Float32Arithmetic
+from lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from lightning_modules.backbone.generation import PrefixCache, next_logits
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
 from utilities.errors import UserError
@@ -130,7 +130,7 @@ def verify(backbone: "Backbone", remember: bool) -> None:
     half = backbone.dtype in (torch.bfloat16, torch.float16)
     failure = None
     for seed in _SEEDS:  # a chance tie, as between two experts, does not come twice
-        failure = _attempt(backbone, seed, room, _EXACT, Float32Arithmetic if half else nullcontext)
+        failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
         if isinstance(failure, Exception) and not isinstance(failure, _Differs) and half:
             failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
         if not isinstance(failure, _Differs):

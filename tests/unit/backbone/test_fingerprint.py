@@ -1,4 +1,4 @@
-"""Fingerprints: the same for a model in every dtype and file form, another one after any change of its weights."""
+"""Fingerprints: equal for a model in every dtype and file form, different after any change of its weights."""
 
 import os
 import shutil
