@@ -207,8 +207,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
             if largest >= size:
                 raise UserError(
-                    f"{row.example.id} has token {largest} ({self.tokenizer.decode([largest])!r}), but backbone "
-                    f"'{self.backbone.name}' has embeddings for {size} tokens"
+                    f"{row.example.id} has token {largest} ({self.tokenizer.decode([largest])!r}), but "
+                    f"backbone '{self.backbone.name}' has embeddings for {size} tokens"
                 )
 
     def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:

@@ -71,8 +71,8 @@ def text_ids(backbone: Backbone, text: str) -> Tensor:
         raise UserError(f"the init text {text!r} has no tokens in backbone '{backbone.config.name}'")
     if max(ids) >= len(backbone.embedding):
         raise UserError(
-            f"the init text {text!r} has token {max(ids)}, but backbone '{backbone.config.name}' has embeddings "
-            f"for {len(backbone.embedding)} tokens"
+            f"the init text {text!r} has token {max(ids)}, but backbone '{backbone.config.name}' has "
+            f"embeddings for {len(backbone.embedding)} tokens"
         )
     return torch.tensor(ids)
 

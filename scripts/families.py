@@ -1,8 +1,8 @@
 """Every causal language model type of transformers, tiny and random, against an independent reference.
 
 ``python -m scripts.families --out docs/families.md`` builds each type (width 32, 4 layers, float32),
-saves and loads it as a backbone, and compares an accepted one with transformers' eager attention over the prefix
-as real tokens, one example at a time: logits, summed loss, gradient of the prompt, batched greedy generation.
+saves and loads it as a backbone, and compares an accepted one with transformers' eager attention over the
+prefix as real tokens, one example at a time: logits, summed loss, gradient of the prompt, greedy generation.
 Types named on the command line are looked at alone; each type runs in its own process.
 """
 
@@ -323,9 +323,9 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         "",
         "Every causal language model type of transformers, as a tiny random model (hidden size 32, 4 layers, "
         "float32) that is saved and loaded as a backbone. Accepted types are compared with transformers' own "
-        "eager attention over the prefix as real tokens, one example at a time: logits, loss of packed examples, "
-        "gradient of the prompt, batched left-padded generation. `difference` is the largest one, relative to the "
-        "standard deviation of what is compared. Rejected types end in one line at load time.",
+        "eager attention over the prefix as real tokens, one example at a time: logits, loss of packed "
+        "examples, gradient of the prompt, batched left-padded generation. `difference` is the largest one, "
+        "relative to the standard deviation of what is compared. Rejected types end in one line at load.",
         "",
         f"Written by `python -m scripts.families`; transformers {transformers.__version__}, torch "
         f"{torch.__version__}.",

@@ -376,38 +376,47 @@ def _configs() -> Iterator[tuple[str, Mutation]]:
 
 
 def _tokenizers() -> Iterator[tuple[str, Mutation]]:
+    odd = (None, 7, "x", [], {}, {"type": "x"}, [{"id": -1}], [{"id": 2**40, "content": "a"}])
+    for key in ("model", "added_tokens", "pre_tokenizer", "normalizer", "decoder", "post_processor"):
+        for value in odd:
+            yield f"tokenizer {key} {value!r}", put("tokenizer.json", key, value)
+    for pattern in ("(", "(a+)+$"):
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        yield f"tokenizer splits at {pattern}", put("tokenizer.json", "pre_tokenizer", split)
     for key, value in (
-        *((key, value) for key in ("model", "added_tokens", "pre_tokenizer", "normalizer", "decoder", "post_processor")
-          for value in (None, 7, "x", [], {}, {"type": "x"}, [{"id": -1}], [{"id": 2**40, "content": "a"}])),
-        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
-        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}),
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
         ("truncation", {"max_length": -1}),
         ("padding", 7),
         ("version", 7),
-    ):  # fmt: skip
+    ):
         yield f"tokenizer {key} {value!r}", put("tokenizer.json", key, value)
     yield "tokenizer a list", write("tokenizer.json", "[]")
     yield "tokenizer nested", write("tokenizer.json", '{"model": ' * 10**5)
     yield "ids not numbers", edited("tokenizer.json", lambda v: v["model"].update(vocab={"a": "b"}))
     yield "ids huge", edited("tokenizer.json", lambda v: v["model"].update(vocab={"a": 2**40}))
-    for key, value in (
-        ("tokenizer_class", "Evil"), ("tokenizer_class", "os.system"), ("tokenizer_class", 7), ("tokenizer_class", []),
-        ("eos_token", 7), ("eos_token", None), ("eos_token", {}), ("eos_token", {"content": 7}), ("eos_token", []),
-        ("pad_token", 7), ("chat_template", 7), ("chat_template", {}), ("model_max_length", "x"), ("model_max_length", 10**40),
-        ("added_tokens_decoder", 7), ("added_tokens_decoder", {"x": 7}), ("added_tokens_decoder", {"-5": {"content": "a"}}),
-        ("extra_special_tokens", 7), ("extra_special_tokens", {"a": 7}), ("padding_side", "up"), ("auto_map", 7), ("backend", 7),
-        ("name_or_path", 7), ("clean_up_tokenization_spaces", "x"),
-    ):  # fmt: skip
-        yield f"tokenizer_config {key} {value!r}", put("tokenizer_config.json", key, value)
+    named: dict[str, tuple[Any, ...]] = {
+        "tokenizer_class": ("Evil", "os.system", 7, []),
+        "eos_token": (7, None, {}, {"content": 7}, []),
+        "pad_token": (7, [], {"content": 7}),
+        "chat_template": (7, {}, []),
+        "model_max_length": ("x", 10**40, -1, None),
+        "added_tokens_decoder": (7, {"x": 7}, {"-5": {"content": "a"}}),
+        "extra_special_tokens": (7, {"a": 7}),
+        "padding_side": ("up", 7),
+        "auto_map": (7, {"AutoTokenizer": 7}),
+        "backend": (7,),
+        "name_or_path": (7,),
+        "clean_up_tokenization_spaces": ("x",),
+    }
+    for key, values in named.items():
+        for value in values:
+            yield f"tokenizer_config {key} {value!r}", put("tokenizer_config.json", key, value)
     for text in ("{", "[]", "7", "null"):
         yield f"tokenizer_config {text}", write("tokenizer_config.json", text)
         yield f"special_tokens_map {text}", write("special_tokens_map.json", text)
         yield f"added_tokens {text}", write("added_tokens.json", text)
-    yield (
-        "code of a tokenizer",
-        with_code("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Evil", None]}),
-    )
+    code = {"AutoTokenizer": ["evil.Evil", None]}
+    yield "code of a tokenizer", with_code("tokenizer_config.json", "auto_map", code)
     yield "code of a class", with_code("tokenizer_config.json", "tokenizer_class", "evil.Evil")
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lightning_modules.backbone import user_cache
 from lightning_modules.backbone.attention import AttentionContext
@@ -22,17 +21,17 @@ from lightning_modules.backbone.boundary import reason
 from lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from lightning_modules.backbone.generation import PrefixCache, next_logits
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
+from lightning_modules.backbone.text_reference import Reference, draw_tokens, limits, text_reference
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_modules.backbone.model import Backbone
 
-_PREFIX, _CONTENT = 6, 5
 _SEEDS = (0, 1)
 _STEPS = 2
+_ANY = 2**62
 _passed: set[str] = set()
 """What was passed in this process."""
-_LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,6 @@ class _Tolerance:
 
 _EXACT = _Tolerance(logits=1e-3, gradient=1e-2)
 _ROUNDED = _Tolerance(logits=0.15, gradient=0.3)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the model gives for a few tokens as text.
-
-    Attributes:
-        prefix: (m,) the tokens that stand in front.
-        rows: two rows of tokens of different length, the longer one first.
-        logits: (n, vocabulary) for each row.
-        middle: (m, d) hidden states of ``prefix`` at the input of layer ``num_layers // 2``.
-        loss: cross-entropy of each row's tokens but the first, summed (a number for each row).
-        gradient: (m, d) of both losses' sum, for the embeddings of ``prefix``.
-    """
-
-    prefix: Tensor
-    rows: list[Tensor]
-    logits: list[Tensor]
-    middle: Tensor
-    loss: Tensor
-    gradient: Tensor
 
 
 class _Differs(Exception):
@@ -116,22 +94,25 @@ def verify(backbone: "Backbone", remember: bool) -> None:
 
     Args:
         remember: skip the comparison if this user's cache says that it was passed with these weights and
-            versions, and note there that it was. What a model's own code does is never remembered.
+            versions, and note there that it was. What a model's own code does is not noted.
 
     Raises:
         UserError: naming the comparison that fails and by how much, or the error met on the way.
     """
-    room = min((size for size in _limits(backbone) if size is not None), default=_PREFIX + _CONTENT)
+    room = min(limits(backbone), default=_ANY)
     if room < 3:  # no two rows behind a prefix are within sight of it
         return
     key, remember = _key(backbone), remember and not backbone.config.trust_remote_code
     if key in _passed or (remember and user_cache.recall("verified", key, "") is not None):
         return
     half = backbone.dtype in (torch.bfloat16, torch.float16)
+    quantized = getattr(backbone.model.config, "quantization_config", None) is not None
     failure = None
     for seed in _SEEDS:  # a chance tie, as between two experts, does not come twice
-        failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
-        if isinstance(failure, Exception) and not isinstance(failure, _Differs) and half:
+        if not quantized:
+            failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
+        # Kernels for quantized weights round in ways of their own; some operations know no float32.
+        if quantized or (half and failure is not None and not isinstance(failure, _Differs)):
             failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
         if not isinstance(failure, _Differs):
             break
@@ -154,9 +135,11 @@ def _attempt(
     """The first comparison's failure, or what else went wrong; None when all hold."""
     try:
         with arithmetic():
-            tokens = _tokens(backbone, seed, room)
-            with _comparing("its tokens as text"), _eager(backbone.model):
-                expected = _reference(backbone, *tokens)
+            tokens = draw_tokens(backbone, seed, room)
+            with _comparing("its tokens as text"):
+                expected = text_reference(backbone, *tokens)
+            for logits in expected.logits:
+                _check_finite(logits)
             _compare(backbone, expected, tolerance)
     except Exception as error:
         return error
@@ -165,7 +148,7 @@ def _attempt(
 
 def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
     """In half precision only numbers too large for it remain to be found."""
-    prefix, rows = _tokens(backbone, 0, room)
+    prefix, rows = draw_tokens(backbone, 0, room)
     try:
         with torch.no_grad():
             _check_finite(backbone.forward(torch.cat([prefix, rows[0]])[None]))
@@ -249,90 +232,6 @@ def _check(what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
 def _check_finite(logits: Tensor) -> None:
     if not bool(logits.isfinite().all()):
         raise _Differs("its logits are not finite")
-
-
-# --- the two ways of computing --------------------------------------------------------------------
-
-
-def _tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
-    """A prefix and two rows of random token ids, no special ones, in as many positions as all can see."""
-    content = min(_CONTENT, room - 1)
-    prefix = min(_PREFIX, room - content)
-    special = _special_tokens(backbone.model.config.to_dict())
-    allowed = torch.tensor([token for token in range(backbone.vocab_size) if token not in special])
-    draw = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(allowed), (prefix + 2 * content,), generator=draw)
-    ids = allowed[drawn].to(backbone.embedding.device)
-    first, second = ids[prefix:].split(content)
-    return ids[:prefix], [first, second[: max(content - 2, 2)]]
-
-
-def _special_tokens(config: Any) -> set[int]:
-    """Every number that a configuration names as a token, such as that of an image."""
-    found: set[int] = set()
-    for key, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, dict):
-            found |= _special_tokens(value)
-        elif "token_i" in str(key):  # token_id, token_index
-            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
-    return found
-
-
-def _limits(backbone: "Backbone") -> Iterator[int | None]:
-    """Distances beyond which a token of the text is out of sight, while a prefix is not."""
-    config = backbone.model.config.get_text_config()
-    for name in _LIMITS:
-        size = getattr(config, name, None)
-        yield size if isinstance(size, int) and size > 0 else None
-
-
-def _reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> Reference:
-    model, m = backbone.model, len(prefix)
-    embedded: list[Tensor] = []
-    middle: list[Tensor] = []
-
-    def leaf(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[-1]
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        middle.append((args[0] if args else kwargs["hidden_states"]).detach())
-
-    handles = [
-        model.get_input_embeddings().register_forward_hook(leaf),
-        backbone.layers[backbone.num_layers // 2].register_forward_pre_hook(keep, with_kwargs=True),
-    ]
-    logits, losses = [], []
-    try:
-        with torch.enable_grad():
-            for row in rows:
-                found = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
-                wide = found[:-1].to(torch.promote_types(found.dtype, torch.float32))
-                losses.append(cross_entropy(wide, row[1:], reduction="sum"))
-                logits.append(found.detach())
-            gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for found in logits:
-        _check_finite(found)
-    gradient = torch.stack([part[0, :m] for part in gradients]).sum(0)
-    return Reference(prefix, rows, logits, middle[0][0, :m], torch.stack(losses).detach(), gradient)
-
-
-@contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
-    """Have the model compute attention as transformers wrote it out."""
-    modules: Any = [module for module in model.modules() if hasattr(module, "config")]
-    configs = {id(module.config): module.config for module in modules}.values()
-    before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation_internal = "eager"
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
 
 
 def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:

@@ -152,7 +152,7 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
     model = random_model("llama", dtype=torch.float32)
     with torch.no_grad():
         model.model.norm.weight[3] = value
-    with pytest.raises(UserError, match="its logits are not finite$"):
+    with pytest.raises(UserError, match=r"its logits are not finite$"):
         wrap(model)
 
 
@@ -160,7 +160,7 @@ def test_numbers_too_large_for_float16_are_refused() -> None:
     model = random_model("llama", dtype=torch.float16)
     with torch.no_grad():
         model.model.norm.weight.fill_(60000.0)
-    with pytest.raises(UserError, match="its logits are not finite$"):
+    with pytest.raises(UserError, match=r"its logits are not finite$"):
         wrap(model)
 
 
