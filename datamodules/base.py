@@ -25,7 +25,7 @@ from datamodules.sources import (
     read_jsonl,
 )
 from datamodules.templates import Template, check_template
-from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
+from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._vocabulary_size: int | None = None
         self._questions: list[Example] = []
         self._parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
@@ -205,6 +206,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         """The backbone's tokenizer, loaded once."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.backbone)
+            self._vocabulary_size = vocabulary_size(self.backbone)
         return self._tokenizer
 
     def setup(self, stage: str) -> None:
@@ -220,7 +222,22 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        return encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+        rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+        self._check_vocabulary(rows)
+        return rows
+
+    def _check_vocabulary(self, rows: Sequence[Encoded]) -> None:
+        """Raise a UserError for the first token that the model has no embedding for."""
+        size = self._vocabulary_size
+        if size is None:
+            return
+        for row in rows:
+            largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
+            if largest >= size:
+                raise UserError(
+                    f"{row.example.id} has token {largest} ({self.tokenizer.decode([largest])!r}), but "
+                    f"backbone '{self.backbone.name}' has embeddings for {size} tokens"
+                )
 
     def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:
         if self.max_length is None:

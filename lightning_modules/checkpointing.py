@@ -49,7 +49,7 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
         raise UserError(f"the checkpoint has format {theirs['format']}, this version reads format {FORMAT}")
     if theirs["method"] != ours["method"]:
         raise UserError(f"the checkpoint is of method {theirs['method']}, the model is {ours['method']}")
-    if theirs["fingerprint"] != ours["fingerprint"]:
+    if not module.load_backbone().matches(theirs["fingerprint"]):
         raise UserError(
             f"the checkpoint belongs to backbone '{theirs['backbone']['name']}' "
             f"(fingerprint {theirs['fingerprint']}), not to '{ours['backbone']['name']}' "

@@ -104,8 +104,11 @@ def bos_row(backbone: "Backbone") -> Tensor:
         UserError: when it has none.
     """
     token = backbone.tokenizer.bos_token_id
-    if token is None:
-        raise UserError(f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token")
+    if token is None or token >= len(backbone.embedding):
+        raise UserError(
+            f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token that the model "
+            "has an embedding for"
+        )
     ids = torch.tensor([token], device=backbone.embedding.device)
     return backbone.model.get_input_embeddings()(ids).detach()
 
