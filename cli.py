@@ -3,7 +3,9 @@
 Nothing heavy is imported here: the help and the version must answer at once.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from command_line.processes import tell
@@ -67,7 +69,7 @@ examples:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, or 2 for a mistake of the user."""
+    """Run the command line; the exit code is 0, 2 for a mistake of the user, or 1 for a run that failed."""
     arguments = list(sys.argv[1:] if args is None else args)
     readable = open_streams()
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -81,8 +83,10 @@ def main(args: Sequence[str] | None = None) -> int:
         close_output()
         return code
     except UserError as error:
+        if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
         tell(error)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
 

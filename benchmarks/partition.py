@@ -54,7 +54,7 @@ def on_smollm2(examples: int, repeats: int) -> None:
     @torch.no_grad()
     def bare() -> None:
         for ids, ends in batches:
-            arguments, _ = backbone._packed(ids, ends)
+            arguments, _ = backbone.packed(ids, ends)
             backbone.model.base_model(**arguments)
 
     def whole() -> None:

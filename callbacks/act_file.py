@@ -85,7 +85,7 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(f"{where} is not one of ACT's: it has no field 'format' of {FORMAT}")
     found = validated(HeadSearch, values, where)
-    if found.fingerprint != backbone.fingerprint:
+    if not backbone.matches(found.fingerprint):
         raise UserError(
             f"heads of ACT: file {path} belongs to backbone '{found.backbone}' (fingerprint "
             f"{found.fingerprint}), not to '{backbone.config.name}' ({backbone.fingerprint})"

@@ -1,14 +1,18 @@
-"""``checkpoints/last.ckpt``: every few steps, and when training is interrupted."""
+"""``checkpoints/last.ckpt``: every few steps, and when training is interrupted or runs out of memory."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from utilities.errors import UserError
+from utilities.failures import is_out_of_memory
+
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes the newest state every ``every_n_train_steps`` and on Ctrl-C or SIGTERM."""
+    """Writes the newest state every ``every_n_train_steps``, on Ctrl-C or SIGTERM, and out of memory."""
 
     def __init__(self, every_n_train_steps: int, **kwargs: Any) -> None:
         super().__init__(
@@ -28,9 +32,39 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         # Not after a mistake, and not before a step was done: the file would say no more than before.
-        interrupted = isinstance(exception, KeyboardInterrupt | SystemExit)
-        if interrupted and self._first_step is not None and trainer.global_step > self._first_step:
+        if self._first_step is None or trainer.global_step <= self._first_step:
+            return
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
+            forget_unfinished_step(trainer)
             super().on_exception(trainer, pl_module, exception)
-            rank_zero_info(
-                f"step {trainer.global_step} is saved: --ckpt_path {self.dirpath}/last.ckpt goes on"
-            )
+        elif is_out_of_memory(exception) and self._should_save_on_exception(trainer):
+            forget_unfinished_step(trainer)
+            try:
+                self._save_alone(trainer)
+            except (UserError, MemoryError, RuntimeError) as error:
+                rank_zero_info(f"step {trainer.global_step} is not saved: {error}")
+                return
+        else:
+            return
+        rank_zero_info(f"step {trainer.global_step} is saved: --ckpt_path {self.dirpath}/last.ckpt goes on")
+
+    def _save_alone(self, trainer: L.Trainer) -> None:
+        """Save without the other ranks, which may be in the middle of a step: all hold the same state."""
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        trainer.strategy.checkpoint_io.save_checkpoint(state, Path(self.dirpath or ".") / "last.ckpt")
+
+
+def forget_unfinished_step(trainer: L.Trainer) -> None:
+    """Set the progress within the epoch back to the last whole step.
+
+    Batches whose gradients were accumulated but not yet used are trained on again after a resume.
+    """
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    if batches.current.ready == batches.current.processed:
+        return  # not within a batch
+    unused = batches.current.processed % trainer.accumulate_grad_batches
+    for progress in (batches.current, batches.total):
+        progress.ready -= unused
+        progress.started -= unused
+        progress.processed -= unused
+        progress.completed -= unused

@@ -132,7 +132,8 @@ class Results(L.Callback):
         self._save_finished(trainer)
         if self.partial is not None:
             self.partial.close()
-        records = self.records(ids, complete=limit == 1.0)
+        # 1.0 is everything, 1 is one batch.
+        records = self.records(ids, complete=isinstance(limit, float) and limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
         seconds = time.monotonic() - self.started

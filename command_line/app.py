@@ -1,6 +1,7 @@
 """LightningCLI for promptstage; ``cli.py`` is the entry point and imports this only when needed."""
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -8,7 +9,6 @@ import yaml
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules
 import lightning_modules
@@ -18,13 +18,16 @@ from callbacks.saliency_files import load
 from command_line.answers import check_answers, write_answers
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
-from command_line.messages import ParserMessage, first_line
+from command_line.messages import ParserMessage
 from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
 from command_line.processes import check_machines, note
 from command_line.questions import read_questions
 from command_line.quiet import hide_loading_bar
+from command_line.resume import check_resume
+from command_line.settings import check_settings, normalize_settings
 from command_line.trainer import PromptTrainer, trainer_settings
 from datamodules.base import ReasoningDataModule
+from datamodules.templates import CHAT
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.dham import DHAM
@@ -97,6 +100,8 @@ class PromptCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
+        normalize_settings(self.config[self.wanted])
+        check_settings(self.config[self.wanted])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(BackboneConfig, "backbone")
@@ -118,6 +123,9 @@ class PromptCLI(LightningCLI):
         if config.get("ckpt_path") and not self.stored:
             raise UserError("ckpt_path is read from the command line only: give --ckpt_path")
         self._report_differences()
+        data = config.data.init_args
+        if data.get("template") == CHAT and data.get("date") is None:
+            data.date = date.today().isoformat()  # a later test of the run asks the same questions
         method = config.model.class_path.rsplit(".", 1)[-1]
         if self.wanted not in TRAINING and not self.stored and method != "Pretrained":
             self._note(f"without --ckpt_path, {method} starts untrained")
@@ -152,6 +160,8 @@ class PromptCLI(LightningCLI):
             self._parser(self.subcommand).dump(self.config[self.wanted], skip_link_targets=False)
         )
         theirs, ours = flatten(kept_settings(self.stored, self.wanted)), flatten(used)
+        if self.wanted == "fit":
+            check_resume(theirs, ours)
         for key in sorted(theirs.keys() & ours.keys()):
             if theirs[key] != ours[key]:
                 option = f"--{key}".replace(".init_args", "")
@@ -168,10 +178,7 @@ class PromptCLI(LightningCLI):
         settings = trainer_settings(
             self.wanted, self.config_init[self.wanted], self.folders, text, self._hyperparameters()
         )
-        try:
-            trainer = super().instantiate_trainer(**settings, **kwargs)
-        except (ValueError, MisconfigurationException) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        trainer = super().instantiate_trainer(**settings, **kwargs)
         check_machines(trainer)
         return trainer
 
@@ -190,6 +197,12 @@ class PromptCLI(LightningCLI):
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in flat.items()
         }
+
+    def after_fit(self) -> None:
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            assert self.folders is not None
+            self.folders.discard()
+            rank_zero_info("fast_dev_run: training and validation ran, and nothing is kept")
 
     def after_partition(self) -> None:
         assert self.folders is not None

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from utilities.errors import UserError
 
+# Lightning's loggers that have to be given a folder.
+FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
+
 
 def options_of(args: list[str]) -> Iterator[list[str]]:
     """Each option together with the values that follow it."""
@@ -19,7 +22,7 @@ def options_of(args: list[str]) -> Iterator[list[str]]:
 
 
 def in_order(args: list[str]) -> list[str]:
-    """Files first, then classes, then the rest, so that flags win over files wherever they stand.
+    """Sort files first, then classes, then the rest, so that flags win over files wherever they stand.
 
     ``--model.x`` means something only when ``--model`` is known: typed before it, it has to wait.
 
@@ -32,7 +35,23 @@ def in_order(args: list[str]) -> list[str]:
         name = option[0].partition("=")[0]
         return {"-c": 0, "--config": 0, "--model": 1, "--data": 1}.get(name, 2)
 
-    return [subcommand, *(arg for option in sorted(options_of(rest), key=rank) for arg in option)]
+    options = sorted(options_of(rest), key=rank)
+    return [subcommand, *(arg for option in options for arg in _completed(option))]
+
+
+def _completed(option: list[str]) -> list[str]:
+    """Have ``--trainer.callbacks NAME`` add a callback, and a logger without a folder take the run's.
+
+    The parser lets a second ``--trainer.callbacks`` replace the first, and wants ``--trainer.callbacks+``. It
+    requires a logger's folder: an empty one stands for the run's, which has no name yet.
+    """
+    name, equals, after = option[0].partition("=")
+    value = after if equals else (option[1] if len(option) > 1 else "")
+    if name == "--trainer.callbacks" and value not in ("", "null", "[]"):
+        return [f"--trainer.callbacks+={value}", *option[1 if equals else 2 :]]
+    if name.rstrip("+") == "--trainer.logger" and value.rpartition(".")[2] in FOLDER_LOGGERS:
+        return [*option, "--trainer.logger.save_dir="]
+    return option
 
 
 def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:

@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from command_line.arguments import FOLDER_LOGGERS
 from command_line.configuration import CLASSES, Importable, classes_in, read_configuration
+from command_line.options import OF_SUBCOMMANDS
+from command_line.processes import note
 from command_line.schema import (
     FAMILIES,
     OptionPath,
@@ -21,6 +24,7 @@ from command_line.schema import (
     takes_list,
     takes_null,
 )
+from command_line.settings import as_list
 from utilities.errors import UserError
 from utilities.reading import read_text
 from utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
@@ -45,9 +49,12 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def assemble(
-    options: Iterable[list[str]], stored: Mapping[str, Any] | None, importable: Importable
+    subcommand: str,
+    options: Iterable[list[str]],
+    stored: Mapping[str, Any] | None,
+    importable: Importable,
 ) -> list[str]:
-    """Arguments for the parser.
+    """Arguments for the parser, subcommand first.
 
     Args:
         options: of the command line, each with its values, files first (see ``in_order``).
@@ -56,7 +63,7 @@ def assemble(
     Raises:
         UserError: for a file that cannot be read, or says what a file may not say.
     """
-    files: list[Mapping[str, Any]] = [] if stored is None else [stored]
+    files: list[dict[str, Any]] = [] if stored is None else [dict(stored)]
     named: list[list[str]] = []
     others: list[list[str]] = []
     for option in options:
@@ -64,6 +71,7 @@ def assemble(
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
             files.append(_read(value, None, importable))
+            _leave_out_others(files[-1], subcommand, value)
         elif section in SECTIONS and value and os.path.exists(value):
             files.append(_read(value, section, importable))
         else:
@@ -75,12 +83,40 @@ def assemble(
     ):
         classes |= classes_in(values)
     classes |= {_split(option)[0][2:]: _split(option)[1] for option in named if _split(option)[1]}
+    _combine_trainers(files)
     texts, rest = _take_texts(others, classes, importable)
     args = [f"--config={json.dumps(values)}" for values in files]
     args += [arg for option in named for arg in option]
     if texts:
         args.append(f"--config={json.dumps(texts)}")
-    return [*args, *(arg for option in rest for arg in option)]
+    return [subcommand, *args, *(arg for option in rest for arg in option)]
+
+
+def _leave_out_others(values: dict[str, Any], subcommand: str, file: str) -> None:
+    """Remove options that only other subcommands have, such as those of ``fit`` in a run's config.yaml."""
+    others = [name for name, owners in OF_SUBCOMMANDS.items() if name in values and subcommand not in owners]
+    for name in others:
+        del values[name]
+    if others:
+        note(f"{file}: options of other subcommands are left out: {', '.join(others)}")
+
+
+def _combine_trainers(files: Iterable[dict[str, Any]]) -> None:
+    """Add each file's callbacks to earlier files'; a logger without a folder takes the run's."""
+    callbacks: list[Any] = []
+    for values in files:
+        trainer = values.get("trainer")
+        if not isinstance(trainer, dict):
+            continue
+        if trainer.get("callbacks"):
+            callbacks = trainer["callbacks"] = [*callbacks, *as_list(trainer["callbacks"])]
+        loggers = as_list(trainer.get("logger"))
+        for i, logger in enumerate(loggers):
+            spec = {"class_path": logger} if isinstance(logger, str) else logger
+            if isinstance(spec, dict) and str(spec.get("class_path")).endswith(FOLDER_LOGGERS):
+                loggers[i] = spec | {"init_args": {"save_dir": ""} | (spec.get("init_args") or {})}
+        if loggers:
+            trainer["logger"] = loggers if isinstance(trainer["logger"], list) else loggers[0]
 
 
 def _split(option: Sequence[str]) -> tuple[str, str]:

@@ -276,7 +276,7 @@ def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
         return
     for name in ("default_root_dir", *CLASSES):
         for path, value in _leaves(trainer.get(name), (name,)):
-            if isinstance(value, str) and _WRITTEN.search(path[-1]):
+            if isinstance(value, str) and value and _WRITTEN.search(path[-1]):
                 yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
 
 

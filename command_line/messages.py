@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
+from command_line.library_errors import library_mistake
 from utilities.errors import UserError, nearest
+from utilities.failures import run_failure
 from utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
 NONE = "NoneType"
+# Options that take a class, and that class's own options.
+HAVE_CLASSES = tuple(
+    f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
+)
 CALLBACKS = {
     "act": "callbacks.act.ACT",
     "dpc": "callbacks.dpc.DPC",
@@ -35,7 +39,10 @@ def class_options(cls: type, section: str) -> list[str]:
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.")):
             continue
         for parameter in inspect.signature(vars(base)["__init__"]).parameters.values():
-            if parameter.name == "self" or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            if parameter.name == "self" or parameter.kind in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            ):
                 continue
             name = f"--{section}.{parameter.name}"
             names.append(name)
@@ -69,7 +76,11 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         section = match.group(1).rsplit(".", 1)[-1]
         if section in classes:
             return f"--{section} is required: one of {_names(classes, section)}; or --ckpt_path of a run"
-        return f"--{section} is required"
+        return _missing(match.group(1).split(", "), args)
+    if match := re.match(r"argument (?:-\w/)?(\S+): ignored explicit argument", text):
+        return f"option {match.group(1)} takes no value"
+    if match := re.match(r"(--[\w.]+\.help): Expected a dot import path string: (.*)", text):
+        return f"option {match.group(1)}: class '{match.group(2)}' is unknown"
     if match := re.match(r"[Uu]nrecognized arguments: (\S+)", text):
         return _unknown(match.group(1).partition("=")[0], args, known, classes)
     if match := re.match(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
@@ -80,11 +91,13 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         return _unknown(match.group(1), args, known, classes)
     if match := re.match(r'Parser key "([\w.]+)": ?(.*)', text):
         key, problem = match.groups()
-        if key == "trainer.callbacks" and (name := re.search(r"Given value: ([A-Za-z][\w.]*)$", problem)):
-            return _callback_problem(name.group(1))
+        unknown = re.search(r"Expected a dot import path string: ([A-Za-z][\w.]*)", problem)
+        if key == "trainer.callbacks" and unknown:
+            return _callback_problem(unknown.group(1))
         return f"option {_typed(_plain(key), args, known)}: {_readable(problem)}"
     if match := re.match(r"argument (\S+): expected one argument", text):
-        given = next((arg for arg in reversed(args) if arg.startswith(match.group(1))), match.group(1))
+        name = match.group(1).partition("/")[0]
+        given = next((arg for arg in reversed(args) if arg.startswith(name)), name)
         return f"option {given} needs a value"
     if match := re.match(r"Problems parsing config: (.*)|Unexpected config: (.*)", text):
         # Which of the files it is, the parser does not say.
@@ -122,6 +135,15 @@ def _class_problem(section: str, problem: str, classes: Classes) -> str:
         f"--{section} needs a class: one of {_names(classes, section)} "
         "(in YAML: class_path, and its options under init_args)"
     )
+
+
+def _missing(names: list[str], args: Iterable[str]) -> str:
+    """Options that a class of the trainer's has to be given, of which the parser says the last part."""
+    sections = [name for name in HAVE_CLASSES if any(arg.startswith(f"--{name}") for arg in args)]
+    if len(sections) == 1:
+        names = [f"--{sections[0]}.{name}" for name in names]
+    where = "" if sections else " (in YAML: under init_args of a class)"
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required{where}"
 
 
 def _callback_problem(given: str) -> str:
@@ -168,13 +190,15 @@ def _readable(problem: str) -> str:
     """jsonargparse's words without Python's, and the nearest allowed value."""
     text = re.sub(r"<class '([\w.]+)'>", r"\1", problem)
     text = re.sub(r"(?:\w+\.)+([A-Za-z]\w*)(?=[\],\[ ]|$)", r"\1", text)
-    given = re.search(r"(?:Got value|Given value): (.*?)$", text)
+    given = re.search(r".*(?:Got value|Given value): (.*)$", text)
+    if match := re.match(r"Unable to load config '(.*?)'", text):
+        return f"expected a mapping of options, not {match.group(1)}"
     allowed = [
         name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
     ]
     if allowed and given:
         return f"'{given.group(1)}' is not allowed: {nearest(given.group(1), dict.fromkeys(allowed))}"
-    if (match := re.search(r"Subtypes: \[(.*)\] Errors:", text)) and given:
+    if (match := re.search(r"Subtypes: \[(.*?)\] Errors:", text)) and given:
         kinds = [kind for kind in re.split(r", (?![^\[]*\])", match.group(1)) if kind != NONE]
         null = " or null" if NONE in match.group(1) else ""
         return f"expected {' or '.join(kinds)}{null}, not {given.group(1)}"
@@ -192,12 +216,6 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return UserError(f"{error.strerror}: what was written before is as it was")
         error = error.__cause__ or error.__context__
-    text = first_line(first)
-    # Lightning finds some impossible settings only when it starts.
-    if isinstance(first, MisconfigurationException) or text.startswith("`val_check_interval`"):
-        return UserError(f"trainer: {text}")
-    return None
-
-
-def first_line(error: BaseException | None) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if failure := run_failure(first):
+        return failure
+    return library_mistake(first) if first is not None else None

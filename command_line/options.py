@@ -29,6 +29,18 @@ COMMAND_ONLY = (
 )
 # Subcommands that take an experiment's whole configuration.
 TRAINING = ("fit", "partition")
+# Sections and options that only some subcommands have.
+OF_SUBCOMMANDS: dict[str, tuple[str, ...]] = {
+    "early_stopping": TRAINING,
+    "save_every": TRAINING,
+    "questions": ("predict",),
+    "answers": ("predict",),
+    "return_predictions": ("predict",),
+    "question": ("saliency",),
+    "layers": ("saliency",),
+    "examples": ("calibrate",),
+    "verbose": ("validate", "test"),
+}
 
 
 def add_options(parser: LightningArgumentParser, subcommand: str) -> None:

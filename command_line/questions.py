@@ -1,28 +1,77 @@
 """Questions to answer, from a file or standard input."""
 
+import re
 import sys
 from pathlib import Path
 
 from utilities.errors import UserError
 
+LARGEST = 256 << 20  # bytes
+LINE_END = re.compile(r"\r?\n")
+
 
 def read_questions(source: str) -> list[str]:
-    """One question a line, empty lines left out.
+    """One question a line, stripped, empty lines left out; nothing but a line feed ends a line.
 
     Args:
-        source: a file, or ``-`` for standard input.
+        source: a file in UTF-8, or ``-`` for standard input.
 
     Raises:
-        UserError: when the file cannot be read.
+        UserError: when the file cannot be read, or a line holds what is no text.
     """
-    if source == "-":
-        text = sys.stdin.read()
-    else:
-        path = Path(source)
+    name = "standard input" if source == "-" else f"questions file {source}"
+    questions = []
+    for number, line in enumerate(LINE_END.split(_text(source, name)), start=1):
+        if "\0" in line or not _is_unicode(line):
+            kind = "a NUL character" if "\0" in line else "half a surrogate pair"
+            raise UserError(f"{name} holds {kind} in line {number}: expected text in UTF-8")
+        if question := line.strip():
+            questions.append(question)
+    return questions
+
+
+def _text(source: str, name: str) -> str:
+    data = _standard_input() if source == "-" else _file(source, name)
+    if isinstance(data, str):
+        return data
+    if len(data) > LARGEST:
+        raise UserError(f"{name} is larger than {LARGEST >> 20} MiB")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{name} cannot be read: it is UTF-16, expected UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{name} cannot be read: byte 0x{data[error.start]:02x} in line {line} is not UTF-8"
+        ) from error
+
+
+def _standard_input() -> bytes | str:
+    if sys.stdin is None:
+        return b""
+    # Bytes: in another locale than UTF-8 the text would be another one. Python programs may replace stdin.
+    stream = getattr(sys.stdin, "buffer", sys.stdin)
+    data: bytes | str = stream.read(LARGEST + 1)
+    return data
+
+
+def _file(source: str, name: str) -> bytes:
+    try:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(f"{name} does not exist (- reads standard input)")
         if not path.is_file():
-            raise UserError(f"questions file {source} does not exist (- reads standard input)")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"questions file {source} cannot be read: {error}") from error
-    return [line for line in text.splitlines() if line.strip()]
+            raise UserError(f"{name} is not a regular file (- reads standard input)")
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

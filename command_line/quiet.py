@@ -17,8 +17,6 @@ LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.
 WARNINGS = (
     # Prompt-only checkpoints are read with other callbacks on purpose.
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-    # The run folder was moved, and its best checkpoint with it.
-    r"The dirpath has changed from",
     # A resumed run continues in its own folder.
     r"Checkpoint directory .* exists and is not empty",
     # Tokenised rows wait in memory: workers would only cost time.

@@ -4,6 +4,8 @@ import atexit
 import signal
 import sys
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -14,6 +16,7 @@ from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, options_of, resolve_checkpoint
 from command_line.assembly import assemble, typed_classes
 from command_line.configuration import Importable, left_out, stored_configuration
+from command_line.library_errors import first_line
 from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
 from command_line.processes import connection_lost, follow_parent, leave_group, note
@@ -48,7 +51,7 @@ def run(args: list[str]) -> int:
         if args[0] == "fit":
             _say_what_is_left_out(text, args)
     kept = kept_settings(stored, args[0]) if stored else None
-    args = [args[0], *assemble(options, kept, importable)]
+    args = assemble(args[0], options, kept, importable)
     cli = PromptCLI.__new__(PromptCLI)
     try:
         cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
@@ -68,7 +71,7 @@ def run(args: list[str]) -> int:
         raise
     except Exception as error:
         cli.discard_unused_folder()
-        mistake = mistake_behind(error)
+        mistake = mistake_behind(error) or _unfit_checkpoint(error, checkpoint)
         dead = _end_others(cli, patience=0 if mistake else 2)
         if lost := connection_lost(error):
             raise UserError(dead or f"another process of the job is gone ({lost})") from error
@@ -81,6 +84,20 @@ def run(args: list[str]) -> int:
         if folders := getattr(cli, "folders", None):
             folders.release()
     return 0
+
+
+def _unfit_checkpoint(error: Exception, checkpoint: Path | None) -> UserError | None:
+    """The one line for a checkpoint with a part that Lightning cannot restore, such as a callback's state."""
+    functions = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    restoring = any(
+        code.co_filename.endswith("checkpoint_connector.py") and "restore" in code.co_name
+        for code in functions
+    )
+    if checkpoint is None or not restoring:
+        return None
+    return UserError(
+        f"checkpoint {checkpoint} cannot be restored: {type(error).__name__}: {first_line(error)}"
+    )
 
 
 def _say_what_is_left_out(config: str, args: list[str]) -> None:

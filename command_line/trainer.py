@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import Precision
 
 from callbacks.act import ACT
 from callbacks.board import EventLog
 from callbacks.dpc import DPC
+from callbacks.early_stopping import EarlyStoppingReport
 from callbacks.final_validation import FinalValidation
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.partition import CKAPartition
@@ -20,7 +24,16 @@ from callbacks.stalled_processes import StalledProcesses
 from callbacks.stop_signals import StopSignals
 from callbacks.throughput import Throughput
 from command_line.folders import Folders
+from command_line.settings import as_list
+from command_line.user_callbacks import (
+    check_callbacks,
+    check_monitors,
+    distinguish,
+    place_checkpoints,
+    replace_defaults,
+)
 from lightning_modules.checkpointing import PromptCheckpointIO
+from lightning_modules.precision import check_precision
 from utilities.errors import UserError, nearest
 
 
@@ -63,41 +76,41 @@ def trainer_settings(
         hyperparameters: flat names and values shown beside the test metric.
 
     Raises:
-        UserError: for a strategy that would treat the frozen backbone in a way of its own.
+        UserError: for a strategy, callback, logger or plugin that cannot work here.
     """
-    strategy = config.trainer.strategy
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    if not name.lower().startswith(("auto", "ddp", "singledevice")):
-        raise UserError(
-            f"trainer.strategy '{name}' is unknown: {nearest(name, ('auto', 'ddp'))}; a backbone too large "
-            "for one device: --backbone.shard node"
-        )
+    check_strategy(config.trainer.strategy)
+    check_precision(config.trainer.precision, config.trainer.accelerator)
     # The bar first: it leaves its line before others tell how a run has ended.
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
     callbacks += [StopSignals(), StalledProcesses()]
-    if wanted != "predict":
+    if wanted != "predict" and not (wanted == "fit" and config.trainer.fast_dev_run):
         callbacks.append(RunFolder(folders.out, text))
     if wanted in ("fit", "partition"):
         callbacks.append(CKAPartition(folders.run))
     if wanted in ("fit", "validate", "test", "calibrate", "predict"):
         callbacks.append(Results(None if wanted in ("fit", "predict") else folders.out, hyperparameters))
     if wanted == "fit":
-        callbacks += [Throughput(), FinalValidation()]
+        callbacks += [Throughput(), FinalValidation(), EarlyStoppingReport()]
         if config.trainer.enable_checkpointing is not False:
             callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
     if wanted == "saliency":
         callbacks.append(SaliencyDiagnostics(layers=config.layers, folder=folders.out))
-    given = config.trainer.callbacks or []
-    callbacks += given if isinstance(given, list) else [given]
+    given = as_list(config.trainer.callbacks)
+    check_callbacks(given)
+    if wanted == "fit":
+        check_monitors(config, given)
+    given = place_checkpoints(given, folders.run / "checkpoints" if wanted == "fit" else None)
+    callbacks = replace_defaults(config, given, callbacks)
     if wanted == "calibrate":
         callbacks = calibrating(callbacks)
+    distinguish([*callbacks, *as_list(config.get("early_stopping"))])
     for callback in callbacks:
         if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and wanted != "predict":
             callback.folder = callback.folder or folders.out  # predict writes answers alone
     settings: dict[str, Any] = {
         "callbacks": callbacks,
         "default_root_dir": str(folders.run),
-        "plugins": [*(config.trainer.plugins or []), PromptCheckpointIO()],
+        "plugins": [*_plugins(config.trainer.plugins), PromptCheckpointIO()],
     }
     if wanted != "fit":
         settings["enable_checkpointing"] = False
@@ -110,7 +123,48 @@ def trainer_settings(
         settings["logger"] = False
     elif config.trainer.logger in (None, True):
         settings["logger"] = EventLog(folders.out, evaluates=wanted not in ("fit", "partition"))
+    else:
+        place_loggers(as_list(config.trainer.logger), folders.run)
     return settings
+
+
+def check_strategy(strategy: Any) -> None:
+    """
+    Raises:
+        UserError: for one that would treat the frozen backbone in its own way, or copy a running process.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    copies = name.endswith(("spawn", "fork", "notebook"))
+    copies |= getattr(strategy, "_start_method", "popen") != "popen"
+    if copies or not name.lower().startswith(("auto", "ddp", "singledevice")):
+        raise UserError(
+            f"trainer.strategy '{name}' is unknown: {nearest(name, ('auto', 'ddp'))}; a backbone too large "
+            "for one device: --backbone.shard node"
+        )
+
+
+def _plugins(given: Any) -> list[Any]:
+    """
+    Raises:
+        UserError: for a plugin in the place of one of ours.
+    """
+    plugins = as_list(given)
+    for plugin in plugins:
+        reason = "set --trainer.precision" if isinstance(plugin, Precision) else ""
+        if isinstance(plugin, CheckpointIO):
+            reason = "checkpoints are written atomically by promptstage's own"
+        if reason:
+            raise UserError(f"trainer.plugins: {type(plugin).__name__} is not supported: {reason}")
+    return plugins
+
+
+def place_loggers(loggers: list[Any], run: Path) -> None:
+    """Have loggers without a folder write to the run's, which did not exist when they were made."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
+            logger._root_dir = str(run)
+            if isinstance(logger, CSVLogger):
+                logger._save_dir = str(run)
 
 
 def calibrating(callbacks: list[Any]) -> list[Any]:

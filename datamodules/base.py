@@ -1,5 +1,6 @@
 """What all data sets share: load, choose rows, tokenise, batch."""
 
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.encoding import Collate, Encoded, Example, encode
+from datamodules.chat import to_date
+from datamodules.encoding import Collate, Encoded, Example, adds_bos, encode
+from datamodules.grading import reference_problem
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
-from datamodules.sources import Row, local_folder, parse_rows, read_hub, read_jsonl
+from datamodules.sources import (
+    MalformedRow,
+    Row,
+    invalid_character,
+    local_folder,
+    parse_rows,
+    read_hub,
+    read_jsonl,
+)
 from datamodules.templates import Template, check_template
-from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
+from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -33,6 +44,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         revision: commit, tag or branch of a hub id.
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
+        date: what ``chat`` gives as today's date, such as 2026-01-31; default: today's, at the start of fit.
         batch_size: training questions per process and batch.
         eval_batch_size: most questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token).
@@ -68,6 +80,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         backbone: BackboneConfig = BackboneConfig(),
         revision: str | None = None,
         template: str = "plain",
+        date: str | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         max_length: int | None = None,
@@ -94,9 +107,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 raise UserError(f"{what} is {value}: allowed are {least} and more")
         if stop is not None and "" in stop:
             raise UserError("stop holds an empty text, which would end every generation at once")
+        for text in stop or ():
+            if problem := invalid_character(text):
+                raise UserError(f"stop {problem}")
         self.source, self.revision = source, revision
         self.backbone = backbone
         self.template = check_template(template)
+        self.date = None if date is None else to_date(date).isoformat()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
@@ -104,6 +121,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._vocabulary_size: int | None = None
         self._questions: list[Example] = []
         self._parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
@@ -123,7 +141,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     def has_validation(self) -> bool:
         """Whether the source has a validation split of its own."""
         folder = self.folder()
-        return (folder / "validation.jsonl").is_file() if folder else self.hub_has_validation
+        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
 
     def rows(self, split: str) -> list[Row]:
         """All rows of a split that the source has."""
@@ -142,7 +160,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         stored = "train" if carved else split
         if stored not in self._parsed:
             skip = self.on_bad_row == "skip"
-            self._parsed[stored] = parse_rows(self.rows(stored), self.parse, stored, skip)
+            self._parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
         everything = self._parsed[stored]
         order = list(range(len(everything)))
         # Each draw has its own random numbers, so that no size changes another choice.
@@ -158,6 +176,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             order = order[:held_out] if split == "validation" else order[held_out:]
         return [everything[i] for i in sorted(order[:size])]
 
+    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """:meth:`parse`, with a reference that an answer can equal."""
+        example = self.parse(row, split, index)
+        if problem := reference_problem(self.name, example.answer):
+            raise MalformedRow(problem)
+        return example
+
     def use_questions(self, questions: Sequence[str]) -> None:
         """Have :meth:`predict_dataloader` ask these questions; their ids are ``question/0`` and so on.
 
@@ -169,7 +194,11 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
-        self._questions = [Example(f"question/{i}", text, "", "", "") for i, text in enumerate(questions)]
+            if problem := invalid_character(question):
+                raise UserError(f"question {i + 1} {problem}")
+        self._questions = [
+            Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)
+        ]
         self._encoded.pop("predict", None)
 
     @property
@@ -177,6 +206,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         """The backbone's tokenizer, loaded once."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.backbone)
+            self._vocabulary_size = vocabulary_size(self.backbone)
         return self._tokenizer
 
     def setup(self, stage: str) -> None:
@@ -192,7 +222,22 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        return encode(examples, Template(self.template, self.tokenizer), self.tokenizer)
+        rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+        self._check_vocabulary(rows)
+        return rows
+
+    def _check_vocabulary(self, rows: Sequence[Encoded]) -> None:
+        """Raise a UserError for the first token that the model has no embedding for."""
+        size = self._vocabulary_size
+        if size is None:
+            return
+        for row in rows:
+            largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
+            if largest >= size:
+                raise UserError(
+                    f"{row.example.id} has token {largest} ({self.tokenizer.decode([largest])!r}), but "
+                    f"backbone '{self.backbone.name}' has embeddings for {size} tokens"
+                )
 
     def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:
         if self.max_length is None:
@@ -259,7 +304,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 f"{size} calibration examples were asked for, but {self.name} has {len(rows)} training "
                 "examples in use: set --model.search.examples to at most that"
             )
-        return calibration_loader(rows, size, seed, self._collate(), self.eval_batch_size, *self._ranks())
+        collate = self._collate(soft_prompt=False)
+        return calibration_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
 
     def training_questions(self, count: int) -> EvaluationLoader:
         """The first ``count`` training questions, to be answered in any stage; they must fit as test's must.
@@ -275,10 +321,17 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         rows = self._encoded["calibration"] = self._encode(examples[:count])
         return dealt(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
-    def _collate(self) -> Collate:
+    def _collate(self, soft_prompt: bool = True) -> Collate:
+        """
+        Args:
+            soft_prompt: the batches are run behind the model's soft prompt, and the BOS before it, if any.
+        """
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        return Collate(pad, self.name, self.max_new_tokens, self.stop)
+        model = self.trainer.lightning_module if self.trainer else None
+        moved = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
+        omitted = self.tokenizer.bos_token_id if moved else None
+        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datamodules.encoding import Example
-from datamodules.sources import MalformedRow, object_field, text_field, texts_field
+from datamodules.encoding import Example, worked_answer
+from datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
 
 LETTERS = "ABCDEFGH"
 PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # AQuA has some twice: "A)A)59"
@@ -68,7 +68,7 @@ def choice_example(
         raise MalformedRow(f"the number of options is {len(choices.texts)}: expected 2 to {len(LETTERS)}")
     label = text_field(row, key)
     if choices.labels.count(label) != 1:
-        raise MalformedRow(f"field '{key}' is {label!r:.60}: expected one of {', '.join(choices.labels)}")
+        raise MalformedRow(f"field '{key}' is {label!r:.60}: expected one of {list_names(choices.labels)}")
     answer = LETTERS[choices.labels.index(label)]
     shown = " ".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices.texts, strict=False))
     return Example(
@@ -76,6 +76,6 @@ def choice_example(
         question=f"{question}\nAnswer choices: {shown}",
         rationale=rationale,
         answer=answer,
-        completion=f"{rationale}\n#### {answer}" if rationale else f"#### {answer}",
+        completion=worked_answer(rationale, answer),
         options=tuple(choices.texts),
     )

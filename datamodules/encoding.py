@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,6 +36,15 @@ class Example(NamedTuple):
     answer: str
     completion: str
     options: tuple[str, ...] | None = None
+
+
+def worked_answer(rationale: str, answer: str) -> str:
+    """A completion: the steps, if there are any, and the answer on a line of its own.
+
+    >>> worked_answer("", "5")
+    '#### 5'
+    """
+    return f"{rationale}\n#### {answer}" if rationale else f"#### {answer}"
 
 
 @dataclass
@@ -157,6 +167,13 @@ class Encoded(NamedTuple):
         """Tokens of prompt, completion and end token."""
         return len(self.prompt) + len(self.completion)
 
+    def without_first(self, token: int) -> "Encoded":
+        """The example without ``token`` where it is the first one, and not the only one of the prompt."""
+        if len(self.prompt) < 2 or self.prompt[0] != token:
+            return self
+        start, end = self.question
+        return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
+
 
 def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
     """Columns of the tokens that share a character with ``start:end``; special tokens have none."""
@@ -167,7 +184,10 @@ def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) 
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Encoded]:
-    """Tokenise ``examples``: prompt and completion apart, so that a generation prompt is a training prefix.
+    """Tokenize ``examples``; a prompt's tokens do not depend on its completion.
+
+    The tokens of prompt and completion are those of their joint text where that begins with the prompt's
+    tokens. Elsewhere (a template that ends in a blank) the completion is tokenized as it goes on from there.
 
     Raises:
         UserError: when the tokenizer gives no character offsets, or the template loses the question.
@@ -179,53 +199,100 @@ def encode(
         )
     if not examples:
         return []
-    rendered = [template.render(example.question) for example in examples]
-    prompts = tokenizer(
-        [prompt.text for prompt in rendered],
+    rendered = template.render_all([example.question for example in examples])
+    tokenize = partial(
+        tokenizer.__call__,
         add_special_tokens=not template.is_chat,
-        return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )
-    completions = tokenizer(
-        [template.separator + example.completion if example.completion else "" for example in examples],
-        add_special_tokens=False,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
+    closing = _closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
+    completions = [
+        template.separator + example.completion if example.completion else "" for example in examples
+    ]
+    joint = tokenize([prompt.text + text for prompt, text in zip(rendered, completions, strict=True)])
     encoded = []
-    for example, prompt, ids, offsets, completion in zip(
+    for example, prompt, text, ids, offsets, whole in zip(
         examples,
         rendered,
+        completions,
         prompts["input_ids"],
         prompts["offset_mapping"],
-        completions["input_ids"],
+        joint["input_ids"],
         strict=True,
     ):
-        # Some tokenizers close every text with an end token; generation has to go on from here.
-        if ids[-1:] == [tokenizer.eos_token_id] and offsets[-1][0] == offsets[-1][1]:
-            ids, offsets = ids[:-1], offsets[:-1]
+        end = len(ids) - closing
+        completion = whole[end : len(whole) - closing]
+        if whole[:end] != ids[:end]:
+            completion = _continuation(tokenizer, text)
         encoded.append(
             Encoded(
                 example,
-                torch.tensor(ids, dtype=torch.int32),
+                torch.tensor(ids[:end], dtype=torch.int32),
                 torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
-                _question_columns(offsets, prompt.start, prompt.end),
+                _question_columns(offsets[:end], prompt.start, prompt.end),
             )
         )
     return encoded
 
 
+def _closing_tokens(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> int:
+    """Number of special tokens that the tokenizer puts after every text, such as [SEP].
+
+    Generation has to go on before them.
+    """
+    count = 0
+    while (
+        count < len(ids) - 1
+        and ids[-1 - count] in tokenizer.all_special_ids
+        and _is_empty(offsets[-1 - count])
+    ):
+        count += 1
+    return count
+
+
+def _is_empty(span: tuple[int, int]) -> bool:
+    return span[0] == span[1]
+
+
+def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of ``text`` within a longer one.
+
+    On its own, many tokenizers would put a blank before it.
+    """
+    for before in ("\n", ":", "."):
+        head, whole = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
+        if whole[: len(head)] == head and len(whole) > len(head):
+            return whole[len(head) :]
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether ``tokenizer`` begins each text with its BOS token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
 @dataclass(frozen=True)
 class Collate:
-    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes."""
+    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes.
+
+    Attributes:
+        omitted: a first token that prompts go without, since the model puts it before its soft prompt.
+    """
 
     pad_token_id: int
     dataset: str
     max_new_tokens: int
     stop: tuple[str, ...]
+    omitted: int | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        if self.omitted is not None:
+            rows = [row.without_first(self.omitted) for row in rows]
         return Batch(
             [row.example for row in rows],
             self._gold(rows),

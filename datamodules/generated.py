@@ -7,12 +7,14 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
+from datamodules.encoding import Example, worked_answer
 from datamodules.sources import Row
 from datamodules.tasks import TASKS, questions
 from utilities.errors import UserError, choose
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
+MOST_QUESTIONS = 1_000_000  # they are made at set-up, and kept
+LONGEST_QUESTION = 1_000  # digits, terms, letters or words
 
 
 class Generated(ReasoningDataModule):
@@ -53,6 +55,11 @@ class Generated(ReasoningDataModule):
             max_new_tokens=max_new_tokens,
             **kwargs,
         )
+        for split, size in self.sizes.items():
+            if size is not None and size > MOST_QUESTIONS:
+                raise UserError(
+                    f"{split}_size must be <= {MOST_QUESTIONS:,} for generated questions, got {size:,}"
+                )
 
     def has_validation(self) -> bool:
         """Always: questions are told apart by their text."""
@@ -82,15 +89,16 @@ class Generated(ReasoningDataModule):
             question=row["question"],
             rationale=solution.rationale,
             answer=solution.answer,
-            completion=f"{solution.rationale}\n#### {solution.answer}",
+            completion=worked_answer(solution.rationale, solution.answer),
         )
 
 
 def _range(what: str, given: Sequence[int] | None, default: tuple[int, int]) -> tuple[int, int]:
     if given is None:
         return default
-    if len(given) != 2 or not 1 <= given[0] <= given[1]:
+    if len(given) != 2 or not 1 <= given[0] <= given[1] <= LONGEST_QUESTION:
         raise UserError(
-            f"{what} is {list(given)}: give the shortest and the longest, such as {list(default)}"
+            f"{what} is {list(given)}: give the shortest and the longest, such as {list(default)}, at most "
+            f"{LONGEST_QUESTION}"
         )
     return given[0], given[1]

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from datamodules.answers.boxes import last_boxed
 from datamodules.answers.choices import find_choice
 from datamodules.answers.equivalence import same_formula
 from datamodules.answers.formulas import find_formula, joined_boxes
+from datamodules.answers.normalise import normalise
 from datamodules.answers.number_answers import find_number
-from datamodules.answers.numbers import to_fraction
+from datamodules.answers.numbers import reference_value, to_fraction
 from datamodules.answers.options import parse_options, which
 from datamodules.answers.text import Found, readable
 from datamodules.answers.verifier import clock
@@ -63,7 +65,7 @@ def grade(dataset: str, generation: str, reference: str, options: Any = None) ->
         wanted = which(reference, known)
         found, same = find_choice(text, known), lambda answer: answer == wanted
     elif dataset in NUMBERS:
-        number = to_fraction(reference.rpartition("####")[2])
+        number = reference_number(reference)
         found, same = find_number(text), lambda answer: number is not None and to_fraction(answer) == number
     elif dataset in TEXTS:
         word = reference.strip().casefold()
@@ -78,6 +80,20 @@ def grade(dataset: str, generation: str, reference: str, options: Any = None) ->
     if correct is None:
         return Grade(found.text, False, f"{found.rule}: comparison took too long")
     return Grade(found.text, correct, found.rule)
+
+
+def reference_number(reference: str) -> Fraction | None:
+    """The exact value of a reference that is a number, perhaps after ``####``; None for any other."""
+    return reference_value(readable(reference).rpartition("####")[2])
+
+
+def reference_problem(dataset: str, reference: str) -> str:
+    """Why no answer can equal ``reference``; "" where one can. Cheap: nothing is computed with formulas."""
+    if dataset in NUMBERS and reference_number(reference) is None:
+        return f"the answer is {reference!r:.60}: expected a number, such as 72"
+    if dataset in FORMULAS and reference and not normalise(reference):
+        return f"the answer is {reference!r:.60}: expected a formula, number or words"
+    return ""
 
 
 def _same_formula(answer: str, reference: str, text: str) -> bool | None:

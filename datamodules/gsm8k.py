@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
+from datamodules.encoding import Example, worked_answer
 from datamodules.sources import MalformedRow, text_field
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class GSM8K(ReasoningDataModule):
@@ -36,16 +37,16 @@ class GSM8K(ReasoningDataModule):
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """A row with ``question`` and ``answer`` (steps, then a line "#### 72")."""
         rationale, mark, answer = text_field(row, "answer").rpartition("####")
-        answer = answer.strip().replace(",", "")
+        answer = THOUSANDS.sub("", answer.strip())
         if not mark or not answer:
             raise MalformedRow("field 'answer' has no final answer: expected a last line '#### 72'")
-        rationale = rationale.strip()
         if not self.keep_calculator:
             rationale = CALCULATOR.sub("", rationale)
+        rationale = rationale.strip()
         return Example(
             id=f"{self.name}/{split}/{index}",
             question=text_field(row, "question"),
             rationale=rationale,
             answer=answer,
-            completion=f"{rationale}\n#### {answer}",
+            completion=worked_answer(rationale, answer),
         )

@@ -1,7 +1,8 @@
 """Rows of a data set, from a local folder of JSON lines or from the Hugging Face hub."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +12,22 @@ from utilities.errors import UserError
 
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
+
+# More than any data set of questions has; a file beyond them would fill the memory, or never end.
+LARGEST_FILE = 2 << 30
+LONGEST_LINE = 16 << 20
+MOST_ROWS = 5_000_000
+BOM = b"\xef\xbb\xbf"
+OTHER_FORMATS = {
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"{\0": "UTF-16",
+    b"\0{": "UTF-16",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "parquet",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
+}
 
 
 class Row(NamedTuple):
@@ -56,16 +73,49 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
     """Field ``name`` of ``row``, which has to be a ``kind``, and not empty unless ``empty``.
 
     Raises:
-        MalformedRow: when it is missing, empty or of another type.
+        MalformedRow: when it is missing, empty, of another type, or a text that is not valid Unicode.
     """
     if name not in row:
-        raise MalformedRow(f"no field '{name}' (fields: {', '.join(map(str, row)) or 'none'})")
+        raise MalformedRow(f"no field '{name}' (fields: {list_names(row) or 'none'})")
     value = row[name]
     nothing = not (value.strip() if isinstance(value, str) else value)
     if not isinstance(value, kind) or (nothing and not empty):
         expected = f"{'a' if empty else 'a non-empty'} {KINDS[kind]}"
-        raise MalformedRow(f"field '{name}' is {value!r:.60}: expected {expected}")
+        raise MalformedRow(f"field '{name}' is {_shown(value)}: expected {expected}")
+    if isinstance(value, str) and (problem := invalid_character(value)):
+        raise MalformedRow(f"field '{name}' {problem}")
     return value
+
+
+def list_names(values: Iterable[object]) -> str:
+    """Names from a file in a message: at most ten, without characters that could steer a terminal.
+
+    >>> list_names(["question", "a\\x1b[2J"])
+    "question, 'a\\\\x1b[2J'"
+    """
+    texts = [str(value) for value in values]
+    shown = [text[:60] if text.isprintable() else repr(text[:60]) for text in texts[:10]]
+    return ", ".join([*shown, "…"] if len(texts) > 10 else shown)
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.60}"
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+
+
+def invalid_character(text: str) -> str:
+    """Why ``text`` cannot be encoded: half a surrogate pair; "" for a text that can.
+
+    >>> invalid_character("half an emoji: \\ud83d")
+    "holds '\\\\ud83d' at character 15: half a surrogate pair, no Unicode"
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds {text[error.start]!r} at character {error.start}: half a surrogate pair, no Unicode"
+    return ""
 
 
 def parse_rows(
@@ -106,10 +156,14 @@ def local_folder(source: str) -> Path | None:
     Raises:
         UserError: when it can only be a folder and does not exist.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source).expanduser()
+        is_folder, is_file = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home of nobody
+        raise UserError(f"data folder {source!r:.200} cannot be opened: {error!s:.200}") from error
+    if is_folder:
         return path
-    if path.is_file():
+    if is_file:
         raise UserError(
             f"data source {source} is a file: give the folder that holds train.jsonl, test.jsonl, …"
         )
@@ -121,28 +175,53 @@ def local_folder(source: str) -> Path | None:
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """Rows of a file with one JSON object a line; blank lines are passed over.
+    """Rows of a file with one JSON object a line; blank lines and a byte-order mark are passed over.
 
     A line that is no JSON object becomes a row with a ``problem``.
 
     Raises:
-        UserError: for a missing, unreadable or empty file.
+        UserError: for a missing, unreadable or empty file, or one that is too large.
     """
     if not path.is_file():
-        found = ", ".join(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "none"
+        if os.path.lexists(path):
+            raise UserError(f"{path} is not a regular file: expected JSON lines")
+        found = list_names(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "none"
         raise UserError(f"data folder {path.parent} has no {path.name} (JSON-lines files there: {found})")
-    rows = []
+    rows: list[Row] = []
+    number = size = 0
     try:
         # Bytes: lines of text also end at characters that JSON allows inside a string.
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            _check_size(path, os.fstat(lines.fileno()).st_size)
+            while line := lines.readline(LONGEST_LINE + 1):
+                number, size = number + 1, size + len(line)
+                if number == 1:
+                    line = _first_line(path, line)
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
+                _check_size(path, size)
                 if line.strip():
                     rows.append(_json_row(line, f"{path}:{number}"))
+                if len(rows) > MOST_ROWS:
+                    raise UserError(f"{path} has more than {MOST_ROWS:,} rows")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
     return rows
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB: split it, or take a part of it")
+
+
+def _first_line(path: Path, line: bytes) -> bytes:
+    """``line`` without byte-order mark; raises a UserError where it shows that a file is no UTF-8 text."""
+    for start, name in OTHER_FORMATS.items():
+        if line.startswith(start):
+            raise UserError(f"{path} is {name}: expected JSON lines in UTF-8")
+    return line.removeprefix(BOM)
 
 
 def _json_row(line: bytes, where: str) -> Row:
@@ -153,7 +232,7 @@ def _json_row(line: bytes, where: str) -> Row:
     except (ValueError, RecursionError) as error:
         return Row({}, where, f"not valid JSON: {error}")
     if not isinstance(value, dict):
-        return Row({}, where, f"expected a JSON object, got {value!r:.60}")
+        return Row({}, where, f"expected a JSON object, got {_shown(value)}")
     return Row(value, where)
 
 

@@ -1,7 +1,10 @@
-"""How a question becomes a prompt."""
+"""Templates that make a prompt of a question."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from datamodules.chat import INSTEAD, ChatTemplate
+from datamodules.sources import invalid_character
 from utilities.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -9,6 +12,7 @@ if TYPE_CHECKING:
 
 SLOT = "{question}"
 CHAT = "chat"
+ANSWER = "{answer}"
 TEMPLATES = {
     "plain": f"Question: {SLOT}\nAnswer:",
     "cot": f"Question: {SLOT}\nAnswer: Let's think step by step.",
@@ -29,6 +33,8 @@ def check_template(template: str) -> str:
     Raises:
         UserError: when it is neither a known name nor a text with exactly one ``{question}``.
     """
+    if problem := invalid_character(template):
+        raise UserError(f"template {template!r:.60} {problem}")
     if template in TEMPLATES or template == CHAT or template.count(SLOT) == 1:
         return template
     if template.count(SLOT) > 1:
@@ -45,6 +51,7 @@ class Template:
     Args:
         template: ``plain``, ``cot``, ``chat`` or a text with one ``{question}``.
         tokenizer: whose chat template ``chat`` uses, with one user message.
+        date: what ``chat`` gives as today's date, in ISO form; None: today's.
 
     Attributes:
         is_chat: whether special tokens are part of the text already.
@@ -54,43 +61,51 @@ class Template:
         UserError: for a template that cannot be used, or ``chat`` with a tokenizer that has none.
     """
 
-    def __init__(self, template: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, template: str, tokenizer: "PreTrainedTokenizerBase", date: str | None = None) -> None:
         check_template(template)
         self.is_chat = template == CHAT
-        self._tokenizer = tokenizer
         if self.is_chat:
-            if not tokenizer.chat_template:
-                raise UserError(
-                    "template 'chat' needs a tokenizer with a chat template, and this backbone's has none: "
-                    "use plain, cot, or a text with one {question}"
-                )
+            self._chat = ChatTemplate(tokenizer, date)
+            (prompt,) = self._chat.prompts([SLOT])
             # The question itself may occur earlier in a chat template's own words: find its place with a
             # text that does not.
-            self._before = len(self._chat(SLOT).partition(SLOT)[0])
-            self.separator = ""
+            self._before = len(prompt.partition(SLOT)[0])
+            self.separator = self._answer_space(prompt)
         else:
             text = TEMPLATES.get(template, template)
             self._head, _, self._tail = text.partition(SLOT)
             self.separator = "" if text[-1].isspace() else " "
 
-    def _chat(self, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def _answer_space(self, prompt: str) -> str:
+        """The white space that the chat template puts between a prompt and its answer (Llama 2: a blank)."""
+        answered = self._chat.answered(SLOT, ANSWER)
+        if answered is None or not answered.startswith(prompt):
+            return ""
+        space, found, _ = answered[len(prompt) :].partition(ANSWER)
+        return space if found and space.isspace() else ""
 
     def render(self, question: str) -> Rendered:
-        """The prompt for ``question``.
+        """The prompt for one question; see :meth:`render_all`."""
+        return self.render_all([question])[0]
+
+    def render_all(self, questions: Sequence[str]) -> list[Rendered]:
+        """The prompt for each question.
 
         Raises:
-            UserError: when the tokenizer's chat template changes the question's text.
+            UserError: when the tokenizer's chat template fails, or changes a question's text.
         """
-        if not self.is_chat:
-            start = len(self._head)
-            return Rendered(f"{self._head}{question}{self._tail}", start, start + len(question))
-        text = self._chat(question)
+        if self.is_chat:
+            texts = self._chat.prompts(questions)
+            return [self._found(text, question) for text, question in zip(texts, questions, strict=True)]
+        start = len(self._head)
+        return [
+            Rendered(f"{self._head}{question}{self._tail}", start, start + len(question))
+            for question in questions
+        ]
+
+    def _found(self, text: str, question: str) -> Rendered:
         # Chat templates commonly trim a message.
         start = text.find(question.strip(), self._before)
         if start < 0:
-            raise UserError(
-                f"the backbone's chat template changes the question {question[:40]!r}: use another"
-            )
+            raise UserError(f"the backbone's chat template changes the question {question[:40]!r}: {INSTEAD}")
         return Rendered(text, start, start + len(question.strip()))

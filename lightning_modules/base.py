@@ -10,18 +10,24 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import SumMetric
 
 from datamodules.encoding import Batch
-from lightning_modules.backbone.loading import BackboneConfig, context_length
+from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.callback_states import restored_states, scores_only
 from lightning_modules.checkpointing import check_keys, describe, verify
+from lightning_modules.context import check_context
 from lightning_modules.distribution import distribute
 from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
+from lightning_modules.finiteness import check_evaluation, check_state, check_step, gradients_overflow
 from lightning_modules.optimisation import OptimizerConfig
+from lightning_modules.positions import check_virtual_tokens
+from lightning_modules.precision import check_precision, check_trained_dtypes
+from lightning_modules.training_state import check_numbers, stored_random_state
 from utilities.errors import UserError
 from utilities.intervals import wilson_interval
 
@@ -43,8 +49,9 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.backbone_config = backbone
         self.optimizer_config = optimizer
         self.val_generations = val_generations
-        self.loss_sum, self.token_sum = SumMetric(), SumMetric()
-        self.correct_sum, self.answered_sum = SumMetric(), SumMetric()
+        # By default torchmetrics leaves NaN out of a sum: a diverged loss would be 0.
+        self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
+        self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
         self.decoding = Decoding()
         self.validation_tags = ("val/loss", "val/accuracy")  # what a validation's values are logged as
         self._step_loss, self._step_tokens = 0.0, 0
@@ -98,10 +105,13 @@ class SoftPromptModule(L.LightningModule, ABC):
     def load_backbone(self) -> Backbone:
         """The backbone, loaded on the first call."""
         if not hasattr(self, "backbone"):
+            check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)
         return self.backbone
 
     def setup(self, stage: str) -> None:
+        if self._trainer is not None:
+            check_precision(self._trainer.precision)
         if self.backbone_config.quantization != "none" and self.device.type == "cpu":
             raise UserError("a 4-bit backbone needs a GPU: bitsandbytes has no gradients on the processor")
         self.load_backbone()
@@ -115,7 +125,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         with torch.device("cpu"):
             self.configure_prompts(generator)
         self._configured = True
-        self._check_context()
+        check_context(self)
         distribute(self, self._trainer)
 
     def check_layers(self, what: str, layers: list[int]) -> None:
@@ -126,27 +136,6 @@ class SoftPromptModule(L.LightningModule, ABC):
                     f"{what} names layer {layer}, but backbone '{self.backbone_config.name}' has layers "
                     f"0 to {self.backbone.num_layers - 1}"
                 )
-
-    @torch.no_grad()
-    def _check_context(self) -> None:
-        """Refuse texts that do not fit behind the virtual tokens."""
-        if self._trainer and self._trainer.max_steps == 0:
-            return  # nothing will be read behind them
-        datamodule = getattr(self._trainer, "datamodule", None) if self._trainer else None
-        if datamodule is None:
-            return
-        prefix = self.prefix()
-        virtual = 0 if prefix is None else prefix.num_positions
-        limit = context_length(self.backbone_config)
-        if limit is not None:
-            datamodule.check_context(limit, virtual)
-        window, longest = self.backbone.sliding_window, datamodule.longest() + virtual
-        if prefix is not None and window is not None and longest > window:
-            rank_zero_warn(
-                f"backbone '{self.backbone_config.name}' has layers that attend to the last {window} tokens "
-                f"only, and texts reach {longest} with the prompt: it stays visible in these layers, which "
-                "no prompt of real tokens would"
-            )
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -168,9 +157,11 @@ class SoftPromptModule(L.LightningModule, ABC):
         undone, and the sum is divided by the tokens of all micro-batches on all ranks.
         """
         asked = (self.stop_asked, self.requeue_asked)
-        local = torch.tensor([self._step_loss, self._step_tokens, *asked], device=self.device)
-        loss, tokens, stop, requeue = self.trainer.strategy.reduce(local, reduce_op="sum")
+        local = torch.tensor([self._step_loss, self._step_tokens, *asked, 0.0], device=self.device)
+        local[-1] = gradients_overflow(self.trained_parameters())
+        loss, tokens, stop, requeue, overflow = self.trainer.strategy.reduce(local, reduce_op="sum")
         self.stop_agreed, self.requeue_agreed = bool(stop), bool(requeue)
+        check_step(self, float(loss), bool(overflow))
         self.log("train/loss", loss / tokens, prog_bar=True)
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
         for parameter in self.trained_parameters():
@@ -189,11 +180,15 @@ class SoftPromptModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         parameters = self.trained_parameters()
+        check_trained_dtypes(self.named_parameters())
         if not parameters:
             raise UserError(f"{type(self).__name__} has nothing to train: use 'test' or 'validate'")
         total = self.trainer.estimated_stepping_batches
         optimizer, schedule = self.optimizer_config.build(parameters, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        check_state(self, {"state_dict": self.state_dict()})
 
     # --- evaluation -------------------------------------------------------------------------------
 
@@ -216,12 +211,16 @@ class SoftPromptModule(L.LightningModule, ABC):
         return self._answer(batch, self.evaluation_prefix())
 
     def on_validation_epoch_end(self) -> None:
-        loss, accuracy = self.validation_tags
-        self.log(loss, self.loss_sum.compute() / self.token_sum.compute(), prog_bar=True)
-        self._log_accuracy(accuracy)
+        loss = self.loss_sum.compute() / self.token_sum.compute()
+        loss_tag, accuracy_tag = self.validation_tags
+        self.log(loss_tag, loss, prog_bar=True)
+        self._log_accuracy(accuracy_tag, float(loss))
 
     def on_test_epoch_end(self) -> None:
         self._log_accuracy("test/accuracy")
+
+    def on_predict_epoch_end(self) -> None:
+        check_evaluation(self, "predict", None, int(self.broken_sum.compute()))
 
     def evaluation_prefix(self) -> Prefix | None:
         """The prefix, computed once for a whole evaluation."""
@@ -245,7 +244,13 @@ class SoftPromptModule(L.LightningModule, ABC):
         if not len(batch):
             self.backbone.shards.go_along()
             return no_answers()
-        answers = answer(self.backbone, batch, prefix, self.decoding)
+        try:
+            answers = answer(self.backbone, batch, prefix, self.decoding)
+        except FloatingPointError:
+            # All ranks end together at the end of the epoch; until then others need this one's passes.
+            self.backbone.shards.go_along()
+            self.broken_sum.update(len(batch))
+            return no_answers()
         self.correct_sum.update(sum(record.correct for record in answers["records"]))
         self.answered_sum.update(len(answers["records"]))
         return answers
@@ -255,8 +260,9 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.correct_sum.update(int(record.correct) - int(answers["records"][row].correct))
         answers["records"][row] = record
 
-    def _log_accuracy(self, tag: str) -> None:
+    def _log_accuracy(self, tag: str, loss: float | None = None) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())
+        check_evaluation(self, tag.partition("/")[0], loss, int(self.broken_sum.compute()))
         if answered:
             low, high = wilson_interval(correct, answered)
             self.log(tag, correct / answered, prog_bar=True)
@@ -286,10 +292,16 @@ class SoftPromptModule(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["promptstage"] = describe(self)
         checkpoint["rng"] = torch.get_rng_state()
+        if self._trainer is not None:
+            check_state(self, checkpoint)
+            checkpoint["callbacks"] = scores_only(checkpoint.get("callbacks", {}), self._trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         verify(self, checkpoint)
-        self._rng = checkpoint["rng"]
+        check_numbers(checkpoint, "the checkpoint")
+        self._rng = stored_random_state(checkpoint.get("rng"))
+        if self._trainer is not None:
+            checkpoint["callbacks"] = restored_states(checkpoint.get("callbacks"), self._trainer)
 
     def on_fit_start(self) -> None:
         if self.trainer.max_steps == 0:

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.checkpoint_schema import check_contents, check_training_state
+from lightning_modules.checkpoint_schema import check_contents, check_progress
+from lightning_modules.training_state import check_numbers
 from utilities.errors import UserError
 from utilities.files import make_folder, write_bytes
 
@@ -48,7 +49,7 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
         raise UserError(f"the checkpoint has format {theirs['format']}, this version reads format {FORMAT}")
     if theirs["method"] != ours["method"]:
         raise UserError(f"the checkpoint is of method {theirs['method']}, the model is {ours['method']}")
-    if theirs["fingerprint"] != ours["fingerprint"]:
+    if not module.load_backbone().matches(theirs["fingerprint"]):
         raise UserError(
             f"the checkpoint belongs to backbone '{theirs['backbone']['name']}' "
             f"(fingerprint {theirs['fingerprint']}), not to '{ours['backbone']['name']}' "
@@ -60,7 +61,7 @@ def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
             raise UserError(f"the checkpoint has {key} {one}, the model has {other}")
     trainer = module._trainer
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-        check_training_state(module, checkpoint, trainer)
+        check_progress(checkpoint, trainer)
 
 
 def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -106,6 +107,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "promptstage" not in checkpoint:
         raise UserError(f"{where} was not written by promptstage")
     check_contents(checkpoint, where)
+    check_numbers(checkpoint, where)
     return checkpoint
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import Prefix, StageMode, bos_row, stage_prefix
+from lightning_modules.backbone.prefix import Prefix, StageMode, bos_row, bos_structure, stage_prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.functional.partition import Partition
 from lightning_modules.initialisation import PromptInit, initial_prompt
@@ -154,7 +154,7 @@ class DHAM(SoftPromptModule):
         )
 
     def structure(self) -> dict[str, object]:
-        lead: dict[str, object] = {"bos_first": True} if self.bos_first else {}
+        lead = bos_structure(self.backbone) if self.bos_first else {}
         return {"stages": str(self.stages), "mode": self.mode, **lead}
 
     def _source(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def share_backbone(backbone: Backbone, trainer: L.Trainer) -> None:
     """
     config, own = backbone.config, backbone.fingerprint
     first = trainer.strategy.broadcast(own)
-    if own != first:
+    if not backbone.matches(first):
         raise UserError(
             f"backbone '{config.name}' of process {trainer.global_rank} is another one (fingerprint {own}) "
             f"than that of process 0 ({first})"

@@ -69,6 +69,11 @@ def text_ids(backbone: Backbone, text: str) -> Tensor:
     ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError(f"the init text {text!r} has no tokens in backbone '{backbone.config.name}'")
+    if max(ids) >= len(backbone.embedding):
+        raise UserError(
+            f"the init text {text!r} has token {max(ids)}, but backbone '{backbone.config.name}' has "
+            f"embeddings for {len(backbone.embedding)} tokens"
+        )
     return torch.tensor(ids)
 
 

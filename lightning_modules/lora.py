@@ -31,11 +31,13 @@ class LoRA(SoftPromptModule):
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when the rank is less than 1 or no layer has such a name.
+            UserError: when rank or alpha is out of range, or no layer has such a name.
         """
         super().__init__(backbone, optimizer, val_generations)
         if rank < 1:
             raise UserError(f"LoRA rank must be at least 1, not {rank}")
+        if alpha < 1:
+            raise UserError(f"LoRA alpha must be >= 1, got {alpha}")
         self.rank = rank
         self.alpha = alpha
         self.target_modules = target_modules
@@ -43,6 +45,8 @@ class LoRA(SoftPromptModule):
     def configure_prompts(self, generator: torch.Generator) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
+        if self.rank > (width := self.backbone.hidden_size):
+            raise UserError(f"LoRA rank must be <= {width}, the backbone's hidden size, got {self.rank}")
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.target_modules)
         with torch.random.fork_rng(devices=[]):
             # peft draws from the global generator; ours decides, on every rank alike.

@@ -1,17 +1,20 @@
 """AdamW and its learning-rate schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.stored_numbers import is_count, shown
 from utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
+LARGEST = 1e15  # of lr and weight_decay; torch cannot multiply float32 by their product beyond 3e38
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,24 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         choose("optimizer schedule", self.schedule, get_args(Schedule))
-        if self.lr <= 0:
-            raise UserError(f"optimizer lr must be positive, not {self.lr}")
+        if not 0 < self.lr <= LARGEST:
+            raise UserError(f"optimizer lr must be positive and at most {LARGEST:g}, not {self.lr}")
+        if not 0 <= self.weight_decay <= LARGEST:
+            raise UserError(
+                f"optimizer weight_decay must be >= 0 and at most {LARGEST:g}, not {self.weight_decay}"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer betas must be >= 0 and < 1, not {list(self.betas)}")
         if self.warmup_steps < 0:
             raise UserError(f"optimizer warmup_steps must not be negative, not {self.warmup_steps}")
 
     def build(self, parameters: Iterable[Parameter], total_steps: float) -> tuple[AdamW, LambdaLR]:
-        """Optimiser and per-step schedule for a run of ``total_steps`` optimiser steps."""
+        """Optimiser and per-step schedule for a run of ``total_steps`` optimiser steps.
+
+        Loading their states takes moments and position; rates, decay and betas stay those of this config.
+        """
         optimizer = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas)
+        optimizer.register_load_state_dict_pre_hook(_moments_only)
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
@@ -52,4 +65,61 @@ class OptimizerConfig:
             left = max(0.0, 1.0 - progress)
             return left if self.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
-        return optimizer, LambdaLR(optimizer, factor)
+        return optimizer, StepSchedule(optimizer, factor)
+
+
+class StepSchedule(LambdaLR):
+    """A schedule whose state is its position: the peak rate and the factors are the configuration's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the position, and give the optimizer its rate there.
+
+        Raises:
+            UserError: when the state is not one of a schedule.
+        """
+        for name in ("last_epoch", "_step_count"):
+            position = state_dict.get(name)
+            if not is_count(position):
+                raise UserError(
+                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, got {shown(position)}"
+                )
+            setattr(self, name, position)
+        self._last_lr = []
+        for group, peak, factor in zip(
+            self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True
+        ):
+            group["lr"] = peak * factor(self.last_epoch)
+            self._last_lr.append(group["lr"])
+
+
+def _moments_only(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the optimizer's own hyperparameters in the place of those of a state to load.
+
+    Raises:
+        UserError: when the state does not hold AdamW's moments of these parameters.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups, moments = state.get("param_groups"), state.get("state")
+    if not isinstance(groups, list) or not isinstance(moments, Mapping) or len(groups) != len(own):
+        raise UserError("the checkpoint is damaged: its optimizer state is not one of AdamW")
+    for group, ours in zip(groups, own, strict=True):
+        if not isinstance(group, Mapping) or group.get("params") != ours["params"]:
+            raise UserError("the checkpoint is damaged: its optimizer state is of other parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entry in moments.items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(entry, Mapping):
+            raise UserError("the checkpoint is damaged: its optimizer state is of other parameters")
+        shape = parameters[index].shape
+        for name, expected in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape)):
+            value = entry.get(name)
+            if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
+                raise UserError(
+                    f"the checkpoint is damaged: the optimizer's {name} must have shape {tuple(expected)}"
+                )
+        for name, least in (("step", 1), ("exp_avg_sq", 0)):
+            if (entry[name] < least).any():
+                raise UserError(f"the checkpoint is damaged: the optimizer's {name} must be >= {least}")
+    return {"state": dict(moments), "param_groups": own}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import Prefix, bos_row, stage_prefix
+from lightning_modules.backbone.prefix import Prefix, bos_row, bos_structure, stage_prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
@@ -33,8 +33,8 @@ class PromptTuning(SoftPromptModule):
             num_virtual_tokens: m; the DPC paper uses 100.
             init: how the virtual tokens start.
             insert_at: layer whose input the prompt is part of; 0 is prompt tuning, more a late prompt.
-            bos_first: put the tokenizer's BOS before the prompt. Attention sinks form at the first position,
-                which is then no virtual token.
+            bos_first: put the tokenizer's BOS before the prompt, instead of before the content if it stands
+                there. Attention sinks form at the first position, which is then no virtual token.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
@@ -63,5 +63,5 @@ class PromptTuning(SoftPromptModule):
         return stage_prefix(self.backbone, [self.insert_at], prompts, lead=lead, dropped=dropped)
 
     def structure(self) -> dict[str, object]:
-        lead: dict[str, object] = {"bos_first": True} if self.bos_first else {}
+        lead = bos_structure(self.backbone) if self.bos_first else {}
         return {"insert_at": self.insert_at, **lead}

@@ -172,7 +172,7 @@ def check_partition(partition: Partition, backbone: Backbone, what: str) -> None
             f"{what} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
             f"{backbone.num_layers}"
         )
-    if partition.fingerprint != backbone.fingerprint:
+    if not backbone.matches(partition.fingerprint):
         raise UserError(
             f"{what} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
             f"not to '{backbone.config.name}' ({backbone.fingerprint})"

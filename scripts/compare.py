@@ -1,9 +1,10 @@
 """python -m scripts.compare FILE.yaml: several runs in one table.
 
 Each row is a ``fit`` and a ``test`` of ``cli.py``, as a user would type them; they are printed, and run in
-this process on one device. A row with ``--model=Pretrained`` is only tested: of all flags it takes those of
-data and backbone. A row ``of`` another one tests that one's prompt again, with a correction; beside its
-accuracy stand the answers it fixed and broke, and McNemar's exact p.
+this process if one device is enough for them, else in processes of their own. A row with
+``--model=Pretrained`` is only tested: of all flags it takes those of data and backbone. A row ``of`` another
+one tests that one's prompt again, with a correction; beside its accuracy stand the answers it fixed and
+broke, and McNemar's exact p.
 
 ``configs/experiment/demo.yaml`` is such a FILE, ``scripts/comparison.py`` lists its keys.
 """
@@ -11,7 +12,9 @@ accuracy stand the answers it fixed and broke, and McNemar's exact p.
 import argparse
 import gc
 import json
+import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +26,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import cli
-from scripts.comparison import UNTRAINED, Again, Comparison, Run, folder_name, for_test, read
+from scripts.comparison import (
+    UNTRAINED,
+    Again,
+    Comparison,
+    Run,
+    folder_name,
+    for_test,
+    read,
+    starts_processes,
+)
 from utilities.errors import UserError, choose
 from utilities.files import new_folder, write_text
 from utilities.intervals import mcnemar
@@ -125,12 +137,19 @@ class Runs:
         write_text(self.record_file, json.dumps(self.records, indent=2, ensure_ascii=False) + "\n")
 
     def _run(self, arguments: list[str]) -> float:
-        """Seconds of a ``cli.py`` command in this process (a new one would import torch again)."""
+        """Return the seconds that a ``cli.py`` command takes.
+
+        On one device it runs in this process: a new one would import torch again. Lightning starts the
+        other ranks of a command by running the program again, which must then be ``cli.py``, not this one.
+        """
         command = f"$ python cli.py {shlex.join(arguments)}"
         self.console.print(command, style="dim", markup=False, highlight=False)
         started = time.monotonic()
-        code = cli.main(arguments)
-        gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
+        if starts_processes(arguments):
+            code = subprocess.run([sys.executable, cli.__file__, *arguments], check=False).returncode
+        else:
+            code = cli.main(arguments)
+            gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
         if code:
             raise SystemExit(code)
         return round(time.monotonic() - started, 1)
@@ -226,6 +245,10 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given[:at])
     console = Console(width=None if Console().is_terminal else 160)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                "start scripts.compare in one process: its rows start their own (--trainer.devices)"
+            )
         comparison = read(options.file)
         names = options.rows.split(",") if options.rows else list(comparison.rows)
         rows = [choose("row", name.strip(), comparison.rows) for name in names]

@@ -1,11 +1,13 @@
 """What ``scripts.compare`` is told: a YAML file with the rows of a table."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 
 from utilities.errors import UserError, choose
@@ -161,3 +163,31 @@ def for_test(flags: Iterable[str]) -> list[str]:
         if keep:
             kept.append(flag)
     return kept
+
+
+def starts_processes(flags: Sequence[str]) -> bool:
+    """Return whether a command with these flags may use several devices, and so start other processes."""
+    values: dict[str, Any] = {"devices": "auto", "accelerator": "auto", "num_nodes": 1}
+    given: dict[str, Any] = {}
+    for option, following in pairwise([*flags, ""]):
+        name, equals, value = option.partition("=")
+        value = value if equals else following
+        if name in ("-c", "--config") and Path(value).is_file():
+            values |= _trainer_values(Path(value), values)
+        elif name.removeprefix("--trainer.") in values:
+            given[name.removeprefix("--trainer.")] = value
+    values |= given
+    devices = yaml.safe_load(str(values["devices"]))
+    if devices in ("auto", -1, None):
+        devices = 1 if values["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
+    count = len(devices) if isinstance(devices, list) else devices
+    return count != 1 or str(values["num_nodes"]) != "1"
+
+
+def _trainer_values(file: Path, names: Collection[str]) -> dict[str, Any]:
+    """Read some of the trainer's options from a file; none if it is not valid, which the command reports."""
+    try:
+        trainer = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
+        return {name: trainer[name] for name in names if name in trainer}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}

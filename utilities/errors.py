@@ -7,6 +7,14 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake of the user: shown as one line, exit code 2, no traceback."""
 
+    exit_code = 2
+
+
+class RunFailure(UserError):
+    """A run that cannot continue although nothing was mistyped: shown as one line, exit code 1."""
+
+    exit_code = 1
+
 
 def printable(text: str) -> str:
     r"""Escape everything in ``text`` that could steer a terminal, reorder it or begin another line.

@@ -6,7 +6,7 @@ For the processes of ``verifier_process`` only: a formula may take for ever, or 
 from typing import Any
 
 from math_verify import parse, verify
-from sympy import Expr, Float, N, Rational
+from sympy import Equality, Expr, Float, N, Rational, fraction, together
 
 DIGITS = 50  # to which numbers are computed
 # How far equal numbers may be apart, as a part of the larger: where one is written as a decimal, and else.
@@ -31,8 +31,39 @@ def equal(given: str, reference: str) -> bool:
     target, gold = (parse(f"${formula}$", parsing_timeout=None) for formula in (given, reference))
     if not gold or not target:
         return False
-    same = _numerically(gold[0], target[0])
+    if isinstance(gold[0], Equality) and isinstance(target[0], Equality):
+        same = _same_equation(gold[0], target[0])
+    else:
+        same = _numerically(gold[0], target[0])
     return bool(verify(gold, target, timeout_seconds=None)) if same is None else same
+
+
+def _values(symbols: list[Any], place: int) -> dict[Any, Any]:
+    """Values for variables at one of the places, related to each other in another way at each."""
+    return {
+        symbol: PLACES[(place + i) % len(PLACES)] * (i + 1) + Rational(i, 7 + place)
+        for i, symbol in enumerate(symbols)
+    }
+
+
+def _same_equation(gold: Any, target: Any) -> bool | None:
+    """Whether one equation is the other times a constant: x = 3z is x - 3z = 0.
+
+    None for equations of one variable that are not, since they may still have the same solutions.
+    """
+    one, other = (fraction(together(equation.lhs - equation.rhs))[0] for equation in (gold, target))
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    ratios = []
+    for place in range(len(PLACES)):
+        values = _values(symbols, place)
+        above, below = N(one.subs(values), DIGITS), N(other.subs(values), DIGITS)
+        if not (above.is_number and below.is_number and above.is_finite and below.is_finite and below):
+            return None
+        ratios.append(above / below)
+    tolerance = TOLERANCE_OF_DECIMALS if one.has(Float) or other.has(Float) else TOLERANCE
+    if all(ratio and abs(ratio / ratios[0] - 1) < tolerance for ratio in ratios):
+        return True
+    return None if len(symbols) < 2 else False
 
 
 def _numerically(gold: Any, target: Any) -> bool | None:
@@ -48,9 +79,8 @@ def _numerically(gold: Any, target: Any) -> bool | None:
         return bool(gold.doit() == target.doit())
     tolerance = TOLERANCE_OF_DECIMALS if decimal else TOLERANCE
     symbols = sorted(gold.free_symbols | target.free_symbols, key=str)
-    for place in PLACES if symbols else PLACES[:1]:
-        # Different values for different variables.
-        values = {symbol: place * (i + 1) + Rational(i, 7) for i, symbol in enumerate(symbols)}
+    for place in range(len(PLACES) if symbols else 1):
+        values = _values(symbols, place)
         one, other = N(gold.subs(values), DIGITS), N(target.subs(values), DIGITS)
         if not (one.is_number and other.is_number and one.is_finite and other.is_finite):
             return None

@@ -17,7 +17,7 @@ from datamodules.answers.normalise import normalise, spell
 from datamodules.answers.parts import same_parts
 from datamodules.answers.patterns import either, phrases
 from datamodules.answers.units import unit_of
-from datamodules.answers.verdicts import Same, Verdict, some
+from datamodules.answers.verdicts import Same, Verdict, every, some
 from datamodules.answers.verifier import clock, verified
 
 LONGEST = 300  # characters of an answer that is compared as mathematics and not only as text
@@ -35,6 +35,9 @@ _NOTHING = frozenset(
     )
 )
 
+_ELLIPSIS = r"\ldots"
+_RELATION = re.compile(r"[=<>,∨]|\\(?:approx|in|ne|cup|pm)(?![a-zA-Z])")
+_VARIABLE = re.compile("[a-zA-Z]")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _FUNCTION = re.compile(
@@ -109,10 +112,18 @@ def _same(given: str, reference: str, until: float) -> Verdict:
     if (verdict := _plainly_same(given, reference)) is not None:
         return verdict
     same = partial(_same, until=until)
+    goes_on = _ELLIPSIS in reference or (_ELLIPSIS in given and "=" not in given)
+    if goes_on or min(given.count(":"), reference.count(":")) > 1:
+        return _same_sequence(given, reference, same)
     bare, target = without_name(given), without_name(reference)
+    same_name = given[: -len(bare)] == reference[: -len(target)]
+    if not same_name and _are_equations(given, reference):
+        return verified(given, reference, until - clock())
     if (bare, target) != (given, reference):
+        if target != reference and _names_other(given, reference):
+            return False
         # k=3 answers 3, and m=3 does not answer k=3.
-        alike = bare == given or target == reference or given[: -len(bare)] == reference[: -len(target)]
+        alike = bare == given or target == reference or same_name
         return same(bare, target) if alike else False
     if (verdict := same_matrix(given, reference, same)) is not None:
         return verdict
@@ -138,6 +149,43 @@ def _plainly_same(given: str, reference: str) -> bool | None:
     if x is not None and y is not None:
         return x == y
     return same_in_base(given, reference)
+
+
+def _same_sequence(given: str, reference: str, same: Same) -> Verdict:
+    """Whether two ratios of several numbers, or sequences that go on, have the same members."""
+    mark = ":" if ":" in reference else ","
+    mine, theirs = (text.strip("()").split(mark) for text in (given, reference))
+    if len(mine) != len(theirs):
+        return False
+    if len(mine) == 1:
+        return given == reference
+    numbers = [(exact(one), exact(other)) for one, other in zip(mine, theirs, strict=True)]
+    if mark == ":" and all(one and other for one, other in numbers):
+        return len({one / other for one, other in numbers if one and other}) == 1
+    return every(
+        one == other or (_ELLIPSIS not in one + other and same(one, other))
+        for one, other in zip(mine, theirs, strict=True)
+    )
+
+
+def _are_equations(given: str, reference: str) -> bool:
+    """Whether both are one equation each, in the same variables."""
+    variables = []
+    for formula in (given, reference):
+        left, equals, right = formula.partition("=")
+        if not left or not equals or not right or _RELATION.search(left + right):
+            return False
+        if _is_worded(formula) or not _harmless(formula):
+            return False
+        variables.append(set(_VARIABLE.findall(_COMMAND.sub(" ", formula))))
+    return bool(variables[0]) and variables[0] == variables[1]
+
+
+def _names_other(given: str, reference: str) -> bool:
+    """Whether ``given`` is an equation of something else than what ``reference`` gives: xy=0 for x=0."""
+    left, equals, right = given.partition("=")
+    name = reference.partition("=")[0]
+    return bool(equals and "=" not in right and left != name and _VARIABLE.search(_COMMAND.sub("", left)))
 
 
 def _is_worded(formula: str) -> bool:

@@ -127,10 +127,10 @@ def _committed(commitment: Commitment, reference: str) -> Found | None:
     paragraph = body.partition("\n\n")[0]
     if "boxed" in paragraph[:_BOX_SOON]:
         return None
-    if _OPENS_FORMULA.match(body):
-        return first_formulas(paragraph, commitment.rule)
     line = paragraph.partition("\n")[0]
     is_price = _MONEY.match(line) and line.count("$") == 1
+    if _OPENS_FORMULA.match(body) and not is_price:
+        return first_formulas(paragraph, commitment.rule)
     if _HAS_FORMULA.search(line) and not is_price:
         return first_formulas(_SENTENCE_END.split(line, maxsplit=1)[0], commitment.rule)
     return _plain(line, commitment.rule, reference)
@@ -151,6 +151,6 @@ def _plain(line: str, rule: str, reference: str) -> Found | None:
 def _concluded(text: str, reference: str) -> Found | None:
     """The answer of a text without a mark; None for one that breaks off."""
     closing = conclusion(text)
-    if closing is None or _CUT_OFF.search(text.rpartition("\n")[2]):
+    if closing is None or _CUT_OFF.search(text.rpartition("\n")[2].replace("\\$", "")):
         return None
     return find_named(closing[-1], reference) or stated_formula(closing[-1], reference)

@@ -77,6 +77,7 @@ class Letters:
         opening: at the start of a text: "(C) its text", "C.", "c)", "C, because", "C - its text".
         line: alone on a line.
         listed: at the start of a line with more after it, as in a list of the options.
+        label: in brackets at the start of a text with more after it.
     """
 
     def __init__(self, names: str) -> None:
@@ -90,11 +91,13 @@ class Letters:
             rf"""
             \s* (?: [(\[]({letter})[)\]] | ({letter})\s?[.:\]] ) (?=\s|$)
             | \s* ({letter})\s?\)
-            | \s* ({capital}) (?: \s-\s | ,\s(?=because|since|as|which|it|so) | \n | $ )
+            | \s* ({letter}) (?: ,\s(?=because|since|as|which|it|so) | \n )
+            | \s* ({capital}) (?: \s-\s | $ )
             """,
             re.VERBOSE,
         )
         self.line = re.compile(rf"^[ >-]*[(\[]?({capital})[)\].:]{{0,2}} *$", re.MULTILINE)
+        self.label = re.compile(rf"\W*?[(\[]\s?{letter}\s?[)\]]\s*\S")
         self.listed = re.compile(rf"^[ >*-]*[(\[]?({capital})[)\].:]\s*\S", re.MULTILINE)
 
 
@@ -166,9 +169,8 @@ def leading(body: str, options: Sequence[Option]) -> tuple[Option, int] | None:
 
     Words such as "most likely option" may stand before it.
     """
-    if whole := letters_of(options).whole.fullmatch(body.strip(" \"'")):
-        option = by_name(options, whole[1])
-        return (option, len(body)) if option else None
+    if option := only(body, options):
+        return option, len(body)
     skipped = _SKIPPED.match(body)
     for start in dict.fromkeys((skipped.end() if skipped else 0, 0)):
         if found := _letter_at(body, start, options):
@@ -186,6 +188,17 @@ def _letter_at(body: str, start: int, options: Sequence[Option]) -> tuple[Option
         return None
     option = by_name(options, name)
     return (option, match.end()) if option else None
+
+
+def labelled(text: str, options: Sequence[Option]) -> bool:
+    """Whether ``text`` begins with an option's letter in brackets, and goes on."""
+    return bool(letters_of(options).label.match(text))
+
+
+def only(text: str, options: Sequence[Option]) -> Option | None:
+    """The option whose letter, small or capital, is all that ``text`` says."""
+    whole = letters_of(options).whole.fullmatch(text.strip(" \"'\n"))
+    return by_name(options, whole[1]) if whole else None
 
 
 def denied(text: str, start: int) -> bool:

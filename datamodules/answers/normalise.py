@@ -110,7 +110,9 @@ _STEPS = (
     _commands("l?brace", r"\\{"),
     _commands("rbrace", r"\\}"),
     # Spacing; between digits it separates thousands: 1{,}000, 1,\!000.
-    _step(r"(?<=\d) (?: \{,\} | ,\s?\\! | \\!, | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""),
+    _step(
+        r"(?<=\d) (?: \{,\}(?:\\!)? | ,\s?\\!\s? | \\!,\s? | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""
+    ),
     _step(r"\\(?: [,!;:>\ ] | quad | qquad | hspace\{[^{}]*\} | hfill | hskip ) | ~ | &nbsp;", ""),
     # Units that stand for themselves.
     _step(r"\^ \s* \{? \s* (?:\\circ|\\degree) \s* \}? | \\degree(?![a-zA-Z])", ""),
@@ -122,6 +124,7 @@ _STEPS = (
     _commands("gt", ">"),
     _commands("neq?", r"\\ne"),
     _commands("varnothing", r"\\emptyset"),
+    _step(r"\\[cld]?dots[cbmio]?(?![a-zA-Z]) | \.\.\. | …", r"\\ldots"),
     _commands("cdot times ast", "*"),
     _step(r"\\(?:colon|!:)", ":"),
     # 10,000, but not the members of (1,234) or \{1,234\}.

@@ -28,6 +28,8 @@ _LATEX = (
 )
 # The continent's 1.450.000 and 70.000,00.
 _CONTINENTAL = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:,\d{1,2}(?!\d)|(?<=\.\d{3}\.\d{3})(?![\d,]))")
+# 10^6, but not the power of 3 × 10^6.
+_POWER_OF_TEN = re.compile(r"(?<![\w.^×*])(?<![×x*]\s)10\s?\^\s?\{?(\d{1,2})\}?(?![\d.])")
 # The comma of "3,1415" separates two numbers.
 _LISTED = re.compile(r"(?<=\d),(?=\s?\d{4})")
 
@@ -49,6 +51,17 @@ NUMBER = re.compile(
     # × 10^5, e5
     (?: \s?[×x*]\s?10\s?\^\s?\{?(?P<power>-?\d{1,3})\}? | [eE](?P<exponent>[+-]?\d{1,3})(?!\w) )?
     (?P<scale> \s?(?i:thousand|million|billion|trillion)\b | (?<=\d)[kK]\b )?
+    """,
+    re.VERBOSE,
+)
+# Of a reference: "x =", "Total:"; "apples", "km/h", "cm²", but not "dozen", "hundred" or "and a half".
+_NAME = re.compile(r"[A-Za-z][\w ]{0,30}[=:]\s*(?=[-+$€£¥₹]?\s?[.\d])")
+_UNIT = re.compile(
+    r"""
+    (?! .* \b (?i: dozens? | scores? | hundreds? | pairs? | or | and | to | half | halves | thirds?
+        | quarters? ) \b )
+    (?! \s? [A-Za-z] \s* $ (?<! [mgshlLkKCFNVWJA] ) )     # a variable
+    \s? [A-Za-z°%€£] [A-Za-z°%²³.'$€£/ -]* (?: \^\{?[23]\}? )? \s*
     """,
     re.VERBOSE,
 )
@@ -74,6 +87,8 @@ def plain(text: str) -> str:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
     text = _CONTINENTAL.sub(lambda number: number[0].replace(".", "").replace(",", "."), text)
+    if "^" in text:
+        text = _POWER_OF_TEN.sub(lambda power: f"1{'0' * int(power[1])}", text)
     return _LISTED.sub(", ", text)
 
 
@@ -82,6 +97,19 @@ def to_fraction(text: str) -> Fraction | None:
     text = plain(text).strip().strip("*_${} ").rstrip("%. ").strip()
     match = NUMBER.fullmatch(text)
     return value(match) if match else None
+
+
+def reference_value(text: str) -> Fraction | None:
+    """The exact value of a reference: as :func:`to_fraction`, and with a name or a unit; None without one.
+
+    >>> reference_value("3 apples"), reference_value("x = 5"), reference_value("12:30")
+    (Fraction(3, 1), Fraction(5, 1), None)
+    """
+    text = _NAME.sub("", plain(text).strip())
+    if (known := to_fraction(text)) is not None:
+        return known
+    match = NUMBER.match(text)
+    return value(match) if match and _UNIT.fullmatch(text, match.end()) else None
 
 
 def value(match: re.Match[str]) -> Fraction | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from datamodules.answers.flat_formulas import flat
-from datamodules.answers.letters import denied
+from datamodules.answers.letters import denied, labelled
 from datamodules.answers.numbers import numbers, plain, value
 from datamodules.answers.options import Option, hedge, named, simple
 from datamodules.answers.stated_numbers import pick
@@ -33,7 +33,8 @@ def whole_text(text: str, options: Sequence[Option]) -> Option | None:
     written = [option for option in options if option.text and text.strip(" .") == option.text.strip(" .")]
     if len(written) == 1:
         return written[0]
-    said, formula = simple(text), flat(text)
+    # "(C) O2" is no "CO2".
+    said, formula = simple(text), "" if labelled(text, options) else flat(text)
     same = [option for option in options if said and said == simple(option.text)]
     same = same or [option for option in options if formula and formula == flat(option.text)]
     return same[0] if len(same) == 1 and (len(said) > 1 or said.isdigit()) else None

@@ -63,17 +63,22 @@ def _asserted(match: re.Match[str], options: Sequence[Option]) -> Option | None:
 def _statements(names: str) -> re.Pattern[str]:
     """The ways to state one of the options with these names, the letter in a group named for the way."""
 
-    def letter(group: str) -> str:
-        return rf"[(\[]?(?P<{group}>[{re.escape(names)}])(?![\w'])[)\]]?"
+    # A small letter only where nothing else can be meant; "a" may be an article, "is b" a variable.
+    small = re.escape(names.lower().replace("a", ""))
+
+    def letter(group: str, more: str = "") -> str:
+        return rf"[(\[]?(?P<{group}>[{re.escape(names)}{more}])(?![\w'])[)\]]?"
 
     return re.compile(
         rf"""
         # "Option B is clearly the correct one"
-        \b {_KIND} (?<![\w'-]) {letter("subject")} [.:]?
+        \b {_KIND} (?<![\w'-]) {letter("subject", small)} [.:]?
            \s+{_IS}\s+ (?:{_ADVERB}\s+)? (?:to\ be\s+)? (?:the\s+)? (?:{_DEGREE}\s+)? {_RIGHT} \b
         # "I choose option B", "it's B"
         | \b (?i:{_CHOOSING}) \s+ (?:either\s+)? (?:the\s+)? (?:answer\s+|correct\s+)?
              {_KIND} {letter("chosen")} (?=[\s.,;:!)*]|$)
+        # "I choose b"
+        | \b (?i:choose|select|pick|go\ with|opt\ for) \s+ {_KIND} {letter("taken", small)} (?=[\s.,;:!)*]|$)
         # "By elimination, B"
         | \b (?i:by|process\ of)\ elimination [^.\n]{{0,30}}? [:,]?
              \s+ {_KIND} {letter("left")} (?=[\s.,;:!)*]|$)

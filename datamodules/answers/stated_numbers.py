@@ -65,6 +65,16 @@ _SUBORDINATE = (
     re.compile(r";[^;]*\bwould be\b[^;]*"),
 )
 
+# "So each child gets 6 stickers, and there are 4 children.", but not "5 apples, and there are 8 left".
+_THERE_ARE = re.compile(
+    r"""
+    (?P<main> (?: (?! \bthere\b | [=:] ) . )* \d (?: (?! \bthere\b | [=:] ) . )*? )
+    (?: ,?\sand | ; | ,\swhere ) \s there\s(?:are|were)\s
+    (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;=]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
 # Before and after a number in a calculation; "5 * 3", but not "5** 3" in bold.
 _RESULT = re.compile(r"(?: [=≈] | \bequals ) [\s*_($]* (?:about[ ]|approximately[ ])? [$€£]? $", re.VERBOSE)
 _OPERATOR = re.compile(
@@ -150,6 +160,8 @@ def pick(sentence: str) -> re.Match[str] | None:
 
 def _main(sentence: str) -> str:
     """``sentence`` with brackets, denials and subordinate reasons blanked, so that places stay the same."""
+    if beside := _THERE_ARE.fullmatch(sentence):
+        sentence = beside["main"].ljust(len(sentence))
     for pattern in _SUBORDINATE:
         sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
     return sentence

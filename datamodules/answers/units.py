@@ -50,11 +50,13 @@ _AFTER_NUMBER = re.compile(rf"[\d}})] {_SPACING} $", re.VERBOSE)
 _CURRENCY = re.compile(r"\s*\\?\$\s*(?=[\d.])|US\\?\$")
 # 5 \frac{\text{m}}{\text{s}}
 _RATE = re.compile(
-    r"(?<=\d) (?: \s | \\[ ,;] )* \\frac \{\\text\{[a-z ]+\}\} \{\\text\{[a-z ]+\}\} $", re.VERBOSE
+    r"(?<=\d) (?: \s | \\[ ,;] )* \\frac \{\\text\{([a-z ]+)\}\} \{\\text\{([a-z ]+)\}\} $", re.VERBOSE
 )
 _COUNT = re.compile(r"(-?[\d.,/]*\d)\s+[a-zA-Z][a-zA-Z' -]{2,40}")
 _AMOUNT = re.compile(r"[\d\\})]")  # not in "no solution", "all integers"
 _SEPARATORS = re.compile(r"[\s.{}^]+")
+_METRE = re.compile(r"(met|lit)re")
+_PER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _NO_POWER = re.compile("[^23]")
 
 _POWERS = {"square ": "2", "sq ": "2", "cubic ": "3"}
@@ -64,7 +66,6 @@ _SAME_UNITS = {
     "ft": "foot",
     "feet": "foot",
     "meter": "m",
-    "metre": "m",
     "centimeter": "cm",
     "kilometer": "km",
     "millimeter": "mm",
@@ -72,11 +73,18 @@ _SAME_UNITS = {
     "h": "hour",
     "min": "minute",
     "sec": "second",
+    "s": "second",
     "lb": "pound",
     "gram": "g",
     "kilogram": "kg",
     "deg": "degree",
     "percent": "%",
+    "mi": "mile",
+    "liter": "l",
+    "milliliter": "ml",
+    "mph": "mile/hour",
+    "kph": "km/hour",
+    "kmh": "km/hour",
 }
 
 
@@ -88,7 +96,7 @@ def unit_of(formula: str) -> tuple[str, str]:
     """
     if currency := _CURRENCY.match(formula):
         return formula[currency.end() :].strip(), "dollar"
-    formula = _RATE.sub("", formula)
+    formula = _RATE.sub(r" \\text{\1 per \2}", formula)
     unit = _AT_END.search(formula)
     count = _COUNT.fullmatch(formula)
     if count and (unit is None or unit.start() > count.end(1) + 1):
@@ -110,10 +118,11 @@ def _is_unit(unit: re.Match[str], amount: str) -> bool:
 
 
 def _one_spelling(name: str, power: str) -> str:
-    """Singular and short, with the power behind it: ``square inches`` as ``inch^2``."""
-    name = _SEPARATORS.sub(" ", name.lower()).strip().rstrip("s")
+    """Singular and short: ``square inches`` as ``inch^2``, ``miles per hour`` as ``mile/hour``."""
+    name = _METRE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
     for prefix, meant in _POWERS.items():
         if name.startswith(prefix):
             name, power = name.removeprefix(prefix), meant
-    name = _SAME_UNITS.get(name, name)
+    parts = (part if part == "s" else part.rstrip("s") for part in _PER.split(name))
+    name = "/".join(_SAME_UNITS.get(part, part) for part in parts)
     return f"{name}^{power}" if power else name

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from datamodules.answers.choice_lines import by_mention, doubted, second
-from datamodules.answers.letters import by_name, leading, letters_of
+from datamodules.answers.letters import by_name, leading, letters_of, only
 from datamodules.answers.option_texts import by_text, whole_text
 from datamodules.answers.options import Option, hedge, named, simple
 from datamodules.answers.sentences import conclusion
@@ -14,6 +14,7 @@ from datamodules.answers.text import Found
 
 # "Options: A) 1 B) 2"
 _LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)
+_IN_FORMULAS = str.maketrans("", "", "${}")
 _LABEL = re.compile(r"^\W*\w\W")
 _SENTENCES = re.compile(r"[.:]\s")
 _TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a verdict without a full stop
@@ -58,9 +59,10 @@ def _labelled(label: str) -> re.Pattern[str]:
 
 
 def _alone(text: str, options: Sequence[Option]) -> Found | None:
-    """The last letter alone on a line."""
+    """The letter that is all of the text's last line, or the last capital alone on a line."""
     names = letters_of(options).line.findall(text)
-    option = by_name(options, names[-1]) if names else None
+    option = only(text.translate(_IN_FORMULAS).strip().rpartition("\n")[2], options)
+    option = option or (by_name(options, names[-1]) if names else None)
     return Found(option.letter, "letter alone on a line") if option else None
 
 

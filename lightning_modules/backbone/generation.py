@@ -95,6 +95,32 @@ def end_tokens(backbone: "Backbone", tokenizer: "PreTrainedTokenizerBase") -> se
     return {*ids, tokenizer.eos_token_id}
 
 
+def next_logits(
+    backbone: "Backbone",
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor,
+    cache: PrefixCache,
+    context: AttentionContext,
+) -> Tensor:
+    """Logits (B, vocabulary) after the last of the columns ``input_ids`` (B, n) that follow a cache's.
+
+    Args:
+        attention_mask: (B, columns in the cache + n), 1 on content; None: all is content.
+        position_ids: (B, n).
+        cache: begins with the prefix; the columns are added to it.
+    """
+    return backbone.model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        context=context,
+    ).logits[:, -1]
+
+
 @torch.no_grad()
 def generate(
     backbone: "Backbone",
@@ -122,6 +148,9 @@ def generate(
 
     Returns:
         B lists of new token ids, without the end token.
+
+    Raises:
+        FloatingPointError: when a next token's logit is infinite or NaN.
     """
     batch, width = input_ids.shape
     first = 0 if prefix is None else prefix.num_positions
@@ -142,20 +171,15 @@ def generate(
             if trace is not None:
                 context.observation = trace.observation
             backbone.shards.begin_pass()
-            logits = backbone.model(
-                input_ids=step_ids,
-                attention_mask=mask if padded else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-                context=context,
-            ).logits
+            logits = next_logits(backbone, step_ids, mask if padded else None, positions, cache, context)
             if trace is not None and step:
                 trace.step(alive)
-            tokens = logits[:, -1].argmax(-1)
+            values, tokens = logits.max(-1)
+            tokens = torch.where(values.isfinite(), tokens, -1)
             finished = torch.isin(tokens, ends).tolist()
             for row, token in enumerate(tokens.tolist()):
+                if token < 0:
+                    raise FloatingPointError("logits are not finite: the backbone or the prompt is broken")
                 if finished[row]:
                     continue
                 outputs[alive[row]].append(token)

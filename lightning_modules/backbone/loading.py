@@ -2,21 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from lightning_modules.backbone.boundary import reading
+from lightning_modules.backbone.model_folder import check_files, file_states, stored_shapes, weight_files
+from lightning_modules.backbone.model_size import check_size
+from lightning_modules.backbone.user_cache import recall, remember
 from utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
+_OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 
 @dataclass(frozen=True)
@@ -92,59 +99,99 @@ def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
     return str(path) if path.is_dir() else config.name, kwargs
 
 
-def _explain(config: BackboneConfig, error: Exception) -> UserError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"backbone '{config.name}' cannot be loaded: {first} "
-        "(allowed: a hub id, a local folder, or 'embedded'; "
-        "'make smollm2' makes models/smollm2)"
-    )
+def _folder(config: BackboneConfig) -> Path | None:
+    """The folder of a backbone's files; of a hub id the cached one, None before it was downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    where, _ = _location(config)
+    if Path(where).is_dir():
+        return Path(where)
+    cached = try_to_load_from_cache(where, config.gguf_file or "config.json", revision=config.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _check_folder(config: BackboneConfig) -> Path | None:
+    with reading(config.name):
+        folder = _folder(config)
+        if folder is not None:
+            check_files(folder)
+        return folder
+
+
+def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    local = _check_folder(config) is not None
+    where, kwargs = _location(config)
+    with reading(config.name, "config.json" if local and not config.gguf_file else ""):
+        return AutoConfig.from_pretrained(where, **kwargs)
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
     """The backbone's tokenizer, with a padding token.
 
     Raises:
-        UserError: when it cannot be found, or has no end-of-sequence token.
+        UserError: when it cannot be read, or has no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
+    _check_folder(config)
+    size = vocabulary_size(config)
     where, kwargs = _location(config)
-    try:
+    with reading(config.name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise _explain(config, error) from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of backbone '{config.name}' has no end-of-sequence token")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some mistakes show only in use
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise ValueError(f"chat_template must be text, got {type(tokenizer.chat_template).__name__}")
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of backbone '{config.name}' has no end-of-sequence token")
+        if size is not None and tokenizer.eos_token_id >= size:
+            raise UserError(
+                f"the tokenizer of backbone '{config.name}' ends texts with token {tokenizer.eos_token_id}, "
+                f"but the model has {size} tokens"
+            )
+        # Padding is masked: any token of the model's does.
+        pad = tokenizer.pad_token_id
+        if pad is None or (size is not None and pad >= size):
+            tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def vocabulary_size(config: BackboneConfig) -> int | None:
+    """Tokens the backbone has embeddings for; None for GGUF, whose tokens and weights are in one file."""
+    if config.gguf_file:
+        return None
+    with reading(config.name):
+        return int(_read_config(config).get_text_config().vocab_size)
 
 
 def context_length(config: BackboneConfig) -> int | None:
     """Positions the backbone was built for, from its configuration alone; None when it names none."""
-    from transformers import AutoConfig
-
-    where, kwargs = _location(config)
-    try:
-        model_config = AutoConfig.from_pretrained(where, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise _explain(config, error) from error
-    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    with reading(config.name):
+        return getattr(_read_config(config).get_text_config(), "max_position_embeddings", None)
 
 
-def load_model(config: BackboneConfig) -> "PreTrainedModel":
+class Loaded(NamedTuple):
+    """A model, and the files its weights are in (none known for GGUF, whose tensors have other names)."""
+
+    model: "PreTrainedModel"
+    files: list[Path] | None
+
+
+def load_model(config: BackboneConfig) -> Loaded:
     """The backbone's causal language model: frozen, in eval mode, with our attention.
 
     Raises:
-        UserError: when it cannot be found or loaded.
+        UserError: when it cannot be found or read, or its weights are not those its configuration asks for.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from lightning_modules.backbone.attention import IMPLEMENTATION
 
+    model_config = _read_config(config)
     where, kwargs = _location(config)
+    files = _check_weights(config, model_config)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.quantization == "4bit":
         kwargs["quantization_config"] = BitsAndBytesConfig(
@@ -152,77 +199,79 @@ def load_model(config: BackboneConfig) -> "PreTrainedModel":
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
         )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, attn_implementation=IMPLEMENTATION, **kwargs
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        if isinstance(error, KeyError) and error.args == (IMPLEMENTATION,):
+    with reading(config.name, seconds=None), _quiet():
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=dtype,
+                attn_implementation=IMPLEMENTATION,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+            model, found = loaded
+        except KeyError as error:
+            if error.args != (IMPLEMENTATION,):
+                raise
             raise UserError(
                 f"backbone '{config.name}' cannot take a prefix: its family chooses among attentions of its "
                 "own, which cannot be extended"
             ) from error
-        raise _explain(config, error) from error
-    return model.requires_grad_(False).eval()
+        _check_complete(config, model, found)
+    if files is None and not config.gguf_file:  # downloaded just now
+        files = _check_weights(config, model_config)
+    return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 
 
-_STRUCTURE = (
-    "model_type",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "rms_norm_eps",
-    "layer_norm_epsilon",
-    "rope_parameters",
-    "sliding_window",
-    "tie_word_embeddings",
-    # Of some families alone; none of them can be seen in the weights.
-    "activation_function",
-    "attention_multiplier",
-    "embedding_multiplier",
-    "final_logit_softcapping",
-    "layer_types",
-    "logit_scale",
-    "logits_scaling",
-    "no_rope_layers",
-    "partial_rotary_factor",
-    "query_pre_attn_scalar",
-    "residual_multiplier",
-    "scale_attn_by_inverse_layer_idx",
-    "scale_attn_weights",
-)
+def _check_weights(config: BackboneConfig, model_config: "PreTrainedConfig") -> list[Path] | None:
+    """Check weight files against the configuration before memory is taken for what it asks for."""
+    with reading(config.name):
+        folder = _folder(config)
+        if folder is None or config.trust_remote_code:
+            return None if folder is None else weight_files(folder, config.gguf_file)
+        files = weight_files(folder, config.gguf_file)
+        if not config.gguf_file:
+            facts = [model_config.to_json_string(use_diff=False), version("transformers"), file_states(files)]
+            key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+            if recall("sized", key, "") is None:
+                check_size(config.name, model_config, stored_shapes(files))
+                remember("sized", key)
+        return files
 
 
-def fingerprint(model: "PreTrainedModel", samples: int = 8) -> str:
-    """16 hexadecimal digits that identify a backbone: its structure and a sample of its weights.
+def _check_complete(config: BackboneConfig, model: "PreTrainedModel", found: Mapping[str, Any]) -> None:
+    """Refuse a model of which transformers made up a weight, or for which it left one out."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    missing = sorted(set(found["missing_keys"]) - tied)
+    # Masks and frequencies, which older versions stored.
+    unexpected = sorted(
+        name for name in found["unexpected_keys"] if name.rpartition(".")[2] not in buffers | _OLD_BUFFERS
+    )
+    mismatched = sorted(str(entry[0]) for entry in found["mismatched_keys"])
+    for what, names in (("lack", missing), ("hold another shape of", mismatched)):
+        if names:
+            raise UserError(f"backbone '{config.name}': its files {what} {_counted(names)}")
+    if unexpected:
+        raise UserError(
+            f"backbone '{config.name}': its files hold {_counted(unexpected)} that its configuration has no "
+            "place for"
+        )
 
-    Weights are compared after rounding to bfloat16, so that the same model loaded in another dtype
-    is the same backbone. Call it before anything trainable is added to ``model``.
 
-    Args:
-        samples: how many evenly spaced values of each parameter are read.
-    """
-    digest = hashlib.sha256()
-    # Attributes, not ``to_dict``: GPT-2's heads are ``n_head`` there.
-    config = model.config.get_text_config()
-    structure = {key: getattr(config, key) for key in _STRUCTURE if hasattr(config, key)}
-    digest.update(json.dumps(structure, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter, samples))
-    return digest.hexdigest()[:16]
+def _counted(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"weight {names[0]}{more}"
 
 
-def _sample(parameter: "torch.Tensor", samples: int) -> bytes:
-    import torch
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing a table of what is refused in one line."""
+    from transformers.utils import logging
 
-    flat = parameter.detach().flatten()
-    # Integers, not linspace: above 2^24 elements a float32 index is inexact.
-    step = max(1, flat.numel() // samples)
-    values = flat[::step][:samples].to(torch.bfloat16)
-    return values.view(torch.int16).cpu().numpy().tobytes()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

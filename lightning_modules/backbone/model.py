@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
-from lightning_modules.backbone.loading import BackboneConfig, fingerprint, load_model, load_tokenizer
+from lightning_modules.backbone.fingerprint import identify
+from lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
 from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from lightning_modules.backbone.rope import note_batch_dependence
 from lightning_modules.backbone.sharding import Shards, Whole, fetch_before_backward
+from lightning_modules.backbone.verification import check_structure, verify
 from lightning_modules.functional.cross_entropy import head_cross_entropy
 from utilities.errors import UserError
 
@@ -29,7 +32,6 @@ class Backbone(nn.Module):
         hidden_size: width of the hidden states (d).
         num_heads: attention heads of each block; of its queries, where keys have fewer (H).
         dtype: dtype of the weights.
-        fingerprint: 16 hexadecimal digits that identify structure and weights.
         shards: the processes that share it.
     """
 
@@ -37,19 +39,23 @@ class Backbone(nn.Module):
         """Load the backbone, or take a ready ``model`` (used with made-up models in tests).
 
         Raises:
-            UserError: when it cannot be loaded or its attention cannot take a prefix.
+            UserError: when it cannot be loaded, or computes anything else behind a prefix than behind the
+                same tokens as text.
         """
         super().__init__()
         register()
         self.config = config
-        self.model: Any = load_model(config) if model is None else model.requires_grad_(False).eval()
+        files = None
+        if model is None:
+            model, files = load_model(config)
+        self.model: Any = model.requires_grad_(False).eval()
         text_config = self.model.config.get_text_config()
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = text_config.vocab_size
         self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
-        self.fingerprint = fingerprint(self.model)
+        self._identity = identify(self.model, files, config.quantization)
         self.shards = Whole()
         self._checkpointed: list[nn.Module] = []
         if config.gradient_checkpointing:
@@ -57,7 +63,18 @@ class Backbone(nn.Module):
             self._checkpointed = [
                 m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
             ]
-        self._check_family()
+        note_batch_dependence(text_config, config.name)
+        self._plain_head = check_structure(self)
+        verify(self, remember=files is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digests of structure and all weights; compare them with :meth:`matches`."""
+        return self._identity.fingerprint
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this backbone's, that of a half-precision copy or an earlier version's."""
+        return self._identity.matches(fingerprint)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -116,7 +133,7 @@ class Backbone(nn.Module):
         # Columns after a row's last label are padding or of no effect: they are not run at all.
         columns = torch.arange(labels.shape[1], device=labels.device)
         ends = torch.where(wanted, columns + 1, 0).amax(1)
-        arguments, kept = self._packed(input_ids, ends, prefix, observation)
+        arguments, kept = self.packed(input_ids, ends, prefix, observation)
         sources = torch.full((labels.numel(),), -1, device=labels.device)
         sources[kept] = torch.arange(len(kept), device=labels.device)
         targets = wanted.flatten().nonzero()[:, 0]
@@ -127,7 +144,7 @@ class Backbone(nn.Module):
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
         return per_example.sum(), per_example
 
-    def _packed(
+    def packed(
         self,
         input_ids: Tensor,
         ends: Tensor,
@@ -228,7 +245,7 @@ class Backbone(nn.Module):
         Returns:
             Features (L, rows, d), float32 or better, and (rows,) the example in 0 to B − 1 of each row.
         """
-        arguments, kept = self._packed(input_ids, ends)
+        arguments, kept = self.packed(input_ids, ends)
         used = kept % input_ids.shape[1] > 0
         examples = kept[used] // input_ids.shape[1]
         dtype = torch.promote_types(self.dtype, torch.float32)
@@ -268,40 +285,10 @@ class Backbone(nn.Module):
             for module in self._checkpointed:
                 module.training = False
 
-    def _check_family(self) -> None:
-        """Refuse a model whose attention would ignore a prefix."""
-        name = f"backbone '{self.config.name}' ({self.model.config.model_type})"
-        if self.embedding.shape[1] != self.hidden_size:
-            raise UserError(
-                f"{name} cannot take a prefix: its embeddings are {self.embedding.shape[1]} wide, its layers "
-                f"{self.hidden_size}"
-            )
-        if self.model.base_model is self.model:
-            raise UserError(
-                f"{name} cannot take a prefix: its layers cannot be run without its output matrix"
-            )
-        recorded: dict[int, LayerPrefix] = {}
-        ids = torch.zeros(1, 2, dtype=torch.long, device=self.embedding.device)
-        context = AttentionContext(recorded=recorded)
-        try:
-            with torch.no_grad():
-                logits = self.model(input_ids=ids, use_cache=False, context=context).logits
-                hidden = self.model.base_model(input_ids=ids, use_cache=False, context=context)
-        except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
-            raise UserError(f"{name} cannot take a prefix: {str(error).splitlines()[0]}") from error
-        if sorted(recorded) != list(range(self.num_layers)):
-            raise UserError(
-                f"{name} cannot take a prefix: {len(recorded)} of its {self.num_layers} layers use an "
-                "attention that can be extended"
-            )
-        # Some families scale or cap what the output matrix gives; the loss then takes their own way.
-        head = self.model.get_output_embeddings()
-        self._plain_head = torch.equal(head(hidden.last_hidden_state), logits)
-
 
 def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
-    """The decoder blocks: the outermost list of ``count`` modules."""
-    for module in model.modules():
+    """The decoder blocks: the outermost list of ``count`` modules in the text model."""
+    for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise UserError(f"backbone of type {model.config.model_type} has no list of {count} decoder blocks")

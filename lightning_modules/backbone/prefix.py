@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datamodules.encoding import adds_bos
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,14 +98,28 @@ class Prefix:
 def bos_row(backbone: "Backbone") -> Tensor:
     """The embedding (1, hidden size) of the tokenizer's BOS token.
 
+    Content then has to go without the BOS that its tokenizer may put before it.
+
     Raises:
         UserError: when it has none.
     """
     token = backbone.tokenizer.bos_token_id
-    if token is None:
-        raise UserError(f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token")
+    if token is None or token >= len(backbone.embedding):
+        raise UserError(
+            f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token that the model "
+            "has an embedding for"
+        )
     ids = torch.tensor([token], device=backbone.embedding.device)
     return backbone.model.get_input_embeddings()(ids).detach()
+
+
+def bos_structure(backbone: "Backbone") -> dict[str, object]:
+    """Describe a prompt behind a BOS, for checkpoints.
+
+    Over a tokenizer that adds a BOS, checkpoints without ``bos_in_content`` were trained with two of them.
+    """
+    content: dict[str, object] = {"bos_in_content": False} if adds_bos(backbone.tokenizer) else {}
+    return {"bos_first": True, **content}
 
 
 def stage_prefix(

@@ -1,4 +1,4 @@
-"""Backbones that cannot take a prefix are refused in one line; what tells two backbones apart."""
+"""Backbones that cannot take a prefix are refused in one line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lightning_modules.backbone.attention import IMPLEMENTATION, register
-from lightning_modules.backbone.loading import BackboneConfig, fingerprint
+from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.model import Backbone
-from tests.unit.backbone.tiny import method, random_model, tiny_backbone, wrap
+from tests.unit.backbone.tiny import tiny_backbone, wrap
 from utilities.errors import UserError
 
 
@@ -86,74 +86,3 @@ def test_accepted_families_say_what_they_are(family: str) -> None:
     assert backbone.dtype == torch.float64
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not backbone.train().training
-
-
-# --- fingerprint ----------------------------------------------------------------------------------
-
-
-def test_fingerprint_is_of_16_hexadecimal_digits(family: str) -> None:
-    digits = tiny_backbone(family).fingerprint
-    assert len(digits) == 16
-    assert int(digits, 16) >= 0
-    assert digits == tiny_backbone(family).fingerprint
-    assert digits != tiny_backbone(family, seed=1).fingerprint
-
-
-def test_fingerprint_is_of_the_weights_not_their_dtype(tmp_path: Path) -> None:
-    random_model("llama", "eager", torch.float32).save_pretrained(tmp_path)
-    loaded = {
-        dtype: Backbone(BackboneConfig(name=str(tmp_path), dtype=dtype)).fingerprint
-        for dtype in ("float32", "bfloat16", "float64", "auto")
-    }
-    assert len(set(loaded.values())) == 1, loaded
-
-
-@pytest.mark.smollm2
-def test_fingerprint_of_smollm2(smollm2: Path) -> None:
-    full, half = (
-        Backbone(BackboneConfig(name=str(smollm2), dtype=dtype)) for dtype in ("float32", "bfloat16")
-    )
-    assert full.fingerprint == half.fingerprint
-
-
-def test_fingerprint_sees_a_sampled_weight(family: str) -> None:
-    model = random_model(family)
-    before = fingerprint(model)
-    for name, parameter in model.named_parameters():
-        with torch.no_grad():
-            kept = parameter.flatten()[0].clone()
-            parameter.view(-1)[0] += 1.0
-            assert fingerprint(model) != before, name
-            parameter.view(-1)[0] = kept
-    assert fingerprint(model) == before
-
-
-@pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
-        ("llama", {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}),
-        ("llama", {"hidden_act": "gelu"}),
-        ("llama", {"rms_norm_eps": 1e-3}),
-        ("llama", {"num_hidden_layers": 3}),
-        ("mistral", {"sliding_window": 16}),
-        ("gemma3", {"layer_types": ["full_attention"] * 4}),
-        ("gemma3", {"query_pre_attn_scalar": 12}),
-        ("gpt2", {"num_attention_heads": 8}),
-        ("gpt2", {"activation_function": "relu"}),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
-        ("gpt2", {"layer_norm_epsilon": 1e-3}),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
-)
-def test_fingerprint_sees_the_structure(family: str, changes: dict[str, Any]) -> None:
-    """Also what leaves every weight as it is."""
-    assert tiny_backbone(family, **changes).fingerprint != tiny_backbone(family).fingerprint
-
-
-def test_fingerprint_is_not_of_lora() -> None:
-    backbone = tiny_backbone("llama")
-    before = backbone.fingerprint
-    method("lora", backbone)
-    assert backbone.fingerprint == before == tiny_backbone("llama").fingerprint
-    assert fingerprint(backbone.model) != before  # LoRA did add weights

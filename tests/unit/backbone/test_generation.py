@@ -202,3 +202,12 @@ def test_smollm2(smollm2: Path, name: str) -> None:
     expected = slowly(backbone, backbone.tokenizer, rows, [prefix] * 3, 10, stop)
     assert quickly(backbone, backbone.tokenizer, rows, prefix, 10, stop) == expected
     assert any(len(output) > 3 for output in expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_end_the_generation(value: float) -> None:
+    backbone = tiny_backbone("llama")
+    ids = torch.tensor([[3, 4, 5]])
+    backbone.model.lm_head.weight.data[7] = value
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        generate(backbone, backbone.tokenizer, ids, torch.ones_like(ids), None, 2)

@@ -71,10 +71,10 @@ def test_gold_is_prompt_completion_and_end(
 def test_templates_read_as_documented(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     rows = [{"question": "1+1?", "answer": "#### 2"}]
     expected = {
-        "plain": "<bos>Question: 1+1?\nAnswer: \n#### 2<eos>",
-        "cot": "<bos>Question: 1+1?\nAnswer: Let's think step by step. \n#### 2<eos>",
-        "chat": "<|user|>\n1+1?\n<|assistant|>\n\n#### 2<eos>",
-        "Q {question}\n": "<bos>Q 1+1?\n\n#### 2<eos>",
+        "plain": "<bos>Question: 1+1?\nAnswer: #### 2<eos>",
+        "cot": "<bos>Question: 1+1?\nAnswer: Let's think step by step. #### 2<eos>",
+        "chat": "<|user|>\n1+1?\n<|assistant|>\n#### 2<eos>",
+        "Q {question}\n": "<bos>Q 1+1?\n#### 2<eos>",
     }
     for template, whole in expected.items():
         data = make(backbone, write_rows(test=rows), template=template)

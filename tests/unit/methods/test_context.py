@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import lightning_modules.base
+import lightning_modules.context
+from lightning_modules.context import check_context
 from tests.unit.backbone.tiny import method, tiny_backbone
 
 
@@ -25,14 +26,14 @@ class Data:
 
 @pytest.mark.parametrize(("longest", "warned"), [(5, False), (6, True)])
 def test_short_window_is_warned_about(monkeypatch: pytest.MonkeyPatch, longest: int, warned: bool) -> None:
-    monkeypatch.setattr(lightning_modules.base, "context_length", lambda config: 40)
+    monkeypatch.setattr(lightning_modules.context, "context_length", lambda config: 40)
     module = method("prompt", tiny_backbone("mistral", sliding_window=10))
     virtual = module.prefix().num_positions
     data = Data(longest + 10 - 5 - virtual)
     module._trainer = SimpleNamespace(max_steps=-1, datamodule=data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        module._check_context()
+        check_context(module)
     messages = [str(warning.message) for warning in caught if "layers that attend" in str(warning.message)]
     assert len(messages) == warned
     assert all("\n" not in message and "last 10 tokens" in message for message in messages)

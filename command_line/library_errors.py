@@ -1,0 +1,71 @@
+"""Errors of libraries about a value that the user gave, as one line."""
+
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from utilities.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+OWN = tuple(
+    str(ROOT / name)
+    for name in ("callbacks", "command_line", "datamodules", "lightning_modules", "scripts", "utilities")
+)
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
+# What libraries raise for a value they do not like, when they are handed it.
+REFUSALS = (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError)
+# Lines in jsonargparse's list of errors that do not say what is wrong.
+_NO_REASON = re.compile(r"Expected an? |Not a valid subclass|Problem with given class_path")
+
+
+def library_mistake(error: BaseException) -> UserError | None:
+    """The user's mistake that a library reports with ``error``; ``None`` for what may be a bug of ours.
+
+    A library's refusal of what it was handed while everything is made is the user's mistake, and so is one of
+    Lightning's own callbacks that fails by itself. An error below our own code, or a user's, is a bug.
+    """
+    if reason := _construction_error(error):
+        return UserError(reason)
+    text = first_line(error)
+    if isinstance(error, MisconfigurationException) or text.startswith("`val_check_interval`"):
+        return UserError(f"trainer: {text}")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = max((i for i, frame in enumerate(frames) if not _is_library(frame)), default=-1)
+    if isinstance(error, REFUSALS) and last >= 0 and frames[last].f_code.co_name == "instantiate_trainer":
+        return UserError(f"trainer: {text}")
+    for frame in frames[last + 1 :]:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Callback) and type(owner).__module__.startswith("lightning."):
+            return UserError(f"trainer.callbacks: {type(owner).__name__}: {text}")
+    return None
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of an error's text, or its type's name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _construction_error(error: BaseException) -> str:
+    """Why an object of a class from the configuration could not be made; empty for another error."""
+    text = str(error)
+    if not isinstance(error, ValueError) or not text.startswith("Does not validate against any of the Union"):
+        return ""
+    errors = text.partition("Errors:\n")[2].partition("\nGiven value type:")[0]
+    lines = [line.strip().removeprefix("- ") for line in errors.splitlines()]
+    reasons = (line for line in lines if line and not _NO_REASON.match(line))
+    reason = next(reasons, first_line(error))
+    if not (classes := re.findall(r"class_path='([\w.]+)'", text)):
+        return reason
+    section = {"callbacks": "trainer.callbacks: ", "loggers": "trainer.logger: "}
+    prefix = next((shown for name, shown in section.items() if f".{name}." in classes[-1]), "")
+    return f"{prefix}{classes[-1].rpartition('.')[2]}: {reason}"
+
+
+def _is_library(frame: Any) -> bool:
+    file = frame.f_code.co_filename
+    return not file.startswith(OWN) and file.startswith((*LIBRARIES, "<frozen"))

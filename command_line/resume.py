@@ -1,0 +1,41 @@
+"""Options that a resumed fit cannot change: its checkpoint has decided them."""
+
+from collections.abc import Mapping
+
+from utilities.errors import UserError
+
+# Of a method, all but these has been decided when its parameters were created.
+_FREE_OF_MODEL = ("model.init_args.optimizer.", "model.init_args.val_generations")
+
+
+def is_fixed(key: str) -> bool:
+    """Return whether the checkpoint alone decides an option of the flattened configuration.
+
+    Optimizer, early stopping, data, trainer and backbone take effect when a fit is resumed. Where they do
+    not fit the checkpoint (another backbone, another batch size within an epoch), loading it says so.
+    """
+    return key == "seed_everything" or (
+        key.startswith("model.init_args.") and not key.startswith(_FREE_OF_MODEL)
+    )
+
+
+def check_resume(stored: Mapping[str, object], used: Mapping[str, object]) -> None:
+    """Check that the configuration of a resumed fit changes nothing that would have no effect.
+
+    Args:
+        stored: flattened configuration in the checkpoint.
+        used: that of this fit.
+
+    Raises:
+        UserError: naming the first option that cannot change. A change of method is left to the checkpoint's
+            own check.
+    """
+    if stored.get("model.class_path") != used.get("model.class_path"):
+        return
+    for key in sorted(stored.keys() & used.keys()):
+        if is_fixed(key) and stored[key] != used[key]:
+            option = f"--{key}".replace(".init_args", "")
+            raise UserError(
+                f"{option} must be {stored[key]!r} as in the checkpoint, got {used[key]!r}: a resumed fit "
+                "cannot change it (start a new fit without --ckpt_path)"
+            )

@@ -1,0 +1,104 @@
+"""Checks of a parsed configuration before anything is built.
+
+Lightning finds some of these values only in the middle of a run, and never looks at others.
+"""
+
+from enum import Enum
+from typing import Any
+
+from jsonargparse import Namespace
+
+from utilities.errors import UserError
+
+# Least value of each number.
+LEAST: dict[str, float] = {
+    "save_every": 1,
+    "early_stopping.patience": 0,
+    "early_stopping.min_delta": 0,
+    "trainer.num_nodes": 1,
+    "trainer.fast_dev_run": 0,
+    "trainer.max_epochs": -1,
+    "trainer.min_epochs": 0,
+    "trainer.max_steps": -1,
+    "trainer.min_steps": 0,
+    "trainer.limit_train_batches": 0,
+    "trainer.limit_val_batches": 0,
+    "trainer.limit_test_batches": 0,
+    "trainer.limit_predict_batches": 0,
+    "trainer.overfit_batches": 0,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.num_sanity_val_steps": -1,
+    "trainer.log_every_n_steps": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": 0,
+    "trainer.reload_dataloaders_every_n_epochs": 0,
+}
+LARGEST_SEED = 2**32 - 1
+
+# Trainer options that a run has no use for: the only value allowed, and why.
+FIXED: dict[str, tuple[Any, str]] = {
+    "use_distributed_sampler": (False, "data sets divide their examples among the ranks themselves"),
+    "barebones": (False, "a run keeps its logs and checkpoints"),
+    "model_registry": (None, "checkpoints are written to the run folder only"),
+    "default_root_dir": (None, "--run_dir sets the run folder"),
+}
+
+
+def as_list(value: Any) -> list[Any]:
+    """An option that takes one object or several, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_settings(config: Namespace) -> None:
+    """Check the options of the trainer and the run.
+
+    Raises:
+        UserError: naming the option, its value and what is allowed.
+    """
+    seed = config.get("seed_everything")
+    if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
+    for option, least in LEAST.items():
+        value = config.get(option)
+        if _is_number(value) and value < least:
+            raise UserError(f"{option} must be >= {least}, got {value}")
+    interval = config.get("trainer.val_check_interval")
+    if _is_number(interval) and interval <= 0:
+        raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")
+    for unit in ("epochs", "steps"):
+        least, most = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
+        if least and most is not None and 0 <= most < least:
+            raise UserError(f"trainer.min_{unit} must be <= trainer.max_{unit} ({most}), got {least}")
+    for name, (allowed, reason) in FIXED.items():
+        value = config.get(f"trainer.{name}")
+        if value != allowed:
+            shown = "null" if allowed is None else str(allowed).lower()
+            raise UserError(f"trainer.{name} must be {shown}: {reason}")
+
+
+def normalize_settings(config: Namespace) -> None:
+    """Make one callback of equal ones, and plain values of enumerations, which cannot be written as YAML."""
+    callbacks = config.get("trainer.callbacks")
+    if isinstance(callbacks, list):
+        config["trainer.callbacks"] = [
+            callback for i, callback in enumerate(callbacks) if callback not in callbacks[:i]
+        ]
+    _replace_enumerations(config)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _replace_enumerations(node: Any) -> None:
+    if isinstance(node, Namespace):
+        for key, value in vars(node).items():
+            if isinstance(value, Enum):
+                setattr(node, key, value.value)
+            else:
+                _replace_enumerations(value)
+    elif isinstance(node, list):
+        for value in node:
+            _replace_enumerations(value)

@@ -1,0 +1,158 @@
+"""A user's own callbacks beside those of a run, or in their place."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelPruning,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.callbacks.finetuning import BaseFinetuning
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from callbacks.act import ACT
+from callbacks.dpc import DPC
+from callbacks.saliency import SaliencyDiagnostics
+from command_line.processes import note
+from utilities.errors import UserError, choose
+
+# Lightning's callbacks that cannot do their work here, and what to use instead.
+UNSUPPORTED: dict[type[Callback], str] = {
+    LearningRateFinder: (
+        "the rate it finds would not be in the run's configuration: compare short runs with different "
+        "--model.optimizer.lr"
+    ),
+    BatchSizeFinder: "the size it finds would not be in the run's configuration: set --data.batch_size",
+    GradientAccumulationScheduler: "set --trainer.accumulate_grad_batches, which holds for the whole run",
+    BaseFinetuning: "the backbone stays frozen",
+    ModelPruning: "the backbone stays frozen, and a prompt has no layers to prune",
+    StochasticWeightAveraging: "it averages a copy that is made before the prompt is",
+    WeightAveraging: "it averages a copy that is made before the prompt is",
+}
+# Everything a fit logs for callbacks to monitor.
+TRAIN_METRICS = ("train/loss", "train/prompt_norm", "train/lr", "train/tokens_per_second")
+ACCURACY = ("val/accuracy", "val/accuracy_low", "val/accuracy_high")
+
+
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
+    """
+    Raises:
+        UserError: for a callback that cannot work here, or one of ours that is given twice.
+    """
+    seen = set()
+    for callback in callbacks:
+        name = type(callback).__name__
+        for cls, reason in UNSUPPORTED.items():
+            if isinstance(callback, cls):
+                raise UserError(f"trainer.callbacks: {name} is not supported: {reason}")
+        if isinstance(callback, DPC | ACT | SaliencyDiagnostics):
+            if name in seen:
+                raise UserError(f"trainer.callbacks: {name} is given twice")
+            seen.add(name)
+
+
+def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
+    """Check the names of monitored metrics before a fit, not when the first one is missing.
+
+    Raises:
+        UserError: for a metric that the fit does not log.
+    """
+    callbacks = list(callbacks)
+    libraries = ("lightning.", "callbacks.", "promptstage.")
+    if any(not type(callback).__module__.startswith(libraries) for callback in callbacks):
+        return  # it may log metrics of its own
+    if not type(config.model).__module__.startswith(("lightning_modules.", "promptstage.")):
+        return
+    metrics = [*TRAIN_METRICS]
+    if config.trainer.limit_val_batches != 0:
+        metrics += ["val/loss", *(ACCURACY if config.model.val_generations else ())]
+    if any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
+        metrics.append("lr-AdamW")
+    stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    # Without validation the default one is never asked.
+    if not stopping and config.trainer.limit_val_batches != 0:
+        _check_stopping("early_stopping", config.early_stopping, metrics)
+    for given in stopping:
+        _check_stopping("trainer.callbacks", given, metrics)
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            choose("trainer.callbacks.monitor", callback.monitor, [*metrics, "epoch", "step"])
+
+
+def _check_stopping(section: str, callback: EarlyStopping, metrics: list[str]) -> None:
+    if callback.strict:
+        choose(f"{section}.monitor", callback.monitor, metrics)
+
+
+def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list[Any]:
+    """Let a progress bar and early stopping of the user take the place of the run's.
+
+    Args:
+        config: the configuration of a subcommand, classes instantiated; its ``early_stopping`` is replaced.
+        callbacks: the user's.
+        ours: the run's.
+
+    Returns:
+        All callbacks, ours first.
+
+    Raises:
+        UserError: for a progress bar that is switched off.
+    """
+    bars = [type(callback).__name__ for callback in callbacks if isinstance(callback, ProgressBar)]
+    if bars and config.trainer.enable_progress_bar is False:
+        raise UserError(f"trainer.enable_progress_bar is false, but trainer.callbacks has a {bars[0]}")
+    if bars:
+        ours = [callback for callback in ours if not isinstance(callback, ProgressBar)]
+    stopping = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
+    if stopping is not None and "early_stopping" in config:
+        note(f"trainer.callbacks: {type(stopping).__name__} replaces the run's early_stopping")
+        # Lightning adds the one it finds there.
+        config["early_stopping"] = stopping
+        callbacks = [callback for callback in callbacks if callback is not stopping]
+    return [*ours, *callbacks]
+
+
+def place_checkpoints(callbacks: list[Any], folder: Path | None) -> list[Any]:
+    """Have a user's checkpoints written to ``folder``, unless they have a folder of their own.
+
+    Args:
+        folder: ``None`` for a subcommand that writes no checkpoints; such callbacks are left out then.
+    """
+    if folder is None:
+        return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder.resolve())
+            # last.ckpt is written by the run, too, which does not write through links.
+            callback.save_last = bool(callback.save_last) or None
+    return callbacks
+
+
+def distinguish(callbacks: Iterable[Any]) -> None:
+    """Give callbacks whose states would have the same key in a checkpoint keys of their own."""
+    keys: set[str] = set()
+    for callback in callbacks:
+        if not is_overridden("state_dict", instance=callback, parent=Callback):
+            continue
+        own, key, number = callback.state_key, callback.state_key, 1
+        while key in keys:
+            number += 1
+            key = f"{own} {number}"
+        if number > 1:
+            cls = type(callback)
+            # A name of its own: the parser finds classes by name, and would find two.
+            callback.__class__ = type(
+                f"Further{cls.__name__}", (cls,), {"state_key": key, "__module__": cls.__module__}
+            )
+        keys.add(key)

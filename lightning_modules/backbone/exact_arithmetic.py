@@ -1,0 +1,49 @@
+"""A half-precision model's arithmetic in float32, without a second copy of its weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@contextmanager
+def float32_arithmetic() -> Iterator[None]:
+    """A context in which operations take and produce float32 in place of half precision.
+
+    Weights are widened one operation at a time. Rounding then hides no difference between two ways of
+    computing the same.
+    """
+    with _WidenedCalls(), _WidenedOperations():
+        yield
+
+
+class _WidenedOperations(TorchDispatchMode):
+    """Below autograd, so that what is kept for the backward pass are the weights as they are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+class _WidenedCalls(TorchFunctionMode):
+    """For functions such as convolutions, which compare dtypes before any operation is run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            args, kwargs = tree_map(_widened, (args, kwargs or {}))
+            return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in _HALF else value
+    return torch.float32 if isinstance(value, torch.dtype) and value in _HALF else value

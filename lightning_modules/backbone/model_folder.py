@@ -1,0 +1,206 @@
+"""A saved model's files, looked at before any library reads them."""
+
+import json
+import os
+import pickle
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning_modules.backbone.boundary import reason
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIGURATION = ("config.json", "generation_config.json")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_READ = frozenset((".json", ".jinja", ".txt", ".model", ".safetensors", ".bin", ".gguf"))
+_LFS = b"version https://git-lfs.github.com/spec/"
+_MOST_JSON = 2**29
+_MOST_LAYERS = 10_000
+
+
+class Stored(NamedTuple):
+    """A tensor's shape and safetensors dtype (such as ``BF16``; empty where the file does not say)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def check_files(folder: Path) -> None:
+    """Check that a folder's files are files, and their contents what their names say.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _READ:
+            continue
+        try:
+            state = path.stat()  # of what a link points to: the hub's cache is made of links
+        except OSError as error:
+            raise UserError(f"backbone file {path} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(state.st_mode):
+            raise UserError(f"backbone file {path} is not a regular file")
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+        if start == _LFS:
+            raise UserError(
+                f"backbone file {path} is a Git LFS pointer, not the file itself: run 'git lfs pull' there"
+            )
+        if not start and path.suffix != ".txt":
+            raise UserError(f"backbone file {path} is empty")
+        if path.suffix == ".gguf" and start[:4] != b"GGUF":
+            raise UserError(f"backbone file {path} is not a GGUF file")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"backbone folder {folder} holds a PEFT adapter: merge it into its model first")
+    for name in (*CONFIGURATION, "tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        values = read_json(path) if path.exists() else {}
+        if name in CONFIGURATION:
+            _check_counts(path, values)
+            ends = values.get("eos_token_id")
+            if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends or 0])):
+                raise UserError(
+                    f"backbone file {path}: eos_token_id must be a token id or a list, got {ends!a}"
+                )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: when it holds none.
+    """
+    if path.stat().st_size > _MOST_JSON:
+        raise UserError(f"backbone file {path} is larger than {_MOST_JSON >> 20} MiB")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"backbone file {path} is not JSON: {said}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"backbone file {path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse counts of layers that would keep transformers busy before weights are compared."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_counts(path, value)
+        elif "layer" in key and isinstance(value, int | float) and not value <= _MOST_LAYERS:
+            raise UserError(f"backbone file {path}: {key} must be at most {_MOST_LAYERS}, got {value}")
+
+
+def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
+    """The files transformers reads a model's weights from.
+
+    Raises:
+        UserError: when there are none, or an index names a file outside the folder or one that is missing.
+    """
+    if gguf_file:
+        return [folder / gguf_file]
+    found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if found is None:
+        raise UserError(
+            f"backbone folder {folder} has no weights: expected model.safetensors, its shards with an "
+            "index, or pytorch_model.bin"
+        )
+    if found.suffix != ".json":
+        return [found]
+    shards = read_json(found).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
+        raise UserError(f"backbone file {found} has no weight_map from weights to files")
+    names = sorted(set(shards.values()))
+    for name in names:
+        if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
+            raise UserError(f"backbone file {found} names file {name!a}, which is not in its folder")
+        if not (folder / name).is_file():
+            raise UserError(f"backbone file {found} names file {name}, which is missing")
+        if Path(name).suffix not in (".safetensors", ".bin"):
+            raise UserError(f"backbone file {found} names file {name}, which holds no weights")
+    return [folder / name for name in names]
+
+
+def stored_shapes(files: Iterable[Path]) -> dict[str, Stored]:
+    """Shape and dtype of each tensor in safetensors or PyTorch files, by name.
+
+    Raises:
+        UserError: naming a file that is damaged.
+    """
+    found: dict[str, Stored] = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    part = file.get_slice(name)
+                    found[name] = Stored(tuple(part.get_shape()), part.get_dtype())
+        else:
+            for name, tensor in _unpickled(path).items():
+                found[name] = Stored(tuple(tensor.shape), "")
+    return found
+
+
+def stored_tensors(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
+    """The tensors of a safetensors or PyTorch file, by name, read when they are looked at."""
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            for name in sorted(file.keys()):
+                yield name, file.get_tensor(name)
+    else:
+        yield from sorted(_unpickled(path).items())
+
+
+def check_archive(path: Path) -> None:
+    """Compare a PyTorch file's contents with the checksums in it, which torch does not read.
+
+    Raises:
+        UserError: when one differs.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise UserError(f"backbone file {path} is damaged: a checksum in it does not fit")
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise UserError(f"backbone file {path} is truncated or damaged: {reason(error)}") from error
+
+
+def _unpickled(path: Path) -> dict[str, "torch.Tensor"]:
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                # torch stores; what is compressed can grow a thousandfold.
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed")
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise UserError(f"backbone file {path} is damaged or holds more than weights") from error
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"backbone file {path} is truncated or damaged: {reason(error)}") from error
+    if not isinstance(values, dict) or not all(isinstance(v, torch.Tensor) for v in values.values()):
+        raise UserError(f"backbone file {path} must hold tensors by name and nothing else")
+    return values
+
+
+def file_states(files: Iterable[Path]) -> list[tuple[str, int, int, int, int]]:
+    """What tells one version of files from another: path, size, times of change in ns, inode."""
+    states = ((os.path.realpath(path), os.stat(path)) for path in files)
+    return [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for path, s in states]

@@ -1,0 +1,56 @@
+"""A configuration's size against that of the weights beside it, before memory is taken for it."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.backbone.model_folder import Stored
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_PACKED = 16  # weights in a stored integer, at most
+_MOST_BUFFERS = 2**30
+_FEWEST_LAYERS = 1000
+_FEWEST_PARAMETERS = 10**8
+
+
+def check_size(name: str, config: "PreTrainedConfig", stored: Mapping[str, Stored]) -> None:
+    """Check that the model ``config`` describes is not far larger than its stored weights.
+
+    Args:
+        name: the backbone, as the user named it.
+        stored: shapes by name.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    packed = getattr(config, "quantization_config", None) is not None
+    integers = [n for n, part in stored.items() if part.dtype[:1] in "IU" and n.endswith(".weight")]
+    if integers and "" not in {stored[n].dtype for n in integers} and not packed:
+        raise UserError(
+            f"backbone '{name}': weight {integers[0]} is stored as integers, but config.json names no "
+            "quantization"
+        )
+    held = sum(prod(part.shape) for part in stored.values()) * (_PACKED if packed else 1)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if layers > max(len(stored), _FEWEST_LAYERS):
+        raise UserError(
+            f"backbone '{name}': config.json has {layers} layers, its files {len(stored)} weights"
+        )
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    # What lacks a weight or two is loaded, and refused by the weight's name.
+    if asked > max(2 * held, _FEWEST_PARAMETERS):
+        raise UserError(
+            f"backbone '{name}': config.json describes a model of {asked:,} parameters, its files hold "
+            f"{held:,}"
+        )
+    buffers = sum(buffer.numel() for buffer in model.buffers())
+    if buffers > max(held, _MOST_BUFFERS):
+        raise UserError(f"backbone '{name}': config.json asks for {buffers:,} constants beside its weights")

@@ -1,0 +1,47 @@
+"""Rotary positions whose frequencies follow the longest text of a batch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+
+def batch_dependent_from(config: Any) -> int | None:
+    """Return the length above which a text's positions depend on the other texts of its batch.
+
+    Dynamic NTK scaling computes its frequencies for the longest text, and LongRoPE changes to its factors
+    for long texts if one of them is longer than the model was pretrained for.
+
+    Args:
+        config: a Hugging Face text configuration.
+
+    Returns:
+        Tokens, the prompt's included; ``None`` if positions never depend on the batch.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    lengths = []
+    for parameters in _all_parameters(getattr(config, "rope_parameters", None)):
+        kind = str(parameters.get("rope_type", ""))
+        length = parameters.get("original_max_position_embeddings", limit)
+        if isinstance(length, int) and ("dynamic" in kind or (kind == "longrope" and length != limit)):
+            lengths.append(length)
+    return min(lengths, default=None)
+
+
+def _all_parameters(parameters: Any) -> Iterable[Mapping[str, Any]]:
+    """The parameters of every kind of layer; some models have several kinds."""
+    if not isinstance(parameters, Mapping):
+        return []
+    if "rope_type" in parameters:
+        return [parameters]
+    return [inner for inner in parameters.values() if isinstance(inner, Mapping)]
+
+
+def note_batch_dependence(config: Any, name: str) -> None:
+    """Say so once if texts of a backbone can depend on their batch."""
+    length = batch_dependent_from(config)
+    if length is not None:
+        rank_zero_info(
+            f"backbone '{name}' computes rotary positions for the longest text of a batch: where that has "
+            f"more than {length} tokens, losses and generations of all depend on the batch"
+        )

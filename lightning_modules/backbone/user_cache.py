@@ -1,0 +1,69 @@
+"""Small facts remembered between processes, in the user's cache folder; losing them costs time alone."""
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+
+_LARGEST = 4096
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def recall(kind: str, key: str, pattern: str) -> str | None:
+    """The text remembered under ``key``, or None.
+
+    A file that others can write, a link, and a text that ``pattern`` does not match are taken for absent.
+
+    Args:
+        kind: subfolder.
+        key: 64 hexadecimal digits.
+        pattern: regular expression of the whole text.
+    """
+    path = _path(kind, key)
+    if path is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            if not _ours(state) or not _ours(path.parent.lstat(), folder=True):
+                return None
+            text = file.read(_LARGEST).decode()
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch(pattern, text) else None
+
+
+def remember(kind: str, key: str, text: str = "") -> None:
+    """Remember ``text`` under ``key``; no error where it cannot be written."""
+    path = _path(kind, key)
+    if path is None:
+        return
+    temporary = path.with_name(f".{key}.{os.getpid()}")
+    with contextlib.suppress(OSError, ValueError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _path(kind: str, key: str) -> Path | None:
+    assert _KEY.fullmatch(key)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # The specification of XDG_CACHE_HOME: relative paths are ignored.
+        root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError:  # no home folder
+        return None
+    return root / "promptstage" / kind / key
+
+
+def _ours(state: os.stat_result, folder: bool = False) -> bool:
+    """Whether nobody but this user can have written it."""
+    right = stat.S_ISDIR(state.st_mode) if folder else stat.S_ISREG(state.st_mode)
+    return right and state.st_uid == os.getuid() and not state.st_mode & 0o022

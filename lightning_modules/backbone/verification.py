@@ -1,0 +1,291 @@
+"""Numeric check that a model computes behind a prefix what it computes behind the same tokens as text.
+
+The reference is transformers' own eager attention over real tokens, one example at a time.
+No family is named.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone import user_cache
+from lightning_modules.backbone.attention import AttentionContext
+from lightning_modules.backbone.boundary import reason
+from lightning_modules.backbone.exact_arithmetic import float32_arithmetic
+from lightning_modules.backbone.generation import PrefixCache, next_logits
+from lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
+from lightning_modules.backbone.text_reference import Reference, draw_tokens, limits, text_reference
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.backbone.model import Backbone
+
+_SEEDS = (0, 1)
+_STEPS = 2
+_ANY = 2**62
+_passed: set[str] = set()
+"""What was passed in this process."""
+
+
+@dataclass(frozen=True)
+class _Tolerance:
+    """Largest differences taken for rounding, relative to the standard deviation of what is compared."""
+
+    logits: float
+    gradient: float
+
+
+_EXACT = _Tolerance(logits=1e-3, gradient=1e-2)
+_ROUNDED = _Tolerance(logits=0.15, gradient=0.3)
+
+
+class _Differs(Exception):
+    """A comparison that fails, as a sentence."""
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+
+def check_structure(backbone: "Backbone") -> bool:
+    """Refuse a model in which some layer's attention cannot be extended.
+
+    Returns:
+        Whether the logits are the output matrix's product with the last hidden states and nothing else.
+
+    Raises:
+        UserError: saying what the model lacks.
+    """
+    model, width = backbone.model, backbone.embedding.shape[1]
+    if width != backbone.hidden_size:
+        raise _refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
+    if model.base_model is model:
+        raise _refusal(backbone, "its layers cannot be run without its output matrix")
+    recorded: dict[int, LayerPrefix] = {}
+    ids = torch.zeros(1, 2, dtype=torch.long, device=backbone.embedding.device)
+    context = AttentionContext(recorded=recorded)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False, context=context).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
+            # Some families scale or cap what the output matrix gives; the loss then takes their own way.
+            plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
+    except Exception as error:
+        raise _refusal(backbone, reason(error)) from error
+    if sorted(recorded) != list(range(backbone.num_layers)):
+        raise _refusal(
+            backbone,
+            f"{len(recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
+        )
+    return plain
+
+
+def verify(backbone: "Backbone", remember: bool) -> None:
+    """Compare the model behind a prefix with the model behind the same tokens as text.
+
+    Half-precision weights are compared in float32 arithmetic where the model's operations allow it. Needs
+    all weights on one device, and nothing trainable in the model.
+
+    Args:
+        remember: skip the comparison if this user's cache says that it was passed with these weights and
+            versions, and note there that it was. What a model's own code does is not noted.
+
+    Raises:
+        UserError: naming the comparison that fails and by how much, or the error met on the way.
+    """
+    room = min(limits(backbone), default=_ANY)
+    if room < 3:  # no two rows behind a prefix are within sight of it
+        return
+    key, remember = _key(backbone), remember and not backbone.config.trust_remote_code
+    if key in _passed or (remember and user_cache.recall("verified", key, "") is not None):
+        return
+    half = backbone.dtype in (torch.bfloat16, torch.float16)
+    quantized = getattr(backbone.model.config, "quantization_config", None) is not None
+    failure = None
+    for seed in _SEEDS:  # a chance tie, as between two experts, does not come twice
+        if not quantized:
+            failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
+        # Kernels for quantized weights round in ways of their own; some operations know no float32.
+        if quantized or (half and failure is not None and not isinstance(failure, _Differs)):
+            failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
+        if not isinstance(failure, _Differs):
+            break
+    if failure is None and half:
+        failure = _attempt_half(backbone, room)
+    if failure is not None:
+        raise _refusal(backbone, reason(failure)) from failure
+    _passed.add(key)
+    if remember:
+        user_cache.remember("verified", key)
+
+
+def _attempt(
+    backbone: "Backbone",
+    seed: int,
+    room: int,
+    tolerance: _Tolerance,
+    arithmetic: Callable[[], AbstractContextManager],
+) -> Exception | None:
+    """The first comparison's failure, or what else went wrong; None when all hold."""
+    try:
+        with arithmetic():
+            tokens = draw_tokens(backbone, seed, room)
+            with _comparing("its tokens as text"):
+                expected = text_reference(backbone, *tokens)
+            for logits in expected.logits:
+                _check_finite(logits)
+            _compare(backbone, expected, tolerance)
+    except Exception as error:
+        return error
+    return None
+
+
+def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
+    """In half precision only numbers too large for it remain to be found."""
+    prefix, rows = draw_tokens(backbone, 0, room)
+    try:
+        with torch.no_grad():
+            _check_finite(backbone.forward(torch.cat([prefix, rows[0]])[None]))
+    except Exception as error:
+        return error
+    return None
+
+
+def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -> None:
+    """
+    Raises:
+        _Differs: for the first comparison that fails.
+    """
+    embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
+    rows, half = expected.rows, backbone.num_layers // 2
+    batch, ends = _right_padded(rows)
+    with _comparing("a prefix"), torch.enable_grad():
+        trained = stage_prefix(backbone, [0], [embedded])
+        prefix = trained.detach()
+    with torch.no_grad():
+        with _comparing("packed examples"):
+            arguments, _ = backbone.packed(batch, ends, prefix)
+            packed = backbone.model(**arguments).logits[0].split(ends.tolist())
+        try:
+            for own, alone in zip(packed, expected.logits, strict=True):
+                _check("logits of packed examples", own, alone, tolerance.logits)
+        except _Differs:
+            # Perhaps not because they are packed.
+            found = backbone.forward(rows[0][None], prefix)
+            _check("logits behind a prefix", found[0], expected.logits[0], tolerance.logits)
+            raise
+        if half:
+            with _comparing("a prompt of a later layer"):
+                late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
+                found = backbone.forward(rows[0][None], late)
+            _check("logits behind a prompt of a later layer", found[0], expected.logits[0], tolerance.logits)
+        with _comparing("cached generation"):
+            generated = _generated(backbone, rows, prefix)
+        for own, alone in zip(generated, expected.logits, strict=True):
+            _check("logits of cached generation", own, alone[-len(own) :], tolerance.logits)
+    labels = torch.where(torch.arange(batch.shape[1], device=batch.device) < ends[:, None], batch, -100)
+    with _comparing("the prompt's gradient"), torch.enable_grad():
+        total, losses = backbone.loss(batch, labels, trained)
+        (gradient,) = torch.autograd.grad(total, [embedded])
+    allowed = tolerance.logits * batch.shape[1] * max(float(expected.logits[0].std()), 1.0)
+    if not float((losses.detach() - expected.loss).abs().max()) <= allowed:
+        raise _Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
+    _check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
+
+
+@contextmanager
+def _comparing(what: str) -> Iterator[None]:
+    """Name what was computed when it cannot be."""
+    try:
+        yield
+    except _Differs:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{what}: {reason(error)}") from error
+
+
+def _check(what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
+    """Compare two tensors (n, width) row by row.
+
+    Raises:
+        _Differs: when a row's root mean square difference exceeds ``allowed`` standard deviations.
+    """
+    _check_finite(found)
+    found, expected = found.double(), expected.double()
+    # Of the rows, not of all: a difference in one must not hide in the others.
+    difference = (found - expected).square().mean(-1).sqrt().max()
+    deviation = expected.std().clamp(min=torch.finfo(torch.float32).tiny)
+    relative = float(difference / deviation)
+    if not relative <= allowed:
+        raise _Differs(
+            f"{what} differ by {relative:.2g} standard deviations from those of the same tokens as text "
+            f"(allowed: {allowed:g})"
+        )
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not bool(logits.isfinite().all()):
+        raise _Differs("its logits are not finite")
+
+
+def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:
+    """Logits (steps + 1, vocabulary) of each row's last columns: cached, left padded, a column at a time."""
+    width = max(map(len, rows))
+    columns = torch.arange(width, device=rows[0].device)
+    starts = torch.tensor([width - len(row) for row in rows], device=rows[0].device)[:, None]
+    mask = (columns >= starts).long()
+    ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows])
+    positions = prefix.num_positions + (mask.cumsum(-1) - 1).clamp(min=0)
+    steps = min(_STEPS, min(map(len, rows)) - 1)
+    cache = PrefixCache(prefix, backbone.num_layers, width)
+    found, begin = [], 0
+    for end in range(width - steps, width + 1):
+        context = AttentionContext(prefix=prefix, prefix_in_cache=True)
+        found.append(
+            next_logits(backbone, ids[:, begin:end], mask[:, :end], positions[:, begin:end], cache, context)
+        )
+        begin = end
+    return list(torch.stack(found, dim=1))
+
+
+def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    batch = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return batch, torch.tensor([len(row) for row in rows], device=batch.device)
+
+
+# --- what is said and remembered ------------------------------------------------------------------
+
+
+def _refusal(backbone: "Backbone", why: str) -> UserError:
+    kind = backbone.model.config.model_type
+    return UserError(f"backbone '{backbone.config.name}' ({kind}) cannot take a prefix: {why}")
+
+
+def _key(backbone: "Backbone") -> str:
+    """What a comparison's outcome depends on, as 64 hexadecimal digits."""
+    import transformers
+
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    config = backbone.model.config.to_dict()
+    config.pop("_name_or_path", None)
+    facts = [
+        backbone.fingerprint,
+        config,
+        [type(module).__qualname__ for module in backbone.model.modules()],
+        backbone.config.quantization,
+        backbone.config.gradient_checkpointing,
+        str(backbone.dtype),
+        str(backbone.embedding.device),
+        torch.__version__,
+        transformers.__version__,
+        code.hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

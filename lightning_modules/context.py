@@ -1,0 +1,38 @@
+"""Whether a data set's texts fit behind the virtual tokens."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_modules.backbone.loading import context_length
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+
+@torch.no_grad()
+def check_context(module: "SoftPromptModule") -> None:
+    """Refuse texts that do not fit behind the virtual tokens, and warn of windows shorter than the text.
+
+    Raises:
+        UserError: from the data module, naming the longest text.
+    """
+    trainer = module._trainer
+    if trainer and trainer.max_steps == 0:
+        return  # nothing will be read behind them
+    datamodule = getattr(trainer, "datamodule", None) if trainer else None
+    if datamodule is None:
+        return
+    prefix = module.prefix()
+    virtual = 0 if prefix is None else prefix.num_positions
+    limit = context_length(module.backbone_config)
+    if limit is not None:
+        datamodule.check_context(limit, virtual)
+    window, longest = module.backbone.sliding_window, datamodule.longest() + virtual
+    if prefix is not None and window is not None and longest > window:
+        rank_zero_warn(
+            f"backbone '{module.backbone_config.name}' has layers that attend to the last {window} tokens "
+            f"only, and texts reach {longest} with the prompt: it stays visible in these layers, which "
+            "no prompt of real tokens would"
+        )

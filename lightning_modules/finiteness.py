@@ -1,0 +1,101 @@
+"""Non-finite losses, gradients and logits, and what may have caused them."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.training_state import first_non_finite
+from utilities.errors import RunFailure
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+
+def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:
+    """Compute whether the norm of all gradients is infinite or NaN: a scalar bool, on their device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return ~torch.nn.utils.get_total_norm(gradients).isfinite()
+
+
+def check_step(module: "SoftPromptModule", loss: float, overflow: bool) -> None:
+    """Check the summed loss and the gradients of an optimizer step, before the step is made.
+
+    float16's loss scaling (``GradScaler``) skips steps whose gradients overflow and halves its scale; only
+    gradients that overflow at a scale of 1 or less are a failure.
+
+    Args:
+        loss: training loss of all ranks.
+        overflow: whether any rank has infinite or NaN gradients.
+
+    Raises:
+        RunFailure: naming the step and likely causes.
+    """
+    scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+    if math.isfinite(loss) and (not overflow or (scaler is not None and scaler.get_scale() > 1.0)):
+        return
+    value = "the gradient is not finite" if math.isfinite(loss) else f"the training loss is {loss}"
+    step = module.trainer.global_step + 1
+    raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_kept(step > 1)}")
+
+
+def check_evaluation(module: "SoftPromptModule", split: str, loss: float | None, broken: int) -> None:
+    """Check an evaluation's loss and logits once all ranks have summed them.
+
+    Args:
+        split: ``val``, ``test`` or ``predict``.
+        loss: per token; ``None`` where none was computed.
+        broken: examples whose generation met infinite or NaN logits.
+
+    Raises:
+        RunFailure: naming the step, in a fit, and likely causes.
+    """
+    wrong = []
+    split = {"val": "validation"}.get(split, split)
+    if loss is not None and not math.isfinite(loss):
+        wrong.append(f"the {split} loss is {loss}")
+    if broken:
+        wrong.append(f"logits are not finite in {broken} {split} example{'s' if broken > 1 else ''}")
+    if not wrong:
+        return
+    trained = module.trainer.state.fn == "fit" and module.trainer.global_step > 0
+    if trained and loss is not None:
+        for logger in module.loggers:  # what is logged in an epoch that ends here does not reach them
+            logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
+    when = f" after step {module.trainer.global_step}" if trained else ""
+    raise RunFailure(f"{' and '.join(wrong)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
+
+
+def check_state(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
+    """Check that what is about to be saved is finite: trained tensors and, where present, the optimizer's.
+
+    Raises:
+        RunFailure: naming the step and likely causes.
+    """
+    if problem := first_non_finite(checkpoint):
+        step = module.trainer.global_step
+        raise RunFailure(
+            f"{problem} after step {step}: {likely_causes(module, trained=True)}{_kept(trained=True)}"
+        )
+
+
+def likely_causes(module: "SoftPromptModule", trained: bool) -> str:
+    """Name the settings that may have made numbers non-finite, with their values.
+
+    Args:
+        trained: whether the optimizer has made a step.
+    """
+    backbone = module.backbone_config
+    causes = [
+        f"the precision (--trainer.precision {module.trainer.precision}, --backbone.dtype {backbone.dtype})",
+        f"the weights of backbone '{backbone.name}'",
+    ]
+    if trained:
+        causes.insert(0, f"the learning rate (--model.optimizer.lr {module.optimizer_config.lr})")
+    return f"likely causes are {', '.join(causes[:-1])} or {causes[-1]}"
+
+
+def _kept(trained: bool) -> str:
+    return "; the checkpoints written before it are kept" if trained else ""

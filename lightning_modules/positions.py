@@ -1,0 +1,26 @@
+"""The room that a backbone's positions leave for virtual tokens."""
+
+from typing import TYPE_CHECKING
+
+from lightning_modules.backbone.loading import context_length
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+
+def check_virtual_tokens(module: "SoftPromptModule") -> None:
+    """Compare a method's virtual tokens with the positions that the backbone's configuration names.
+
+    Raises:
+        UserError: when no position is left for text; before the backbone is loaded.
+    """
+    tokens = getattr(module, "num_virtual_tokens", 0)
+    # Stages that replace each other share positions.
+    if tokens and getattr(module, "mode", "accumulate") == "accumulate":
+        limit = context_length(module.backbone_config)
+        if limit is not None and tokens >= limit:
+            raise UserError(
+                f"num_virtual_tokens must be < {limit}, the number of positions of backbone "
+                f"'{module.backbone_config.name}', got {tokens}"
+            )

@@ -1,0 +1,185 @@
+"""A legal and an illegal value of every option of ``fit``."""
+
+from typing import NamedTuple
+
+DHAM = "--model=DHAM --model.partition=single --model.num_virtual_tokens=8"
+SEARCH = (
+    "--model=DHAM --model.num_virtual_tokens=8 --model.search.examples=8 --model.search.resamples=5 "
+    "--model.search.max_stages=3"
+)
+PREFIX = "--model=PrefixTuning --model.num_virtual_tokens=2"
+LORA = "--model=LoRA"
+GSM8K = "--data=GSM8K --data.source=./rows --data.max_new_tokens=8"
+MATH = "--data=MATH --data.source=./problems --data.max_new_tokens=8"
+
+
+class Values(NamedTuple):
+    """Values of an option, and what goes with it.
+
+    Attributes:
+        legal: a value with which a fit of two steps runs; ``None`` for one that this machine cannot have.
+        illegal: a value that is refused; ``None`` if every text is legal.
+        flags: further flags for both.
+        message: what the refusal says; by default the last part of the option's name.
+    """
+
+    legal: str | None
+    illegal: str | None
+    flags: str = ""
+    message: str = ""
+
+
+TRAINER = {
+    "accelerator": Values("cpu", "gpux"),
+    "accelerator.help": Values("CPUAccelerator", "Foo"),
+    "strategy": Values("auto", "dpp"),
+    "strategy.help": Values("DDPStrategy", "Foo"),
+    "devices": Values("1", "-1"),
+    "devices+": Values(None, "0", message="devices"),  # a list of devices: on GPUs
+    "num_nodes": Values("1", "0"),
+    "precision": Values("32-true", "transformer-engine", message="transformer_engine"),
+    "logger": Values("CSVLogger", "WandbLogger"),
+    "logger+": Values("TensorBoardLogger", "Foo", message="--trainer.logger"),
+    "logger.help": Values("CSVLogger", "Foo"),
+    "callbacks": Values("LearningRateMonitor", "BatchSizeFinder"),
+    "callbacks+": Values("DeviceStatsMonitor", "Foo", message="--trainer.callbacks"),
+    "callbacks.help": Values("EarlyStopping", "Foo"),
+    "fast_dev_run": Values("true", "-1"),
+    "max_epochs": Values("1", "-2"),
+    "min_epochs": Values("2", "-1"),
+    "max_steps": Values("1", "-2"),
+    "min_steps": Values("1", "3"),
+    "max_time": Values("00:00:10:00", "soon", message="soon"),
+    "limit_train_batches": Values("1", "-1"),
+    "limit_val_batches": Values("1", "2.5"),
+    "limit_test_batches": Values("1", "-1"),
+    "limit_predict_batches": Values("1", "-0.5"),
+    "overfit_batches": Values("1", "-1"),
+    "val_check_interval": Values("0.5", "0"),
+    "check_val_every_n_epoch": Values("1", "0"),
+    "num_sanity_val_steps": Values("-1", "-2"),
+    "log_every_n_steps": Values("1", "0"),
+    "enable_checkpointing": Values("false", "maybe"),
+    "enable_progress_bar": Values("true", "maybe"),
+    "enable_model_summary": Values("true", "maybe"),
+    "accumulate_grad_batches": Values("2", "0"),
+    "gradient_clip_val": Values("1.0", "-1"),
+    "gradient_clip_algorithm": Values("value", "abc", "--trainer.gradient_clip_val=1"),
+    "deterministic": Values("warn", "abc"),
+    "benchmark": Values("false", "maybe"),
+    "inference_mode": Values("false", "maybe"),
+    "use_distributed_sampler": Values("false", "true"),
+    "profiler": Values("simple", "abc"),
+    "profiler.help": Values("SimpleProfiler", "Foo"),
+    "detect_anomaly": Values("true", "maybe"),
+    "barebones": Values("false", "true"),
+    "plugins": Values("LightningEnvironment", "AsyncCheckpointIO"),
+    "plugins+": Values("LightningEnvironment", "HalfPrecision", message="trainer.plugins"),
+    "plugins.help": Values("LightningEnvironment", "Foo"),
+    "sync_batchnorm": Values("true", "maybe"),
+    "reload_dataloaders_every_n_epochs": Values("1", "-1"),
+    "default_root_dir": Values("null", "elsewhere"),
+    "enable_autolog_hparams": Values("false", "maybe"),
+    "model_registry": Values("null", "name"),
+}
+EARLY_STOPPING = {
+    "monitor": Values("train/loss", "val_loss"),
+    "min_delta": Values("0.1", "-1"),
+    "patience": Values("0", "-1"),
+    "verbose": Values("true", "maybe"),
+    "mode": Values("max", "abc"),
+    "strict": Values("false", "maybe"),
+    "check_finite": Values("false", "maybe"),
+    "stopping_threshold": Values("0.5", "low"),
+    "divergence_threshold": Values("100", "high"),
+    "check_on_train_epoch_end": Values("true", "maybe"),
+    "log_rank_zero_only": Values("true", "maybe"),
+}
+BACKBONE = {
+    "name": Values("embedded", "./nowhere", message="./nowhere"),
+    "revision": Values("null", "abc", "--backbone.name=owner/nothing", message="owner/nothing"),
+    "gguf_file": Values("null", "a.gguf"),
+    "dtype": Values("float64", "float3"),
+    "trust_remote_code": Values("false", "maybe"),
+    "gradient_checkpointing": Values("true", "maybe"),
+    "shard": Values("none", "nodes"),
+    "quantization": Values("none", "8bit"),
+}
+MODEL = {
+    "num_virtual_tokens": Values("3", "1000000"),
+    "partition": Values("single", "unform", "--model=DHAM --model.num_virtual_tokens=8"),
+    "num_stages": Values("2", "0", "--model=DHAM --model.partition=uniform --model.num_virtual_tokens=8"),
+    "search": Values("{min_stages: 2}", "3", SEARCH),
+    "search.min_stages": Values("2", "1", SEARCH),
+    "search.max_stages": Values("3", "1", SEARCH),
+    "search.contiguous": Values("false", "maybe", SEARCH),
+    "search.unbiased": Values("true", "maybe", SEARCH),
+    "search.examples": Values("9", "7", SEARCH),
+    "search.rationales": Values("true", "maybe", SEARCH),
+    "search.pooling": Values("mean", "men", SEARCH, message="'men' is not allowed"),
+    "search.resamples": Values("3", "-1", SEARCH),
+    "search.seed": Values("1", "-1", SEARCH),
+    "mode": Values("replace", "repace", DHAM, message="'repace' is not allowed"),
+    "bos_first": Values("true", "maybe"),
+    "init": Values("{kind: random}", "3"),
+    "init.kind": Values("random", "txt"),
+    "init.text": Values("Think.", " ", "--model.init.kind=text"),
+    "optimizer": Values("{lr: 0.01}", "3"),
+    "optimizer.lr": Values("0.01", "-1"),
+    "optimizer.weight_decay": Values("0.1", "x"),
+    "optimizer.betas": Values("[0.8,0.9]", "[0.9]"),
+    "optimizer.warmup_steps": Values("1", "-1"),
+    "optimizer.schedule": Values("cosine", "cosin", message="'cosin' is not allowed"),
+    "val_generations": Values("0", "-1"),
+    "rank": Values("2", "0", LORA),
+    "alpha": Values("4", "0", LORA),
+    "target_modules": Values("[q_proj]", "[foo]", LORA, message="LoRA cannot be added"),
+    "mlp_width": Values("4", "-1", PREFIX),
+    "insert_at": Values("1", "4"),
+}
+DATA = {
+    "source": Values("./rows", "./nowhere", GSM8K, message="./nowhere"),
+    "revision": Values("null", "abc", GSM8K.replace("./rows", "owner/nothing"), message="owner/nothing"),
+    "max_new_tokens": Values("4", "0"),
+    "template": Values("cot", "plian"),
+    "batch_size": Values("4", "0"),
+    "eval_batch_size": Values("4", "0"),
+    "max_length": Values("100", "1"),
+    "stop": Values("[x]", "['']"),
+    "train_size": Values("8", "0"),
+    "validation_size": Values("3", "0"),
+    "test_size": Values("3", "0"),
+    "on_bad_row": Values("skip", "skp"),
+    "seed": Values("1", "x"),
+    "num_workers": Values("0", "-1"),
+    "keep_calculator": Values("true", "maybe", GSM8K),
+    "subset": Values("null", "[nothing]", MATH, message="nothing"),
+    "task": Values("addition", "adition"),
+    "lengths": Values("[2]", "[0]"),
+    "ood_lengths": Values("[4]", "x"),
+    "test_on": Values("ood", "odd"),
+}
+FLAGS: dict[str, Values] = {
+    "-h": Values("", None),
+    "--help": Values("", "3"),
+    "-c": Values("given.yaml", "nowhere.yaml", message="config"),
+    "--config": Values("given.yaml", "nowhere.yaml"),
+    "--print_config": Values("", "foo"),
+    "--seed_everything": Values("1", "-1"),
+    "--trainer": Values("{max_steps: 1}", "3"),
+    "--model": Values("PromptTuning", "PromptTunin"),
+    "--model.help": Values("DHAM", "DHMA", message="--model 'DHMA' is unknown"),
+    "--data": Values("Generated", "Generatd"),
+    "--data.help": Values("GSM8K", "GMS8K", message="--data 'GMS8K' is unknown"),
+    "--backbone": Values("{dtype: float64}", "3"),
+    "--run_dir": Values("elsewhere", "/proc/run", message="/proc/run"),
+    "--save_every": Values("1", "0"),
+    "--early_stopping": Values("{patience: 1}", "3"),
+    "--ckpt_path": Values("run", "nowhere", message="nowhere"),
+    "--weights_only": Values("true", "maybe"),
+    **{f"--trainer.{name}": values for name, values in TRAINER.items()},
+    **{f"--early_stopping.{name}": values for name, values in EARLY_STOPPING.items()},
+    **{f"--backbone.{name}": values for name, values in BACKBONE.items()},
+    **{f"--model.{name}": values for name, values in MODEL.items()},
+    **{f"--data.{name}": values for name, values in DATA.items()},
+}

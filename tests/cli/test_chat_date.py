@@ -1,0 +1,46 @@
+"""A run asks with the date of its first day, whenever it is tested."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tiny_folder import call, save_tiny_backbone
+
+TEMPLATE = "{{ strftime_now('%Y-%m-%d') }}: {{ messages[0]['content'] }}\n"
+
+
+class Later(date):
+    @classmethod
+    def today(cls) -> "Later":
+        return cls(2031, 5, 17)
+
+
+def stored(run: Path, name: str) -> str:
+    return str(yaml.safe_load((run / name).read_text())["data"]["init_args"]["date"])
+
+
+def test_date_of_a_run(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_tiny_backbone(tmp_path / "dated")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    flags = [*common, f"--backbone.name={folder}", "--data.template=chat"]
+    fit = call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run")
+    assert fit.code == 0, fit.err
+    today = date.today().isoformat()
+    assert stored(Path("run"), "config.yaml") == today
+    before = call("predict", *common[:4], "--ckpt_path=run", stdin="planet\n")
+    monkeypatch.setattr("command_line.app.date", Later)
+    after = call("predict", *common[:4], "--ckpt_path=run", stdin="planet\n")
+    assert before.code == after.code == 0
+    assert before.out == after.out
+    resumed = call("fit", *common[:4], "--ckpt_path=run", "--trainer.max_steps=2")
+    assert resumed.code == 0, resumed.err
+    assert stored(Path("run"), "config-2.yaml") == today
+    other = call("predict", *common[:4], "--ckpt_path=run", "--data.date=2024-07-26", stdin="planet\n")
+    assert other.code == 0, other.err
+    assert f"note: --data.date is '2024-07-26' (the checkpoint was made with '{today}')" in other.notes
+    new = call("fit", *flags, "--trainer.max_steps=1", "--run_dir=new")
+    assert new.code == 0, new.err
+    assert stored(Path("new"), "config.yaml") == "2031-05-17"

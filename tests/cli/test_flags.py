@@ -1,0 +1,116 @@
+"""Every option of ``fit --help`` with a legal and an illegal value: it runs, or it is one line."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line.app import DATA_SETS, METHODS, PromptCLI
+from command_line.messages import class_options
+from tests.cli.flag_values import FLAGS, Values
+from tests.tiny_folder import Outcome, call
+
+ROW = '{"question": "1+1?", "answer": "Two.\\n#### 2"}\n'
+PROBLEM = '{"problem": "1+1?", "solution": "\\\\boxed{2}", "type": "Algebra", "level": "Level 1"}\n'
+SHOWS = ("-h", "--help", "--print_config")
+
+
+def parser_options(subcommand: str) -> set[str]:
+    """The option strings that the parser of a subcommand knows."""
+    found: set[str] = set()
+
+    class Stop(Exception):
+        pass
+
+    def stop(self: PromptCLI, parser: Any, args: Any) -> None:
+        found.update(self.options())
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptCLI, "parse_arguments", stop)
+        with pytest.raises(Stop):
+            call(subcommand)
+    return found
+
+
+def test_every_option_has_values() -> None:
+    """The table has the options of the parser, of all methods and of all data sets, and no others."""
+    options = parser_options("fit")
+    for section, classes in (("model", METHODS), ("data", DATA_SETS)):
+        for cls in classes.values():
+            options.update(class_options(cls, section))
+    options = {name for name in options if not name.startswith(("--model.backbone", "--data.backbone"))}
+    assert set(FLAGS) == options
+    print(f"{len(options)} options")
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process() -> Iterator[None]:
+    """Undo what options of the trainer change for the whole process."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    torch.use_deterministic_algorithms(False)
+
+
+def run_with(flag: str, value: str, more: str, common: list[str], run: str = "new") -> Outcome:
+    """A fit of two steps with an option; flags of ``common`` that it replaces are left out."""
+    own = [*shlex.split(more), flag if flag in SHOWS and not value else f"{flag}={value}"]
+    if flag == "-c":
+        own = [flag, value]
+    names = {part.partition("=")[0].rstrip("+") for part in own}
+    replaced = tuple(f"{section}." for section in ("--model", "--data") if section in names)
+    kept = [
+        part
+        for part in [*common, f"--run_dir={run}", "--trainer.max_steps=2"]
+        if part.partition("=")[0] not in names and not part.startswith(replaced or "|")
+    ]
+    try:
+        return call("fit", *kept, *own)
+    except SystemExit as shown:  # after a help text
+        return Outcome(int(shown.code or 0), "", "")
+
+
+@pytest.fixture
+def place(trained: Path) -> Path:
+    """The working directory with a finished run, a file of options and two data sets."""
+    Path("given.yaml").write_text("trainer:\n  max_steps: 1\n", encoding="utf-8")
+    for folder, row in (("rows", ROW), ("problems", PROBLEM)):
+        Path(folder).mkdir()
+        for split in ("train", "test"):
+            Path(folder, f"{split}.jsonl").write_text(row * 12, encoding="utf-8")
+    return Path()
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [item for item in FLAGS.items() if item[1].legal is not None],
+    ids=lambda one: str(one)[:40],
+)
+def test_a_legal_value_runs(flag: str, values: Values, place: Path, common: list[str]) -> None:
+    assert values.legal is not None
+    outcome = run_with(flag, values.legal, values.flags, common)
+    assert outcome.code == 0, outcome.err
+    assert "Traceback" not in outcome.err
+    assert not outcome.errors
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [item for item in FLAGS.items() if item[1].illegal is not None],
+    ids=lambda one: str(one)[:40],
+)
+def test_an_illegal_value_is_one_line(flag: str, values: Values, place: Path, common: list[str]) -> None:
+    assert values.illegal is not None
+    before = {str(path) for path in place.rglob("*")}
+    outcome = run_with(flag, values.illegal, values.flags, common)
+    assert outcome.code == 2, outcome.err
+    assert "Traceback" not in outcome.err
+    assert len(outcome.errors) == 1, outcome.err
+    assert (values.message or flag.lstrip("-").removesuffix(".help").rpartition(".")[2]) in outcome.errors[0]
+    assert {str(path) for path in place.rglob("*")} == before

@@ -1,0 +1,81 @@
+"""Questions from a file or standard input: a line feed ends one, and nothing else does."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from command_line.questions import read_questions
+from datamodules import Generated
+from tests.cli.test_mistakes import assert_one_error
+from tests.tiny_folder import QUIET, call
+from utilities.errors import UserError
+
+
+def from_bytes(data: bytes, folder: Path) -> list[str]:
+    file = folder / "questions.txt"
+    file.write_bytes(data)
+    return read_questions(str(file))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\r", "\x1c"])
+def test_only_line_feeds_end_a_question(mark: str, tmp_path: Path) -> None:
+    data = f"one{mark}two\nthree\r\nfour".encode()
+    assert from_bytes(data, tmp_path) == [f"one{mark}two", "three", "four"]
+
+
+def test_questions_are_stripped_as_training_rows_are(tmp_path: Path) -> None:
+    data = "\ufeff 347+58 \u2028\n \t \n\n\u30001+1?\x0c\n".encode()
+    assert from_bytes(data, tmp_path) == ["347+58", "1+1?"]
+    data_set = Generated()
+    data_set.use_questions(["347+58 ", "\n1+1?\n"])
+    assert [example.question for example in data_set._questions] == ["347+58", "1+1?"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"1+1?\ncaf\xe9?\n", "cannot be read: byte 0xe9 in line 2 is not UTF-8"),
+        ("1+1?\n".encode("utf-16"), "cannot be read: it is UTF-16, expected UTF-8"),
+        (b"1+1?\n\n2\x002?\n", "holds a NUL character in line 3: expected text in UTF-8"),
+        (b"half \xed\xa0\xbd\n", "cannot be read: byte 0xed in line 1 is not UTF-8"),
+    ],
+)
+def test_what_is_no_text(data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=f"^questions file .*txt {message}$"):
+        from_bytes(data, tmp_path)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    with pytest.raises(UserError, match=f"^standard input {message}$"):
+        read_questions("-")
+
+
+def test_standard_input_is_utf8_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO("é\u2028?\n".encode()), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert read_questions("-") == ["é\u2028?"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("half \ud83d\n"))
+    with pytest.raises(UserError, match="standard input holds half a surrogate pair in line 1"):
+        read_questions("-")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert read_questions("-") == []
+
+
+def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path), str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(UserError, match="is not a regular file"):
+            read_questions(name)
+    for name in ("x" * 5000, "~nobody-of-this-name/x", str(tmp_path / "nowhere"), "a\0b"):
+        with pytest.raises(UserError, match=r"cannot be read|does not exist"):
+            read_questions(name)
+    monkeypatch.setattr("command_line.questions.LARGEST", 1 << 20)
+    with pytest.raises(UserError, match="is larger than 1 MiB"):
+        from_bytes(b"x\n" * (1 << 20), tmp_path)
+
+
+def test_a_question_of_saliency_is_a_text(trained: Path) -> None:
+    outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question=half \ud83d")
+    assert_one_error(outcome, "question 1 holds '\\ud83d' at character 5: half a surrogate pair")

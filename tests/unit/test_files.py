@@ -1,0 +1,179 @@
+"""Atomic writes, folders that one process claims, and bounded reading."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from utilities.errors import UserError
+from utilities.files import FolderInUse, FolderLock, claim_folder, write_text
+from utilities.reading import parse_json, read_bytes, read_json, read_text, validated
+from utilities.yaml_values import parse_yaml
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from utilities.files import claim_folder
+sys.stdin.readline()
+folder, lock = claim_folder(Path(sys.argv[1]))
+time.sleep(0.2)
+(folder / "result").write_text(sys.argv[2])
+lock.release()
+print(folder.name)
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_processes_started_together_claim_folders_of_their_own(exists: bool, tmp_path: Path) -> None:
+    wanted = tmp_path / "test"
+    if exists:
+        wanted.mkdir()  # an empty folder may be taken, by one
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(wanted), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for number in range(6)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    names = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert len(set(names)) == 6
+    assert [(tmp_path / name / "result").read_text() for name in names] == [str(i) for i in range(6)]
+    assert not list(tmp_path.glob("*/.lock"))
+
+
+def test_a_locked_folder_is_refused_until_it_is_released(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with pytest.raises(FolderInUse, match="another command is writing to"):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
+
+
+def test_a_stale_lock_file_blocks_nobody(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / ".lock").write_text("")  # as kill -9 leaves it
+    folder, lock = claim_folder(tmp_path / "test")
+    assert folder == tmp_path / "test"
+    lock.release()
+
+
+def test_a_folder_with_content_is_never_claimed(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "results.jsonl").write_text("{}")
+    (tmp_path / "test-2").write_text("a file")
+    (tmp_path / "test-3").symlink_to(tmp_path / "test")
+    folder, lock = claim_folder(tmp_path / "test")
+    lock.release()
+    assert folder == tmp_path / "test-4"
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
+def test_outputs_replace_ordinary_files_only(kind: str, tmp_path: Path) -> None:
+    target, path = tmp_path / "target", tmp_path / "out.json"
+    target.write_text("kept")
+    {
+        "link": lambda: path.symlink_to(target),
+        "broken link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[kind]()
+    before = path.lstat()
+    with pytest.raises(UserError, match=r"out\.json cannot be written: it is a"):
+        write_text(path, "new")
+    assert (path.lstat(), target.read_text()) == (before, "kept")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("kept")
+    (tmp_path / f".out.json.{os.getpid()}.tmp").symlink_to(target)
+    write_text(tmp_path / "out.json", "new")
+    assert ((tmp_path / "out.json").read_text(), target.read_text()) == ("new", "kept")
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("pipe", "not a regular file"), ("missing", "does not exist"), ("", "is a folder")):
+        with pytest.raises(UserError, match=f"data file .*{message}"):
+            read_bytes(tmp_path / name, "data file")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_bytes("/dev/zero", "data file")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_bytes("nul\0", "data file")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    assert read_bytes(tmp_path / "large", "data file", limit=11) == b"x" * 11
+    with pytest.raises(UserError, match="has 11 bytes; at most 10 are read"):
+        read_bytes(tmp_path / "large", "data file", limit=10)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "bom", "data file") == [1]
+    (tmp_path / "latin").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_text(tmp_path / "latin", "data file")
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"a": 1, "a": 2}', "[" * 100_000, "1" * 5000, "{", "", "nul\0", "[1,]"]
+)
+def test_json_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match=r"^file x is (not valid JSON|nested too deeply)"):
+        parse_json(text, "file x")
+
+
+@dataclass(frozen=True)
+class Point:
+    layers: tuple[tuple[int, ...], ...]
+    votes: dict[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a point needs layers")
+
+
+def test_plain_values_become_a_dataclass_of_the_right_types() -> None:
+    values = json.loads('{"layers": [[0, 1], [2]], "votes": {"2": 0.5}}')
+    assert validated(Point, values, "file x") == Point(((0, 1), (2,)), {2: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "field 'layers'"),
+        ({"layers": []}, "a point needs layers"),
+        ({"layers": [["a"]]}, "field 'layers.0.0'"),
+        ({"layers": [[1.5]]}, "field 'layers.0.0'"),
+        ({"layers": [[True]]}, "field 'layers.0.0'"),
+        ({"layers": [[0]], "votes": {"x": 1.0}}, "field 'votes.x"),
+        ([], "object"),
+        ({"layers": [[float("nan")]]}, "not JSON compliant"),
+    ],
+)
+def test_values_of_other_types_are_refused(values: object, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^file x: .*{message}"):
+        validated(Point, values, "file x")
+
+
+def test_aliases_count_as_what_they_stand_for() -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]
+    with pytest.raises(UserError, match="more, or more deeply nested, values"):
+        parse_yaml("\n".join(lines), "file x")

@@ -1,0 +1,35 @@
+"""Failures of a run that are no mistake of typing, found among the exceptions of libraries."""
+
+import re
+
+from utilities.errors import RunFailure
+
+# What torch says where it does not raise its own OutOfMemoryError, a subclass of RuntimeError.
+_ALLOCATION = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|std::bad_alloc|CUBLAS_STATUS_ALLOC_FAILED"
+)
+_REQUEST = re.compile(r"allocate (\d[\d.]* ?(?:[KMGT]i?B|bytes))")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` reports that the processor or a GPU has no memory left."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)) is not None
+    )
+
+
+def run_failure(error: BaseException | None) -> RunFailure | None:
+    """Return the failure behind ``error`` or one of its causes as one line, ``None`` for any other error."""
+    while error is not None:
+        if is_out_of_memory(error):
+            request = _REQUEST.search(str(error))
+            amount = f" (allocating {request.group(1)})" if request else ""
+            return RunFailure(
+                f"out of memory{amount}: reduce --data.batch_size (with a larger "
+                "--trainer.accumulate_grad_batches a step sees as many examples) or --data.eval_batch_size, "
+                "or set --backbone.gradient_checkpointing true or --backbone.dtype bfloat16"
+            )
+        if isinstance(error, FloatingPointError):
+            return RunFailure(str(error))
+        error = error.__cause__ or error.__context__
+    return None
