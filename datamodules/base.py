@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.chat import to_date
-from datamodules.encoding import Collate, Encoded, Example, adds_bos, encode
+from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.grading import reference_problem
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from datamodules.sources import (
@@ -25,6 +25,7 @@ from datamodules.sources import (
     read_jsonl,
 )
 from datamodules.templates import Template, check_template
+from datamodules.token_ids import adds_bos
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from utilities.errors import UserError, choose
 

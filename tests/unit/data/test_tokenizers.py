@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from datamodules import GSM8K
-from datamodules.encoding import Batch, adds_bos
+from datamodules.encoding import Batch
 from datamodules.templates import Template
+from datamodules.token_ids import adds_bos
 from lightning_modules.backbone.generation import generate
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.model import Backbone
