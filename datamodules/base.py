@@ -18,11 +18,11 @@ from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loade
 from datamodules.sources import (
     MalformedRow,
     Row,
-    invalid_character,
     local_folder,
     parse_rows,
     read_hub,
     read_jsonl,
+    text_problem,
 )
 from datamodules.templates import Template, check_template
 from datamodules.token_ids import adds_bos
@@ -109,7 +109,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         if stop is not None and "" in stop:
             raise UserError("stop holds an empty text, which would end every generation at once")
         for text in stop or ():
-            if problem := invalid_character(text):
+            if problem := text_problem(text):
                 raise UserError(f"stop {problem}")
         self.source, self.revision = source, revision
         self.backbone = backbone
@@ -194,7 +194,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
-            if problem := invalid_character(question):
+            if problem := text_problem(question):
                 raise UserError(f"question {i + 1} {problem}")
         self._questions = [
             Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)
