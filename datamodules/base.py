@@ -12,19 +12,20 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.chat import to_date
-from datamodules.encoding import Collate, Encoded, Example, adds_bos, encode
+from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.grading import reference_problem
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from datamodules.sources import (
     MalformedRow,
     Row,
-    invalid_character,
     local_folder,
     parse_rows,
     read_hub,
     read_jsonl,
+    text_problem,
 )
 from datamodules.templates import Template, check_template
+from datamodules.token_ids import adds_bos
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from utilities.errors import UserError, choose
 
@@ -108,7 +109,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         if stop is not None and "" in stop:
             raise UserError("stop holds an empty text, which would end every generation at once")
         for text in stop or ():
-            if problem := invalid_character(text):
+            if problem := text_problem(text):
                 raise UserError(f"stop {problem}")
         self.source, self.revision = source, revision
         self.backbone = backbone
@@ -194,7 +195,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
-            if problem := invalid_character(question):
+            if problem := text_problem(question):
                 raise UserError(f"question {i + 1} {problem}")
         self._questions = [
             Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)

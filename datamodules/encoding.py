@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from datamodules.templates import Template
+from datamodules.token_ids import closing_tokens, continuation, question_columns
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,12 +176,6 @@ class Encoded(NamedTuple):
         return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
 
 
-def _question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Columns of the tokens that share a character with ``start:end``; special tokens have none."""
-    inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
-
-
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Encoded]:
@@ -207,7 +202,7 @@ def encode(
         verbose=False,
     )
     prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
-    closing = _closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
+    closing = closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
     completions = [
         template.separator + example.completion if example.completion else "" for example in examples
     ]
@@ -225,55 +220,16 @@ def encode(
         end = len(ids) - closing
         completion = whole[end : len(whole) - closing]
         if whole[:end] != ids[:end]:
-            completion = _continuation(tokenizer, text)
+            completion = continuation(tokenizer, text)
         encoded.append(
             Encoded(
                 example,
                 torch.tensor(ids[:end], dtype=torch.int32),
                 torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
-                _question_columns(offsets[:end], prompt.start, prompt.end),
+                question_columns(offsets[:end], prompt.start, prompt.end),
             )
         )
     return encoded
-
-
-def _closing_tokens(
-    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], offsets: Sequence[tuple[int, int]]
-) -> int:
-    """Number of special tokens that the tokenizer puts after every text, such as [SEP].
-
-    Generation has to go on before them.
-    """
-    count = 0
-    while (
-        count < len(ids) - 1
-        and ids[-1 - count] in tokenizer.all_special_ids
-        and _is_empty(offsets[-1 - count])
-    ):
-        count += 1
-    return count
-
-
-def _is_empty(span: tuple[int, int]) -> bool:
-    return span[0] == span[1]
-
-
-def _continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of ``text`` within a longer one.
-
-    On its own, many tokenizers would put a blank before it.
-    """
-    for before in ("\n", ":", "."):
-        head, whole = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
-        if whole[: len(head)] == head and len(whole) > len(head):
-            return whole[len(head) :]
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether ``tokenizer`` begins each text with its BOS token."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
 @dataclass(frozen=True)

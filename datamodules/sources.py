@@ -17,6 +17,7 @@ KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
 LARGEST_FILE = 2 << 30
 LONGEST_LINE = 16 << 20
 MOST_ROWS = 5_000_000
+LONGEST_TEXT = 1_000_000  # characters; more than any model reads, and tokenizers take minutes for it
 BOM = b"\xef\xbb\xbf"
 OTHER_FORMATS = {
     b"\xff\xfe": "UTF-16",
@@ -82,7 +83,7 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
     if not isinstance(value, kind) or (nothing and not empty):
         expected = f"{'a' if empty else 'a non-empty'} {KINDS[kind]}"
         raise MalformedRow(f"field '{name}' is {_shown(value)}: expected {expected}")
-    if isinstance(value, str) and (problem := invalid_character(value)):
+    if isinstance(value, str) and (problem := text_problem(value)):
         raise MalformedRow(f"field '{name}' {problem}")
     return value
 
@@ -105,12 +106,14 @@ def _shown(value: object) -> str:
         return f"a deeply nested {type(value).__name__}"
 
 
-def invalid_character(text: str) -> str:
-    """Why ``text`` cannot be encoded: half a surrogate pair; "" for a text that can.
+def text_problem(text: str) -> str:
+    """Describe why ``text`` cannot be tokenized: half a surrogate pair, or its length; "" if it can.
 
-    >>> invalid_character("half an emoji: \\ud83d")
+    >>> text_problem("half an emoji: \\ud83d")
     "holds '\\\\ud83d' at character 15: half a surrogate pair, no Unicode"
     """
+    if len(text) > LONGEST_TEXT:
+        return f"has {len(text):,} characters: allowed are at most {LONGEST_TEXT:,}"
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.chat import INSTEAD, ChatTemplate
-from datamodules.sources import invalid_character
+from datamodules.sources import text_problem
 from utilities.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_template(template: str) -> str:
     Raises:
         UserError: when it is neither a known name nor a text with exactly one ``{question}``.
     """
-    if problem := invalid_character(template):
+    if problem := text_problem(template):
         raise UserError(f"template {template!r:.60} {problem}")
     if template in TEMPLATES or template == CHAT or template.count(SLOT) == 1:
         return template

@@ -153,6 +153,8 @@ def _plainly_same(given: str, reference: str) -> bool | None:
 
 def _same_sequence(given: str, reference: str, same: Same) -> Verdict:
     """Whether two ratios of several numbers, or sequences that go on, have the same members."""
+    if ("=" in given) != ("=" in reference):  # a:b:c=1:2:3
+        given, reference = given.rpartition("=")[2], reference.rpartition("=")[2]
     mark = ":" if ":" in reference else ","
     mine, theirs = (text.strip("()").split(mark) for text in (given, reference))
     if len(mine) != len(theirs):

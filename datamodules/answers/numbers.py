@@ -29,7 +29,7 @@ _LATEX = (
 # The continent's 1.450.000 and 70.000,00.
 _CONTINENTAL = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:,\d{1,2}(?!\d)|(?<=\.\d{3}\.\d{3})(?![\d,]))")
 # 10^6, but not the power of 3 × 10^6.
-_POWER_OF_TEN = re.compile(r"(?<![\w.^×*])(?<![×x*]\s)10\s?\^\s?\{?(\d{1,2})\}?(?![\d.])")
+_POWER_OF_TEN = re.compile(r"(?<![\w.^×*])(?<![×x*]\s)10\s?\^\s?\{?(\d{1,2})\}?(?!\d|\.\d)")
 # The comma of "3,1415" separates two numbers.
 _LISTED = re.compile(r"(?<=\d),(?=\s?\d{4})")
 

@@ -45,6 +45,8 @@ def stated_formula(sentence: str, reference: str) -> Found | None:
         return Found(f"{between[1]}, {between[2]}", "last sentence", hedged=not is_pair)
     if formulas := list(FORMULA.finditer(main)):
         return _in_formula(main, formulas)
+    if "=" in main and "=" in reference and not _WORDS.search(main):
+        return Found(main.strip(" .*_"), "last line")
     if len(main.split()) <= 3:
         return Found(_FINAL.sub("", main.strip(" .*_")), "last line")
     if stated := _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main):

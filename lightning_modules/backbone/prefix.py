@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.encoding import adds_bos
+from datamodules.token_ids import adds_bos
 from utilities.errors import UserError
 
 if TYPE_CHECKING:

@@ -118,6 +118,10 @@ HALF = '{"question": "half an emoji \\ud83d", "answer": "#### 2"}'
         ('{"question": "?", "answer": NaN}', "field 'answer' is nan: expected a non-empty text"),
         ('{"question": "?", "answer": 1e999}', "field 'answer' is inf: expected a non-empty text"),
         ('{"question": "?", "answer": null}', "field 'answer' is None: expected a non-empty text"),
+        (
+            json.dumps({"answer": "#### 2", "question": "a" * 1_000_001}),
+            "field 'question' has 1,000,001 characters: allowed are",
+        ),
         # References that no answer can equal.
         ('{"question": "?", "answer": "#### 12:30"}', "the answer is '12:30': expected a number, such as 72"),
         ('{"question": "?", "answer": "#### True"}', "the answer is 'True': expected a number"),
@@ -177,6 +181,22 @@ def test_labels_cannot_steer_a_terminal(write_rows: WriteRows) -> None:
 def test_folders_that_cannot_be(source: str) -> None:
     with pytest.raises(UserError, match="data folder"):
         GSM8K(source=source).examples("test")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "{question} \ud83d"}, r"template .* holds '\\ud83d' at character 11"),
+        ({"stop": ["\udc80"]}, r"stop holds '\\udc80' at character 0"),
+        ({"template": "{question}" + "a" * 1_000_000}, "template .* has 1,000,010 characters"),
+    ],
+)
+def test_texts_that_cannot_be_tokenized(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Generated(**options)
+    data = Generated()
+    with pytest.raises(UserError, match="question 2 has 1,000,001 characters"):
+        data.use_questions(["1+1?", "a" * 1_000_001])
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

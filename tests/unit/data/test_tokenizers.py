@@ -1,5 +1,7 @@
 """Training tokens are those of the joint text, on tokenizers of seven kinds."""
 
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from datamodules import GSM8K
-from datamodules.encoding import Batch, adds_bos
+from datamodules.encoding import Batch
 from datamodules.templates import Template
+from datamodules.token_ids import adds_bos
 from lightning_modules.backbone.generation import generate
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.backbone.model import Backbone
@@ -43,11 +46,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def tokenizer(kind: str, request: pytest.FixtureRequest) -> Any:
-    if kind != "smollm2":
-        return make(kind)
+    return made(kind) if kind != "smollm2" else loaded(request.getfixturevalue("smollm2"))
+
+
+made = cache(make)
+
+
+@cache
+def loaded(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(request.getfixturevalue("smollm2"))
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def data_with(tokenizer: Any, folder: str, **options: Any) -> GSM8K:
@@ -131,14 +140,14 @@ def test_losses_are_those_of_the_joint_text(tokenizer: Any, template: str, write
 def test_a_blank_is_not_put_before_an_answer_behind_a_blank(write_rows: WriteRows) -> None:
     """Alone, "She" is " She" to these tokenizers, and the answer would begin with two blanks."""
     for kind in ("mistral", "gemma"):
-        data = data_with(make(kind), write_rows(test=ROWS[:1]), template=BEHIND_BLANK)
+        data = data_with(made(kind), write_rows(test=ROWS[:1]), template=BEHIND_BLANK)
         (batch,) = data.test_dataloader()
         text = data.tokenizer.decode(gold_ids(batch, 0)[1:-1])
         assert text == f"Q: {batch.examples[0].question}\nA: She has 7.\n#### 7"
 
 
 def test_the_blank_before_an_answer_is_the_chat_template_s(write_rows: WriteRows) -> None:
-    data = data_with(make("mistral"), write_rows(test=ROWS[:1]), template="chat")
+    data = data_with(made("mistral"), write_rows(test=ROWS[:1]), template="chat")
     (batch,) = data.test_dataloader()
     question = batch.examples[0].question
     assert data.tokenizer.decode(gold_ids(batch, 0)) == (
@@ -181,7 +190,7 @@ def explicit(module: Any, tokenizer: Any, content: list[int]) -> Tensor:
 @pytest.mark.parametrize("bos_kind", ["embedded", "llama3", "mistral", "gemma", "wordpiece", "gpt2"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_bos_first_is_the_only_one(bos_kind: str, family: str, write_rows: WriteRows) -> None:
-    tokenizer = make(bos_kind)
+    tokenizer = made(bos_kind)
     data = data_with(tokenizer, write_rows(test=ROWS))
     before, batch = moved(data, bos_first=False), moved(data)
     adds = adds_bos(tokenizer)
@@ -214,7 +223,7 @@ def test_a_bos_first_is_the_only_one(bos_kind: str, family: str, write_rows: Wri
 
 @torch.no_grad()
 def test_stages_see_one_bos(write_rows: WriteRows) -> None:
-    tokenizer = make("llama3")
+    tokenizer = made("llama3")
     data = data_with(tokenizer, write_rows(test=ROWS))
     before, batch = moved(data, bos_first=False), moved(data)
     assert (batch.gold.input_ids != tokenizer.bos_token_id).all()
@@ -234,19 +243,19 @@ def test_stages_see_one_bos(write_rows: WriteRows) -> None:
 
 
 def test_a_prompt_trained_behind_two_is_refused() -> None:
-    module = prompted(make("llama3"), "prompt", "llama")
+    module = prompted(made("llama3"), "prompt", "llama")
     checkpoint = {"promptstage": describe(module)}
     verify(module, checkpoint)
     del checkpoint["promptstage"]["structure"]["bos_in_content"]  # as it was written before
     with pytest.raises(UserError, match="the checkpoint has bos_in_content unset, the model has False"):
         verify(module, checkpoint)
-    unaffected = prompted(make("gpt2"), "prompt", "llama")
+    unaffected = prompted(made("gpt2"), "prompt", "llama")
     assert unaffected.structure() == {"insert_at": 0, "bos_first": True}
 
 
 def test_calibration_examples_keep_their_bos(write_rows: WriteRows) -> None:
     """Stages are found without a prompt, so that content begins as it does without one."""
-    tokenizer = make("llama3")
+    tokenizer = made("llama3")
     data = GSM8K(source=write_rows(train=ROWS * 4), validation_size=2)
     data._tokenizer = tokenizer
     data.setup("fit")
