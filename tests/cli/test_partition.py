@@ -224,8 +224,9 @@ def test_a_trained_prompt_keeps_its_stages(dham: list[str]) -> None:
     assert call("fit", *dham, "--trainer.max_steps=1", "--run_dir=run").code == 0
     before = hashes(Path("run"))
     for flag, message in OTHERWISE:
-        for subcommand in ("fit", "test"):
-            assert_one_error(call(subcommand, *QUIET, "--ckpt_path=run", flag), message, "start a new fit")
+        fixed = f"{flag.partition('=')[0]} must be "
+        for subcommand, part in (("fit", fixed), ("test", message)):
+            assert_one_error(call(subcommand, *QUIET, "--ckpt_path=run", flag), part, "start a new fit")
     assert_one_error(call("partition", *dham, "--ckpt_path=run"), "partition takes no checkpoint")
     assert hashes(Path("run")) == before
 
