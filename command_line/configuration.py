@@ -26,6 +26,12 @@ from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
+# Besides those: classes of Lightning that a command line may give by their short names.
+NAMED_BY_USERS = (
+    "lightning.pytorch.strategies",
+    "lightning.pytorch.accelerators",
+    "lightning.fabric.plugins",
+)
 # Options of the trainer that make objects; a checkpoint says nothing of them.
 CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
 # Options of the trainer that a resumed fit takes from its checkpoint: plain values that decide its numbers.
@@ -82,7 +88,7 @@ class Importable:
         allowed = [name for name in modules if name.split(".")[0] != "jsonargparse"]
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*PACKAGES, *LIGHTNING, "lightning.pytorch.strategies", *allowed],
+            import_path_allowlist=[*PACKAGES, *LIGHTNING, *NAMED_BY_USERS, *allowed],
             instantiate_subclass_spec_in_any=False,
         )
         set_dumper("yaml", dump_yaml)  # its own leaves 2e5, a text, without quotes

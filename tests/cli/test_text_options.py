@@ -66,7 +66,9 @@ def test_a_run_keeps_its_texts(
 def assembled(*args: list[str]) -> dict:
     """The configuration that text options become."""
     importable = Importable(typed_classes(args))
-    *_, last = assemble(args, {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}, importable)
+    *_, last = assemble(
+        "fit", args, {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}, importable
+    )
     return yaml.safe_load(last.removeprefix("--config="))
 
 
