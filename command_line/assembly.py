@@ -95,6 +95,8 @@ def assemble(
 def _leave_out_others(values: dict[str, Any], subcommand: str, file: str) -> None:
     """Remove options that only other subcommands have, such as those of ``fit`` in a run's config.yaml."""
     others = [name for name, owners in OF_SUBCOMMANDS.items() if name in values and subcommand not in owners]
+    if others and values.get("run_dir") is not None:
+        others.append("run_dir")  # a moved run's file names its old folder
     for name in others:
         del values[name]
     if others:

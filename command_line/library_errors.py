@@ -51,7 +51,7 @@ def first_line(error: BaseException | None) -> str:
 
 
 def _construction_error(error: BaseException) -> str:
-    """Why an object of a class from the configuration could not be made; empty for another error."""
+    """Why an object of one of Lightning's classes could not be made; empty for another error."""
     text = str(error)
     if not isinstance(error, ValueError) or not text.startswith("Does not validate against any of the Union"):
         return ""
@@ -59,8 +59,9 @@ def _construction_error(error: BaseException) -> str:
     lines = [line.strip().removeprefix("- ") for line in errors.splitlines()]
     reasons = (line for line in lines if line and not _NO_REASON.match(line))
     reason = next(reasons, first_line(error))
-    if not (classes := re.findall(r"class_path='([\w.]+)'", text)):
-        return reason
+    classes = re.findall(r"class_path='([\w.]+)'", text)
+    if not classes or not classes[-1].startswith("lightning."):
+        return ""  # what our own classes refuse is a UserError
     section = {"callbacks": "trainer.callbacks: ", "loggers": "trainer.logger: "}
     prefix = next((shown for name, shown in section.items() if f".{name}." in classes[-1]), "")
     return f"{prefix}{classes[-1].rpartition('.')[2]}: {reason}"

@@ -91,7 +91,8 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         return _unknown(match.group(1), args, known, classes)
     if match := re.match(r'Parser key "([\w.]+)": ?(.*)', text):
         key, problem = match.groups()
-        unknown = re.search(r"Expected a dot import path string: ([A-Za-z][\w.]*)", problem)
+        unknown = re.search(r"Given value: ([A-Za-z][\w.]*)$", problem)
+        unknown = unknown or re.search(r"Expected a dot import path string: ([A-Za-z][\w.]*)", problem)
         if key == "trainer.callbacks" and unknown:
             return _callback_problem(unknown.group(1))
         return f"option {_typed(_plain(key), args, known)}: {_readable(problem)}"
@@ -139,7 +140,8 @@ def _class_problem(section: str, problem: str, classes: Classes) -> str:
 
 def _missing(names: list[str], args: Iterable[str]) -> str:
     """Options that a class of the trainer's has to be given, of which the parser says the last part."""
-    sections = [name for name in HAVE_CLASSES if any(arg.startswith(f"--{name}") for arg in args)]
+    line = " ".join(args)
+    sections = [name for name in HAVE_CLASSES if re.search(rf"--{name}\+?[ =](\w+\.)*[A-Z]", line)]
     if len(sections) == 1:
         names = [f"--{sections[0]}.{name}" for name in names]
     where = "" if sections else " (in YAML: under init_args of a class)"

@@ -107,11 +107,15 @@ def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list
         All callbacks, ours first.
 
     Raises:
-        UserError: for a progress bar that is switched off.
+        UserError: for a progress bar that is switched off, or would be drawn among answers.
     """
     bars = [type(callback).__name__ for callback in callbacks if isinstance(callback, ProgressBar)]
     if bars and config.trainer.enable_progress_bar is False:
         raise UserError(f"trainer.enable_progress_bar is false, but trainer.callbacks has a {bars[0]}")
+    if bars and config.get("answers") == "-":
+        raise UserError(
+            f"trainer.callbacks: {bars[0]} draws on standard output, as the answers do: give --answers FILE"
+        )
     if bars:
         ours = [callback for callback in ours if not isinstance(callback, ProgressBar)]
     stopping = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)

@@ -22,8 +22,11 @@ def batch_dependent_from(config: Any) -> int | None:
     lengths = []
     for parameters in _all_parameters(getattr(config, "rope_parameters", None)):
         kind = str(parameters.get("rope_type", ""))
-        length = parameters.get("original_max_position_embeddings", limit)
-        if isinstance(length, int) and ("dynamic" in kind or (kind == "longrope" and length != limit)):
+        original = parameters.get("original_max_position_embeddings", limit)
+        length = (
+            limit if "dynamic" in kind else original if kind == "longrope" and original != limit else None
+        )
+        if isinstance(length, int):
             lengths.append(length)
     return min(lengths, default=None)
 

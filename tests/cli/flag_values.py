@@ -21,12 +21,14 @@ class Values(NamedTuple):
         illegal: a value that is refused; ``None`` if every text is legal.
         flags: further flags for both.
         message: what the refusal says; by default the last part of the option's name.
+        refused_with: flags that replace ``flags`` for the illegal value.
     """
 
     legal: str | None
     illegal: str | None
     flags: str = ""
     message: str = ""
+    refused_with: str = ""
 
 
 TRAINER = {
@@ -97,7 +99,7 @@ EARLY_STOPPING = {
 }
 BACKBONE = {
     "name": Values("embedded", "./nowhere", message="./nowhere"),
-    "revision": Values("null", "abc", "--backbone.name=owner/nothing", message="owner/nothing"),
+    "revision": Values("null", "abc", message="owner/nothing", refused_with="--backbone.name=owner/nothing"),
     "gguf_file": Values("null", "a.gguf"),
     "dtype": Values("float64", "float3"),
     "trust_remote_code": Values("false", "maybe"),
@@ -139,7 +141,13 @@ MODEL = {
 }
 DATA = {
     "source": Values("./rows", "./nowhere", GSM8K, message="./nowhere"),
-    "revision": Values("null", "abc", GSM8K.replace("./rows", "owner/nothing"), message="owner/nothing"),
+    "revision": Values(
+        "null",
+        "abc",
+        GSM8K,
+        message="owner/nothing",
+        refused_with=GSM8K.replace("./rows", "owner/nothing"),
+    ),
     "max_new_tokens": Values("4", "0"),
     "template": Values("cot", "plian"),
     "batch_size": Values("4", "0"),
@@ -149,14 +157,14 @@ DATA = {
     "train_size": Values("8", "0"),
     "validation_size": Values("3", "0"),
     "test_size": Values("3", "0"),
-    "on_bad_row": Values("skip", "skp"),
+    "on_bad_row": Values("skip", "skp", GSM8K),
     "seed": Values("1", "x"),
     "num_workers": Values("0", "-1"),
     "keep_calculator": Values("true", "maybe", GSM8K),
-    "subset": Values("null", "[nothing]", MATH, message="nothing"),
+    "subset": Values("test", "tst", MATH),
     "task": Values("addition", "adition"),
-    "lengths": Values("[2]", "[0]"),
-    "ood_lengths": Values("[4]", "x"),
+    "lengths": Values("[2,3]", "[0]"),
+    "ood_lengths": Values("[8,9]", "x"),
     "test_on": Values("ood", "odd"),
 }
 FLAGS: dict[str, Values] = {

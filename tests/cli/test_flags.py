@@ -11,8 +11,8 @@ import torch
 
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.messages import class_options
-from tests.cli.flag_values import FLAGS, Values
-from tests.tiny_folder import Outcome, call
+from tests.cli.flag_values import FLAGS
+from tests.tiny_folder import QUIET, Outcome, call
 
 ROW = '{"question": "1+1?", "answer": "Two.\\n#### 2"}\n'
 PROBLEM = '{"problem": "1+1?", "solution": "\\\\boxed{2}", "type": "Algebra", "level": "Level 1"}\n'
@@ -87,12 +87,9 @@ def place(trained: Path) -> Path:
     return Path()
 
 
-@pytest.mark.parametrize(
-    ("flag", "values"),
-    [item for item in FLAGS.items() if item[1].legal is not None],
-    ids=lambda one: str(one)[:40],
-)
-def test_a_legal_value_runs(flag: str, values: Values, place: Path, common: list[str]) -> None:
+@pytest.mark.parametrize("flag", [flag for flag, values in FLAGS.items() if values.legal is not None])
+def test_a_legal_value_runs(flag: str, place: Path, common: list[str]) -> None:
+    values = FLAGS[flag]
     assert values.legal is not None
     outcome = run_with(flag, values.legal, values.flags, common)
     assert outcome.code == 0, outcome.err
@@ -100,17 +97,51 @@ def test_a_legal_value_runs(flag: str, values: Values, place: Path, common: list
     assert not outcome.errors
 
 
-@pytest.mark.parametrize(
-    ("flag", "values"),
-    [item for item in FLAGS.items() if item[1].illegal is not None],
-    ids=lambda one: str(one)[:40],
-)
-def test_an_illegal_value_is_one_line(flag: str, values: Values, place: Path, common: list[str]) -> None:
+@pytest.mark.parametrize("flag", [flag for flag, values in FLAGS.items() if values.illegal is not None])
+def test_an_illegal_value_is_one_line(flag: str, place: Path, common: list[str]) -> None:
+    values = FLAGS[flag]
     assert values.illegal is not None
     before = {str(path) for path in place.rglob("*")}
-    outcome = run_with(flag, values.illegal, values.flags, common)
+    outcome = run_with(flag, values.illegal, values.refused_with or values.flags, common)
     assert outcome.code == 2, outcome.err
     assert "Traceback" not in outcome.err
     assert len(outcome.errors) == 1, outcome.err
     assert (values.message or flag.lstrip("-").removesuffix(".help").rpartition(".")[2]) in outcome.errors[0]
+    assert {str(path) for path in place.rglob("*")} == before
+
+
+# What other subcommands have beside fit's options: an illegal value, and what is said.
+OTHERS: dict[str, dict[str, tuple[str, str]]] = {
+    "test": {"--verbose": ("maybe", "--verbose")},
+    "validate": {"--verbose": ("maybe", "--verbose")},
+    "predict": {
+        "--questions": ("nowhere.txt", "nowhere.txt"),
+        "--answers": ("nowhere/answers.jsonl", "nowhere/answers.jsonl"),
+        "--return_predictions": ("maybe", "--return_predictions"),
+    },
+    "saliency": {
+        "--question": (" ", "give --question TEXT"),
+        "--layers": ("x", "--layers"),
+        "--layers+": ("x", "--layers"),
+    },
+    "calibrate": {"--examples": ("0", "1 example or more, not 0")},
+    "partition": {},
+}
+
+
+@pytest.mark.parametrize("subcommand", OTHERS)
+def test_other_subcommands(subcommand: str, place: Path) -> None:
+    """Their own options, and one of the trainer's, with an illegal value."""
+    assert set(OTHERS[subcommand]) == parser_options(subcommand) - set(FLAGS)
+    before = {str(path) for path in place.rglob("*")}
+    checkpoint = ["--model=DHAM", "--data=Generated", "--data.task=addition"]
+    if subcommand != "partition":
+        checkpoint = ["--ckpt_path=run"]
+    wrong = {**OTHERS[subcommand], "--trainer.limit_test_batches": ("-1", "must be >= 0, got -1")}
+    for flag, (value, message) in wrong.items():
+        outcome = call(subcommand, *QUIET, *checkpoint, f"{flag}={value}", stdin="1+1")
+        assert outcome.code == 2, (flag, outcome.err)
+        assert len(outcome.errors) == 1, outcome.err
+        assert message in outcome.errors[0]
+        assert "Traceback" not in outcome.err
     assert {str(path) for path in place.rglob("*")} == before

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import cli
 from callbacks.act import ACT
 from callbacks.dpc import DPC
 from scripts.compare import main
-from scripts.comparison import UNTRAINED, Again, for_test, read
+from scripts.comparison import UNTRAINED, Again, for_test, read, starts_processes
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 from tests.tiny_folder import QUIET, save_tiny_backbone
 
@@ -268,3 +270,50 @@ def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.Captu
 def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "nowhere.yaml") == "error: nowhere.yaml cannot be read: No such file or directory"
     assert error_of(capsys, tmp_path) == f"error: {tmp_path} cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("flags", "several"),
+    [
+        (["--trainer.accelerator=cpu"], False),
+        (["--trainer.accelerator", "cpu", "--trainer.devices", "1"], False),
+        (["--trainer.accelerator=cpu", "--trainer.devices=2"], True),
+        (["--trainer.accelerator=cpu", "--trainer.devices", "2"], True),
+        (["--trainer.devices=[0]"], False),
+        (["--trainer.devices=[0,1]"], True),
+        (["--trainer.num_nodes=2", "--trainer.devices=1"], True),
+        (["-c", "two.yaml"], True),
+        (["-c", "two.yaml", "--trainer.devices=1"], False),
+        (["--trainer.devices=1", "-c", "two.yaml"], False),
+        (["-c", "nowhere.yaml", "--trainer.accelerator=cpu"], False),
+    ],
+)
+def test_which_rows_start_processes(
+    flags: list[str], several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.yaml").write_text("trainer:\n  devices: 2\n  accelerator: cpu\n", encoding="utf-8")
+    assert starts_processes(flags) == several
+
+
+def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None:
+    """In a process of its own: Lightning starts the other one by running that again, not the comparison."""
+    run = tmp_path / "run"
+    values = yaml.safe_load(table.read_text(encoding="utf-8"))
+    values["test_options"] = [*QUIET, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "scripts.compare", str(file), "--run-dir", str(run), "--rows=Bare"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in tmp_path.glob("run*")] == ["run"]
+    assert [path.name for path in (run / "bare").iterdir() if path.name.startswith("test")] == ["test"]
+    assert done.stdout.count("$ python cli.py test") == 1
+    assert "MEMBER: 2/2" in done.stderr
+
+
+def test_it_is_one_process(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert error_of(capsys, table).startswith("error: start scripts.compare in one process")
