@@ -158,6 +158,7 @@ DATA = {
     "validation_size": Values("3", "0"),
     "test_size": Values("3", "0"),
     "on_bad_row": Values("skip", "skp", GSM8K),
+    "date": Values("2026-01-31", "31.1.2026"),
     "seed": Values("1", "x"),
     "num_workers": Values("0", "-1"),
     "keep_calculator": Values("true", "maybe", GSM8K),
