@@ -70,6 +70,8 @@ class Identity:
 
     def matches(self, other: str) -> bool:
         """Whether ``other`` is of the same backbone, or of a copy of it in float16 or bfloat16."""
+        if not isinstance(other, str):  # whatever a damaged file holds
+            return False
         if other in self.earlier:
             return True
         ours, theirs = self.fingerprint.split("-"), other.split("-")

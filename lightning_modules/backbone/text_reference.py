@@ -42,7 +42,9 @@ def draw_tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, lis
     content = min(_CONTENT, room - 1)
     prefix = min(_PREFIX, room - content)
     special = _special_tokens(backbone.model.config.to_dict())
-    allowed = torch.tensor([token for token in range(backbone.vocab_size) if token not in special])
+    ordinary = torch.ones(backbone.vocab_size, dtype=torch.bool)
+    ordinary[[token for token in special if 0 <= token < len(ordinary)]] = False
+    allowed = ordinary.nonzero()[:, 0]
     draw = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(allowed), (prefix + 2 * content,), generator=draw)
     ids = allowed[drawn].to(backbone.embedding.device)

@@ -68,9 +68,10 @@ def check_structure(backbone: "Backbone") -> bool:
     if model.base_model is model:
         raise _refusal(backbone, "its layers cannot be run without its output matrix")
     recorded: dict[int, LayerPrefix] = {}
-    ids = torch.zeros(1, 2, dtype=torch.long, device=backbone.embedding.device)
     context = AttentionContext(recorded=recorded)
     try:
+        # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
+        ids = draw_tokens(backbone, 0, 7)[0][None]
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False, context=context).logits
             hidden = model.base_model(input_ids=ids, use_cache=False, context=context)

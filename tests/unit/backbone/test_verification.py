@@ -100,6 +100,18 @@ def test_family_that_breaks_on_the_way_is_refused_in_one_line(name: str) -> None
         wrap(ready(wrong_config(name)))
 
 
+def test_scaled_logits_are_seen_though_the_padding_tokens_embedding_is_zero() -> None:
+    import transformers
+
+    for config in (
+        transformers.GraniteConfig(**SHARED, logits_scaling=2.0),
+        transformers.CohereConfig(**SHARED, logit_scale=0.1),
+    ):
+        model = ready(config)
+        assert not model.get_input_embeddings().weight[0].any()
+        assert not wrap(model)._plain_head
+
+
 class _ShiftedLate(nn.Module):
     """A decoder block that moves what it is given by what stands in the row before."""
 
