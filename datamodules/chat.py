@@ -65,7 +65,7 @@ class ChatTemplate:
             return [self._one(messages, generation) for messages in conversations]
 
         try:
-            return bounded(render, SECONDS + len(conversations) / PROMPTS_PER_SECOND)
+            return bounded(render, SECONDS + len(conversations) // PROMPTS_PER_SECOND)
         except CallError as error:
             raise UserError(f"the backbone's chat template cannot be used: {error}; {INSTEAD}") from error
 
