@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.chat import to_date
 from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.grading import reference_problem
+from datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from datamodules.sources import (
     MalformedRow,
@@ -218,44 +219,15 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                     rank_zero_warn(self.overlap)
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
-                    self._encoded[split] = self._short_enough(self._encoded[split])
+                    self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
-        self._check_vocabulary(rows)
+        if self._vocabulary_size is not None:
+            check_vocabulary(rows, self._vocabulary_size, self.tokenizer, self.backbone.name)
         return rows
-
-    def _check_vocabulary(self, rows: Sequence[Encoded]) -> None:
-        """Raise a UserError for the first token that the model has no embedding for."""
-        size = self._vocabulary_size
-        if size is None:
-            return
-        for row in rows:
-            largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
-            if largest >= size:
-                raise UserError(
-                    f"{row.example.id} has token {largest} ({self.tokenizer.decode([largest])!r}), but "
-                    f"backbone '{self.backbone.name}' has embeddings for {size} tokens"
-                )
-
-    def _short_enough(self, rows: list[Encoded]) -> list[Encoded]:
-        if self.max_length is None:
-            return rows
-        kept = [row for row in rows if row.length <= self.max_length]
-        if not kept:
-            shortest = min(row.length for row in rows)
-            raise UserError(
-                f"max_length {self.max_length} leaves no training example of {self.name}: the shortest has "
-                f"{shortest} tokens"
-            )
-        if len(kept) < len(rows):
-            rank_zero_info(
-                f"{self.name}: left out {len(rows) - len(kept)} of {len(rows)} training examples with more "
-                f"than {self.max_length} tokens"
-            )
-        return kept
 
     def example_ids(self, split: str) -> list[str]:
         """Ids of a split that was set up, in the order of the source."""
@@ -263,39 +235,15 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
 
     def longest(self) -> int:
         """Positions that the longest text set up can come to take, generation included."""
-        rows = ((split, row) for split, rows in self._encoded.items() for row in rows)
-        return max((needed for split, row in rows for _, needed in self._needs(split, row)), default=0)
+        return longest(self._encoded, self.max_new_tokens)
 
     def check_context(self, limit: int, reserved: int) -> None:
-        """Check that everything set up fits in the backbone.
-
-        Args:
-            limit: positions the backbone has.
-            reserved: how many of these the soft prompt takes.
+        """Check that everything set up fits in ``limit`` positions less ``reserved`` for the soft prompt.
 
         Raises:
             UserError: for the first example that does not fit, with the numbers.
         """
-        room = limit - reserved
-        for split, rows in self._encoded.items():
-            for row in rows:
-                for what, needed in self._needs(split, row):
-                    if needed > room:
-                        raise UserError(
-                            f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
-                            f"{limit} less {reserved} for the soft prompt = {room}"
-                        )
-
-    def _needs(self, split: str, row: Encoded) -> list[tuple[str, int]]:
-        prompt, completion = len(row.prompt), len(row.completion)
-        needs = []
-        if split in ("train", "validation"):
-            hint = "; max_length leaves longer ones out" if split == "train" else ""
-            needs.append((f"prompt {prompt} + worked answer {completion}{hint}", row.length))
-        if split != "train":
-            limit = self.max_new_tokens
-            needs.append((f"prompt {prompt} + generation limit max_new_tokens {limit}", prompt + limit))
-        return needs
+        check_positions(self._encoded, self.max_new_tokens, limit, reserved)
 
     def calibration_loader(self, size: int, seed: int) -> EvaluationLoader:
         """``size`` training examples drawn by ``seed``; raises a UserError when there are fewer."""

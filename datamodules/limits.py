@@ -1,0 +1,105 @@
+"""Lengths and token ids that a backbone, or the user, sets a limit to."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.encoding import Encoded
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def check_vocabulary(
+    rows: Iterable[Encoded], size: int, tokenizer: "PreTrainedTokenizerBase", backbone: str
+) -> None:
+    """Check that the backbone has an embedding for each token.
+
+    Args:
+        size: embeddings that it has.
+        backbone: its name.
+
+    Raises:
+        UserError: for the first token without one.
+    """
+    for row in rows:
+        largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
+        if largest >= size:
+            raise UserError(
+                f"{row.example.id} has token {largest} ({tokenizer.decode([largest])!r}), but backbone "
+                f"'{backbone}' has embeddings for {size} tokens"
+            )
+
+
+def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> list[Encoded]:
+    """Training rows of at most ``max_length`` tokens; logs how many others there are.
+
+    Raises:
+        UserError: when none is left.
+    """
+    if max_length is None:
+        return rows
+    kept = [row for row in rows if row.length <= max_length]
+    if not kept:
+        shortest = min(row.length for row in rows)
+        raise UserError(
+            f"max_length {max_length} leaves no training example of {data_set}: the shortest has {shortest} "
+            "tokens"
+        )
+    if len(kept) < len(rows):
+        rank_zero_info(
+            f"{data_set}: left out {len(rows) - len(kept)} of {len(rows)} training examples with more than "
+            f"{max_length} tokens"
+        )
+    return kept
+
+
+def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tuple[str, int]]:
+    """What a row of a split may come to take, in words, and how many positions that is."""
+    prompt, completion = len(row.prompt), len(row.completion)
+    needs = []
+    if split in ("train", "validation"):
+        hint = "; max_length leaves longer ones out" if split == "train" else ""
+        needs.append((f"prompt {prompt} + worked answer {completion}{hint}", row.length))
+    if split != "train":
+        needs.append(
+            (
+                f"prompt {prompt} + generation limit max_new_tokens {max_new_tokens}",
+                prompt + max_new_tokens,
+            )
+        )
+    return needs
+
+
+def longest(splits: Mapping[str, Sequence[Encoded]], max_new_tokens: int) -> int:
+    """Positions that the longest text can come to take, generation included."""
+    rows = ((split, row) for split, rows in splits.items() for row in rows)
+    return max(
+        (needed for split, row in rows for _, needed in positions_needed(split, row, max_new_tokens)),
+        default=0,
+    )
+
+
+def check_positions(
+    splits: Mapping[str, Sequence[Encoded]], max_new_tokens: int, limit: int, reserved: int
+) -> None:
+    """Check that every row fits in the backbone.
+
+    Args:
+        limit: positions the backbone has.
+        reserved: how many of these the soft prompt takes.
+
+    Raises:
+        UserError: for the first row that does not fit, with the numbers.
+    """
+    room = limit - reserved
+    for split, rows in splits.items():
+        for row in rows:
+            for what, needed in positions_needed(split, row, max_new_tokens):
+                if needed > room:
+                    raise UserError(
+                        f"{row.example.id} needs {needed} positions ({what}), but the backbone has {limit} less "
+                        f"{reserved} for the soft prompt = {room}"
+                    )
