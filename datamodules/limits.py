@@ -100,6 +100,6 @@ def check_positions(
             for what, needed in positions_needed(split, row, max_new_tokens):
                 if needed > room:
                     raise UserError(
-                        f"{row.example.id} needs {needed} positions ({what}), but the backbone has {limit} less "
-                        f"{reserved} for the soft prompt = {room}"
+                        f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
+                        f"{limit} less {reserved} for the soft prompt = {room}"
                     )

@@ -39,7 +39,7 @@ TRAINER = {
     "devices": Values("1", "-1"),
     "devices+": Values(None, "0", message="devices"),  # a list of devices: on GPUs
     "num_nodes": Values("1", "0"),
-    "precision": Values("32-true", "transformer-engine", message="transformer_engine"),
+    "precision": Values("32-true", "transformer-engine"),
     "logger": Values("CSVLogger", "WandbLogger"),
     "logger+": Values("TensorBoardLogger", "Foo", message="--trainer.logger"),
     "logger.help": Values("CSVLogger", "Foo"),
