@@ -10,8 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from command_line.arguments import FOLDER_LOGGERS
-from command_line.configuration import CLASSES, Importable, classes_in, read_configuration
+from command_line.arguments import FOLDER_LOGGERS, options_of
+from command_line.configuration import (
+    CLASSES,
+    Importable,
+    classes_in,
+    is_known_class,
+    read_configuration,
+)
 from command_line.options import OF_SUBCOMMANDS
 from command_line.processes import note
 from command_line.schema import (
@@ -46,6 +52,21 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
         if (of_class or inline) and not os.path.exists(value):
             typed |= dict.fromkeys(_DOTTED.findall(value), name)
     return typed
+
+
+def check_flags(flags: list[str], where: str) -> None:
+    """Check flags that stand in a file, where a class path is data, too.
+
+    Raises:
+        UserError: for a class that is not promptstage's or Lightning's, and for a model's own code.
+    """
+    for option in options_of(flags):
+        name, value = _split(option)
+        for path in typed_classes([option]):
+            if not is_known_class(path):
+                raise UserError(f"{where} names the class '{path}', which is not one of promptstage's")
+        if name == "--backbone.trust_remote_code" and value.lower() != "false":
+            raise UserError(f"{where}: {name} can be given on the command line only")
 
 
 def assemble(

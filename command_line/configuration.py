@@ -71,6 +71,11 @@ MOST_PROCESSES = 1024
 _WRITTEN = re.compile(r"(dir|dirpath|path|folder|filename|root)$")
 
 
+def is_known_class(name: str) -> bool:
+    """Whether a dotted name is below promptstage or what a file may name of Lightning."""
+    return name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
+
+
 class Importable:
     """Class paths that values may name: promptstage's, Lightning's, and those that the user has typed.
 
@@ -98,8 +103,7 @@ class Importable:
         Raises:
             UserError: for a class that is none of these.
         """
-        ours = name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
-        if "." in name and not ours and name not in self.typed:
+        if "." in name and not is_known_class(name) and name not in self.typed:
             raise UserError(
                 f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
                 f"it on the command line, too: {option} {name}"

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from command_line.assembly import check_flags
 from utilities.errors import UserError, choose
+from utilities.reading import read_text
+from utilities.yaml_values import parse_yaml, plain
 
 UNTRAINED = "--model=Pretrained"
 # What a test without a checkpoint takes of a row's flags.
@@ -98,12 +101,9 @@ def read(path: Path) -> Comparison:
         UserError: when it cannot be read, something in it is unknown or of another kind, or a file that it
             names does not exist.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    tree = parse_yaml(read_text(path, "comparison"), str(path))
+    # Flags are texts, as on the command line.
+    values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
     keys = [known.name for known in fields(Comparison)]
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no keys: allowed are {', '.join(keys)}")
@@ -120,6 +120,7 @@ def read(path: Path) -> Comparison:
     for what, flags in [*lists.items(), *named]:
         if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
             raise UserError(f"{path}: {what} must be a list of texts, such as [--trainer.max_steps=100]")
+        check_flags(flags, f"{path}: {what}")
     folders = [folder_name(str(row)) for row in rows]
     for row, folder in zip(rows, folders, strict=True):
         if not isinstance(row, str) or not folder or folders.count(folder) > 1:
@@ -146,6 +147,7 @@ def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) ->
     again = Again(**value)
     if not isinstance(again.test, list) or not all(isinstance(flag, str) for flag in again.test):
         raise UserError(f"{path}: row '{row}': test must be a list of texts")
+    check_flags(again.test, f"{path}: row '{row}': test")
     return again
 
 

@@ -317,3 +317,26 @@ def test_it_is_one_process(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert error_of(capsys, table).startswith("error: start scripts.compare in one process")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--trainer.callbacks=subprocess.Popen", "names the class 'subprocess.Popen', which is not one of"),
+        ("--model=runs.evil.Payload", "names the class 'runs.evil.Payload'"),
+        (
+            "--backbone.trust_remote_code=true",
+            "--backbone.trust_remote_code can be given on the command line only",
+        ),
+    ],
+)
+def test_a_comparison_of_somebody_else_runs_no_code(flag: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(f"title: x\nrows: {{a: [{flag}]}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read(file)
+    file.write_text(
+        f"title: x\nrows: {{a: [--model=LoRA], b: {{of: a, test: [{flag}]}}}}\n", encoding="utf-8"
+    )
+    with pytest.raises(UserError, match=message):
+        read(file)
