@@ -345,13 +345,8 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         "",
         "The check at load time (`lightning_modules/backbone/verification.py`) knows no family by name: it "
         "compares a few tokens behind a prefix, packed, as a late prompt, in cached generation and in the "
-<<<<<<< HEAD
-        "prompt's gradient with the same tokens as text. What passes is remembered in the user's cache "
-        "folder, by weights, dtype and versions.",
-=======
         "prompt's gradient with the same tokens as text. What passes is remembered in the user's cache, "
         "by weights, dtype and versions.",
->>>>>>> backbone
         "",
         f"Written by `python -m scripts.families`; transformers {transformers.__version__}, torch "
         f"{torch.__version__}.",
