@@ -113,6 +113,7 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
         "--data.validation_size": ("5", 5, lambda t: len(t.datamodule.example_ids("validation"))),
         "--data.on_bad_row": ("skip", "skip", of_data("on_bad_row")),
         "--data.seed": ("3", 3, of_data("seed")),
+        "--data.date": ("2026-01-31", "2026-01-31", of_data("date")),
         "--data.keep_calculator": ("true", True, of_data("keep_calculator")),
     },
     {
@@ -142,7 +143,7 @@ FIXED = {
 }
 # Never taken here, and what is said; barebones is a trainer without the callbacks that a run consists of.
 REFUSED = {
-    "--trainer.default_root_dir": ("x", "give --run_dir"),
+    "--trainer.default_root_dir": ("x", "--run_dir sets the run folder"),
     "--trainer.barebones": ("true", "barebones"),
     "--backbone.gguf_file": ("x.gguf", "gguf_file 'x.gguf' is not in"),
     "--backbone.quantization": ("4bit", "a 4-bit backbone needs"),

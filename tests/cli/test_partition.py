@@ -273,7 +273,7 @@ def test_bad_input(dham: list[str]) -> None:
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
-def test_features_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
+def test_weights_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
     broken = save_tiny_backbone(tmp_path / "broken")
     from transformers import AutoModelForCausalLM
 
@@ -282,9 +282,7 @@ def test_features_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
         model.model.layers[2].mlp.down_proj.weight[0] = float("nan")
     model.save_pretrained(broken)
     outcome = call("fit", *dham, f"--backbone.name={broken}")
-    assert_one_error(
-        outcome, "the output of layer 2 of backbone", "is not finite for calibration example letter"
-    )
+    assert_one_error(outcome, "weight model.layers.2.mlp.down_proj.weight is not finite")
 
 
 @pytest.mark.parametrize(("share", "warns"), [(0.5, True), (0.7, False)])
