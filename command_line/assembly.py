@@ -31,6 +31,7 @@ from command_line.schema import (
     takes_null,
 )
 from command_line.settings import as_list
+from datamodules.sources import text_problem
 from utilities.errors import UserError
 from utilities.reading import read_text
 from utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
@@ -190,6 +191,8 @@ def _path(name: str) -> OptionPath:
 
 
 def _text(value: str, kind: Any, name: str) -> Any:
+    if problem := text_problem(value):
+        raise UserError(f"option {name} {problem}")
     if value == "null" and takes_null(kind):
         return None
     if takes_list(kind) and value.lstrip().startswith("["):

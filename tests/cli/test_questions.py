@@ -78,4 +78,4 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_question_of_saliency_is_a_text(trained: Path) -> None:
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question=half \ud83d")
-    assert_one_error(outcome, "question 1 holds '\\ud83d' at character 5: half a surrogate pair")
+    assert_one_error(outcome, "option --question holds '\\ud83d' at character 5: half a surrogate pair")
