@@ -68,7 +68,7 @@ TRAINER = (
     "reload_dataloaders_every_n_epochs",
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
-MOST_PROCESSES = 1024
+MOST = {"devices": 64, "num_nodes": 4096}  # each device is a process that this machine would start
 _WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")  # of files, and of servers that get them
 
 
@@ -181,12 +181,10 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
                 raise UserError(f"{where}: trainer.{name} is {part!r:.60}, which is no plain value")
     if isinstance(trainer.get("logger"), bool):
         kept["logger"] = trainer["logger"]
-    for name in ("devices", "num_nodes"):
+    for name, most in MOST.items():
         count = kept.get(name)
-        if isinstance(count, int) and count > MOST_PROCESSES:
-            raise UserError(
-                f"{where}: trainer.{name} is {count}; at most {MOST_PROCESSES} are taken from a file"
-            )
+        if isinstance(count, int) and count > most:
+            raise UserError(f"{where}: trainer.{name} is {count}; at most {most} are taken from a file")
     values["trainer"] = kept
     for path, _ in _class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):

@@ -196,7 +196,7 @@ def test_configurations_that_are_none(text: str, trained: Path) -> None:
 def test_processes_are_not_started_by_the_thousand(trained: Path) -> None:
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update(devices=100_000))
     flags = [flag for flag in QUIET if "devices" not in flag]
-    assert_one_error(call("fit", *flags, f"--ckpt_path={run}"), "trainer.devices is 100000; at most 1024")
+    assert_one_error(call("fit", *flags, f"--ckpt_path={run}"), "trainer.devices is 100000; at most 64")
 
 
 # --- what is outside the run -------------------------------------------------------------------------
