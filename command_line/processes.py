@@ -37,7 +37,7 @@ def tell(mistake: Exception) -> None:
 
 
 def note(text: str) -> None:
-    """Print what a user should know, as one line."""
+    """Print a note on standard error, as one line."""
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 

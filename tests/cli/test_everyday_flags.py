@@ -1,4 +1,4 @@
-"""What Lightning's users type every day: it has the effect they expect, or is refused before any work."""
+"""Everyday options of Lightning: each has its effect, or is refused before any work."""
 
 import os
 from collections.abc import Iterator
@@ -337,12 +337,12 @@ def test_one_of_ours_by_its_short_name_and_only_once(name: str, small: list[str]
 
 
 def test_a_fits_configuration_is_one_for_test(trained: Path) -> None:
-    """Options of fit are left out with a note; a typo in a file stays a mistake."""
+    """Options of fit are ignored with a note; a typo in a file stays a mistake."""
     outcome = call("test", "-c", trained / "config.yaml", f"--ckpt_path={trained}")
     assert outcome.code == 0, outcome.err
     (note,) = (line for line in outcome.notes if "config.yaml" in line)
     assert note.endswith(
-        "config.yaml: options of other subcommands are left out: early_stopping, save_every, run_dir"
+        "config.yaml: options of other subcommands are ignored: early_stopping, save_every, run_dir"
     )
     assert (trained / "test-2" / "results.jsonl").is_file()
     Path("typo.yaml").write_text("early_stoping:\n  patience: 3\n", encoding="utf-8")

@@ -45,10 +45,12 @@ def of_backbone(name: str) -> Observe:
 
 
 def of_callback(cls: type, name: str) -> Observe:
-    return lambda trainer: next(getattr(one, name) for one in trainer.callbacks if type(one) is cls)
+    return lambda trainer: next(
+        getattr(callback, name) for callback in trainer.callbacks if type(callback) is cls
+    )
 
 
-# Option, value on the command line, what the training loop then works with. Two runs: not all go together.
+# Option, value on the command line, value in the training loop. Several runs, since not all go together.
 EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
     {
         "--model.optimizer.lr": ("0.5", 0.5, lambda t: t.lr_scheduler_configs[0].scheduler.base_lrs[0]),
@@ -132,7 +134,7 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
     },
     {"--trainer.fast_dev_run": ("6", 6, of_trainer("fast_dev_run"))},
 ]
-# The checkpoint has decided them; a fresh fit uses them.
+# Fixed by the checkpoint; a fresh fit uses them.
 FIXED = {
     "--seed_everything": "7",
     "--model.num_virtual_tokens": "5",
@@ -141,7 +143,7 @@ FIXED = {
     "--model.init.kind": "random",
     "--model.init.text": "Think.",
 }
-# Never taken here, and what is said; barebones is a trainer without the callbacks that a run consists of.
+# Always refused, with the message; barebones is a trainer without the callbacks that a run consists of.
 REFUSED = {
     "--trainer.default_root_dir": ("x", "--run_dir sets the run folder"),
     "--trainer.barebones": ("true", "barebones"),
@@ -165,7 +167,7 @@ NEUTRAL = {
         --data.revision""",
     "classes, whose options are listed; another method is refused by name": "--model --data",
 }
-# Built like the option beside it, by a class that needs other data.
+# Handled like the option beside it, by a class that needs other data.
 ALIKE = {"--data.subset": "--data.keep_calculator"}
 
 
@@ -189,7 +191,7 @@ def all_options() -> set[str]:
 
 
 class Seen(UserError):
-    """The end of a run of which enough was seen."""
+    """End of a run that has been observed."""
 
 
 @pytest.fixture
