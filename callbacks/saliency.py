@@ -1,9 +1,9 @@
 """How information flows from the soft prompt to question and rationale, example by example.
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
-TensorBoard it logs figures and means over examples: in an evaluation ``saliency/by_layer/prompt_to_question``,
-``.../prompt_to_rationale`` and ``.../curve`` with the layer as step; in a fit
-``saliency/prompt_to_question/layer_07`` and so on; and custom scalars of all layers in one chart.
+TensorBoard it logs figures, means over examples and charts of all layers. The means of an evaluation are
+``saliency/by_layer/prompt_to_question``, ``.../prompt_to_rationale`` and ``.../curve``, with the layer as
+step; those of a fit ``saliency/prompt_to_question/layer_07`` and so on.
 """
 
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ def short_repr(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, int) and abs(value) > LARGEST_COUNT:
-        return "an integer beyond 2**53"
+        return "an integer over 53 bits"
     if value is None or isinstance(value, int | float | str):
         return repr(value)[:40]
     return f"a {type(value).__name__}"

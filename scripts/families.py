@@ -342,7 +342,7 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         "eager attention over the prefix as real tokens, one example at a time: logits, loss of packed "
         "examples, gradient of the prompt, batched left-padded generation. `difference` is the largest one, "
         "in standard deviations of the reference. Refused types are rejected in one line at load; `not "
-        "built` are types whose configuration this script cannot reduce, so that nothing is known about them.",
+        "built` are types whose configuration this script cannot reduce, so they are not compared.",
         "",
         "The check at load time (`lightning_modules/backbone/verification.py`) has no branch on families: it "
         "compares a few tokens behind a prefix, packed, as a late prompt, in cached generation and in the "

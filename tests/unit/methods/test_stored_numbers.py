@@ -64,7 +64,7 @@ DAMAGED = [
     (
         "lr_schedulers/0",
         {"_last_lr": [10**400]},
-        "_last_lr must be finite and >= 0, got an integer beyond 2**53",
+        "_last_lr must be finite and >= 0, got an integer over 53 bits",
     ),
     ("state_dict/prompt", torch.zeros(1).expand(2**40), "prompt must be a dense tensor"),
     ("state_dict/prompt", torch.eye(4).to_sparse(), "prompt must be a dense tensor"),
@@ -81,7 +81,7 @@ MOMENTS = [
 POSITIONS = [
     ({"last_epoch": "4", "_step_count": 5}, "the schedule's last_epoch must be >= 0, got '4'"),
     ({"last_epoch": 4, "_step_count": -5}, "the schedule's _step_count must be >= 0, got -5"),
-    ({"last_epoch": 10**400, "_step_count": 5}, "last_epoch must be >= 0, got an integer beyond 2**53"),
+    ({"last_epoch": 10**400, "_step_count": 5}, "last_epoch must be >= 0, got an integer over 53 bits"),
     ({}, "last_epoch must be >= 0, got None"),
 ]
 STATES = [
