@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from command_line.processes import tell
+from command_line.processes import check_environment, tell
 from command_line.streams import close_output, open_streams
 from datamodules import __all__ as DATA_SETS
 from lightning_modules import __all__ as METHODS
@@ -92,6 +92,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], readable: bool) -> int:
+    check_environment()
     subcommand, *options = arguments
     if subcommand not in SUBCOMMANDS:
         raise UserError(f"subcommand '{subcommand}' is unknown: {nearest(subcommand, SUBCOMMANDS)}")

@@ -73,7 +73,7 @@ def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
             raise UserError("--ckpt_path needs a value: a checkpoint or a run folder")
     if value is None:
         return args, None
-    path = Path(value)
+    path = Path(value).expanduser()
     if path.is_dir():
         names = ("last", "best") if args[0] == "fit" else ("best", "last")
         found = [path / "checkpoints" / f"{name}.ckpt" for name in names]

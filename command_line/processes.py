@@ -15,12 +15,29 @@ WAIT = 5.0  # seconds; a job has ended long before then when its first process h
 GRACE = 10.0  # seconds that a process has to end by itself after the one that started it
 
 
+def check_environment() -> None:
+    """Check the ranks that a launcher sets in the environment; Lightning reads them when it is imported.
+
+    Raises:
+        UserError: if one is not an integer >= 0.
+    """
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK", "NODE_RANK"):
+        value = os.environ.get(name, "0")
+        if not value.isdecimal() or len(value) >= 10:
+            raise UserError(
+                f"the environment variable {name} must be an integer >= 0, got {value!r}: unset it"
+            )
+
+
 def ranks() -> tuple[int, int]:
-    """Number of this process in the job, and on its node, as torchrun, Lightning or srun tell; else 0."""
-    environment = os.environ
-    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return int(next((environment[name] for name in names if name in environment), "0")), int(local)
+    """Return this process's global and local rank as torchrun, Lightning or srun set them; else 0."""
+    return _first_number("RANK", "LOCAL_RANK", "SLURM_PROCID"), _first_number("LOCAL_RANK", "SLURM_LOCALID")
+
+
+def _first_number(*names: str) -> int:
+    """Return the first of these environment variables that is a number; 0 if none is."""
+    values = (os.environ.get(name, "") for name in names)
+    return int(next((value for value in values if value.isdecimal() and len(value) < 10), "0"))
 
 
 def tell(mistake: Exception) -> None:
@@ -37,7 +54,9 @@ def tell(mistake: Exception) -> None:
 
 
 def note(text: str) -> None:
-    """Print a note on standard error, as one line."""
+    """Print a note on standard error, as one line of the first process."""
+    if ranks()[0]:
+        return
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 

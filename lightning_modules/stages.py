@@ -127,7 +127,7 @@ def given_partition(source: str | list[int], num_stages: int | None, backbone: B
         if wanted > layers:
             raise UserError(f"{wanted} stages do not fit into the backbone's {layers} layers")
         return of_backbone(uniform(wanted, layers), backbone)
-    return None if source in SEARCHED else load_partition(Path(source), backbone)
+    return None if source in SEARCHED else load_partition(Path(source).expanduser(), backbone)
 
 
 def of_backbone(partition: Partition, backbone: Backbone, **more: Any) -> Partition:
@@ -207,7 +207,7 @@ def partition_from(values: Any, where: str) -> Partition:
 
 
 def _is_path(source: str) -> bool:
-    return source.endswith(".json") or "/" in source or Path(source).exists()
+    return source.endswith(".json") or "/" in source or Path(source).expanduser().exists()
 
 
 def most_stages(source: str | list[int], num_stages: int | None, search: StageSearch) -> int:

@@ -134,6 +134,20 @@ def test_stored_values_are_used(trained: Path) -> None:
     }
 
 
+def test_a_path_may_begin_with_a_tilde(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the same folder whatever the working directory is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("fit", *QUIET, "--ckpt_path=~/run", "--trainer.max_steps=5", "--run_dir=~/more").code == 0
+    assert (tmp_path / "more" / "checkpoints" / "last.ckpt").is_file()
+    assert (tmp_path / "more" / "prompt.safetensors").is_file()
+    monkeypatch.chdir(tmp_path.parent)
+    assert call("test", *QUIET, "--ckpt_path=~/more").code == 0
+    assert (tmp_path / "more" / "test" / "summary.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 def test_untrained_is_said(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = call("test", *common)

@@ -268,8 +268,8 @@ def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert error_of(capsys, "nowhere.yaml") == "error: nowhere.yaml cannot be read: No such file or directory"
-    assert error_of(capsys, tmp_path) == f"error: {tmp_path} cannot be read: Is a directory"
+    assert error_of(capsys, "nowhere.yaml") == "error: comparison nowhere.yaml does not exist"
+    assert error_of(capsys, tmp_path) == f"error: comparison {tmp_path} is a folder"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import cli
+
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import time
@@ -40,3 +42,14 @@ def test_follows_its_parent(rank: str, ends: bool) -> None:
     _, said = parent.communicate(timeout=90)  # the child has the pipe's other end until it is gone
     assert time.monotonic() - started < 30
     assert said == ("error: process 1: the process that started it is gone\n" if ends else "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "x"), ("SLURM_PROCID", ""), ("RANK", "-1")])
+def test_a_rank_that_is_not_a_number_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert cli.main(["fit"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the environment variable {name} must be an integer >= 0, got {value!r}: unset it\n"
+    )

@@ -1,0 +1,53 @@
+"""A run of an earlier version, with old fingerprints and states, can still be used."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_folder import QUIET, call
+
+OLD = Path(__file__).parent / "old_run"  # DHAM with 3 stages on the embedded backbone, 12 steps
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(OLD, tmp_path / "run")).relative_to(tmp_path)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_old_checkpoint_generates_what_it_generated(old: Path) -> None:
+    outcome = call("test", *QUIET, f"--ckpt_path={old}")
+    assert (outcome.code, outcome.notes) == (0, []), outcome.err
+    names = ("id", "generation", "prediction", "reference", "correct")
+    before, after = records(OLD / "results.jsonl"), records(old / "test" / "results.jsonl")
+    assert [[record[name] for name in names] for record in after] == [
+        [record[name] for name in names] for record in before
+    ]
+
+
+def test_an_old_fit_is_resumed(old: Path) -> None:
+    outcome = call("fit", *QUIET, f"--ckpt_path={old}", "--trainer.max_steps=13")
+    assert outcome.code == 0, outcome.err
+    assert outcome.notes == ["note: --trainer.max_steps is 13 (the checkpoint was made with 12)"]
+    assert (old / "prompt.safetensors").exists()
+
+
+def test_an_old_partition_is_used(old: Path) -> None:
+    data = ["--data=Generated", "--data.task=last_letter", "--data.train_size=16", "--data.validation_size=4"]
+    prompt = ["--model=DHAM", f"--model.partition={old}", "--model.num_virtual_tokens=6"]
+    outcome = call("fit", *QUIET, *data, *prompt, "--model.val_generations=0", "--trainer.max_steps=1")
+    assert outcome.code == 0, outcome.err
+
+
+def test_an_old_configuration_is_read(old: Path) -> None:
+    outcome = call("test", *QUIET, f"--ckpt_path={old}", "-c", old / "config.yaml")
+    assert outcome.code == 0, outcome.err
+    (note,) = outcome.notes
+    assert note.endswith("options of other subcommands are ignored: early_stopping, save_every, run_dir")
