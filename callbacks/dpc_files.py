@@ -204,16 +204,16 @@ def read_calibration(
 
 
 def _checked(values: Any, path: Path) -> Calibration:
-    found = validated(Calibration, values, f"calibration {path}")
+    calibration = validated(Calibration, values, f"calibration {path}")
     for name, value, maximum in (
-        ("threshold", found.threshold, 1),
-        ("correct_before", found.correct_before, found.n),
-        ("correct_after", found.correct_after, found.n),
-        ("triggered", found.triggered, found.n),
+        ("threshold", calibration.threshold, 1),
+        ("correct_before", calibration.correct_before, calibration.n),
+        ("correct_after", calibration.correct_after, calibration.n),
+        ("triggered", calibration.triggered, calibration.n),
     ):
         if not 0 <= value <= maximum:
             raise UserError(f"calibration {path}: {name} must be between 0 and {maximum}, got {value}")
-    return found
+    return calibration
 
 
 def digest(path: str | os.PathLike[str]) -> str:

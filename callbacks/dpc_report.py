@@ -40,7 +40,7 @@ def report(
         given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
         where = f"the threshold is in {target}"
         rank_zero_info(f"DPC: {where}: test with {given}" if target.parent == folder else f"DPC: {where}")
-    write_or_rescue(folder / "dpc.jsonl", (one.line() for one in found))
+    write_or_rescue(folder / "dpc.jsonl", (correction.line() for correction in found))
     write_text(folder / "dpc_summary.json", json.dumps(summary, indent=2) + "\n")
     figures = {}
     if summary["graded"]:
@@ -57,7 +57,7 @@ def report(
         )
         for text in calibration_warnings(calibration, found):
             rank_zero_info(text)
-        warn_repeated("the threshold", [one.before.question for one in found])
+        warn_repeated("the threshold", [correction.before.question for correction in found])
     for name, figure in figures.items():
         write_bytes(folder / f"dpc_{name}.png", png(figure))
     step = logged_step(trainer)
@@ -74,9 +74,9 @@ def report(
                 logger.experiment.add_scalar(f"calibrate/{name}", value, step)
 
 
-def calibration_warnings(calibration: Calibration, found: Sequence[Correction]) -> list[str]:
+def calibration_warnings(calibration: Calibration, corrections: Sequence[Correction]) -> list[str]:
     """Return warnings about a threshold that the examples do not support."""
-    ratios = {one.ratio for one in found} - {None}
+    ratios = {correction.ratio for correction in corrections} - {None}
     warnings = []
     if len(ratios) < 2:
         kind = f"the same, {ratios.pop()}," if ratios else "undefined"

@@ -422,11 +422,11 @@ def _tokenizers() -> Iterator[tuple[str, Mutation]]:
 
 def mutations(flips: int = 0, seed: int = 0) -> list[tuple[str, Mutation]]:
     """List all mutations by name; ``flips`` bit flips per file come last."""
-    found = [*_weights(), *_pickles(), *_indexes(), *_configs(), *_tokenizers()]
+    every = [*_weights(), *_pickles(), *_indexes(), *_configs(), *_tokenizers()]
     files = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
     for name in files:
-        found += [(f"{name} flipped {i}", flip(name, seed + i)) for i in range(flips)]
-    return found
+        every += [(f"{name} flipped {i}", flip(name, seed + i)) for i in range(flips)]
+    return every
 
 
 # --- running them ---------------------------------------------------------------------------------
@@ -451,18 +451,18 @@ def outcome(folder: Path) -> tuple[str, str]:
         Backbone(config)
     except UserError as error:
         text = str(error)
-        found = "refused" if len(text.splitlines()) == 1 and text.isprintable() else "TRACEBACK"
+        verdict = "refused" if len(text.splitlines()) == 1 and text.isprintable() else "TRACEBACK"
     except Hang:
-        found, text = "HANG", ""
+        verdict, text = "HANG", ""
     except BaseException as error:
-        found, text = "TRACEBACK", f"{type(error).__name__}: {error}"
+        verdict, text = "TRACEBACK", f"{type(error).__name__}: {error}"
     else:
-        found, text = "loaded", ""
+        verdict, text = "loaded", ""
     finally:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
-    return ("CODE RUN" if canary(folder).exists() else found), text.replace(str(folder), "FOLDER")
+    return ("CODE RUN" if canary(folder).exists() else verdict), text.replace(str(folder), "FOLDER")
 
 
 def mutated(tiny: Path, work: Path, mutation: Mutation) -> tuple[str, str]:
@@ -492,9 +492,9 @@ def main() -> int:
         tiny = save_tiny_backbone(Path(name) / "tiny")
         for title, mutation in mutations(args.flips, args.seed):
             if args.only in title:
-                found, text = mutated(tiny, Path(name), mutation)
-                counts[found] += 1
-                print(f"{found:9} {title[:50]:50} {text[:160]}", flush=True)
+                verdict, text = mutated(tiny, Path(name), mutation)
+                counts[verdict] += 1
+                print(f"{verdict:9} {title[:50]:50} {text[:160]}", flush=True)
     print(dict(counts), "of", counts.total())
     return int(bool(counts["TRACEBACK"] + counts["HANG"] + counts["CODE RUN"]))
 

@@ -296,16 +296,16 @@ def attempts(base: Base, folder: Path, seed: int, count: int) -> Iterator[tuple[
         shutil.copytree(base.run, run)
         done = mutate(run, base, draw)
         command = draw.choice(commands)
-        found, line = verdict(
+        result, line = verdict(
             [command[0], *QUIET, *(part.format(run=run, tiny=tiny) for part in command[1:])]
         )
         if base.marker.exists():
             base.marker.unlink()
-            found = "CODE RAN"
+            result = "CODE RAN"
         if [path.name for path in base.victim.rglob("*")] != ["thesis.tex"]:
-            found = "OUTSIDE CHANGED"
+            result = "OUTSIDE CHANGED"
         shutil.rmtree(run)
-        yield f"{number} {command[0]}: {done}", found, line
+        yield f"{number} {command[0]}: {done}", result, line
 
 
 def main() -> int:
@@ -317,9 +317,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = make_base(folder)
-        for done, found, line in attempts(base, folder, options.seed, options.count):
-            counts[found] += 1
-            print(f"{found:12} {done}  {line}".encode("ascii", "backslashreplace").decode(), flush=True)
+        for done, result, line in attempts(base, folder, options.seed, options.count):
+            counts[result] += 1
+            print(f"{result:12} {done}  {line}".encode("ascii", "backslashreplace").decode(), flush=True)
     print(dict(counts))
     return 0 if counts.keys() <= {"read", "stopped", "refused"} else 1
 

@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 class RunFailure(UserError):
-    """A failed run, such as a NaN loss or no memory left: shown as one line, exit code 1, no traceback."""
+    """Failure of a run, such as a NaN loss: shown as one line, exit code 1, no traceback."""
 
     exit_code = 1
 

@@ -22,7 +22,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Scalar:
-    """A YAML scalar.
+    """YAML scalar: its value and its text.
 
     Attributes:
         value: as YAML interprets it.

@@ -287,7 +287,7 @@ class Backbone(nn.Module):
 
 
 def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
-    """The decoder blocks: the outermost list of ``count`` modules in the text model."""
+    """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
     for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)

@@ -109,25 +109,25 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     """
     if gguf_file:
         return [folder / gguf_file]
-    found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if found is None:
+    weights = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if weights is None:
         raise UserError(
             f"backbone folder {folder} has no weights: expected model.safetensors, its shards with an "
             "index, or pytorch_model.bin"
         )
-    if found.suffix != ".json":
-        return [found]
-    shards = read_json(found).get("weight_map")
+    if weights.suffix != ".json":
+        return [weights]
+    shards = read_json(weights).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
-        raise UserError(f"backbone file {found} has no weight_map from weights to files")
+        raise UserError(f"backbone file {weights} has no weight_map from weights to files")
     names = sorted(set(shards.values()))
     for name in names:
         if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
-            raise UserError(f"backbone file {found} names file {name!a}, which is not in its folder")
+            raise UserError(f"backbone file {weights} names file {name!a}, which is not in its folder")
         if not (folder / name).is_file():
-            raise UserError(f"backbone file {found} names file {name}, which is missing")
+            raise UserError(f"backbone file {weights} names file {name}, which is missing")
         if Path(name).suffix not in (".safetensors", ".bin"):
-            raise UserError(f"backbone file {found} names file {name}, which holds no weights")
+            raise UserError(f"backbone file {weights} names file {name}, which holds no weights")
     return [folder / name for name in names]
 
 

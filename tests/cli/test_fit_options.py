@@ -172,7 +172,7 @@ ALIKE = {"--data.subset": "--data.keep_calculator"}
 
 
 def all_options() -> set[str]:
-    """Every option of ``fit``, from its parser and the signatures of methods and data sets."""
+    """Collect every option of ``fit`` from its parser and the signatures of methods and data sets."""
     cli = PromptCLI.__new__(PromptCLI)
     with pytest.raises(SystemExit):
         cli.__init__(["fit", "--help"], {}, {})  # type: ignore[misc]
@@ -196,7 +196,7 @@ class Seen(UserError):
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The trainers of runs, each ended before its first step."""
+    """Yield the list of trainers of runs, each ended before its first step."""
     trainers: list[Any] = []
 
     def look(self: SoftPromptModule) -> None:
@@ -216,7 +216,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @pytest.fixture(scope="module")
 def gsm8k_run(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch on rows of a folder; ``other`` holds other rows."""
+    """Fit one epoch on rows of a folder; ``other`` holds other rows."""
     folder = tmp_path_factory.mktemp("gsm8k")
     for name, count in (("rows", 34), ("other", 40)):
         (folder / name).mkdir()

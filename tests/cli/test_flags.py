@@ -20,7 +20,7 @@ SHOWS = ("-h", "--help", "--print_config")
 
 
 def parser_options(subcommand: str) -> set[str]:
-    """The option strings that the parser of a subcommand knows."""
+    """Return the option strings of a subcommand's parser."""
     options: set[str] = set()
 
     class Stop(Exception):
@@ -59,7 +59,7 @@ def unchanged_process() -> Iterator[None]:
 
 
 def run_with(flag: str, value: str, more: str, common: list[str], run: str = "new") -> Outcome:
-    """A fit of two steps with an option; flags of ``common`` that it replaces are left out."""
+    """Run a fit of two steps with an option, which replaces flags of ``common``."""
     own = [*shlex.split(more), flag if flag in SHOWS and not value else f"{flag}={value}"]
     if flag == "-c":
         own = [flag, value]
@@ -78,7 +78,7 @@ def run_with(flag: str, value: str, more: str, common: list[str], run: str = "ne
 
 @pytest.fixture
 def place(trained: Path) -> Path:
-    """The working directory with a finished run, a file of options and two data sets."""
+    """Prepare a working directory with a finished run, a file of options and two data sets."""
     Path("given.yaml").write_text("trainer:\n  max_steps: 1\n", encoding="utf-8")
     for folder, row in (("rows", ROW), ("problems", PROBLEM)):
         Path(folder).mkdir()

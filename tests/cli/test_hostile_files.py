@@ -18,7 +18,7 @@ Config = dict[str, Any]
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """Path of the file that each payload would write."""
+    """Return the path of the file that each payload would write."""
     return tmp_path / "payload-ran"
 
 

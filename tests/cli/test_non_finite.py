@@ -23,7 +23,7 @@ def assert_failure(outcome: Outcome, *parts: str) -> None:
 
 
 def saved(run: Path) -> list[int]:
-    """Steps of best and last checkpoint, whose numbers are all finite."""
+    """Return the steps of best and last checkpoint; check that all their numbers are finite."""
     steps = []
     for name in ("best", "last"):
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)

@@ -52,16 +52,16 @@ def test_finished_records_are_kept(flags: list[str], trained: Path, caplog: pyte
     assert {path.name for path in (trained / "test-2").glob("*.jsonl")} == (
         {"results.partial.jsonl", "dpc.partial.jsonl"} if flags else {"results.partial.jsonl"}
     )
-    found = lines(trained / "test-2" / "results.partial.jsonl")
-    assert len(found) == 2
+    records = lines(trained / "test-2" / "results.partial.jsonl")
+    assert len(records) == 2
     if flags:
         corrections = lines(trained / "test-2" / "dpc.partial.jsonl")
-        assert [record["generation"] for record in found] == [
+        assert [record["generation"] for record in records] == [
             correction["after"]["generation"] for correction in corrections
         ]
     else:
         complete = {record["id"]: record for record in lines(trained / "test" / "results.jsonl")}
-        assert found == [complete[record["id"]] for record in found]
+        assert records == [complete[record["id"]] for record in records]
         assert f"2 records are in {trained.resolve()}/test-2/results.partial.jsonl" in caplog.text
     again = call("grade", trained)
     assert again.out.startswith("records in run/test/results.jsonl: 6\n")
@@ -119,10 +119,10 @@ def test_a_signal_leaves_every_finished_batch(number: signal.Signals, trained: P
         process.send_signal(number)
         stderr = process.communicate(timeout=60)[1]
     assert process.returncode == -number
-    found = lines(partial)
-    assert len(found) >= 2
+    records = lines(partial)
+    assert len(records) >= 2
     expected = (
-        f"{number.name}: the evaluation is not complete; {len(found)} records are in {partial.resolve()}"
+        f"{number.name}: the evaluation is not complete; {len(records)} records are in {partial.resolve()}"
     )
     assert expected in stderr
 
@@ -130,7 +130,7 @@ def test_a_signal_leaves_every_finished_batch(number: signal.Signals, trained: P
 def test_the_exported_prompt_is_the_best_checkpoints(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where validation losses rise the best state is not the last."""
+    """If validation losses rise, the best state is not the last."""
     monkeypatch.chdir(tmp_path)
     log = SoftPromptModule.log
 

@@ -24,7 +24,7 @@ EMBEDDED = "08962e9c381f1e64"
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float32 model on disk."""
+    """Save a float32 model."""
     folder = tmp_path_factory.mktemp("stored")
     random_model("llama", "eager", torch.float32).save_pretrained(folder)
     return folder
