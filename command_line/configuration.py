@@ -4,6 +4,7 @@ Both are untrusted data: options as plain values. A class may be named only wher
 it is promptstage's or Lightning's, or also named on the command line.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -68,7 +69,7 @@ TRAINER = (
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
 MOST_PROCESSES = 1024
-_WRITTEN = re.compile(r"(dir|dirpath|path|folder|filename|root)$")
+_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")  # output paths, and servers that receive output
 
 
 def is_known_class(name: str) -> bool:
@@ -103,7 +104,9 @@ class Importable:
         Raises:
             UserError: if the class is none of these.
         """
-        if "." in name and not is_known_class(name) and name not in self.typed:
+        # The parser would also take the text for a file name, and read that file with fewer checks.
+        known = is_known_class(name) if "." in name else not os.path.lexists(name)
+        if not known and name not in self.typed:
             raise UserError(
                 f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
                 f"it on the command line, too: {option} {name}"
@@ -135,8 +138,11 @@ def read_configuration(
                 f"{where}: backbone.trust_remote_code runs code that comes with the model: if you have read "
                 "that code, give --backbone.trust_remote_code true on the command line"
             )
-        for section in FAMILIES:
-            _check_class(values, section, where, importable)
+        for group in ("trainer", "early_stopping"):
+            if not isinstance(values.get(group, {}), Mapping | None):
+                raise UserError(f"{where}: {group} must be a mapping of options, got {values[group]!r:.60}")
+        for family in FAMILIES:
+            _check_class(values, family, where, importable)
         for path, name in _class_paths(values):
             if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
                 continue  # an unknown section is the parser's to report
@@ -144,7 +150,7 @@ def read_configuration(
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
         for name in _written_paths(values):
-            raise UserError(f"{where}: {name} says where files are written: give it on the command line")
+            raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
     return values
 
 
@@ -252,7 +258,10 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
         return  # the parser says what is missing
     if isinstance(value, Mapping) and value.get("dict_kwargs"):
         raise UserError(f"{where}: {section}.dict_kwargs is not supported: use init_args")
-    if "." in name and not is_ours(section, name):
+    own = value.get("init_args") if isinstance(value, Mapping) else None
+    if isinstance(own, Mapping) and "backbone" in own:
+        raise UserError(f"{where}: options of the backbone belong in section 'backbone', not in {section}")
+    if not is_ours(section, name):
         importable.check(name, where, f"--{section}")
         if name not in importable.typed:
             raise UserError(
@@ -276,7 +285,7 @@ def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPat
 
 
 def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the trainer options of a file that set output paths."""
+    """Yield the trainer options of a file that set output paths or servers."""
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return

@@ -144,7 +144,36 @@ def test_a_file_does_not_set_output_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("given.yaml").write_text(yaml.safe_dump({"trainer": trainer}), encoding="utf-8")
-    assert_one_error(call("fit", *common, "-c", "given.yaml"), "says where files are written")
+    assert_one_error(call("fit", *common, "-c", "given.yaml"), "sets where output goes")
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("model", "another"),
+        ("data", "another"),
+        ("trainer", "another"),
+        ("backbone", "another"),
+        ("early_stopping", "another"),
+        ("trainer", {"callbacks": "another"}),
+        ("trainer", {"logger": ["another"]}),
+        ("model", {"class_path": "PromptTuning", "init_args": {"init": "another"}}),
+        ("model", {"class_path": "PromptTuning", "init_args": {"optimizer": "another"}}),
+        ("model", {"class_path": "PromptTuning", "init_args": {"backbone": {"trust_remote_code": True}}}),
+        ("model", {"class_path": "PromptTuning", "dict_kwargs": {"x": 1}}),
+    ],
+)
+def test_a_file_does_not_name_another_file(section: str, value: Any, trained: Path, common: list[str]) -> None:
+    """The parser would take a text for the name of a configuration, and read it with fewer checks."""
+    os.mkfifo("another")  # reading it would block
+    Path("given.yaml").write_text(yaml.safe_dump({section: value}), encoding="utf-8")
+    assert_one_error(call("fit", *common, "-c", "given.yaml", "--trainer.max_steps=1"), "given.yaml")
+    run = alter(trained, Path("altered"), lambda config: config.update({section: value}))
+    outcome = call("fit", *QUIET, f"--ckpt_path={run}", "--trainer.max_steps=5")
+    if section == "trainer" and isinstance(value, dict):
+        assert outcome.code == 0, outcome.err  # a checkpoint's callbacks and loggers are not taken
+    else:
+        assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
 
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
