@@ -69,7 +69,8 @@ TRAINER = (
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
 MOST_PROCESSES = 1024
-_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")  # output paths, and servers that receive output
+# Names of options with an output path, or a server that receives output.
+_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")
 
 
 def is_known_class(name: str) -> bool:

@@ -163,7 +163,9 @@ def test_a_file_does_not_set_output_paths(
         ("model", {"class_path": "PromptTuning", "dict_kwargs": {"x": 1}}),
     ],
 )
-def test_a_file_does_not_name_another_file(section: str, value: Any, trained: Path, common: list[str]) -> None:
+def test_a_file_does_not_name_another_file(
+    section: str, value: Any, trained: Path, common: list[str]
+) -> None:
     """The parser would take a text for the name of a configuration, and read it with fewer checks."""
     os.mkfifo("another")  # reading it would block
     Path("given.yaml").write_text(yaml.safe_dump({section: value}), encoding="utf-8")
