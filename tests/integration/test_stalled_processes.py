@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.many_commands import ROOT
@@ -59,5 +60,8 @@ def test_a_stalled_process_is_named(how: str, tmp_path: Path) -> None:
             time.sleep(0.2)
         assert f"process {1 - rank} (" not in text.splitlines()[-1]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        # torchrun starts its processes in sessions of their own.
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            member.kill()
         process.wait()
