@@ -107,6 +107,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         ):
             if value is not None and value < least:
                 raise UserError(f"{what} is {value}: allowed are {least} and more")
+        if num_workers > (most := max(64, 8 * (os.cpu_count() or 1))):
+            raise UserError(f"num_workers must be <= {most} on this machine, got {num_workers}")
         if stop is not None and "" in stop:
             raise UserError("stop holds an empty text, which would end every generation at once")
         for text in stop or ():

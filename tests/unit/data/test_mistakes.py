@@ -200,3 +200,9 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 9
     with pytest.raises(UserError, match=r"HuggingFaceH4/MATH-500 default/test row 0: no field 'solution'"):
         MATH(subset="math500").examples("test")
+
+
+def test_more_workers_than_a_machine_can_run() -> None:
+    """A stored configuration may ask for any number: they would be started before anything else."""
+    with pytest.raises(UserError, match=r"num_workers must be <= \d+ on this machine, got 100000"):
+        Generated(task="addition", num_workers=100_000)
