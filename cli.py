@@ -69,7 +69,7 @@ examples:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 2 for a mistake of the user, or 1 for a run that failed."""
+    """Run the command line; the exit code is 0, 2 for a user error, or 1 for a failed run."""
     arguments = list(sys.argv[1:] if args is None else args)
     readable = open_streams()
     if not arguments or arguments[0] in ("-h", "--help"):

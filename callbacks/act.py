@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
-from callbacks.examples import data_of, tell_repeated
+from callbacks.examples import data_of, warn_repeated
 from callbacks.progress import plain_bar
 from datamodules.loaders import EvaluationLoader
 from lightning_modules.backbone.calibration import Calibration
@@ -145,7 +145,7 @@ class ACT(L.Callback):
             "training questions"
         )
         without, *correct = self._count(trainer, module, questions, [None, *alone])
-        tell_repeated("the choice of heads", [row.example.question for row in questions.rows])
+        warn_repeated("the choice of heads", [row.example.question for row in questions.rows])
         counts = {layer: correct[i * len(heads) :][: len(heads)] for i, layer in enumerate(layers)}
         kept = kept_heads(counts, without)
         (together,) = self._count(trainer, module, questions, [self._of(kept)])

@@ -1,4 +1,4 @@
-"""What goes to TensorBoard: in which folder, at which step, and data as text."""
+"""TensorBoard logging: event folders, steps, the table of hyperparameters, and data as text blocks."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,13 +15,13 @@ from utilities.errors import printable
 
 
 class EventLog(TensorBoardLogger):
-    """TensorBoard's event files of one command, in ``tensorboard`` of the folder that it writes to.
+    """TensorBoard logger of one command, with event files in ``tensorboard`` below its output folder.
 
-    An evaluation has its own beside its results: nothing is drawn into the fit's curves.
+    An evaluation logs beside its results, so that nothing is drawn into the fit's curves.
 
     Args:
         folder: of the run, or of an evaluation's results.
-        evaluates: leave the epoch out, which an evaluation has none of.
+        evaluates: omit the epoch, which means nothing in an evaluation.
     """
 
     def __init__(self, folder: Path, evaluates: bool) -> None:
@@ -29,23 +29,23 @@ class EventLog(TensorBoardLogger):
         self._evaluates = evaluates
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log as Lightning does."""
+        """Log metrics; those of an evaluation without the epoch."""
         shown = {key: value for key, value in metrics.items() if key != "epoch" or not self._evaluates}
         super().log_metrics(shown, step)
 
 
 def boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
-    """The trainer's TensorBoard loggers."""
+    """Return the trainer's TensorBoard loggers."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """Return the step that Lightning logs at now, for what is logged beside its values."""
+    """Return the step at which Lightning currently logs."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def log_at(trainer: L.Trainer, step: int) -> None:
-    """Have an evaluation log at its checkpoint's step; Lightning's own is 0."""
+def set_logged_step(trainer: L.Trainer, step: int) -> None:
+    """Make an evaluation log at its checkpoint's step; by default Lightning logs at 0."""
     if trainer.state.fn != TrainerFn.FITTING:
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
@@ -53,8 +53,8 @@ def log_at(trainer: L.Trainer, step: int) -> None:
 def log_run(logger: TensorBoardLogger, values: Mapping[str, Any]) -> None:
     """Add the run to TensorBoard's table of hyperparameters; its metrics are the folder's scalars.
 
-    Lightning's own call also writes which columns there are. TensorBoard takes these from any one run;
-    without them it shows the columns of all runs, and first those that differ.
+    Lightning's own call also writes a list of columns, which TensorBoard takes from a single run; without
+    it, TensorBoard shows the columns of all runs, those that differ first.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -69,19 +69,23 @@ def log_run(logger: TensorBoardLogger, values: Mapping[str, Any]) -> None:
 def table_row(
     method: str, data: str, correction: str | None, options: Mapping[str, Any]
 ) -> dict[str, int | float | str]:
-    """Return a run's row of the table: capitals sort first, then options by their names on the command line.
+    """Return a run's row of the table of hyperparameters, options named as on the command line.
+
+    Capitalized columns sort first.
 
     Args:
         options: flat configuration, as a dump has it; options that are unset, and the backbone's defaults,
             are left out.
     """
-    usual = {f"backbone.{name}": value for name, value in asdict(BackboneConfig()).items() if name != "name"}
+    defaults = {
+        f"backbone.{name}": value for name, value in asdict(BackboneConfig()).items() if name != "name"
+    }
     row: dict[str, int | float | str] = {"Method": method, "Data": data, "Correction": correction or "none"}
     for key, value in options.items():
         name = key.replace(".init_args", "")
         if name == "seed_everything":
             row["Seed"] = value
-        elif name.endswith("class_path") or value in (None, "None") or usual.get(name) == value:
+        elif name.endswith("class_path") or value in (None, "None") or defaults.get(name) == value:
             continue
         else:
             row[name] = printable(value) if isinstance(value, str) else value
@@ -89,7 +93,7 @@ def table_row(
 
 
 def code_block(lines: Iterable[str]) -> str:
-    """Return text as a Markdown block that shows every character and follows none.
+    """Return text as a Markdown code block in which every character is shown literally.
 
     >>> code_block(["![](http://example.org)", "```", "<b>"])
     '````\\n![](http://example.org)\\n```\\n<b>\\n````\\n'

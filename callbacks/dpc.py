@@ -21,11 +21,11 @@ from torch import Tensor
 
 from callbacks.act import ACT
 from callbacks.dpc_files import (
-    Circumstances,
+    CalibrationConditions,
     Correction,
     calibrate,
     calibration_file,
-    place_of_calibration,
+    choose_calibration_file,
     read_calibration,
 )
 from callbacks.dpc_report import report
@@ -82,8 +82,8 @@ class DPC(L.Callback):
         Args:
             mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
                 a random virtual token in place of the accumulating one; ``none``: only measure.
-            threshold: correct when R exceeds it; a path: the folder or file that ``calibrate`` has saved one
-                in; None: as calibrated beside the checkpoint (``python cli.py calibrate``).
+            threshold: correct when R exceeds it; a path: folder or file written by ``calibrate``; None: the
+                calibration beside the checkpoint (``python cli.py calibrate``).
             gamma: percentage of the other vectors' entries that become 0, the smallest ones (DPC: 10).
             alpha: corrupt only a token that accumulates, with this factor over the mean; None: the strongest.
             beta: a rationale token is affected when the prompt's flow to it exceeds this value of the first
@@ -140,13 +140,13 @@ class DPC(L.Callback):
         self.layers = self.corruption.layers(prefix)
         if self.mode in ("dpc", "random") and self.threshold is None:
             path = self.source or calibration_file(trainer.ckpt_path)
-            found = read_calibration(path, trainer.ckpt_path, self._circumstances(trainer, pl_module))
+            found = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
             self.threshold = found.threshold
             rank_zero_info(f"DPC: threshold {self.threshold} from {path} ({found.n} {found.split} examples)")
         if self.folder is not None and trainer.is_global_zero:
             make_folder(self.folder)  # before the work, not after it
         if self.folder is not None and self.calibrating:
-            self.target = place_of_calibration(trainer.ckpt_path, self.folder)
+            self.target = choose_calibration_file(trainer.ckpt_path, self.folder)
         self.waiting, self.done = [], []
         pl_module.decoding.trace = True
 
@@ -163,15 +163,17 @@ class DPC(L.Callback):
             raise UserError(f"{type(module).__name__} has no soft prompt: DPC has nothing to corrupt")
         return prefix
 
-    def _circumstances(self, trainer: L.Trainer, module: SoftPromptModule) -> Circumstances:
-        """What a threshold is found for; R moves with the precision."""
+    def _conditions(self, trainer: L.Trainer, module: SoftPromptModule) -> CalibrationConditions:
+        """Return the conditions that a threshold is valid for; R depends on the precision."""
         dtype = str(module.backbone.dtype).removeprefix("torch.")
-        return Circumstances(data_of(trainer).name, asdict(self.corruption), str(trainer.precision), dtype)
+        return CalibrationConditions(
+            data_of(trainer).name, asdict(self.corruption), str(trainer.precision), dtype
+        )
 
     @property
     def pending(self) -> set[str]:
-        """Examples that may be corrected yet."""
-        return {one.answers["records"][one.row].id for one in self.waiting}
+        """Ids of examples that may still be corrected."""
+        return {waiting.answers["records"][waiting.row].id for waiting in self.waiting}
 
     def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         # Not at a batch's end: by then every callback has seen the answers as they were generated.
@@ -202,12 +204,12 @@ class DPC(L.Callback):
         if not trainer.is_global_zero or not found or self.folder is None:
             return
         about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
-        now = self._circumstances(trainer, pl_module)
-        about |= now.settings | {"dataset": data.name, "split": split}
+        conditions = self._conditions(trainer, pl_module)
+        about |= conditions.settings | {"dataset": data.name, "split": split}
         calibration = None
         if self.calibrating:
             assert trainer.ckpt_path is not None
-            calibration = calibrate(found, split, now, trainer.ckpt_path)
+            calibration = calibrate(found, split, conditions, trainer.ckpt_path)
         report(trainer, self.folder, found, about, calibration, self.target)
         if self.partial is not None:
             self.partial.remove()

@@ -1,4 +1,4 @@
-"""What DPC saves: a line an example, and the calibrated threshold of a checkpoint."""
+"""Files of Dynamic Prompt Corruption (DPC): one line per example, and a checkpoint's calibrated threshold."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from utilities.errors import UserError
 from utilities.files import write_text
 from utilities.reading import read_json, validated
 
-FILE = "calibration.json"  # where it is not beside the checkpoint
+FILE = "calibration.json"  # its name when it is not beside the checkpoint
 
 
 class Correction(NamedTuple):
@@ -87,8 +87,8 @@ class Calibration:
     dtype: str | None = None
 
 
-class Circumstances(NamedTuple):
-    """What a threshold depends on beside the checkpoint.
+class CalibrationConditions(NamedTuple):
+    """Conditions besides the checkpoint that a threshold is valid for.
 
     Attributes:
         dataset, settings, precision, dtype: as in :class:`Calibration`.
@@ -103,7 +103,7 @@ class Circumstances(NamedTuple):
 def calibrate(
     found: Sequence[Correction],
     split: str,
-    now: Circumstances,
+    conditions: CalibrationConditions,
     checkpoint: str | os.PathLike[str],
 ) -> Calibration:
     """Select the threshold from examples that were all corrected."""
@@ -113,17 +113,17 @@ def calibrate(
     best: Point = best_threshold(curve)
     return Calibration(
         threshold=best.threshold,
-        dataset=now.dataset,
+        dataset=conditions.dataset,
         split=split,
         n=len(found),
         correct_before=sum(before),
         correct_after=best.correct,
         triggered=best.triggered,
-        settings=_plain(now.settings),
+        settings=_plain(conditions.settings),
         checkpoint=digest(checkpoint),
         curve=[point._asdict() for point in curve],
-        precision=now.precision,
-        dtype=now.dtype,
+        precision=conditions.precision,
+        dtype=conditions.dtype,
     )
 
 
@@ -145,12 +145,12 @@ def calibration_file(checkpoint: str | os.PathLike[str] | None) -> Path:
     return Path(checkpoint).with_suffix(".dpc.json")
 
 
-def place_of_calibration(checkpoint: str | os.PathLike[str] | None, folder: Path) -> Path:
-    """Return where ``calibrate`` saves the threshold: beside the checkpoint, if the results are in its run.
+def choose_calibration_file(checkpoint: str | os.PathLike[str] | None, folder: Path) -> Path:
+    """Return the file that ``calibrate`` saves the threshold to.
 
     Args:
-        folder: of the results; the threshold is saved there when ``--run_dir`` names another run, or when
-            nothing can be written beside the checkpoint.
+        folder: of the results. The threshold is saved beside the checkpoint; in ``folder`` if ``--run_dir``
+            names another run, or the checkpoint's folder is not writable.
     """
     beside = calibration_file(checkpoint)
     parent = beside.resolve().parent
@@ -160,12 +160,12 @@ def place_of_calibration(checkpoint: str | os.PathLike[str] | None, folder: Path
 
 
 def read_calibration(
-    path: Path, checkpoint: str | os.PathLike[str] | None, now: Circumstances
+    path: Path, checkpoint: str | os.PathLike[str] | None, conditions: CalibrationConditions
 ) -> Calibration:
     """Read the threshold calibrated for a checkpoint.
 
     Args:
-        path: the file, or the folder that ``calibrate`` has saved it in.
+        path: file or folder written by ``calibrate``.
 
     Raises:
         UserError: when there is none, or it was found for something else.
@@ -177,41 +177,43 @@ def read_calibration(
         f"the same options, or {number}"
     )
     if checkpoint is None:
-        raise UserError(f"DPC: the threshold of {path} is of a checkpoint: give it, or {number}")
+        raise UserError(
+            f"DPC: the threshold in {path} belongs to a checkpoint: give --ckpt_path, or {number}"
+        )
     if not path.exists():
         raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path}): {again}")
     found = _checked(read_json(path, "calibration"), path)
     if found.checkpoint != digest(checkpoint):
         raise UserError(f"{path} was calibrated for another state of {checkpoint}: {again}")
-    if found.dataset != now.dataset:
-        raise UserError(f"{path} was calibrated on {found.dataset}, not on {now.dataset}: {number}")
-    for name, value in _plain(now.settings).items():
+    if found.dataset != conditions.dataset:
+        raise UserError(f"{path} was calibrated on {found.dataset}, not on {conditions.dataset}: {number}")
+    for name, value in _plain(conditions.settings).items():
         if found.settings.get(name) != value:
             raise UserError(
                 f"{path} was calibrated with {name} {found.settings.get(name)}, not {value}: {again}"
             )
-    for name, theirs, ours in (
-        ("--trainer.precision", found.precision, now.precision),
-        ("--backbone.dtype", found.dtype, now.dtype),
+    for name, calibrated, current in (
+        ("--trainer.precision", found.precision, conditions.precision),
+        ("--backbone.dtype", found.dtype, conditions.dtype),
     ):
-        if theirs is not None and theirs != ours:
-            raise UserError(f"{path} was calibrated with {name} {theirs}, not {ours}: {again}")
+        if calibrated is not None and calibrated != current:
+            raise UserError(f"{path} was calibrated with {name} {calibrated}, not {current}: {again}")
     if found.precision is None:
-        rank_zero_info(f"note: {path} does not say at which precision it was calibrated")
+        rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
     return found
 
 
 def _checked(values: Any, path: Path) -> Calibration:
-    found = validated(Calibration, values, f"calibration {path}")
-    for name, value, most in (
-        ("threshold", found.threshold, 1),
-        ("correct_before", found.correct_before, found.n),
-        ("correct_after", found.correct_after, found.n),
-        ("triggered", found.triggered, found.n),
+    calibration = validated(Calibration, values, f"calibration {path}")
+    for name, value, maximum in (
+        ("threshold", calibration.threshold, 1),
+        ("correct_before", calibration.correct_before, calibration.n),
+        ("correct_after", calibration.correct_after, calibration.n),
+        ("triggered", calibration.triggered, calibration.n),
     ):
-        if not 0 <= value <= most:
-            raise UserError(f"calibration {path}: {name} must be from 0 to {most}, got {value}")
-    return found
+        if not 0 <= value <= maximum:
+            raise UserError(f"calibration {path}: {name} must be between 0 and {maximum}, got {value}")
+    return calibration
 
 
 def digest(path: str | os.PathLike[str]) -> str:

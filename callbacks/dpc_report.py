@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from callbacks.board import boards, code_block, logged_step
 from callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
-from callbacks.examples import tell_repeated
+from callbacks.examples import warn_repeated
 from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from callbacks.partial_lines import write_or_rescue
 from utilities.files import write_bytes, write_text
@@ -32,15 +32,15 @@ def report(
     """Write, print and draw.
 
     Args:
-        target: where the calibration is saved for ``test``.
+        target: file that the calibration is saved to for ``test``.
     """
     summary = about | summarise(found)
     if calibration is not None and target is not None:
-        save_calibration(calibration, target)  # first: what the work was for
+        save_calibration(calibration, target)  # first, as the result of the command
         given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
         where = f"the threshold is in {target}"
         rank_zero_info(f"DPC: {where}: test with {given}" if target.parent == folder else f"DPC: {where}")
-    write_or_rescue(folder / "dpc.jsonl", (one.line() for one in found))
+    write_or_rescue(folder / "dpc.jsonl", (correction.line() for correction in found))
     write_text(folder / "dpc_summary.json", json.dumps(summary, indent=2) + "\n")
     figures = {}
     if summary["graded"]:
@@ -55,9 +55,9 @@ def report(
             f"{calibration.triggered} corrected, {calibration.correct_before} correct before and "
             f"{calibration.correct_after} after"
         )
-        for text in silences(calibration, found):
+        for text in calibration_warnings(calibration, found):
             rank_zero_info(text)
-        tell_repeated("the threshold", [one.before.question for one in found])
+        warn_repeated("the threshold", [correction.before.question for correction in found])
     for name, figure in figures.items():
         write_bytes(folder / f"dpc_{name}.png", png(figure))
     step = logged_step(trainer)
@@ -74,16 +74,16 @@ def report(
                 logger.experiment.add_scalar(f"calibrate/{name}", value, step)
 
 
-def silences(calibration: Calibration, found: Sequence[Correction]) -> list[str]:
-    """Say what a calibrated threshold does not rest on."""
-    ratios = {one.ratio for one in found} - {None}
-    said = []
+def calibration_warnings(calibration: Calibration, corrections: Sequence[Correction]) -> list[str]:
+    """Return warnings about a threshold that the examples do not support."""
+    ratios = {correction.ratio for correction in corrections} - {None}
+    warnings = []
     if len(ratios) < 2:
         kind = f"the same, {ratios.pop()}," if ratios else "undefined"
-        said.append(f"R is {kind} in all {calibration.n} examples: no threshold tells them apart")
+        warnings.append(f"R is {kind} in all {calibration.n} examples: no threshold separates them")
     if not calibration.triggered:
-        said.append("no threshold makes more answers correct: test will correct none")
-    return [f"warning: DPC: {text}" for text in said]
+        warnings.append("no threshold increases the number of correct answers: test will correct none")
+    return [f"warning: DPC: {text}" for text in warnings]
 
 
 def summarise(found: Sequence[Correction]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Why a fit has ended before its last step."""
+"""Report of the reason for which early stopping ended a fit."""
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 class EarlyStoppingReport(L.Callback):
-    """Reports, in one line at the end of a fit, which :class:`EarlyStopping` has ended it and why."""
+    """One-line report, at the end of a fit, of the :class:`EarlyStopping` that ended it and its reason."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for callback in trainer.early_stopping_callbacks:
@@ -16,7 +16,7 @@ class EarlyStoppingReport(L.Callback):
 
 
 def reason(callback: EarlyStopping) -> str:
-    """Return what an :class:`EarlyStopping` has ended the fit for, with the option to change."""
+    """Return the reason for which ``callback`` ended the fit, with the option to change."""
     better = "fallen below" if callback.mode == "min" else "risen above"
     best = float(callback.best_score)
     reasons = {

@@ -46,16 +46,18 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
     return [by_id[name] for name in ids if name in by_id]
 
 
-def tell_repeated(what: str, texts: Collection[str]) -> None:
-    """Say so when a choice rests on fewer different questions than there are.
+def warn_repeated(choice: str, questions: Collection[str]) -> None:
+    """Warn when a choice rests on repeated questions.
 
     Args:
-        what: name of the choice.
-        texts: the questions.
+        choice: its name in the warning, such as ``the partition``.
+        questions: one for each example.
     """
-    distinct = len(set(texts))
-    if distinct < len(texts):
-        rank_zero_info(f"warning: {what} rests on {distinct} distinct questions: {len(texts)} were taken")
+    distinct = len(set(questions))
+    if distinct < len(questions):
+        rank_zero_info(
+            f"warning: {choice} rests on {distinct} distinct questions among {len(questions)} examples"
+        )
 
 
 def check_gradients(trainer: L.Trainer, what: str) -> None:

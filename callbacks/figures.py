@@ -40,7 +40,7 @@ def _boundaries(partition: Partition) -> list[int]:
 
 
 def plain(text: str) -> str:
-    """Return text from data or a path as a figure shows it: nothing in it is taken for mathematics."""
+    """Escape text from data or a path for a figure, so that matplotlib parses no mathematics in it."""
     return printable(text).replace("$", r"\$")
 
 

@@ -12,7 +12,7 @@ from utilities.failures import is_out_of_memory
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes the newest state every ``every_n_train_steps``, on Ctrl-C or SIGTERM, and out of memory."""
+    """Checkpoint of the newest state: every N training steps, on Ctrl-C or SIGTERM, and out of memory."""
 
     def __init__(self, every_n_train_steps: int, **kwargs: Any) -> None:
         super().__init__(
@@ -42,20 +42,22 @@ class LastCheckpoint(ModelCheckpoint):
             try:
                 self._save_alone(trainer)
             except (UserError, MemoryError, RuntimeError) as error:
-                rank_zero_info(f"step {trainer.global_step} is not saved: {error}")
+                rank_zero_info(f"step {trainer.global_step} cannot be saved: {error}")
                 return
         else:
             return
-        rank_zero_info(f"step {trainer.global_step} is saved: --ckpt_path {self.dirpath}/last.ckpt goes on")
+        rank_zero_info(
+            f"step {trainer.global_step} is saved: resume with --ckpt_path {self.dirpath}/last.ckpt"
+        )
 
     def _save_alone(self, trainer: L.Trainer) -> None:
-        """Save without the other ranks, which may be in the middle of a step: all hold the same state."""
+        """Save on this rank alone: others may be in the middle of a step, and all hold the same state."""
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         trainer.strategy.checkpoint_io.save_checkpoint(state, Path(self.dirpath or ".") / "last.ckpt")
 
 
 def forget_unfinished_step(trainer: L.Trainer) -> None:
-    """Set the progress within the epoch back to the last whole step.
+    """Reset the progress within the epoch to the last complete step.
 
     Batches whose gradients were accumulated but not yet used are trained on again after a resume.
     """

@@ -1,4 +1,4 @@
-"""Lines that are on the disk while an evaluation runs, for when it is stopped."""
+"""Partial results, written while an evaluation runs in case it is interrupted."""
 
 import contextlib
 import tempfile
@@ -15,22 +15,22 @@ NEWLINE = "\n"
 
 
 class PartialLines:
-    """A file for each process, beside the one that all lines are in at the end.
+    """Partial JSON-lines file of each rank, beside the complete file that is written at the end.
 
-    Process 0 writes ``results.partial.jsonl``, process 3 ``results.partial-3.jsonl``. Lines are in the file
-    system when :meth:`append` returns. Where nothing can be written the evaluation goes on without.
+    Rank 0 writes ``results.partial.jsonl``, rank 3 ``results.partial-3.jsonl``. Lines are flushed when
+    :meth:`append` returns. Where nothing can be written, the evaluation continues without partial results.
 
     Attributes:
-        count: lines that this process has written.
-        error: why no line was written; None if there is no reason.
+        count: lines that this rank has written.
+        error: reason for which no more lines are written; None while they are.
     """
 
     def __init__(self, path: Path, trainer: L.Trainer) -> None:
         """
         Args:
-            path: the complete file, as process 0 names it.
+            path: the complete file, as rank 0 names it.
         """
-        # A folder may have another name on other processes, which have not numbered it.
+        # Only rank 0 numbers the folder, so that its name may differ on other ranks.
         self.path: Path = trainer.strategy.broadcast(path)
         rank = f"-{trainer.global_rank}" if trainer.global_rank else ""
         self.own = self.path.with_name(f"{path.stem}.partial{rank}.jsonl")
@@ -39,7 +39,7 @@ class PartialLines:
         self._file: TextIO | None = None
 
     def append(self, lines: Iterable[str]) -> None:
-        """Add lines, each without its end."""
+        """Append lines, given without their newlines."""
         text = "".join(f"{line}\n" for line in lines)
         if not text or self.error is not None:
             return
@@ -54,24 +54,24 @@ class PartialLines:
             self.close()
 
     def close(self) -> None:
-        """Close this process's file."""
+        """Close this rank's file."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """Remove all processes' files: the complete one is written."""
+        """Remove the files of all ranks, once the complete one is written."""
         for file in self.path.parent.glob(f"{self.path.stem}.partial*.jsonl"):
             with contextlib.suppress(OSError):
                 file.unlink()
 
 
 def write_or_rescue(path: Path, lines: Iterable[str]) -> None:
-    """Write lines, each without its end, as a file.
+    """Write lines, given without their newlines, to a file.
 
     Raises:
-        UserError: when it cannot be written; the lines are then in a temporary file, else on standard output.
+        UserError: if it cannot be written; the lines are then in a temporary file, else on standard output.
     """
     text = "".join(f"{line}\n" for line in lines)
     try:
@@ -81,11 +81,11 @@ def write_or_rescue(path: Path, lines: Iterable[str]) -> None:
 
 
 def _rescue(path: Path, text: str) -> str:
-    """Save ``text`` somewhere else, and say where."""
+    """Save ``text`` to a temporary file, else print it; return a clause for the message."""
     try:
         other = Path(tempfile.mkdtemp(prefix="promptstage-")) / path.name
         write_text(other, text)
     except (OSError, UserError):
         print(text, end="", flush=True)
-        return f"nor is there room for it elsewhere: its {text.count(NEWLINE)} lines are printed"
-    return f"it is {other} instead"
+        return f"a temporary file cannot be written either: its {text.count(NEWLINE)} lines are printed"
+    return f"its lines are saved to {other}"

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.board import boards
-from callbacks.examples import data_of, tell_repeated
+from callbacks.examples import data_of, warn_repeated
 from callbacks.progress import plain_bar
 from lightning_modules.dham import DHAM
 from lightning_modules.distribution import share_backbone
@@ -116,7 +116,7 @@ def search_stages(trainer: L.Trainer, module: DHAM) -> Partition:
         f"{found.examples} calibration examples, {time.monotonic() - started:.1f} s"
     )
     rows = data.calibration_loader(search.examples, search.seed).rows
-    tell_repeated(
+    warn_repeated(
         "the partition",
         [row.example.question + (row.example.rationale if search.rationales else "") for row in rows],
     )

@@ -1,7 +1,7 @@
 """One record per example, and a summary with an interval.
 
-Writes ``results.jsonl`` and ``summary.json``; ``results.partial.jsonl`` while it runs. To TensorBoard go a
-page of sample generations (``{split}/samples``) and, of a test, a row of the table of hyperparameters.
+Writes ``results.jsonl`` and ``summary.json``; ``results.partial.jsonl`` while it runs. Logs to
+TensorBoard: a page of sample generations (``{split}/samples``) and, for a test, a row of hyperparameters.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.board import boards, code_block, log_at, log_run, logged_step, table_row
+from callbacks.board import boards, code_block, log_run, logged_step, set_logged_step, table_row
 from callbacks.examples import data_of, gather_by_id
 from callbacks.partial_lines import PartialLines, write_or_rescue
 from lightning_modules.base import SoftPromptModule
@@ -66,7 +66,7 @@ class Results(L.Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        log_at(trainer, checkpoint["global_step"])
+        set_logged_step(trainer, checkpoint["global_step"])
 
     def _start(self, *args: Any) -> None:
         self.batches, self.written = [], set()
@@ -82,7 +82,7 @@ class Results(L.Callback):
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
 
     def _save_finished(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write records to the partial file that no callback will correct any more."""
+        """Write the records that no callback will still correct to the partial file."""
         if self.partial is None:
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
@@ -104,11 +104,11 @@ class Results(L.Callback):
         if self.partial is not None:
             self._save_finished(trainer)
             self.partial.close()
-            if text := self.told():
+            if text := self.partial_results():
                 rank_zero_info(text)
 
-    def told(self) -> str:
-        """Where the records are of an evaluation that is not complete; empty when there are none."""
+    def partial_results(self) -> str:
+        """Return a clause naming the file of an incomplete evaluation's records; empty without any."""
         if self.partial is None or not self.partial.count:
             return ""
         return f"{self.partial.count} records are in {self.partial.own}"
@@ -132,7 +132,7 @@ class Results(L.Callback):
         self._save_finished(trainer)
         if self.partial is not None:
             self.partial.close()
-        # 1.0 is everything, 1 is one batch.
+        # 1.0 means all batches, 1 a single one.
         records = self.records(ids, complete=isinstance(limit, float) and limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
@@ -145,8 +145,8 @@ class Results(L.Callback):
         summary = measured | summarise(module, records, seconds)
         if self.folder is not None:
             self._write(records, summary)
-        own = module.validation_tags[0].partition("/")[0]  # a calibration is not one of the fit's validations
-        self._to_tensorboard(trainer, own if split == "val" else split, records, summary)
+        prefix = module.validation_tags[0].partition("/")[0]  # "calibrate" in a calibration
+        self._to_tensorboard(trainer, prefix if split == "val" else split, records, summary)
 
     def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
         assert self.folder is not None

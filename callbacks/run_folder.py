@@ -44,19 +44,19 @@ class RunFolder(L.Callback):
         checkpoint["config"] = self.config
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export the trained prompt as it is used: the best checkpoint's, and the last state's."""
+        """Export the trained prompt: the best checkpoint's, and the last state's."""
         assert isinstance(pl_module, SoftPromptModule)
         if not trainer.is_global_zero or not trainer.global_step or trainer.interrupted:
             return
         loss = trainer.callback_metrics.get("val/loss")
-        found = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
-        rank_zero_info(f"{trainer.global_step} steps, {found}; the run is in {self.folder}")
+        validation = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
+        rank_zero_info(f"{trainer.global_step} steps, {validation}; the run is in {self.folder}")
         rank_zero_info(self._export(trainer.global_step, pl_module))
         if (self.folder / "checkpoints").is_dir():
             rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
-        """Write ``prompt_last.safetensors``, and last ``prompt.safetensors``; say what the latter is."""
+        """Write both prompt files; return a line about the source of ``prompt.safetensors``."""
         last = module.exported()
         self._write(LAST, last, step, module)
         best = self.folder / "checkpoints" / "best.ckpt"
@@ -73,10 +73,10 @@ class RunFolder(L.Callback):
 
 
 def exported_from(module: SoftPromptModule, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return what ``module`` exports in the state of a checkpoint of its own; it keeps the state it has.
+    """Return what ``module`` exports with the parameters of a checkpoint; its own are restored afterwards.
 
     Raises:
-        UserError: if the checkpoint is of another method, backbone or structure.
+        UserError: if the checkpoint has another method, backbone or structure.
     """
     verify(module, checkpoint)
     own = {name: tensor.clone() for name, tensor in module.state_dict().items()}

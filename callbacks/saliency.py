@@ -1,9 +1,9 @@
 """How information flows from the soft prompt to question and rationale, example by example.
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
-TensorBoard go the figures and means over examples: of an evaluation ``saliency/by_layer/prompt_to_question``,
-``.../prompt_to_rationale`` and ``.../curve`` with the layer as step; of a fit, over its steps,
-``saliency/prompt_to_question/layer_07`` and so on; and custom scalars of all layers in one chart.
+TensorBoard it logs figures, means over examples and charts of all layers. The means of an evaluation are
+``saliency/by_layer/prompt_to_question``, ``.../prompt_to_rationale`` and ``.../curve``, with the layer as
+step; those of a fit ``saliency/prompt_to_question/layer_07`` and so on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class SaliencyDiagnostics(L.Callback):
         self.matrices: list[Matrix] = []
         self.prefix: Prefix | None = None
         self.measured_step = 0
-        self.charted = False  # whether the layout of TensorBoard's charts is written
+        self.charted = False  # whether the layout of TensorBoard's custom scalars is written
 
     # --- when ---------------------------------------------------------------------------------------
 
@@ -239,10 +239,10 @@ class SaliencyDiagnostics(L.Callback):
         measured, matrix = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
         if not trainer.is_global_zero:
             return
-        wanted = len(ids[: self.examples])
-        if len(measured) < wanted and self._label(trainer) == "generation":
+        expected = len(ids[: self.examples])
+        if len(measured) < expected and self._label(trainer) == "generation":
             rank_zero_info(
-                f"saliency: {wanted - len(measured)} of {wanted} examples are left out: nothing generated, "
+                f"saliency: {expected - len(measured)} of {expected} examples are skipped: no generation, "
                 "or they were not evaluated"
             )
         if not measured:
@@ -294,7 +294,9 @@ class SaliencyDiagnostics(L.Callback):
         folder = self.folder / STEPS
         stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))
         if len(stems) < 2:
-            rank_zero_info(f"saliency was measured at {len(stems)} steps: a figure of its change needs 2")
+            rank_zero_info(
+                f"saliency was measured at {len(stems)} steps: a figure of its change needs at least 2"
+            )
             return
         steps = [int(stem.rpartition("_")[2]) for stem in stems]
         figure = while_learning(steps, [load(folder, stem) for stem in stems])

@@ -1,4 +1,4 @@
-"""Saliency by layer as TensorBoard's scalars, and as one chart of them."""
+"""TensorBoard scalars of saliency by layer, and custom-scalar charts of all layers."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from callbacks.saliency_files import Saved
 
 
 def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int, first: bool) -> None:
-    """Log each layer's means at a step of the fit; the first time with one chart of all layers a measure."""
+    """Log each layer's means at a step of the fit; on ``first``, add a chart of all layers per measure."""
     measures = saved.by_layer()
     for name, values in measures.items():
         for layer, value in values.items():
@@ -20,9 +20,9 @@ def log_over_steps(logger: TensorBoardLogger, saved: Saved, step: int, first: bo
 
 
 def log_by_layer(folder: Path, saved: Saved) -> None:
-    """Log an evaluation's means with the layer as step, and one chart of all measures, as a run of their own.
+    """Log an evaluation's means with the layer as step, and one chart of all measures, as a separate run.
 
-    In the evaluation's own run they would be metrics of the table of hyperparameters.
+    In the evaluation's own run they would appear as metrics in the table of hyperparameters.
     """
     from torch.utils.tensorboard import SummaryWriter
 

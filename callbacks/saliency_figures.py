@@ -77,7 +77,7 @@ def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
 
 
 def by_layer(saved: Saved) -> Figure:
-    """Means over examples against the layer: the numbers of TensorBoard's chart of the same name."""
+    """Plot means over examples against the layer, as TensorBoard's chart of the same name does."""
     measures = saved.by_layer()
     figure = Figure(figsize=(4.2 * len(measures), 3.4), layout="constrained")
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
@@ -271,7 +271,7 @@ def _token_ticks(axes: Axes, across: list[str], width: float, down: list[str], h
 
 
 def _shown(text: str) -> str:
-    """A token's text on one line."""
+    """Return the first 12 characters of a token's text, on one line."""
     return plain(text[:12])
 
 

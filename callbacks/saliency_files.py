@@ -73,7 +73,7 @@ class Matrix(NamedTuple):
 
 @dataclass(frozen=True)
 class MatrixAbout:
-    """What is stored beside the panels of a :class:`Matrix`, and their names in their order."""
+    """Metadata of a stored :class:`Matrix`, with the names of its panels in their order."""
 
     id: str
     panels: list[str]
@@ -84,7 +84,7 @@ class MatrixAbout:
 
 @dataclass(frozen=True)
 class Row:
-    """What is read of a line of ``saliency.jsonl``."""
+    """Fields that are read from a line of ``saliency.jsonl``."""
 
     id: str
     correct: bool | None
@@ -193,7 +193,7 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
     """What was saved in a folder.
 
     Raises:
-        UserError: when there is nothing, or it is damaged.
+        UserError: if the files are missing or damaged.
     """
     path = folder / f"{stem}.jsonl"
     lines = read_text(path, "saliency").splitlines()
@@ -208,8 +208,8 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
     for name, shape in per_example.items():
         expected = (len(rows), *shape)
         if name not in arrays or arrays[name].shape != expected:
-            found = arrays[name].shape if name in arrays else "missing"
-            raise UserError(f"saliency {path}: array '{name}' must have shape {expected}, it is {found}")
+            actual = arrays[name].shape if name in arrays else "no such array"
+            raise UserError(f"saliency {path}: array '{name}' must have shape {expected}, got {actual}")
     correct = [np.nan if row.correct is None else float(row.correct) for row in rows]
     return Saved(about, [row.id for row in rows], np.array(correct), arrays)
 
@@ -223,9 +223,11 @@ def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
     about = validated(MatrixAbout, values, f"saliency {path}")
     shapes = {panels[name].shape for name in about.panels if name in panels}
     if len(shapes) != 1 or not set(about.panels) <= panels.keys():
-        raise UserError(f"saliency {path}: panels {about.panels} must be arrays of one shape")
+        raise UserError(f"saliency {path}: panels {about.panels} must be arrays of the same shape")
     if len(shape := shapes.pop()) != 2 or not shape[1] >= shape[0] == len(about.tokens):
-        raise UserError(f"saliency {path}: panels of shape {shape} are not of {len(about.tokens)} tokens")
+        raise UserError(
+            f"saliency {path}: panels must have {len(about.tokens)} rows, one per token, got shape {shape}"
+        )
     chosen = {name: panels[name] for name in about.panels}
     return Matrix(about.id, chosen, about.tokens, about.question, about.rationale)
 

@@ -1,4 +1,4 @@
-"""Names a process of the job that makes no progress while the others wait for it."""
+"""Detection of a process that makes no progress while the others of its job wait for it."""
 
 import contextlib
 import json
@@ -16,16 +16,16 @@ import lightning as L
 from utilities.errors import printable
 
 AFTER = 300.0  # seconds without progress
-BEAT = 5.0  # seconds between two signs of life
+BEAT = 5.0  # seconds between two heartbeats
 
 
 class State(NamedTuple):
-    """What a process says of itself.
+    """State that a process reports of itself.
 
     Attributes:
         name: its rank, machine and process id.
-        beats: signs of life so far.
-        marks: places reached so far.
+        beats: number of heartbeats so far.
+        marks: number of places reached so far, such as a training step.
         where: the last of them.
         waits: whether it may be waiting for other processes there.
     """
@@ -38,7 +38,7 @@ class State(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A state, and the times on the reader's clock at which its beats and its marks last changed."""
+    """Last known state, with the reader's times at which its beats and its marks last changed."""
 
     state: State
     beat: float
@@ -46,30 +46,30 @@ class Seen(NamedTuple):
 
 
 def stalled(seen: Mapping[int, Seen], now: float, after: float) -> str:
-    """Say which processes have made no progress for ``after`` seconds; empty when there is nothing to say.
+    """Describe the processes that have made no progress for ``after`` seconds; empty if all have.
 
-    A process without a sign of life is stopped or gone, and the others wait for it. Of living processes those
-    are named that are where nobody waits; if there are none, and no process makes progress, where each is.
+    A process without a heartbeat is stopped or gone, and the others wait for it. Of processes with one, those
+    in places where nobody waits are named; if there are none and no process makes progress, all are.
     """
-    gone = [one.state for one in seen.values() if now - one.beat >= after]
+    gone = [last.state for last in seen.values() if now - last.beat >= after]
     if gone:
         names = "; ".join(f"{state.name}, last in {state.where}" for state in gone)
-        return f"no sign of life for {after:.0f} s: it is stopped, or its machine is gone: {names}"
-    if any(not one.state.marks for one in seen.values()):
+        return f"no heartbeat for {after:.0f} s: it is stopped, or its machine is gone: {names}"
+    if any(not last.state.marks for last in seen.values()):
         return ""  # the first process may have work of its own before the first step
-    slow = [one.state for one in seen.values() if now - one.mark >= after]
+    slow = [last.state for last in seen.values() if now - last.mark >= after]
     named = [state for state in slow if not state.waits] or (slow if len(slow) == len(seen) else [])
     names = "; ".join(f"{state.name} in {state.where}" for state in named)
     return f"no progress for {after:.0f} s: {names}" if named else ""
 
 
 class StalledProcesses(L.Callback):
-    """Prints a warning when a process has made no progress for five minutes; ends nothing.
+    """Warning about a process that has made no progress for five minutes; nothing is ended.
 
-    A thread of each process writes to a file of its own, in a hidden folder of the run, that the process is
-    alive and where it is. The first living process reads all files. A single step that takes so long is
-    named, too, such as a first compilation or a batch of long generations. Processes send each other nothing
-    after the start. No warning comes where the folder cannot be written to, or machines do not share it.
+    A thread of each process writes heartbeats and the last place reached to a file of its own, in a hidden
+    folder of the run. The first live process reads all files. A single step that takes this long is named,
+    too, such as a first compilation or a batch of long generations. No messages are sent after the start.
+    There is no warning if the folder is not writable or not shared by the machines.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class StalledProcesses(L.Callback):
     def _watch(self, folder: Path, own: int, count: int) -> None:
         start = time.monotonic()
         seen = {rank: Seen(State(f"process {rank}"), start, start) for rank in range(count)}
-        told, beats = "", 0
+        last_warning, beats = "", 0
         while not self._ended.wait(BEAT):
             beats += 1
             with contextlib.suppress(OSError):
@@ -139,9 +139,9 @@ class StalledProcesses(L.Callback):
             if own != min((rank for rank in seen if now - seen[rank].beat < AFTER), default=own):
                 continue
             text = stalled(seen, now, AFTER)
-            if text and text != told:
+            if text and text != last_warning:
                 print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
-            told = text
+            last_warning = text
 
     def _end(self) -> None:
         self._ended.set()
@@ -166,7 +166,7 @@ def _stage(trainer: L.Trainer) -> str:
 
 
 def _look(file: Path, before: Seen, now: float) -> Seen:
-    """Read a process's file; one that has removed its file has ended, and is not waited for."""
+    """Update the state of a process from its file; a process that removed its file has ended."""
     try:
         state = State(*json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:

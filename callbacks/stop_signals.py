@@ -17,7 +17,7 @@ from callbacks.results import Results
 from lightning_modules.base import SoftPromptModule
 from utilities.errors import printable
 
-# What ends a command: a request, and a terminal that is closed.
+# Signals that end a command: a request to terminate, and a closed terminal.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,9 +29,9 @@ class StopSignals(L.Callback):
     learn of each other's notes, and all end after that step; :class:`LastCheckpoint` then writes
     ``last.ckpt``. After SIGUSR1, which SLURM sends before a time limit, the job is put back in its queue.
 
-    Evaluations have each finished batch on the disk: SIGTERM and SIGHUP end a process at once, which says
-    where its records are. SIGUSR1 does nothing there, for a job that began its evaluation anew would get no
-    further. A SIGHUP that is ignored, as ``nohup`` has it, stays ignored.
+    Evaluations write each finished batch to the disk: SIGTERM and SIGHUP end a process at once, after a
+    message that names its records. SIGUSR1 is ignored there, since a job that began its evaluation anew would
+    get no further. A SIGHUP that is ignored, as under ``nohup``, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ class StopSignals(L.Callback):
 
         def end(number: int, frame: FrameType | None) -> None:
             callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-            told = [one.told() for one in callbacks if isinstance(one, Results)]
-            text = "; ".join(["the evaluation is not complete", *filter(None, told)])
-            # Not print: the signal may have come in the middle of one.
+            records = [callback.partial_results() for callback in callbacks if isinstance(callback, Results)]
+            text = "; ".join(["the evaluation is not complete", *filter(None, records)])
+            # Not print, which the signal may have interrupted.
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{signal.Signals(number).name}: {printable(text)}\n".encode())
             signal.signal(number, signal.SIG_DFL)
@@ -98,9 +98,9 @@ class StopSignals(L.Callback):
 
 
 def slurm_job(environment: Mapping[str, str]) -> str | None:
-    """Return what ``scontrol`` calls this job; None outside of SLURM.
+    """Return this job's id for ``scontrol``; None outside SLURM.
 
-    Tasks of an array have numbers of their own, but one has the number of the whole array.
+    A task of an array is named by array and index: the job id of one task is that of the whole array.
 
     >>> slurm_job({"SLURM_JOB_ID": "4100", "SLURM_ARRAY_JOB_ID": "4100", "SLURM_ARRAY_TASK_ID": "7"})
     '4100_7'

@@ -29,10 +29,10 @@ def check_answers(path: Path) -> None:
 
 
 def write_answers(records: Sequence[Record], target: str) -> None:
-    """Write id, question, generation and prediction of each record, a line each.
+    """Write id, question, generation and prediction of each record as a JSON line.
 
     Args:
-        target: a file, which is replaced; a pipe or device, which is written to; ``-``: standard output.
+        target: a file to replace, a pipe or device to write to, or ``-`` for standard output.
     """
     lines = [json.dumps({name: getattr(record, name) for name in FIELDS}) for record in records]
     text = "".join(f"{line}\n" for line in lines)
@@ -47,7 +47,7 @@ def write_answers(records: Sequence[Record], target: str) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether the path leads to a pipe, socket or device, such as /dev/stdout or /dev/null."""
+    """Return whether the path leads to a pipe, socket or device, such as /dev/stdout or /dev/null."""
     try:
         mode = path.stat().st_mode
     except OSError:

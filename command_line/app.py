@@ -125,7 +125,7 @@ class PromptCLI(LightningCLI):
         self._report_differences()
         data = config.data.init_args
         if data.get("template") == CHAT and data.get("date") is None:
-            data.date = date.today().isoformat()  # a later test of the run asks the same questions
+            data.date = date.today().isoformat()  # so that a later test of the run renders the same prompts
         method = config.model.class_path.rsplit(".", 1)[-1]
         if self.wanted not in TRAINING and not self.stored and method != "Pretrained":
             self._note(f"without --ckpt_path, {method} starts untrained")
@@ -202,7 +202,7 @@ class PromptCLI(LightningCLI):
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             assert self.folders is not None
             self.folders.discard()
-            rank_zero_info("fast_dev_run: training and validation ran, and nothing is kept")
+            rank_zero_info("fast_dev_run: training and validation ran; no files are kept")
 
     def after_partition(self) -> None:
         assert self.folders is not None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from utilities.errors import UserError
 
-# Lightning's loggers that have to be given a folder.
+# Lightning's loggers that require a folder.
 FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
@@ -22,7 +22,7 @@ def options_of(args: list[str]) -> Iterator[list[str]]:
 
 
 def in_order(args: list[str]) -> list[str]:
-    """Sort files first, then classes, then the rest, so that flags win over files wherever they stand.
+    """Sort files first, then classes, then the rest, so that flags override files wherever they stand.
 
     ``--model.x`` means something only when ``--model`` is known: typed before it, it has to wait.
 
@@ -40,10 +40,10 @@ def in_order(args: list[str]) -> list[str]:
 
 
 def _completed(option: list[str]) -> list[str]:
-    """Have ``--trainer.callbacks NAME`` add a callback, and a logger without a folder take the run's.
+    """Make ``--trainer.callbacks NAME`` add a callback, and let a logger without a folder use the run's.
 
-    The parser lets a second ``--trainer.callbacks`` replace the first, and wants ``--trainer.callbacks+``. It
-    requires a logger's folder: an empty one stands for the run's, which has no name yet.
+    In the parser a second ``--trainer.callbacks`` replaces the first unless it is ``--trainer.callbacks+``. A
+    logger's folder is required: an empty one stands for the run's, which has no name yet.
     """
     name, equals, after = option[0].partition("=")
     value = after if equals else (option[1] if len(option) > 1 else "")

@@ -1,7 +1,7 @@
-"""The command line as the parser gets it: checkpoint, files, classes, texts, then all other options.
+"""Assembly of the parser's arguments: checkpoint, files, classes, text options, then all other options.
 
-Files and the checkpoint's configuration become JSON, which reads the same everywhere. So do text options: the
-parser would read ``Solve: {question}`` as a mapping and ``6e74213`` as infinity.
+Files and the checkpoint's configuration become JSON, which every parser reads the same. So do text options:
+the parser would read ``Solve: {question}`` as a mapping and ``6e74213`` as infinity.
 """
 
 import json
@@ -41,7 +41,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
 def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Dotted names that the user has typed where a class is expected, and the option each was typed for."""
+    """Return dotted names typed where a class is expected, with the option of each."""
     typed: dict[str, str] = {}
     for option in options:
         name, value = _split(option)
@@ -56,10 +56,10 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def check_flags(flags: list[str], where: str) -> None:
-    """Check flags that stand in a file, where a class path is data, too.
+    """Check flags from a file, where a class path is data, too.
 
     Raises:
-        UserError: for a class that is not promptstage's or Lightning's, and for a model's own code.
+        UserError: if a class is not promptstage's or Lightning's, or ``trust_remote_code`` is set.
     """
     for option in options_of(flags):
         name, value = _split(option)
@@ -76,14 +76,14 @@ def assemble(
     stored: Mapping[str, Any] | None,
     importable: Importable,
 ) -> list[str]:
-    """Arguments for the parser, subcommand first.
+    """Build the arguments for the parser, subcommand first.
 
     Args:
         options: of the command line, each with its values, files first (see ``in_order``).
         stored: the configuration of a checkpoint, which comes before everything.
 
     Raises:
-        UserError: for a file that cannot be read, or says what a file may not say.
+        UserError: if a file cannot be read, or sets what a file may not set.
     """
     files: list[dict[str, Any]] = [] if stored is None else [dict(stored)]
     named: list[list[str]] = []
@@ -93,7 +93,7 @@ def assemble(
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
             files.append(_read(value, None, importable))
-            _leave_out_others(files[-1], subcommand, value)
+            _drop_other_subcommands(files[-1], subcommand, value)
         elif section in SECTIONS and value and os.path.exists(value):
             files.append(_read(value, section, importable))
         else:
@@ -106,7 +106,7 @@ def assemble(
         classes |= classes_in(values)
     classes |= {_split(option)[0][2:]: _split(option)[1] for option in named if _split(option)[1]}
     _combine_trainers(files)
-    texts, rest = _take_texts(others, classes, importable)
+    texts, rest = _extract_texts(others, classes, importable)
     args = [f"--config={json.dumps(values)}" for values in files]
     args += [arg for option in named for arg in option]
     if texts:
@@ -114,7 +114,7 @@ def assemble(
     return [subcommand, *args, *(arg for option in rest for arg in option)]
 
 
-def _leave_out_others(values: dict[str, Any], subcommand: str, file: str) -> None:
+def _drop_other_subcommands(values: dict[str, Any], subcommand: str, file: str) -> None:
     """Remove options that only other subcommands have, such as those of ``fit`` in a run's config.yaml."""
     others = [name for name, owners in OF_SUBCOMMANDS.items() if name in values and subcommand not in owners]
     if others and values.get("run_dir") is not None:
@@ -122,11 +122,11 @@ def _leave_out_others(values: dict[str, Any], subcommand: str, file: str) -> Non
     for name in others:
         del values[name]
     if others:
-        note(f"{file}: options of other subcommands are left out: {', '.join(others)}")
+        note(f"{file}: options of other subcommands are ignored: {', '.join(others)}")
 
 
 def _combine_trainers(files: Iterable[dict[str, Any]]) -> None:
-    """Add each file's callbacks to earlier files'; a logger without a folder takes the run's."""
+    """Append each file's callbacks to those of earlier files; a logger without a folder uses the run's."""
     callbacks: list[Any] = []
     for values in files:
         trainer = values.get("trainer")
@@ -144,7 +144,7 @@ def _combine_trainers(files: Iterable[dict[str, Any]]) -> None:
 
 
 def _split(option: Sequence[str]) -> tuple[str, str]:
-    """Name and value of an option; the value is empty where there is none."""
+    """Split an option into name and value; the value is empty if there is none."""
     name, equals, value = option[0].partition("=")
     return name, value if equals else (option[1] if len(option) > 1 else "")
 
@@ -157,10 +157,10 @@ def _read(value: str, section: str | None, importable: Importable) -> dict[str, 
     return read_configuration(text, f"configuration {value}", importable, section)
 
 
-def _take_texts(
+def _extract_texts(
     options: Iterable[list[str]], classes: Mapping[str, str], importable: Importable
 ) -> tuple[dict[str, Any], list[list[str]]]:
-    """Text options as a configuration, and the options that are left for the parser."""
+    """Split options into a configuration of the text options and those left for the parser."""
     kinds = option_types(classes, importable.typed)
     texts: dict[str, Any] = {}
     rest: list[list[str]] = []
@@ -173,10 +173,10 @@ def _take_texts(
             rest.append(option)
             continue
         *outer, last = path
-        here = texts
+        group = texts
         for key in outer:
-            here = here.setdefault(key, {})
-        here[last] = _text(value, kind, name)
+            group = group.setdefault(key, {})
+        group[last] = _text(value, kind, name)
     for section in FAMILIES:
         if section in texts:
             if section not in classes:

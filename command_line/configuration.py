@@ -1,7 +1,7 @@
 """Closed schema of configurations in files and checkpoints, applied before the parser sees them.
 
-Both are data, possibly from someone else: options as plain values. A class may be named only where a class is
-expected, and only if it is promptstage's or Lightning's, or the command line names it, too.
+Both are untrusted data: options as plain values. A class may be named only where one is expected, and only if
+it is promptstage's or Lightning's, or also named on the command line.
 """
 
 import os
@@ -27,15 +27,15 @@ from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
-# Besides those: classes of Lightning that a command line may give by their short names.
+# Besides those: packages of Lightning classes that the command line may give by their short names.
 NAMED_BY_USERS = (
     "lightning.pytorch.strategies",
     "lightning.pytorch.accelerators",
     "lightning.fabric.plugins",
 )
-# Options of the trainer that make objects; a checkpoint says nothing of them.
+# Trainer options that instantiate objects; they are never read from a checkpoint.
 CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
-# Options of the trainer that a resumed fit takes from its checkpoint: plain values that decide its numbers.
+# Trainer options that a resumed fit takes from its checkpoint, all of them plain values.
 TRAINER = (
     "accelerator",
     "strategy",
@@ -68,26 +68,28 @@ TRAINER = (
     "reload_dataloaders_every_n_epochs",
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
-MOST = {"devices": 64, "num_nodes": 4096}  # each device is a process that this machine would start
-_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")  # of files, and of servers that get them
+# Each device is a process that this machine would start.
+MAXIMUM = {"devices": 64, "num_nodes": 4096}
+# Names of options with an output path, or a server that receives output.
+_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")
 
 
 def is_known_class(name: str) -> bool:
-    """Whether a dotted name is below promptstage or what a file may name of Lightning."""
+    """Return whether a dotted name is in promptstage, or in a package of Lightning that files may name."""
     return name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
 
 
 class Importable:
-    """Class paths that values may name: promptstage's, Lightning's, and those that the user has typed.
+    """Allowlist of class paths: promptstage's, Lightning's, and those on the command line.
 
-    jsonargparse then imports no others, whatever a file says, and makes no objects of values that may be
-    anything.
+    jsonargparse then imports no others, whatever a file says, and instantiates nothing for options of any
+    type.
     """
 
     def __init__(self, typed: Mapping[str, str]) -> None:
         """
         Args:
-            typed: dotted names on the command line, and the options that they were given for.
+            typed: dotted names on the command line, with the option of each.
         """
         self.typed = dict(typed)
         modules = {name.rpartition(".")[0] for name in typed} - {""}
@@ -97,14 +99,14 @@ class Importable:
             import_path_allowlist=[*PACKAGES, *LIGHTNING, *NAMED_BY_USERS, *allowed],
             instantiate_subclass_spec_in_any=False,
         )
-        set_dumper("yaml", dump_yaml)  # its own leaves 2e5, a text, without quotes
+        set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
 
     def check(self, name: str, where: str, option: str) -> None:
         """
         Raises:
-            UserError: for a class that is none of these.
+            UserError: if the class is none of these.
         """
-        # The parser reads a text there as a file's name, too, and that file with fewer checks.
+        # The parser would also take the text for a file name, and read that file with fewer checks.
         known = is_known_class(name) if "." in name else not os.path.lexists(name)
         if not known and name not in self.typed:
             raise UserError(
@@ -116,22 +118,20 @@ class Importable:
 def read_configuration(
     text: str, where: str, importable: Importable, section: str | None = None, typed: bool = False
 ) -> dict[str, Any]:
-    """A configuration as plain values, its text options as they are written.
+    """Read a configuration as plain values, its text options as they are written.
 
     Args:
-        section: whose options these are; None: the sections are named in the text.
-        typed: it stands on the command line itself, where more may be said than in a file.
+        section: the section that the options belong to; None: the text names the sections.
+        typed: the text is from the command line, which is trusted more than a file.
 
     Raises:
-        UserError: when it cannot be read, or says what a file may not say.
+        UserError: if it cannot be parsed, or sets what a file may not set.
     """
     tree = parse_yaml(text, where)
     if isinstance(tree, Scalar) and tree.value is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{where} is not valid YAML: expected sections such as 'trainer:', found {text!r:.60}"
-        )
+        raise UserError(f"{where} is not valid YAML: expected sections such as 'trainer:', got {text!r:.60}")
     values = _settle(tree if section is None else {section: tree}, importable, where)
     if not typed:
         backbone = values.get("backbone")
@@ -142,7 +142,7 @@ def read_configuration(
             )
         for group in ("trainer", "early_stopping"):
             if not isinstance(values.get(group, {}), Mapping | None):
-                raise UserError(f"{where}: {group} must be a mapping of options, not {values[group]!r:.60}")
+                raise UserError(f"{where}: {group} must be a mapping of options, got {values[group]!r:.60}")
         for family in FAMILIES:
             _check_class(values, family, where, importable)
         for path, name in _class_paths(values):
@@ -152,15 +152,15 @@ def read_configuration(
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
         for name in _written_paths(values):
-            raise UserError(f"{where}: {name} says where output goes: give it on the command line")
+            raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
     return values
 
 
 def stored_configuration(text: str, where: str, importable: Importable) -> dict[str, Any]:
-    """The configuration in a checkpoint: our methods, data sets and their options as plain values.
+    """Read the configuration in a checkpoint: methods, data sets and their options as plain values.
 
     Raises:
-        UserError: when it holds anything else.
+        UserError: if it holds anything else.
     """
     tree = parse_yaml(text, where)
     if not isinstance(tree, dict):
@@ -172,31 +172,31 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
         _check_class(values, section, where, importable)
     trainer = values.get("trainer")
     if trainer is not None and not isinstance(trainer, dict):
-        raise UserError(f"{where}: trainer must be a mapping, not {trainer!r:.60}")
+        raise UserError(f"{where}: trainer must be a mapping, got {trainer!r:.60}")
     trainer = trainer or {}
     kept = {name: value for name, value in trainer.items() if name in TRAINER}
     for name, value in kept.items():
         for _, part in _leaves(value, (name,)):
             if isinstance(part, str) and not re.fullmatch(r"[\w:+-]*", part):
-                raise UserError(f"{where}: trainer.{name} is {part!r:.60}, which is no plain value")
+                raise UserError(f"{where}: trainer.{name} must be a plain value, got {part!r:.60}")
     if isinstance(trainer.get("logger"), bool):
         kept["logger"] = trainer["logger"]
-    for name, most in MOST.items():
+    for name, maximum in MAXIMUM.items():
         count = kept.get(name)
-        if isinstance(count, int) and count > most:
-            raise UserError(f"{where}: trainer.{name} is {count}; at most {most} are taken from a file")
+        if isinstance(count, int) and count > maximum:
+            raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count}")
     values["trainer"] = kept
     for path, _ in _class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):
             raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
     for section in ("early_stopping", "backbone"):
         if not isinstance(values.get(section, {}), dict):
-            raise UserError(f"{where}: {section} must be a mapping, not {values[section]!r:.60}")
+            raise UserError(f"{where}: {section} must be a mapping, got {values[section]!r:.60}")
     return values
 
 
-def left_out(text: str, where: str) -> list[str]:
-    """Options of the trainer that make objects, and that a checkpoint's configuration has set."""
+def trainer_objects(text: str, where: str) -> list[str]:
+    """Return the trainer options in a checkpoint's configuration that would instantiate objects."""
     tree = parse_yaml(text, where)
     trainer = tree.get("trainer") if isinstance(tree, dict) else None
     if not isinstance(trainer, dict):
@@ -206,21 +206,21 @@ def left_out(text: str, where: str) -> list[str]:
 
 
 def classes_in(values: Mapping[str, Any]) -> dict[str, str]:
-    """The method and data set that a configuration names."""
-    found: dict[str, str] = {}
+    """Return the method and data set that a configuration names."""
+    classes: dict[str, str] = {}
     for section in FAMILIES:
         value = values.get(section)
         name = value.get("class_path") if isinstance(value, Mapping) else value
         if isinstance(name, str):
-            found[section] = name
-    return found
+            classes[section] = name
+    return classes
 
 
 def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[str, Any]:
-    """Plain values; of options that are texts, the text.
+    """Resolve a tree to plain values; for text options, to the text as it is written.
 
     Raises:
-        UserError: where a group of options is no mapping; the parser would read a text as a file's name.
+        UserError: if a group of options is not a mapping; the parser would take a text for a file name.
     """
     # A class path is never a number; the rest depends on it.
     classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
@@ -244,7 +244,7 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         named = group[0] in FAMILIES and len(group) == 1  # a method or data set by its name
         if not isinstance(inner, Mapping | None) and not (named and isinstance(inner, str)):
             name = ".".join(key for key in group if key != "init_args")
-            raise UserError(f"{where}: {name} must be a mapping of options, not {inner!r:.60}")
+            raise UserError(f"{where}: {name} must be a mapping of options, got {inner!r:.60}")
     return values
 
 
@@ -259,10 +259,10 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
     else:
         return  # the parser says what is missing
     if isinstance(value, Mapping) and value.get("dict_kwargs"):
-        raise UserError(f"{where}: {section}.dict_kwargs are no options: give init_args")
+        raise UserError(f"{where}: {section}.dict_kwargs is not supported: use init_args")
     own = value.get("init_args") if isinstance(value, Mapping) else None
     if isinstance(own, Mapping) and "backbone" in own:
-        raise UserError(f"{where}: the backbone's options belong into the section 'backbone', not {section}")
+        raise UserError(f"{where}: options of the backbone belong in section 'backbone', not in {section}")
     if not is_ours(section, name):
         importable.check(name, where, f"--{section}")
         if name not in importable.typed:
@@ -272,7 +272,7 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
 
 
 def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath, str]]:
-    """Every class that a configuration names, and where."""
+    """Yield the path and name of every class in a configuration."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key == "class_path":
@@ -287,7 +287,7 @@ def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPat
 
 
 def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Options of a file's trainer that would have files written somewhere."""
+    """Yield the trainer options of a file that set output paths or servers."""
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return

@@ -30,7 +30,7 @@ class Folders(NamedTuple):
     Attributes:
         created: whether ``out`` was made for this command, and may go if the command fails at once.
         events: event files of earlier commands.
-        lock: on the folder that is written to.
+        lock: on the output folder.
     """
 
     run: Path
@@ -77,9 +77,8 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         run = folder.parent if folder.name == "checkpoints" else folder
     else:
         run = Path(run_dir or f"runs/{name}").expanduser()
-        run = (
-            run.resolve() if run.is_symlink() else run
-        )  # the user's own link; those inside a run are not followed
+        if run.is_symlink():  # the user's own link; those inside a run are not followed
+            run = run.resolve()
     _refuse_links(run)
     out = run / subcommand if subcommand in ("test", "validate", "saliency", "calibrate") else run
     # Only the first process writes; another one must not number the first one's new folder.
@@ -100,7 +99,7 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
 def _refuse_links(run: Path) -> None:
     """
     Raises:
-        UserError: if what is written to the run would end up elsewhere.
+        UserError: if a folder of the run is a link, so that files would be written elsewhere.
     """
     for name in ("checkpoints", "tensorboard"):
         if (run / name).is_symlink():

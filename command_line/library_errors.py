@@ -1,4 +1,4 @@
-"""Errors of libraries about a value that the user gave, as one line."""
+"""Library errors about a user's value, as one line."""
 
 import re
 import sysconfig
@@ -17,17 +17,17 @@ OWN = tuple(
     for name in ("callbacks", "command_line", "datamodules", "lightning_modules", "scripts", "utilities")
 )
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
-# What libraries raise for a value they do not like, when they are handed it.
+# Exceptions that libraries raise for values that they reject.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError)
 # Lines in jsonargparse's list of errors that do not say what is wrong.
 _NO_REASON = re.compile(r"Expected an? |Not a valid subclass|Problem with given class_path")
 
 
 def library_mistake(error: BaseException) -> UserError | None:
-    """The user's mistake that a library reports with ``error``; ``None`` for what may be a bug of ours.
+    """Return the user's mistake that a library reports with ``error``; None for what may be a bug of ours.
 
-    A library's refusal of what it was handed while everything is made is the user's mistake, and so is one of
-    Lightning's own callbacks that fails by itself. An error below our own code, or a user's, is a bug.
+    A value that a library rejects while the trainer is instantiated is the user's mistake, and so is an error
+    within one of Lightning's own callbacks. An error raised below our own code, or a user's, is a bug.
     """
     if reason := _construction_error(error):
         return UserError(reason)
@@ -46,12 +46,12 @@ def library_mistake(error: BaseException) -> UserError | None:
 
 
 def first_line(error: BaseException | None) -> str:
-    """The first line of an error's text, or its type's name."""
+    """Return the first line of an error's message, or the name of its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _construction_error(error: BaseException) -> str:
-    """Why an object of one of Lightning's classes could not be made; empty for another error."""
+    """Return why one of Lightning's classes could not be instantiated; empty for another error."""
     text = str(error)
     if not isinstance(error, ValueError) or not text.startswith("Does not validate against any of the Union"):
         return ""

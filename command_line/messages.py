@@ -14,7 +14,7 @@ from utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
 NONE = "NoneType"
-# Options that take a class, and that class's own options.
+# Options that take a class and its options.
 HAVE_CLASSES = tuple(
     f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
 )
@@ -139,7 +139,7 @@ def _class_problem(section: str, problem: str, classes: Classes) -> str:
 
 
 def _missing(names: list[str], args: Iterable[str]) -> str:
-    """Options that a class of the trainer's has to be given, of which the parser says the last part."""
+    """Describe missing options of a trainer's class, of which the parser reports the last part alone."""
     line = " ".join(args)
     sections = [name for name in HAVE_CLASSES if re.search(rf"--{name}\+?[ =](\w+\.)*[A-Z]", line)]
     if len(sections) == 1:

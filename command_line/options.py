@@ -7,7 +7,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 # What a checkpoint says about the model it holds; the rest of its config is used to resume a fit.
 MODEL_SECTIONS = ("backbone", "model", "data")
-# Options of the fit that TensorBoard's table of hyperparameters shows beside those.
+# Options of the fit that TensorBoard's table of hyperparameters shows besides those.
 TRAINED_WITH = (
     "seed_everything",
     "trainer.max_steps",

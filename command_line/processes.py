@@ -16,10 +16,10 @@ GRACE = 10.0  # seconds that a process has to end by itself after the one that s
 
 
 def check_environment() -> None:
-    """Check the ranks that a launcher has put into the environment; Lightning reads them when it is imported.
+    """Check the ranks that a launcher sets in the environment; Lightning reads them when it is imported.
 
     Raises:
-        UserError: for one that is no number.
+        UserError: if one is not an integer >= 0.
     """
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK", "NODE_RANK"):
         value = os.environ.get(name, "0")
@@ -30,12 +30,12 @@ def check_environment() -> None:
 
 
 def ranks() -> tuple[int, int]:
-    """Global and local rank of this process, as torchrun, Lightning or srun have set them; else 0."""
+    """Return this process's global and local rank as torchrun, Lightning or srun set them; else 0."""
     return _first_number("RANK", "LOCAL_RANK", "SLURM_PROCID"), _first_number("LOCAL_RANK", "SLURM_LOCALID")
 
 
 def _first_number(*names: str) -> int:
-    """The first of these environment variables that is a number; 0 if none is."""
+    """Return the first of these environment variables that is a number; 0 if none is."""
     values = (os.environ.get(name, "") for name in names)
     return int(next((value for value in values if value.isdecimal() and len(value) < 10), "0"))
 
@@ -54,7 +54,7 @@ def tell(mistake: Exception) -> None:
 
 
 def note(text: str) -> None:
-    """Print what a user should know, as one line of the first process."""
+    """Print a note on standard error, as one line of the first process."""
     if ranks()[0]:
         return
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)

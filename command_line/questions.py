@@ -11,19 +11,19 @@ LINE_END = re.compile(r"\r?\n")
 
 
 def read_questions(source: str) -> list[str]:
-    """One question a line, stripped, empty lines left out; nothing but a line feed ends a line.
+    """Read one question a line, stripped and without empty lines; only a line feed ends a line.
 
     Args:
         source: a file in UTF-8, or ``-`` for standard input.
 
     Raises:
-        UserError: when the file cannot be read, or a line holds what is no text.
+        UserError: if the file cannot be read, or a line is not valid text.
     """
     name = "standard input" if source == "-" else f"questions file {source}"
     questions = []
     for number, line in enumerate(LINE_END.split(_text(source, name)), start=1):
         if "\0" in line or not _is_unicode(line):
-            kind = "a NUL character" if "\0" in line else "half a surrogate pair"
+            kind = "a NUL character" if "\0" in line else "a lone surrogate"
             raise UserError(f"{name} holds {kind} in line {number}: expected text in UTF-8")
         if question := line.strip():
             questions.append(question)
@@ -50,7 +50,7 @@ def _text(source: str, name: str) -> str:
 def _standard_input() -> bytes | str:
     if sys.stdin is None:
         return b""
-    # Bytes: in another locale than UTF-8 the text would be another one. Python programs may replace stdin.
+    # Bytes, since stdin's encoding follows the locale. A caller may have replaced stdin by a text stream.
     stream = getattr(sys.stdin, "buffer", sys.stdin)
     data: bytes | str = stream.read(LARGEST + 1)
     return data

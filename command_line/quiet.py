@@ -33,7 +33,7 @@ WARNINGS = (
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Whether a message is shown; it is made safe to print."""
+    """Return whether a message is shown, and make it safe to print."""
     text = record.getMessage()
     record.msg, record.args = _safe(text), ()
     return not any(word in text for word in UNWANTED)
@@ -58,7 +58,7 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 
 def be_quiet() -> None:
-    """Drop these messages; all others stay, safe to print."""
+    """Drop these messages, and make all others safe to print."""
     threading.excepthook = _thread_ended
     warnings.formatwarning = _safe_warning
     for name in LOGGERS:

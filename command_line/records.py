@@ -22,9 +22,9 @@ FIELDS: dict[str, tuple[Any, str]] = {
 
 
 def find_records(path: str) -> Path:
-    """Find the file that ``path`` means: itself, a folder's ``results.jsonl``, or its newest test's.
+    """Find the records at ``path``: a file, a folder's ``results.jsonl``, or its newest complete test's.
 
-    Tests are numbered: ``test``, ``test-2``, …; a newer one that is not complete is named in a note.
+    Tests are numbered: ``test``, ``test-2``, …; a newer incomplete one is named in a note.
 
     Raises:
         UserError: when there is none.
@@ -45,12 +45,14 @@ def find_records(path: str) -> Path:
     for name in names:
         if os.path.isfile(file := Path(path, name, "results.jsonl")):
             if partial is not None:
-                note(f"{partial} is of a test that is not complete")
+                note(f"{partial} belongs to an incomplete test")
             return file
         if partial is None and os.path.isfile(file := Path(path, name, "results.partial.jsonl")):
             partial = file
     if partial is not None:
-        raise UserError(f"folder {path} has no complete results: {partial} has what a stopped test has done")
+        raise UserError(
+            f"folder {path} has no complete results: {partial} holds the records of an interrupted test"
+        )
     raise UserError(f"folder {path} has no results.jsonl or test/results.jsonl")
 
 

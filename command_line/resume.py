@@ -1,18 +1,18 @@
-"""Options that a resumed fit cannot change: its checkpoint has decided them."""
+"""Options that a resumed fit cannot change, since its checkpoint fixes them."""
 
 from collections.abc import Mapping
 
 from utilities.errors import UserError
 
-# Of a method, all but these has been decided when its parameters were created.
+# A method's other options are fixed once its parameters are created.
 _FREE_OF_MODEL = ("model.init_args.optimizer.", "model.init_args.val_generations")
 
 
 def is_fixed(key: str) -> bool:
-    """Return whether the checkpoint alone decides an option of the flattened configuration.
+    """Return whether the checkpoint fixes an option of the flattened configuration.
 
-    Optimizer, early stopping, data, trainer and backbone take effect when a fit is resumed. Where they do
-    not fit the checkpoint (another backbone, another batch size within an epoch), loading it says so.
+    Options of optimizer, early stopping, data, trainer and backbone take effect when a fit is resumed. Values
+    that do not fit the checkpoint (another backbone, or batch size within an epoch) are refused at loading.
     """
     return key == "seed_everything" or (
         key.startswith("model.init_args.") and not key.startswith(_FREE_OF_MODEL)
@@ -20,7 +20,7 @@ def is_fixed(key: str) -> bool:
 
 
 def check_resume(stored: Mapping[str, object], used: Mapping[str, object]) -> None:
-    """Check that the configuration of a resumed fit changes nothing that would have no effect.
+    """Check that the configuration of a resumed fit changes no fixed option.
 
     Args:
         stored: flattened configuration in the checkpoint.

@@ -15,7 +15,7 @@ from callbacks.stop_signals import StopSignals
 from command_line.app import DATA_SETS, METHODS, PromptCLI
 from command_line.arguments import in_order, options_of, resolve_checkpoint
 from command_line.assembly import assemble, typed_classes
-from command_line.configuration import Importable, left_out, stored_configuration
+from command_line.configuration import Importable, stored_configuration, trainer_objects
 from command_line.library_errors import first_line
 from command_line.messages import ParserMessage, explain, mistake_behind
 from command_line.options import kept_settings
@@ -49,7 +49,7 @@ def run(args: list[str]) -> int:
         text = contents.get("config", "seed_everything: 0")
         stored = stored_configuration(text, f"the configuration in {checkpoint}", importable)
         if args[0] == "fit":
-            _say_what_is_left_out(text, args)
+            _note_omitted_options(text, args)
     kept = kept_settings(stored, args[0]) if stored else None
     args = assemble(args[0], options, kept, importable)
     cli = PromptCLI.__new__(PromptCLI)
@@ -87,7 +87,7 @@ def run(args: list[str]) -> int:
 
 
 def _unfit_checkpoint(error: Exception, checkpoint: Path | None) -> UserError | None:
-    """The one line for a checkpoint with a part that Lightning cannot restore, such as a callback's state."""
+    """Return an error for a checkpoint with a part that Lightning cannot restore, else None."""
     functions = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     restoring = any(
         code.co_filename.endswith("checkpoint_connector.py") and "restore" in code.co_name
@@ -100,9 +100,9 @@ def _unfit_checkpoint(error: Exception, checkpoint: Path | None) -> UserError | 
     )
 
 
-def _say_what_is_left_out(config: str, args: list[str]) -> None:
-    """Note what a resumed fit does not take from its checkpoint, unless the command line gives it."""
-    for name in left_out(config, "the configuration"):
+def _note_omitted_options(config: str, args: list[str]) -> None:
+    """Note trainer options that a resumed fit does not take from its checkpoint, unless given again."""
+    for name in trainer_objects(config, "the configuration"):
         option = f"--trainer.{name}"
         if not any(arg.startswith(option) for arg in args):
             note(f"{option} is not taken from a checkpoint: give it again if you want it")

@@ -22,20 +22,20 @@ OptionPath = tuple[str, ...]
 
 
 def class_named(section: str, name: str) -> type | None:
-    """The method (``model``) or data set (``data``) of this name, short or dotted; None if there is none."""
+    """Return the method (``model``) or data set (``data``) of a short or dotted name, or None."""
     package, names = FAMILIES[section]
     if name in names:
         return getattr(importlib.import_module(package), name)
     module, _, last = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), last) if module else None
+        cls = getattr(importlib.import_module(module), last) if module else None
     except Exception:  # a module of the user's may raise anything; the parser reports it
         return None
-    return found if inspect.isclass(found) else None
+    return cls if inspect.isclass(cls) else None
 
 
 def is_ours(section: str, name: str) -> bool:
-    """Whether this is the name, short or dotted, of a method or data set of promptstage."""
+    """Return whether a short or dotted name is a method or data set of promptstage."""
     package, names = FAMILIES[section]
     if name in names:
         return True
@@ -44,7 +44,7 @@ def is_ours(section: str, name: str) -> bool:
 
 @cache
 def class_options(cls: type) -> dict[OptionPath, Any]:
-    """Type of each option of a method or data set, by path (``("init", "text")``); base classes included."""
+    """Return the types of a method's or data set's options by path, ``("init", "text")``."""
     options: dict[OptionPath, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.", "builtins")):
@@ -54,7 +54,7 @@ def class_options(cls: type) -> dict[OptionPath, Any]:
 
 
 def parameters(function: Any) -> dict[OptionPath, Any]:
-    """Type of each parameter of a function; of a dataclass's fields, each by its own path."""
+    """Return the types of a function's parameters by path; a dataclass counts as its fields."""
     hints = get_type_hints(function)
     options: dict[OptionPath, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -75,7 +75,7 @@ def _flat(path: OptionPath, kind: Any) -> dict[OptionPath, Any]:
 
 
 def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[OptionPath, Any]:
-    """Types of the options of a configuration, by path (``("model", "init_args", "init", "text")``).
+    """Return the types of a configuration's options by path, ``("model", "init_args", "init", "text")``.
 
     Args:
         classes: for ``model`` and ``data`` the class that is used, if it is known.
@@ -105,30 +105,30 @@ COMMAND: dict[str, Any] = {
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an option is a free text, whatever else it may be."""
+    """Return whether an option may be a free text."""
     return any(member in (str, Path) for member in alternatives(kind))
 
 
 def is_text_list(kind: Any) -> bool:
-    """Whether an option is a list of texts."""
+    """Return whether an option may be a list of texts."""
     return any(get_origin(member) is list and get_args(member) == (str,) for member in alternatives(kind))
 
 
 def takes_list(kind: Any) -> bool:
-    """Whether an option may be a list."""
+    """Return whether an option may be a list."""
     return any(get_origin(member) in (list, tuple, dict) for member in alternatives(kind))
 
 
 def takes_null(kind: Any) -> bool:
-    """Whether an option may be null."""
+    """Return whether an option may be null."""
     return any(member in (None, type(None)) for member in alternatives(kind))
 
 
 def is_choice(kind: Any) -> bool:
-    """Whether an option is one of a few names."""
+    """Return whether an option is one of a fixed set of names."""
     return any(get_origin(member) is Literal for member in alternatives(kind))

@@ -1,6 +1,6 @@
 """Checks of a parsed configuration before anything is built.
 
-Lightning finds some of these values only in the middle of a run, and never looks at others.
+Lightning rejects some of these values only in the middle of a run, and others never.
 """
 
 from enum import Enum
@@ -10,8 +10,8 @@ from jsonargparse import Namespace
 
 from utilities.errors import UserError
 
-# Least value of each number.
-LEAST: dict[str, float] = {
+# Minimum of each number.
+MINIMUM: dict[str, float] = {
     "save_every": 1,
     "early_stopping.patience": 0,
     "early_stopping.min_delta": 0,
@@ -35,7 +35,7 @@ LEAST: dict[str, float] = {
 }
 LARGEST_SEED = 2**32 - 1
 
-# Trainer options that a run has no use for: the only value allowed, and why.
+# Trainer options that are not supported: the only value allowed, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "use_distributed_sampler": (False, "data sets divide their examples among the ranks themselves"),
     "barebones": (False, "a run keeps its logs and checkpoints"),
@@ -45,7 +45,7 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def as_list(value: Any) -> list[Any]:
-    """An option that takes one object or several, as a list."""
+    """Return the value of an option that takes one object or several as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -60,17 +60,17 @@ def check_settings(config: Namespace) -> None:
     seed = config.get("seed_everything")
     if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
-    for option, least in LEAST.items():
+    for option, minimum in MINIMUM.items():
         value = config.get(option)
-        if _is_number(value) and value < least:
-            raise UserError(f"{option} must be >= {least}, got {value}")
+        if _is_number(value) and value < minimum:
+            raise UserError(f"{option} must be >= {minimum}, got {value}")
     interval = config.get("trainer.val_check_interval")
     if _is_number(interval) and interval <= 0:
         raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")
     for unit in ("epochs", "steps"):
-        least, most = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
-        if least and most is not None and 0 <= most < least:
-            raise UserError(f"trainer.min_{unit} must be <= trainer.max_{unit} ({most}), got {least}")
+        minimum, maximum = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
+        if minimum and maximum is not None and 0 <= maximum < minimum:
+            raise UserError(f"trainer.min_{unit} must be <= trainer.max_{unit} ({maximum}), got {minimum}")
     for name, (allowed, reason) in FIXED.items():
         value = config.get(f"trainer.{name}")
         if value != allowed:
@@ -79,7 +79,7 @@ def check_settings(config: Namespace) -> None:
 
 
 def normalize_settings(config: Namespace) -> None:
-    """Make one callback of equal ones, and plain values of enumerations, which cannot be written as YAML."""
+    """Remove repeated callbacks, and replace enumerations, which YAML lacks, by their values."""
     callbacks = config.get("trainer.callbacks")
     if isinstance(callbacks, list):
         config["trainer.callbacks"] = [

@@ -9,7 +9,7 @@ from utilities.errors import UserError
 
 
 class _Output(io.FileIO):
-    """A descriptor whose writes never fail: what its reader does not take is dropped.
+    """Descriptor whose writes never fail: what cannot be written is dropped.
 
     Attributes:
         error: the first error of a write; None while all was written.
@@ -26,13 +26,13 @@ class _Output(io.FileIO):
 
 
 def open_streams() -> bool:
-    """Give this process standard streams that can be used, whatever it was started with.
+    """Replace standard streams that are closed or cannot encode a text by usable ones.
 
     A closed descriptor would be taken by the next file that is opened. Characters that the encoding does not
     have are written as escapes. Streams that a caller has replaced stay as they are.
 
     Returns:
-        Whether somebody can read standard output.
+        Whether standard output was open.
     """
     closed = sys.stdout is None
     for descriptor in range(3):
@@ -57,10 +57,10 @@ def open_streams() -> bool:
 
 
 def close_output() -> None:
-    """Write out what standard output holds.
+    """Flush standard output.
 
     Raises:
-        UserError: when some of it could not be written; not when the reader, such as ``head``, has gone.
+        UserError: if some of it could not be written, unless the reader, such as ``head``, has exited.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

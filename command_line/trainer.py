@@ -131,7 +131,7 @@ def trainer_settings(
 def check_strategy(strategy: Any) -> None:
     """
     Raises:
-        UserError: for one that would treat the frozen backbone in its own way, or copy a running process.
+        UserError: if it is not supported for a frozen backbone, or copies a running process.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     copies = name.endswith(("spawn", "fork", "notebook"))
@@ -146,7 +146,7 @@ def check_strategy(strategy: Any) -> None:
 def _plugins(given: Any) -> list[Any]:
     """
     Raises:
-        UserError: for a plugin in the place of one of ours.
+        UserError: if a plugin would replace one of ours.
     """
     plugins = as_list(given)
     for plugin in plugins:
@@ -159,7 +159,7 @@ def _plugins(given: Any) -> list[Any]:
 
 
 def place_loggers(loggers: list[Any], run: Path) -> None:
-    """Have loggers without a folder write to the run's, which did not exist when they were made."""
+    """Set the folder of loggers without one to the run's, which was unknown when they were made."""
     for logger in loggers:
         if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
             logger._root_dir = str(run)

@@ -1,4 +1,4 @@
-"""A user's own callbacks beside those of a run, or in their place."""
+"""User-supplied callbacks, added to those of a run or replacing them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ from callbacks.saliency import SaliencyDiagnostics
 from command_line.processes import note
 from utilities.errors import UserError, choose
 
-# Lightning's callbacks that cannot do their work here, and what to use instead.
+# Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
     LearningRateFinder: (
         "the rate it finds would not be in the run's configuration: compare short runs with different "
@@ -48,7 +48,7 @@ ACCURACY = ("val/accuracy", "val/accuracy_low", "val/accuracy_high")
 def check_callbacks(callbacks: Iterable[Callback]) -> None:
     """
     Raises:
-        UserError: for a callback that cannot work here, or one of ours that is given twice.
+        UserError: if a callback is not supported, or one of ours is given twice.
     """
     seen = set()
     for callback in callbacks:
@@ -63,10 +63,10 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
 
 
 def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
-    """Check the names of monitored metrics before a fit, not when the first one is missing.
+    """Check that a fit logs the metrics that callbacks monitor.
 
     Raises:
-        UserError: for a metric that the fit does not log.
+        UserError: naming the first metric that it does not log.
     """
     callbacks = list(callbacks)
     libraries = ("lightning.", "callbacks.", "promptstage.")
@@ -83,8 +83,8 @@ def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
     # Without validation the default one is never asked.
     if not stopping and config.trainer.limit_val_batches != 0:
         _check_stopping("early_stopping", config.early_stopping, metrics)
-    for given in stopping:
-        _check_stopping("trainer.callbacks", given, metrics)
+    for early_stopping in stopping:
+        _check_stopping("trainer.callbacks", early_stopping, metrics)
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             choose("trainer.callbacks.monitor", callback.monitor, [*metrics, "epoch", "step"])
@@ -96,7 +96,7 @@ def _check_stopping(section: str, callback: EarlyStopping, metrics: list[str]) -
 
 
 def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list[Any]:
-    """Let a progress bar and early stopping of the user take the place of the run's.
+    """Replace the run's progress bar and early stopping by the user's, if any.
 
     Args:
         config: the configuration of a subcommand, classes instantiated; its ``early_stopping`` is replaced.
@@ -107,7 +107,7 @@ def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list
         All callbacks, ours first.
 
     Raises:
-        UserError: for a progress bar that is switched off, or would be drawn among answers.
+        UserError: if a progress bar is disabled, or would be drawn among answers.
     """
     bars = [type(callback).__name__ for callback in callbacks if isinstance(callback, ProgressBar)]
     if bars and config.trainer.enable_progress_bar is False:
@@ -128,10 +128,10 @@ def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list
 
 
 def place_checkpoints(callbacks: list[Any], folder: Path | None) -> list[Any]:
-    """Have a user's checkpoints written to ``folder``, unless they have a folder of their own.
+    """Set the folder of checkpoint callbacks that have none.
 
     Args:
-        folder: ``None`` for a subcommand that writes no checkpoints; such callbacks are left out then.
+        folder: for checkpoints; None for a subcommand that writes none: such callbacks are then removed.
     """
     if folder is None:
         return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
@@ -144,7 +144,7 @@ def place_checkpoints(callbacks: list[Any], folder: Path | None) -> list[Any]:
 
 
 def distinguish(callbacks: Iterable[Any]) -> None:
-    """Give callbacks whose states would have the same key in a checkpoint keys of their own."""
+    """Give callbacks unique state keys, so that none overwrites another's state in a checkpoint."""
     keys: set[str] = set()
     for callback in callbacks:
         if not is_overridden("state_dict", instance=callback, parent=Callback):
@@ -155,7 +155,7 @@ def distinguish(callbacks: Iterable[Any]) -> None:
             key = f"{own} {number}"
         if number > 1:
             cls = type(callback)
-            # A name of its own: the parser finds classes by name, and would find two.
+            # A unique class name, since the parser resolves classes by name.
             callback.__class__ = type(
                 f"Further{cls.__name__}", (cls,), {"state_key": key, "__module__": cls.__module__}
             )

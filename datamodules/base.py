@@ -46,7 +46,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         revision: commit, tag or branch of a hub id.
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
-        date: what ``chat`` gives as today's date, such as 2026-01-31; default: today's, at the start of fit.
+        date: today's date for chat templates, such as 2026-01-31; default: the day on which the fit started.
         batch_size: training questions per process and batch.
         eval_batch_size: most questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token).
@@ -181,7 +181,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         return [everything[i] for i in sorted(order[:size])]
 
     def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """:meth:`parse`, with a reference that an answer can equal."""
+        """Parse a row, and check that an answer can equal its reference."""
         example = self.parse(row, split, index)
         if problem := reference_problem(self.name, example.answer):
             raise MalformedRow(problem)
@@ -275,13 +275,13 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     def _collate(self, soft_prompt: bool = True) -> Collate:
         """
         Args:
-            soft_prompt: the batches are run behind the model's soft prompt, and the BOS before it, if any.
+            soft_prompt: batches follow the model's soft prompt, and the BOS before it, if any.
         """
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
         model = self.trainer.lightning_module if self.trainer else None
-        moved = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
-        omitted = self.tokenizer.bos_token_id if moved else None
+        has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
+        omitted = self.tokenizer.bos_token_id if has_own_bos else None
         return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted)
 
     def _ranks(self) -> tuple[int, int]:

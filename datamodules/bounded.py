@@ -1,4 +1,4 @@
-"""Calls of code from elsewhere, with a deadline and a memory limit."""
+"""Calls of untrusted code, with a deadline and a memory limit."""
 
 import os
 import signal
@@ -12,24 +12,24 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 MEMORY = 1 << 30  # bytes that a call may allocate
-SPARE = 5  # seconds of computing after the deadline, should nobody be left to end the process
+SPARE = 5  # seconds of CPU time after the deadline, in case the parent is gone
 
 
 class CallError(Exception):
-    """A bounded call that raised, took too long or too much memory; the message is one line."""
+    """Failure of a bounded call: an exception, the deadline or the memory limit, as one line."""
 
 
 def bounded(function: Callable[[], T], seconds: float) -> T:
     """Return ``function()``, computed in a fork of this process that is killed at the deadline.
 
-    A signal or a thread could not interrupt a single long operation, and neither bounds memory. Where there
-    are no forks (Windows) the call has no bounds.
+    Neither a signal nor a thread could interrupt a single long operation or bound its memory. On systems
+    without fork (Windows) the call is not bounded.
 
     Args:
-        function: gives something that can be pickled; its side effects are lost.
+        function: returns a picklable value; its side effects are lost.
 
     Raises:
-        CallError: when it raises, takes longer than ``seconds`` or allocates more than ``MEMORY`` bytes.
+        CallError: if it raises, takes longer than ``seconds`` or allocates more than ``MEMORY`` bytes.
     """
     succeeded, value = _forked(function, seconds) if hasattr(os, "fork") else _outcome(function)
     if not succeeded:
@@ -39,18 +39,18 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
 
 
 def _forked(function: Callable[[], Any], seconds: float) -> tuple[bool, Any]:
-    ours, theirs = Pipe(duplex=False)
-    with ours, warnings.catch_warnings():
-        # Newer Pythons warn of threads, which are not there in the child: it touches nothing of theirs.
+    receiver, sender = Pipe(duplex=False)
+    with receiver, warnings.catch_warnings():
+        # Newer Pythons warn about forks of threaded processes; the child touches nothing of other threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
         if child == 0:
-            _answer(function, theirs, seconds)
-        theirs.close()
+            _send_outcome(function, sender, seconds)
+        sender.close()
         try:
-            if not ours.poll(seconds):
+            if not receiver.poll(seconds):
                 return False, f"it takes longer than {seconds:g} seconds"
-            outcome: tuple[bool, Any] = ours.recv()
+            outcome: tuple[bool, Any] = receiver.recv()
             return outcome
         except EOFError:
             return False, "it ended its process"
@@ -60,8 +60,8 @@ def _forked(function: Callable[[], Any], seconds: float) -> tuple[bool, Any]:
             os.waitpid(child, 0)
 
 
-def _answer(function: Callable[[], Any], connection: Connection, seconds: float) -> NoReturn:
-    """Send the outcome of a call, and end this process without any clean-up of its parent's."""
+def _send_outcome(function: Callable[[], Any], connection: Connection, seconds: float) -> NoReturn:
+    """Send the outcome of a call, and exit without running the parent's clean-up handlers."""
     try:
         _set_limits(seconds)
         connection.send(_outcome(function))
@@ -82,7 +82,7 @@ def _set_limits(seconds: float) -> None:
 
 
 def _outcome(function: Callable[[], Any]) -> tuple[bool, Any]:
-    """Whether ``function`` returned, and its value or what went wrong."""
+    """Return (True, value) if ``function`` returns, else (False, description of the error)."""
     try:
         return True, function()
     except MemoryError:

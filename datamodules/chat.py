@@ -1,4 +1,4 @@
-"""Chat templates: programs that come with a tokenizer, run with a deadline."""
+"""Chat templates: code that comes with a tokenizer, run with a deadline and a memory limit."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -19,13 +19,13 @@ Messages = list[dict[str, str]]
 
 
 class ChatTemplate:
-    """A tokenizer's chat template for conversations of one question.
+    """Chat template of a tokenizer, for conversations of one question.
 
     Args:
-        today: the date that the template is told, in ISO form; None: the day's.
+        today: the date that the template sees, in ISO form; None: today's.
 
     Raises:
-        UserError: for a tokenizer without a chat template, or a date that is none.
+        UserError: if the tokenizer has no chat template, or the date is invalid.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", today: str | None = None) -> None:
@@ -44,15 +44,15 @@ class ChatTemplate:
         self._today = date.today() if today is None else to_date(today)
 
     def prompts(self, questions: Sequence[str]) -> list[str]:
-        """Render the prompt of each question, up to where the answer begins.
+        """Render the prompt of each question, generation prompt included.
 
         Raises:
-            UserError: when the template fails, or takes too long or too much memory.
+            UserError: if the template fails, or takes too long or too much memory.
         """
         return self._render([[{"role": "user", "content": question}] for question in questions], True)
 
     def answered(self, question: str, answer: str) -> str | None:
-        """Render a question and its answer; None for a template that cannot have an answer."""
+        """Render a question and its answer; None for a template that cannot render an answer."""
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         try:
             return self._render([turns], False)[0]
@@ -62,19 +62,19 @@ class ChatTemplate:
     def _render(self, conversations: Sequence[Messages], generation: bool) -> list[str]:
         def render() -> list[str]:
             _fix_date(self._today)
-            return [self._one(messages, generation) for messages in conversations]
+            return [self._render_one(messages, generation) for messages in conversations]
 
         try:
             return bounded(render, SECONDS + len(conversations) // PROMPTS_PER_SECOND)
         except CallError as error:
             raise UserError(f"the backbone's chat template cannot be used: {error}; {INSTEAD}") from error
 
-    def _one(self, messages: Messages, generation: bool) -> str:
+    def _render_one(self, messages: Messages, generation: bool) -> str:
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
         room = LONGEST + sum(len(message["content"]) for message in messages)
         if not isinstance(text, str) or len(text) > room:
             raise ValueError(f"it makes a prompt of {len(text)} characters of a question")
-        text.encode()  # half a surrogate pair cannot be tokenized
+        text.encode()  # a lone surrogate cannot be tokenized
         return text
 
 
@@ -87,7 +87,7 @@ def to_date(text: str) -> date:
 
 
 def _fix_date(today: date) -> None:
-    """Have ``strftime_now`` of chat templates give ``today``, in this process."""
+    """Make ``strftime_now`` of chat templates return ``today``, in this process."""
     from transformers.utils import chat_template_utils
 
     class Fixed(datetime):

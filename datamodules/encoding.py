@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 
 def worked_answer(rationale: str, answer: str) -> str:
-    """A completion: the steps, if there are any, and the answer on a line of its own.
+    """Join the rationale, if any, and the answer into a completion.
 
     >>> worked_answer("", "5")
     '#### 5'
@@ -169,7 +169,7 @@ class Encoded(NamedTuple):
         return len(self.prompt) + len(self.completion)
 
     def without_first(self, token: int) -> "Encoded":
-        """The example without ``token`` where it is the first one, and not the only one of the prompt."""
+        """Return the example without ``token`` if the prompt begins with it and has more tokens."""
         if len(self.prompt) < 2 or self.prompt[0] != token:
             return self
         start, end = self.question
@@ -181,8 +181,8 @@ def encode(
 ) -> list[Encoded]:
     """Tokenize ``examples``; a prompt's tokens do not depend on its completion.
 
-    The tokens of prompt and completion are those of their joint text where that begins with the prompt's
-    tokens. Elsewhere (a template that ends in a blank) the completion is tokenized as it goes on from there.
+    Prompt and completion have the tokens of their joint text if these begin with the prompt's tokens.
+    Otherwise (a template that ends in a space) the completion is tokenized as a continuation of the prompt.
 
     Raises:
         UserError: when the tokenizer gives no character offsets, or the template loses the question.
@@ -208,7 +208,7 @@ def encode(
     ]
     joint = tokenize([prompt.text + text for prompt, text in zip(rendered, completions, strict=True)])
     encoded = []
-    for example, prompt, text, ids, offsets, whole in zip(
+    for example, prompt, text, ids, offsets, joint_ids in zip(
         examples,
         rendered,
         completions,
@@ -218,8 +218,8 @@ def encode(
         strict=True,
     ):
         end = len(ids) - closing
-        completion = whole[end : len(whole) - closing]
-        if whole[:end] != ids[:end]:
+        completion = joint_ids[end : len(joint_ids) - closing]
+        if joint_ids[:end] != ids[:end]:
             completion = continuation(tokenizer, text)
         encoded.append(
             Encoded(
@@ -237,7 +237,7 @@ class Collate:
     """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes.
 
     Attributes:
-        omitted: a first token that prompts go without, since the model puts it before its soft prompt.
+        omitted: a first token to remove from prompts, since the model puts it before its soft prompt.
     """
 
     pad_token_id: int

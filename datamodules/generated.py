@@ -13,7 +13,7 @@ from datamodules.tasks import TASKS, questions
 from utilities.errors import UserError, choose
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
-MOST_QUESTIONS = 1_000_000  # they are made at set-up, and kept
+MOST_QUESTIONS = 1_000_000  # all are generated at setup and held in memory
 LONGEST_QUESTION = 1_000  # digits, terms, letters or words
 
 

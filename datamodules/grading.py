@@ -83,12 +83,12 @@ def grade(dataset: str, generation: str, reference: str, options: Any = None) ->
 
 
 def reference_number(reference: str) -> Fraction | None:
-    """The exact value of a reference that is a number, perhaps after ``####``; None for any other."""
+    """Return the exact value of a numeric reference, perhaps after ``####``; None if it is not a number."""
     return reference_value(readable(reference).rpartition("####")[2])
 
 
 def reference_problem(dataset: str, reference: str) -> str:
-    """Why no answer can equal ``reference``; "" where one can. Cheap: nothing is computed with formulas."""
+    """Describe why no answer can equal ``reference``; "" if one can. Formulas are not evaluated."""
     if dataset in NUMBERS and reference_number(reference) is None:
         return f"the answer is {reference!r:.60}: expected a number, such as 72"
     if dataset in FORMULAS and reference and not normalise(reference):

@@ -1,4 +1,4 @@
-"""Lengths and token ids that a backbone, or the user, sets a limit to."""
+"""Limits on lengths and token ids, set by the backbone or the user."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ def check_vocabulary(
     """Check that the backbone has an embedding for each token.
 
     Args:
-        size: embeddings that it has.
+        size: number of embeddings.
         backbone: its name.
 
     Raises:
@@ -34,10 +34,10 @@ def check_vocabulary(
 
 
 def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> list[Encoded]:
-    """Training rows of at most ``max_length`` tokens; logs how many others there are.
+    """Select training rows of at most ``max_length`` tokens, and log the number of others.
 
     Raises:
-        UserError: when none is left.
+        UserError: if none is left.
     """
     if max_length is None:
         return rows
@@ -57,7 +57,7 @@ def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> 
 
 
 def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tuple[str, int]]:
-    """What a row of a split may come to take, in words, and how many positions that is."""
+    """Return the positions that a row of a split may need, each with a description."""
     prompt, completion = len(row.prompt), len(row.completion)
     needs = []
     if split in ("train", "validation"):
@@ -74,7 +74,7 @@ def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tupl
 
 
 def longest(splits: Mapping[str, Sequence[Encoded]], max_new_tokens: int) -> int:
-    """Positions that the longest text can come to take, generation included."""
+    """Return the positions that the longest text may need, generation included."""
     rows = ((split, row) for split, rows in splits.items() for row in rows)
     return max(
         (needed for split, row in rows for _, needed in positions_needed(split, row, max_new_tokens)),

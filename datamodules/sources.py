@@ -13,11 +13,11 @@ from utilities.errors import UserError
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
 
-# More than any data set of questions has; a file beyond them would fill the memory, or never end.
+# More than any data set of questions has; a larger file would fill the memory, or never end.
 LARGEST_FILE = 2 << 30
 LONGEST_LINE = 16 << 20
 MOST_ROWS = 5_000_000
-LONGEST_TEXT = 1_000_000  # characters; more than any model reads, and tokenizers take minutes for it
+LONGEST_TEXT = 1_000_000  # characters; more than any context, and minutes of tokenization
 BOM = b"\xef\xbb\xbf"
 OTHER_FORMATS = {
     b"\xff\xfe": "UTF-16",
@@ -74,7 +74,7 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
     """Field ``name`` of ``row``, which has to be a ``kind``, and not empty unless ``empty``.
 
     Raises:
-        MalformedRow: when it is missing, empty, of another type, or a text that is not valid Unicode.
+        MalformedRow: if it is missing, empty, of another type, or not valid Unicode.
     """
     if name not in row:
         raise MalformedRow(f"no field '{name}' (fields: {list_names(row) or 'none'})")
@@ -89,7 +89,7 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
 
 
 def list_names(values: Iterable[object]) -> str:
-    """Names from a file in a message: at most ten, without characters that could steer a terminal.
+    """Format names from a file for a message: at most ten, control characters escaped.
 
     >>> list_names(["question", "a\\x1b[2J"])
     "question, 'a\\\\x1b[2J'"
@@ -107,17 +107,17 @@ def _shown(value: object) -> str:
 
 
 def text_problem(text: str) -> str:
-    """Describe why ``text`` cannot be tokenized: half a surrogate pair, or its length; "" if it can.
+    """Describe why ``text`` cannot be tokenized: a lone surrogate, or its length; "" if it can.
 
     >>> text_problem("half an emoji: \\ud83d")
-    "holds '\\\\ud83d' at character 15: half a surrogate pair, no Unicode"
+    "has a lone surrogate '\\\\ud83d' at character 15"
     """
     if len(text) > LONGEST_TEXT:
-        return f"has {len(text):,} characters: allowed are at most {LONGEST_TEXT:,}"
+        return f"must have at most {LONGEST_TEXT:,} characters, got {len(text):,}"
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return f"holds {text[error.start]!r} at character {error.start}: half a surrogate pair, no Unicode"
+        return f"has a lone surrogate {text[error.start]!r} at character {error.start}"
     return ""
 
 
@@ -162,7 +162,7 @@ def local_folder(source: str) -> Path | None:
     try:
         path = Path(source).expanduser()
         is_folder, is_file = path.is_dir(), path.exists()
-    except (OSError, RuntimeError) as error:  # a name that is too long, the home of nobody
+    except (OSError, RuntimeError) as error:  # a name that is too long, an unknown user's home
         raise UserError(f"data folder {source!r:.200} cannot be opened: {error!s:.200}") from error
     if is_folder:
         return path
@@ -178,12 +178,12 @@ def local_folder(source: str) -> Path | None:
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """Rows of a file with one JSON object a line; blank lines and a byte-order mark are passed over.
+    """Read a file of one JSON object a line; blank lines and a byte-order mark are skipped.
 
     A line that is no JSON object becomes a row with a ``problem``.
 
     Raises:
-        UserError: for a missing, unreadable or empty file, or one that is too large.
+        UserError: if the file is missing, unreadable, empty or too large.
     """
     if not path.is_file():
         if os.path.lexists(path):
@@ -220,7 +220,11 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _first_line(path: Path, line: bytes) -> bytes:
-    """``line`` without byte-order mark; raises a UserError where it shows that a file is no UTF-8 text."""
+    """Strip the byte-order mark from a file's first line.
+
+    Raises:
+        UserError: if the line shows that the file is not UTF-8 text.
+    """
     for start, name in OTHER_FORMATS.items():
         if line.startswith(start):
             raise UserError(f"{path} is {name}: expected JSON lines in UTF-8")

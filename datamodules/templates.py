@@ -1,4 +1,4 @@
-"""Templates that make a prompt of a question."""
+"""Prompt templates."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,7 +51,7 @@ class Template:
     Args:
         template: ``plain``, ``cot``, ``chat`` or a text with one ``{question}``.
         tokenizer: whose chat template ``chat`` uses, with one user message.
-        date: what ``chat`` gives as today's date, in ISO form; None: today's.
+        date: today's date for ``chat``, in ISO form; None: today's.
 
     Attributes:
         is_chat: whether special tokens are part of the text already.
@@ -77,33 +77,33 @@ class Template:
             self.separator = "" if text[-1].isspace() else " "
 
     def _answer_space(self, prompt: str) -> str:
-        """The white space that the chat template puts between a prompt and its answer (Llama 2: a blank)."""
+        """Return the whitespace between prompt and answer in the chat template (Llama 2: a space)."""
         answered = self._chat.answered(SLOT, ANSWER)
         if answered is None or not answered.startswith(prompt):
             return ""
-        space, found, _ = answered[len(prompt) :].partition(ANSWER)
-        return space if found and space.isspace() else ""
+        space, answer, _ = answered[len(prompt) :].partition(ANSWER)
+        return space if answer and space.isspace() else ""
 
     def render(self, question: str) -> Rendered:
-        """The prompt for one question; see :meth:`render_all`."""
+        """Render the prompt of one question; see :meth:`render_all`."""
         return self.render_all([question])[0]
 
     def render_all(self, questions: Sequence[str]) -> list[Rendered]:
-        """The prompt for each question.
+        """Render the prompt of each question.
 
         Raises:
-            UserError: when the tokenizer's chat template fails, or changes a question's text.
+            UserError: if the tokenizer's chat template fails, or changes a question's text.
         """
         if self.is_chat:
             texts = self._chat.prompts(questions)
-            return [self._found(text, question) for text, question in zip(texts, questions, strict=True)]
+            return [self._locate(text, question) for text, question in zip(texts, questions, strict=True)]
         start = len(self._head)
         return [
             Rendered(f"{self._head}{question}{self._tail}", start, start + len(question))
             for question in questions
         ]
 
-    def _found(self, text: str, question: str) -> Rendered:
+    def _locate(self, text: str, question: str) -> Rendered:
         # Chat templates commonly trim a message.
         start = text.find(question.strip(), self._before)
         if start < 0:

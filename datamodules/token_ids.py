@@ -1,4 +1,4 @@
-"""Parts of a text among its tokens, whatever the tokenizer puts around them."""
+"""Location of parts of a text among its tokens, and special tokens that tokenizers add."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
-    """Columns of the tokens that share a character with ``start:end``; special tokens have none."""
+    """Return the columns of the tokens that overlap characters ``start:end``; (0, 0) if none does."""
     inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
@@ -16,9 +16,9 @@ def question_columns(offsets: Sequence[tuple[int, int]], start: int, end: int) -
 def closing_tokens(
     tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], offsets: Sequence[tuple[int, int]]
 ) -> int:
-    """Number of special tokens that the tokenizer puts after every text, such as [SEP].
+    """Count the special tokens that the tokenizer appends to every text, such as [SEP].
 
-    Generation has to go on before them.
+    Generation has to continue before them.
     """
     count = 0
     while (
@@ -35,18 +35,18 @@ def _is_empty(span: tuple[int, int]) -> bool:
 
 
 def continuation(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of ``text`` within a longer one.
+    """Tokenize ``text`` as the continuation of another text.
 
-    On its own, many tokenizers would put a blank before it.
+    Alone, many tokenizers would put a space before it.
     """
     for before in ("\n", ":", "."):
-        head, whole = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
-        if whole[: len(head)] == head and len(whole) > len(head):
-            return whole[len(head) :]
+        head, joint = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
+        if joint[: len(head)] == head and len(joint) > len(head):
+            return joint[len(head) :]
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether ``tokenizer`` begins each text with its BOS token."""
+    """Return whether ``tokenizer`` prepends its BOS token to each text."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]

@@ -49,11 +49,11 @@ class SoftPromptModule(L.LightningModule, ABC):
         self.backbone_config = backbone
         self.optimizer_config = optimizer
         self.val_generations = val_generations
-        # By default torchmetrics leaves NaN out of a sum: a diverged loss would be 0.
+        # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
         self.decoding = Decoding()
-        self.validation_tags = ("val/loss", "val/accuracy")  # what a validation's values are logged as
+        self.validation_tags = ("val/loss", "val/accuracy")  # tags of a validation's metrics
         self._step_loss, self._step_tokens = 0.0, 0
         # Whether this process was asked to end training, and to come back later; whether any was, of which
         # all learn in a step.
@@ -247,7 +247,7 @@ class SoftPromptModule(L.LightningModule, ABC):
         try:
             answers = answer(self.backbone, batch, prefix, self.decoding)
         except FloatingPointError:
-            # All ranks end together at the end of the epoch; until then others need this one's passes.
+            # All ranks fail together at the end of the epoch; until then others need this one's passes.
             self.backbone.shards.go_along()
             self.broken_sum.update(len(batch))
             return no_answers()

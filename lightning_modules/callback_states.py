@@ -1,7 +1,7 @@
 """States of checkpoint and early-stopping callbacks in a checkpoint: scores and counts, never paths.
 
 Lightning's ``ModelCheckpoint`` stores the paths of the files it has written and, after a resume, removes the
-one that its state names as the worst. A state is data from elsewhere, so that paths are neither written to a
+one that its state names as the worst. A state is untrusted data, so that paths are neither written to a
 checkpoint nor read from one: they follow from the callback's own folder.
 """
 
@@ -14,10 +14,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
-from lightning_modules.stored_numbers import is_count, number, shown
+from lightning_modules.stored_numbers import is_count, short_repr, to_float
 from utilities.errors import UserError
 
-# What ModelCheckpoint says of files. The keys stay, so that plain Lightning loads the state, too.
+# Entries of ModelCheckpoint that name files. The keys stay, so that plain Lightning loads the state, too.
 NO_FILES: dict[str, Any] = {
     "dirpath": None,
     "best_model_path": "",
@@ -28,25 +28,25 @@ NO_FILES: dict[str, Any] = {
 
 
 def scores_only(states: Mapping[str, Any], trainer: L.Trainer) -> dict[str, Any]:
-    """Return the callbacks' states without what each ``ModelCheckpoint`` says of files."""
+    """Return the callbacks' states without the file names of each ``ModelCheckpoint``."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     savers = {callback.state_key for callback in callbacks if isinstance(callback, ModelCheckpoint)}
     return {key: {**state, **NO_FILES} if key in savers else state for key, state in states.items()}
 
 
 def restored_states(stored: object, trainer: L.Trainer) -> dict[str, Any]:
-    """Return what the trainer's callbacks may take of the states in a checkpoint.
+    """Return the parts of a checkpoint's callback states that the trainer's callbacks may load.
 
-    A ``ModelCheckpoint`` with one file of a fixed name keeps its best score if that file is in its present
-    folder; another one counts anew and leaves earlier files alone. ``EarlyStopping`` keeps its best score and
-    how long it has waited; its patience is the present one.
+    A ``ModelCheckpoint`` with one file of a fixed name keeps its best score if that file is in its current
+    folder; any other starts anew and leaves earlier files alone. ``EarlyStopping`` keeps its best score and
+    wait count; its patience is the current one.
 
     Raises:
-        UserError: when a state does not hold what its callback writes.
+        UserError: if a state does not have the form that its callback writes.
     """
     states = {} if stored is None else stored
     if not isinstance(states, Mapping):
-        raise UserError(f"the checkpoint is damaged: callbacks must be a mapping, got {shown(states)}")
+        raise UserError(f"the checkpoint is damaged: callbacks must be a mapping, got {short_repr(states)}")
     allowed = dict(states)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
         state = states.get(callback.state_key)
@@ -101,12 +101,12 @@ def _stopping_state(callback: EarlyStopping, state: Mapping[str, Any]) -> dict[s
 
 
 def _number(state: Mapping[str, Any], name: str, finite: bool = True) -> float | None:
-    """A score, which is infinite before the first one where ``finite`` is false."""
+    """Read a score, which may be infinite (none yet) if ``finite`` is false; None if it is missing."""
     if state.get(name) is None:
         return None
-    value = number(state[name])
+    value = to_float(state[name])
     if math.isnan(value):
-        raise UserError(f"the checkpoint is damaged: {name} must be a number, got {shown(state[name])}")
+        raise UserError(f"the checkpoint is damaged: {name} must be a number, got {short_repr(state[name])}")
     if finite and math.isinf(value):
         raise UserError(f"the checkpoint is damaged: {name} must be finite, got {value}")
     return value
@@ -115,5 +115,5 @@ def _number(state: Mapping[str, Any], name: str, finite: bool = True) -> float |
 def _count(state: Mapping[str, Any], name: str) -> int:
     value = state.get(name, 0)
     if not is_count(value):
-        raise UserError(f"the checkpoint is damaged: {name} must be an integer >= 0, got {shown(value)}")
+        raise UserError(f"the checkpoint is damaged: {name} must be an integer >= 0, got {short_repr(value)}")
     return int(value)

@@ -1,7 +1,7 @@
-"""What a checkpoint may hold: plain values and dense tensors of known names, types and shapes.
+"""Closed schema of checkpoints: plain values and dense tensors of known names, types and shapes.
 
-A checkpoint may come from somebody else. Nothing in it is executed (``weights_only``); here its contents are
-checked before anything relies on them.
+A checkpoint is untrusted data. Nothing in it is executed (``weights_only``); here its contents are checked
+before anything relies on them.
 """
 
 import re
@@ -23,7 +23,7 @@ MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
 LONGEST_TEXT = 4 << 20  # characters
 
-# Entries of a checkpoint, and what they must be; those of a prompt, and those that Lightning adds.
+# Entries of a checkpoint and their types: ours, and those that Lightning adds.
 PROMPT: dict[str, tuple[type, str]] = {
     "promptstage": (Mapping, "a mapping"),
     "state_dict": (Mapping, "a mapping"),
@@ -42,14 +42,14 @@ TRAINING: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says about itself.
+    """Description that a checkpoint gives of itself.
 
     Attributes:
         format: of the checkpoint.
         method: name of the method's class.
         backbone: its :class:`BackboneConfig` as plain values.
         fingerprint: of the backbone.
-        structure: what the method must agree on (see ``SoftPromptModule.structure``).
+        structure: of the method (see ``SoftPromptModule.structure``).
     """
 
     format: int
@@ -64,10 +64,10 @@ class Description:
 
 
 def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
-    """Check that a checkpoint holds plain values and dense tensors, under the names that are relied on.
+    """Check that a checkpoint holds plain values and dense tensors, with all required entries.
 
     Raises:
-        UserError: naming ``where`` and the first entry that is not as it must be.
+        UserError: naming ``where`` and the first invalid entry.
     """
     _Plain(where).check(checkpoint)
     for name, (kind, expected) in (PROMPT | TRAINING).items():
@@ -77,22 +77,22 @@ def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
             continue
         value = checkpoint[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"{where}: entry '{name}' must be {expected}, not {type(value).__name__}")
+            raise UserError(f"{where}: entry '{name}' must be {expected}, got {type(value).__name__}")
         if isinstance(value, int) and not 0 <= value < 1 << 53:
-            raise UserError(f"{where}: entry '{name}' is {value}, which is no count")
-    if not isinstance(checkpoint.get("config", ""), str):  # it is not there when no command wrote the file
+            raise UserError(f"{where}: entry '{name}' must be >= 0 and < 2**53, got {value}")
+    if not isinstance(checkpoint.get("config", ""), str):  # absent in checkpoints written from Python
         raise UserError(f"{where}: entry 'config' must be a text")
     for name, value in checkpoint.get("callbacks", {}).items():
         if not isinstance(name, str) or not isinstance(value, Mapping):
-            raise UserError(f"{where}: entry 'callbacks' must hold mappings by name, not {name!r:.60}")
+            raise UserError(f"{where}: entry 'callbacks' must hold mappings by name, got {name!r:.60}")
     version = checkpoint.get("pytorch-lightning_version", "2.6.0")
     if not re.fullmatch(r"[2-9]\.\d{1,4}\.\d{1,4}[\w.+-]{0,40}", version):
-        raise UserError(f"{where} names no version of Lightning that can be read")
+        raise UserError(f"{where} has no valid pytorch-lightning_version")
     validated(Description, dict(checkpoint["promptstage"]), f"{where}: entry 'promptstage'")
 
 
 def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:
-    """Check that all that Lightning reads is there.
+    """Check that a checkpoint has all entries that Lightning reads.
 
     Raises:
         UserError: naming ``where`` and the first entry that is missing.
@@ -103,7 +103,7 @@ def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:
 
 
 class _Plain:
-    """Walk over nested values with a limit: shared parts, which cost a file nothing, count each time."""
+    """Bounded walk over nested values; shared parts, which cost a file nothing, count each time."""
 
     def __init__(self, where: str) -> None:
         self.where, self.left = where, MOST_VALUES
@@ -111,11 +111,11 @@ class _Plain:
     def check(self, value: Any, path: str = "", level: int = 0) -> None:
         self.left -= 1
         if self.left < 0 or level > MOST_LEVELS:
-            raise UserError(f"{self.where} holds more, or more deeply nested, values than a checkpoint may")
+            raise UserError(f"{self.where} must have at most {MOST_VALUES} values and {MOST_LEVELS} levels")
         if isinstance(value, dict):
             for key, inner in value.items():
                 if not isinstance(key, str | int) or len(str(key)) > 1000:
-                    raise UserError(f"{self.where}: {path or 'it'} has a key that is no name: {key!r:.60}")
+                    raise UserError(f"{self.where}: {path or 'it'} has an invalid key: {key!r:.60}")
                 self.check(inner, f"{path}.{key}" if path else str(key), level + 1)
         elif isinstance(value, list | tuple):
             for inner in value:
@@ -129,7 +129,9 @@ class _Plain:
             if value.bit_length() > 64:
                 raise UserError(f"{self.where}: {path} is an integer of {value.bit_length()} bits")
         elif not isinstance(value, float | None):
-            raise UserError(f"{self.where}: {path} is a {type(value).__name__}, which no checkpoint holds")
+            raise UserError(
+                f"{self.where}: {path} is a {type(value).__name__}, which checkpoints cannot hold"
+            )
 
     def _tensor(self, value: Tensor, path: str) -> None:
         plain = type(value) in (Tensor, Parameter) and value.layout == torch.strided
@@ -137,36 +139,40 @@ class _Plain:
         if not plain or value.device.type != "cpu" or value.is_quantized:
             raise UserError(f"{self.where}: {path} is not a dense tensor")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise UserError(f"{self.where}: {path} claims {tuple(value.shape)}, more than the file holds")
+            raise UserError(f"{self.where}: {path} has shape {tuple(value.shape)}, more than the file holds")
 
 
 def check_progress(checkpoint: Mapping[str, Any], trainer: "L.Trainer") -> None:
-    """Check the progress of a fit against that which a new one has; the loader checks its own position.
+    """Check that the progress in a checkpoint has the form of a new fit's; loaders check their own position.
 
     Raises:
         UserError: naming the first part that differs in names or types.
     """
-    theirs = checkpoint["loops"].get("fit_loop")
-    if not isinstance(theirs, Mapping) or not isinstance(theirs.get("state_dict"), Mapping):
+    stored = checkpoint["loops"].get("fit_loop")
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("state_dict"), Mapping):
         raise _differs("loops.fit_loop")
-    ours = trainer.fit_loop.state_dict()
-    for name, own in ours.items():
+    current = trainer.fit_loop.state_dict()
+    for name, value in current.items():
         if name != "state_dict":
-            _alike(theirs.get(name), own, f"loops.fit_loop.{name}")
-    if theirs.keys() != ours.keys():
+            _check_alike(stored.get(name), value, f"loops.fit_loop.{name}")
+    if stored.keys() != current.keys():
         raise _differs("loops.fit_loop")
 
 
-def _alike(theirs: Any, ours: Any, path: str) -> None:
-    """Raise a UserError unless two states have the same names, and counts or truth values under them."""
-    if isinstance(ours, Mapping):
-        if not isinstance(theirs, Mapping) or theirs.keys() != ours.keys():
+def _check_alike(stored: Any, current: Any, path: str) -> None:
+    """Check that two states have the same names, and counts or truth values under them.
+
+    Raises:
+        UserError: naming the first part that differs.
+    """
+    if isinstance(current, Mapping):
+        if not isinstance(stored, Mapping) or stored.keys() != current.keys():
             raise _differs(path)
-        for key, own in ours.items():
-            _alike(theirs[key], own, f"{path}.{key}")
-    elif type(theirs) is not type(ours) or (isinstance(ours, int) and not 0 <= theirs < 1 << 53):
+        for key, value in current.items():
+            _check_alike(stored[key], value, f"{path}.{key}")
+    elif type(stored) is not type(current) or (isinstance(current, int) and not 0 <= stored < 1 << 53):
         raise _differs(path)
 
 
 def _differs(path: str) -> UserError:
-    return UserError(f"the checkpoint cannot be resumed: its entry '{path}' is not that of such a fit")
+    return UserError(f"the checkpoint cannot be resumed: its entry '{path}' does not match this fit")

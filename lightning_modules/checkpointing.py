@@ -85,7 +85,7 @@ def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint's contents on the CPU, as plain values and tensors; nothing in it is executed.
+    """Read a checkpoint on the CPU as plain values and tensors; nothing in it is executed.
 
     Raises:
         UserError: if the file is missing, damaged, or not a checkpoint of ours.
@@ -93,7 +93,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = f"checkpoint {path}"
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{where} does not exist: this is no regular file")
+            raise UserError(f"{where} is not a regular file")
         with open(path, "rb") as file:
             _check_archive(file, where)
             file.seek(0)
@@ -112,21 +112,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_archive(file: BinaryIO, where: str) -> None:
-    """Check the ZIP archive around a checkpoint, which torch reads without looking at its checksums.
+    """Check the ZIP archive of a checkpoint, whose checksums torch ignores.
 
     Raises:
-        UserError: if a part is damaged, compressed, or named twice.
+        UserError: if a part is damaged, compressed or duplicated.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         names = {entry.filename for entry in entries}
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or len(names) != len(entries):
-            raise UserError(f"{where} is not a checkpoint: torch.save makes no such archive")
+            raise UserError(f"{where} is not a checkpoint: torch.save never writes such an archive")
         damaged = archive.testzip()
     if damaged is not None:
         raise UserError(
-            f"{where} is damaged: the checksum of its part '{damaged}' is wrong (best.ckpt and last.ckpt of "
+            f"{where} is damaged: the checksum of '{damaged}' does not match (best.ckpt and last.ckpt of "
             "a run are independent: try the other one)"
         )
 

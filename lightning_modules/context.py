@@ -1,4 +1,4 @@
-"""Whether a data set's texts fit behind the virtual tokens."""
+"""Check that a data set's texts fit behind the virtual tokens."""
 
 from typing import TYPE_CHECKING
 

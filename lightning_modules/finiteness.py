@@ -1,4 +1,4 @@
-"""Non-finite losses, gradients and logits, and what may have caused them."""
+"""Checks for non-finite losses, gradients, logits and states, with likely causes."""
 
 import math
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:
-    """Compute whether the norm of all gradients is infinite or NaN: a scalar bool, on their device."""
+    """Compute whether the total gradient norm is infinite or NaN: a bool scalar on the gradients' device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return ~torch.nn.utils.get_total_norm(gradients).isfinite()
 
 
 def check_step(module: "SoftPromptModule", loss: float, overflow: bool) -> None:
-    """Check the summed loss and the gradients of an optimizer step, before the step is made.
+    """Check the summed loss and the gradients before an optimizer step.
 
     float16's loss scaling (``GradScaler``) skips steps whose gradients overflow and halves its scale; only
     gradients that overflow at a scale of 1 or less are a failure.
@@ -46,30 +46,30 @@ def check_evaluation(module: "SoftPromptModule", split: str, loss: float | None,
 
     Args:
         split: ``val``, ``test`` or ``predict``.
-        loss: per token; ``None`` where none was computed.
-        broken: examples whose generation met infinite or NaN logits.
+        loss: per token; None if it was not computed.
+        broken: number of examples with infinite or NaN logits.
 
     Raises:
         RunFailure: naming the step, in a fit, and likely causes.
     """
-    wrong = []
+    problems = []
     split = {"val": "validation"}.get(split, split)
     if loss is not None and not math.isfinite(loss):
-        wrong.append(f"the {split} loss is {loss}")
+        problems.append(f"the {split} loss is {loss}")
     if broken:
-        wrong.append(f"logits are not finite in {broken} {split} example{'s' if broken > 1 else ''}")
-    if not wrong:
+        problems.append(f"logits are not finite in {broken} {split} example{'s' if broken > 1 else ''}")
+    if not problems:
         return
     trained = module.trainer.state.fn == "fit" and module.trainer.global_step > 0
     if trained and loss is not None:
-        for logger in module.loggers:  # what is logged in an epoch that ends here does not reach them
+        for logger in module.loggers:  # the epoch ends here, before Lightning logs
             logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
     when = f" after step {module.trainer.global_step}" if trained else ""
-    raise RunFailure(f"{' and '.join(wrong)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
+    raise RunFailure(f"{' and '.join(problems)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
 
 
 def check_state(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
-    """Check that what is about to be saved is finite: trained tensors and, where present, the optimizer's.
+    """Check that a state to save is finite: trained tensors and, if present, the optimizer's.
 
     Raises:
         RunFailure: naming the step and likely causes.
@@ -82,7 +82,7 @@ def check_state(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> No
 
 
 def likely_causes(module: "SoftPromptModule", trained: bool) -> str:
-    """Name the settings that may have made numbers non-finite, with their values.
+    """Name the settings, with their values, that may have caused non-finite numbers.
 
     Args:
         trained: whether the optimizer has made a step.

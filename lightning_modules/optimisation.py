@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.stored_numbers import is_count, shown
+from lightning_modules.stored_numbers import is_count, short_repr
 from utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -38,20 +38,20 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         choose("optimizer schedule", self.schedule, get_args(Schedule))
         if not 0 < self.lr <= LARGEST:
-            raise UserError(f"optimizer lr must be positive and at most {LARGEST:g}, not {self.lr}")
+            raise UserError(f"optimizer lr must be > 0 and <= {LARGEST:g}, got {self.lr}")
         if not 0 <= self.weight_decay <= LARGEST:
             raise UserError(
-                f"optimizer weight_decay must be >= 0 and at most {LARGEST:g}, not {self.weight_decay}"
+                f"optimizer weight_decay must be >= 0 and <= {LARGEST:g}, got {self.weight_decay}"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optimizer betas must be >= 0 and < 1, not {list(self.betas)}")
+            raise UserError(f"optimizer betas must be >= 0 and < 1, got {list(self.betas)}")
         if self.warmup_steps < 0:
             raise UserError(f"optimizer warmup_steps must not be negative, not {self.warmup_steps}")
 
     def build(self, parameters: Iterable[Parameter], total_steps: float) -> tuple[AdamW, LambdaLR]:
-        """Optimiser and per-step schedule for a run of ``total_steps`` optimiser steps.
+        """Build optimizer and per-step schedule for a run of ``total_steps`` optimizer steps.
 
-        Loading their states takes moments and position; rates, decay and betas stay those of this config.
+        Loading their states restores moments and position; rates, decay and betas stay as configured.
         """
         optimizer = AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas)
         optimizer.register_load_state_dict_pre_hook(_moments_only)
@@ -69,22 +69,23 @@ class OptimizerConfig:
 
 
 class StepSchedule(LambdaLR):
-    """A schedule whose state is its position: the peak rate and the factors are the configuration's."""
+    """Learning-rate schedule whose state is its position; rates are those of the configuration."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the position, and give the optimizer its rate there.
+        """Restore the position, and set the optimizer's rate for it.
 
         Raises:
-            UserError: when the state is not one of a schedule.
+            UserError: if the state has no valid position.
         """
         for name in ("last_epoch", "_step_count"):
             position = state_dict.get(name)
             if not is_count(position):
                 raise UserError(
-                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, got {shown(position)}"
+                    f"the checkpoint is damaged: the schedule's {name} must be >= 0, "
+                    f"got {short_repr(position)}"
                 )
             setattr(self, name, position)
         self._last_lr = []
@@ -96,22 +97,22 @@ class StepSchedule(LambdaLR):
 
 
 def _moments_only(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the optimizer's own hyperparameters in the place of those of a state to load.
+    """Replace the hyperparameters of a state to load by the optimizer's own.
 
     Raises:
-        UserError: when the state does not hold AdamW's moments of these parameters.
+        UserError: if the state does not hold AdamW's moments of these parameters.
     """
     own = optimizer.state_dict()["param_groups"]
     groups, moments = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list) or not isinstance(moments, Mapping) or len(groups) != len(own):
-        raise UserError("the checkpoint is damaged: its optimizer state is not one of AdamW")
-    for group, ours in zip(groups, own, strict=True):
-        if not isinstance(group, Mapping) or group.get("params") != ours["params"]:
-            raise UserError("the checkpoint is damaged: its optimizer state is of other parameters")
+        raise UserError("the checkpoint is damaged: its optimizer state is not AdamW's")
+    for group, own_group in zip(groups, own, strict=True):
+        if not isinstance(group, Mapping) or group.get("params") != own_group["params"]:
+            raise UserError("the checkpoint is damaged: its optimizer state belongs to other parameters")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entry in moments.items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(entry, Mapping):
-            raise UserError("the checkpoint is damaged: its optimizer state is of other parameters")
+            raise UserError("the checkpoint is damaged: its optimizer state belongs to other parameters")
         shape = parameters[index].shape
         for name, expected in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape)):
             value = entry.get(name)
@@ -119,7 +120,7 @@ def _moments_only(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, A
                 raise UserError(
                     f"the checkpoint is damaged: the optimizer's {name} must have shape {tuple(expected)}"
                 )
-        for name, least in (("step", 1), ("exp_avg_sq", 0)):
-            if (entry[name] < least).any():
-                raise UserError(f"the checkpoint is damaged: the optimizer's {name} must be >= {least}")
+        for name, minimum in (("step", 1), ("exp_avg_sq", 0)):
+            if (entry[name] < minimum).any():
+                raise UserError(f"the checkpoint is damaged: the optimizer's {name} must be >= {minimum}")
     return {"state": dict(moments), "param_groups": own}

@@ -1,4 +1,4 @@
-"""The room that a backbone's positions leave for virtual tokens."""
+"""Check of the number of virtual tokens against the backbone's positions."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def check_virtual_tokens(module: "SoftPromptModule") -> None:
-    """Compare a method's virtual tokens with the positions that the backbone's configuration names.
+    """Check, before the backbone is loaded, that virtual tokens leave positions for text.
 
     Raises:
-        UserError: when no position is left for text; before the backbone is loaded.
+        UserError: if no position is left.
     """
     tokens = getattr(module, "num_virtual_tokens", 0)
     # Stages that replace each other share positions.

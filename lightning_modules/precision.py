@@ -15,7 +15,7 @@ def check_precision(precision: object, accelerator: object = None) -> None:
 
     Args:
         precision: Lightning's name or number.
-        accelerator: Lightning's name or object, where it is known; ``None`` for any.
+        accelerator: Lightning's name or object; None if it is not known.
 
     Raises:
         UserError: for half, double or 8-bit parameters, and for float16 arithmetic without a GPU.
@@ -39,7 +39,7 @@ def _is_cpu(accelerator: object) -> bool:
 
 
 def check_trained_dtypes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-    """Check that nothing the optimizer may change is narrower than float32.
+    """Check that no trained parameter is narrower than float32.
 
     Raises:
         UserError: naming the first parameter that is.

@@ -33,8 +33,8 @@ class PromptTuning(SoftPromptModule):
             num_virtual_tokens: m; the DPC paper uses 100.
             init: how the virtual tokens start.
             insert_at: layer whose input the prompt is part of; 0 is prompt tuning, more a late prompt.
-            bos_first: put the tokenizer's BOS before the prompt, instead of before the content if it stands
-                there. Attention sinks form at the first position, which is then no virtual token.
+            bos_first: put the tokenizer's BOS before the prompt, not before the content. Attention sinks
+                form at the first position, which is then not a virtual token.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 

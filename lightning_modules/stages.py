@@ -186,10 +186,10 @@ def partition_values(partition: Partition) -> dict[str, Any]:
 
 
 def partition_from(values: Any, where: str) -> Partition:
-    """Make a partition of plain values from a file or checkpoint.
+    """Build a partition from plain values of a file or checkpoint.
 
     Raises:
-        UserError: naming ``where``, if they describe none.
+        UserError: naming ``where``, if they do not describe a partition.
     """
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise UserError(f"{where} is not a partition: it has no field 'format' of {FORMAT}")

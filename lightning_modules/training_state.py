@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.stored_numbers import is_rate, number, shown
+from lightning_modules.stored_numbers import is_rate, short_repr, to_float
 from utilities.errors import UserError
 
 
@@ -17,23 +17,24 @@ def check_numbers(checkpoint: Mapping[str, Any], name: str) -> None:
         name: of the checkpoint, for the message.
 
     Raises:
-        UserError: naming the first number that is wrong, or a section that does not hold numbers.
+        UserError: naming the first invalid number, or a section that does not hold numbers.
     """
     if problem := first_non_finite(checkpoint) or _first_bad_rate(checkpoint):
         raise UserError(f"{name} cannot be used: {problem}")
 
 
 def stored_random_state(state: object) -> Tensor:
-    """Return the state of the random numbers in a checkpoint.
+    """Check and return the random number generator's state in a checkpoint.
 
     Raises:
-        UserError: when it is none.
+        UserError: if it is not such a state.
     """
     try:
         torch.Generator().set_state(state)  # type: ignore[arg-type]  # anything may stand there
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
-            f"the checkpoint is damaged: rng must be a random state, got {shown(state)}"
+            f"the checkpoint is damaged: rng must be the state of a random number generator, "
+            f"got {short_repr(state)}"
         ) from error
     assert isinstance(state, Tensor)
     return state
@@ -50,10 +51,10 @@ def first_non_finite(checkpoint: Mapping[str, Any]) -> str:
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
-    """Return which values are finite, of a tensor that has its values in memory.
+    """Return which values of a dense tensor are finite: a bool tensor of its shape.
 
     Raises:
-        UserError: for one that is sparse or quantized, or repeats few values many times.
+        UserError: if the tensor is sparse or quantized, or an expanded view of fewer values.
     """
     size = tensor.numel() * tensor.element_size()
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.untyped_storage().nbytes() < size:
@@ -83,15 +84,15 @@ def _first_bad_rate(checkpoint: Mapping[str, Any]) -> str:
         for group in _mappings(optimizer, "param_groups"):
             for name in ("lr", "initial_lr"):
                 if name in group and not is_rate(group[name]):
-                    return f"the optimizer's {name} must be finite and >= 0, got {shown(group[name])}"
+                    return f"the optimizer's {name} must be finite and >= 0, got {short_repr(group[name])}"
     for scheduler in _mappings(checkpoint, "lr_schedulers"):
         for name in ("base_lrs", "_last_lr"):
             for rate in _section(scheduler, name, list, []):
                 if not is_rate(rate):
-                    return f"the scheduler's {name} must be finite and >= 0, got {shown(rate)}"
+                    return f"the scheduler's {name} must be finite and >= 0, got {short_repr(rate)}"
     for name, value in _section(checkpoint, "MixedPrecision", Mapping, {}).items():
-        if not is_rate(value) or (name == "scale" and not number(value)):
-            return f"the loss scaling's {name} must be finite and positive, got {shown(value)}"
+        if not is_rate(value) or (name == "scale" and not to_float(value)):
+            return f"the loss scaling's {name} must be finite and positive, got {short_repr(value)}"
     return ""
 
 
@@ -106,6 +107,6 @@ def _section(section: Mapping[Any, Any], key: Any, kind: type, default: Any) -> 
     value = section.get(key, default)
     if not isinstance(value, kind):
         raise UserError(
-            f"the checkpoint is damaged: {key} must be a {kind.__name__.lower()}, got {shown(value)}"
+            f"the checkpoint is damaged: {key} must be a {kind.__name__.lower()}, got {short_repr(value)}"
         )
     return value

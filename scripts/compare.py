@@ -1,7 +1,7 @@
 """python -m scripts.compare FILE.yaml: several runs in one table.
 
 Each row is a ``fit`` and a ``test`` of ``cli.py``, as a user would type them; they are printed, and run in
-this process if one device is enough for them, else in processes of their own. A row with
+this process on one device, else in processes of their own. A row with
 ``--model=Pretrained`` is only tested: of all flags it takes those of data and backbone. A row ``of`` another
 one tests that one's prompt again, with a correction; beside its accuracy stand the answers it fixed and
 broke, and McNemar's exact p.
@@ -137,10 +137,10 @@ class Runs:
         write_text(self.record_file, json.dumps(self.records, indent=2, ensure_ascii=False) + "\n")
 
     def _run(self, arguments: list[str]) -> float:
-        """Return the seconds that a ``cli.py`` command takes.
+        """Run a ``cli.py`` command and return its duration in seconds.
 
-        On one device it runs in this process: a new one would import torch again. Lightning starts the
-        other ranks of a command by running the program again, which must then be ``cli.py``, not this one.
+        On one device it runs in this process, since a new one would import torch again. Lightning starts
+        the other ranks by running the program again, which must then be ``cli.py``, not this one.
         """
         command = f"$ python cli.py {shlex.join(arguments)}"
         self.console.print(command, style="dim", markup=False, highlight=False)

@@ -102,7 +102,7 @@ def read(path: Path) -> Comparison:
             names does not exist.
     """
     tree = parse_yaml(read_text(path, "comparison"), str(path))
-    # Flags are texts, as on the command line.
+    # Flags stay texts, as on the command line.
     values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
     keys = [known.name for known in fields(Comparison)]
     if not isinstance(values, dict):
@@ -168,7 +168,7 @@ def for_test(flags: Iterable[str]) -> list[str]:
 
 
 def starts_processes(flags: Sequence[str]) -> bool:
-    """Return whether a command with these flags may use several devices, and so start other processes."""
+    """Return whether a command with these flags may use several devices, and so start processes."""
     values: dict[str, Any] = {"devices": "auto", "accelerator": "auto", "num_nodes": 1}
     given: dict[str, Any] = {}
     for option, following in pairwise([*flags, ""]):

@@ -1,9 +1,9 @@
-"""Every causal language model type of transformers, tiny and random, against an independent reference.
+"""Comparison of every causal language model type of transformers with an independent reference.
 
 ``python -m scripts.families --out docs/families.md`` builds each type (width 32, 4 layers, float32),
-saves and loads it as a backbone, and compares an accepted one with transformers' eager attention over the
+saves and loads it as a backbone, and compares each accepted one with transformers' eager attention over the
 prefix as real tokens, one example at a time: logits, summed loss, gradient of the prompt, greedy generation.
-Types named on the command line are looked at alone; each type runs in its own process.
+With types on the command line only these are compared; each type runs in its own process.
 """
 
 import argparse
@@ -23,7 +23,7 @@ RIGHT, REFUSED, WRONG = "right", "refused", "SILENTLY WRONG"
 TRACEBACK, LATER, UNBUILT = "TRACEBACK at load", "TRACEBACK later", "not built"
 VERDICTS = (RIGHT, REFUSED, WRONG, TRACEBACK, LATER, UNBUILT)
 
-# Sizes by the names that configurations give them; those a configuration does not know are left out.
+# Sizes by name in configurations; a configuration takes those that it has.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size"), WIDTH),
     **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), LAYERS),
@@ -90,14 +90,14 @@ LARGEST = 20_000_000
 
 
 class Outcome(NamedTuple):
-    """A type's verdict, the largest relative difference and a reason."""
+    """Verdict on a type, with the largest relative difference and a reason."""
 
     verdict: str
     difference: float | None
     reason: str
 
 
-# What a type asks for beside or instead.
+# Overrides for single types.
 OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -117,7 +117,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(config_class: Any) -> Any:
-    """A configuration of four small layers; nested text configurations are made small, too."""
+    """Build a configuration of four small layers; nested text configurations are reduced, too."""
     default = config_class()
     text = default.get_text_config()
     if text is not default:
@@ -138,7 +138,7 @@ def tiny_config(config_class: Any) -> Any:
 
 def _known(config: Any) -> dict[str, Any]:
     known = {name: value for name, value in SIZES.items() if _has(config, name)}
-    if "head_dim" in vars(config):  # None means hidden size over heads, to some
+    if "head_dim" in vars(config):  # for some types None means hidden size / heads
         known["head_dim"] = SIZES["head_dim"]
     # Lists with an entry for each layer would be too long.
     layers = LAYERS
@@ -174,7 +174,7 @@ def build(model_type: str, folder: Path) -> None:
     with torch.device("meta"):
         numel = sum(part.numel() for part in AutoModelForCausalLM.from_config(config).parameters())
     if numel > LARGEST:
-        raise ValueError(f"{numel:,} parameters are left of it")
+        raise ValueError(f"it must have at most {LARGEST:,} parameters, got {numel:,}")
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:  # these start as constants
@@ -209,7 +209,7 @@ def judge(folder: Path, checkpointing: bool) -> Outcome:
         return Outcome(TRACEBACK, None, _line(error))
     try:
         difference = compare(backbone, folder)
-        if difference > ALLOWED:  # experts that tie within rounding do so for certain tokens alone
+        if difference > ALLOWED:  # experts may tie within rounding for some tokens
             difference = min(difference, compare(backbone, folder, seed=2))
     except Exception as error:
         return Outcome(LATER, None, _line(error))
@@ -217,7 +217,7 @@ def judge(folder: Path, checkpointing: bool) -> Outcome:
 
 
 def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
-    """The largest difference from the reference, relative to its standard deviation; 1 for other tokens."""
+    """Compute the largest difference from the reference, in standard deviations of the reference."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -234,7 +234,7 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     embed = stock.get_input_embeddings()
     prompts = embed(front).detach().requires_grad_()
     prefix = stage_prefix(backbone, [0], [prompts])
-    found = []
+    differences = []
 
     captured: list[Any] = []
 
@@ -252,9 +252,9 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     handle.remove()
     gradient = torch.stack([part[0, :PREFIX] for part in wide]).sum(0)
 
-    def differs(name: str, one: Any, other: Any) -> None:
-        spread = other.std() if other.numel() > 1 else other.abs()
-        found.append((float((one - other).abs().max() / spread), name))
+    def differs(name: str, actual: Any, expected: Any) -> None:
+        spread = expected.std() if expected.numel() > 1 else expected.abs()
+        differences.append((float((actual - expected).abs().max() / spread), name))
 
     with torch.no_grad():
         for row, logits in zip(rows, expected_logits, strict=True):
@@ -263,8 +263,8 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     lengths = torch.tensor([len(row) for row in rows])
     labels = torch.where(torch.arange(batch.shape[1]) < lengths[:, None], batch, -100)
     total, each = backbone.loss(batch, labels, prefix)
-    for one, other in zip(each.detach(), losses, strict=True):
-        differs("loss", one, other.detach())
+    for actual, expected in zip(each.detach(), losses, strict=True):
+        differs("loss", actual, expected.detach())
     differs("gradient", torch.autograd.grad(total, [prompts])[0], gradient)
 
     class Ends:
@@ -282,9 +282,9 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
             with torch.no_grad():
                 logits = stock(input_ids=text[None], use_cache=False).logits[0, -1]
             # A tie within rounding may fall either way.
-            found.append((float((logits.max() - logits[token]) / logits.std()), "generation"))
+            differences.append((float((logits.max() - logits[token]) / logits.std()), "generation"))
             text = torch.cat([text, torch.tensor([token])])
-    return max(found)[0] if all(value == value for value, _ in found) else float("inf")
+    return max(differences)[0] if all(value == value for value, _ in differences) else float("inf")
 
 
 def _line(error: Exception) -> str:
@@ -294,15 +294,15 @@ def _line(error: Exception) -> str:
 
 
 def model_types() -> list[str]:
-    """Names of all configurations that transformers has a causal language model for."""
+    """Return the types of all configurations that transformers has a causal language model for."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def in_process(model_type: str) -> tuple[Outcome, Outcome | None]:
-    """:func:`examine` in a process of its own, which a crash or hang ends alone."""
-    context = multiprocessing.get_context("fork")  # with everything imported
+    """Run :func:`examine` in a process of its own, so that a crash or hang ends only that."""
+    context = multiprocessing.get_context("fork")  # modules are imported once
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, model_type))
     process.start()
@@ -328,7 +328,7 @@ def _send(sender: Any, model_type: str) -> None:
 
 
 def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
-    """The page: versions, counts, a line for each type."""
+    """Render the Markdown page: versions, counts, a line for each type."""
     import torch
     import transformers
 
@@ -341,11 +341,12 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         "float32) that is saved and loaded as a backbone. Accepted types are compared with transformers' own "
         "eager attention over the prefix as real tokens, one example at a time: logits, loss of packed "
         "examples, gradient of the prompt, batched left-padded generation. `difference` is the largest one, "
-        "relative to the standard deviation of what is compared. Rejected types end in one line at load.",
+        "in standard deviations of the reference. Refused types are rejected in one line at load; `not "
+        "built` are types whose configuration this script cannot reduce, so they are not compared.",
         "",
-        "The check at load time (`lightning_modules/backbone/verification.py`) knows no family by name: it "
+        "The check at load time (`lightning_modules/backbone/verification.py`) has no branch on families: it "
         "compares a few tokens behind a prefix, packed, as a late prompt, in cached generation and in the "
-        "prompt's gradient with the same tokens as text. What passes is remembered in the user's cache, "
+        "prompt's gradient with the same tokens as text. A passed check is recorded in the user's cache, "
         "by weights, dtype and versions.",
         "",
         f"Written by `python -m scripts.families`; transformers {transformers.__version__}, torch "
@@ -356,7 +357,7 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         *(f"| {verdict} | {counts[verdict]} | {again[verdict]} |" for verdict in VERDICTS),
         f"| all | {len(outcomes)} | {sum(again.values())} |",
         "",
-        "With gradient checkpointing only the types that are right without it were tried again.",
+        "With gradient checkpointing only the types that are right without it are compared.",
         "",
         "| type | verdict | difference | reason |",
         "| --- | --- | --- | --- |",
@@ -396,7 +397,9 @@ def main() -> int:
     else:
         print(text)
     bad = (WRONG, TRACEBACK, LATER)
-    return int(any(one is not None and one.verdict in bad for pair in outcomes.values() for one in pair))
+    return int(
+        any(result is not None and result.verdict in bad for pair in outcomes.values() for result in pair)
+    )
 
 
 if __name__ == "__main__":

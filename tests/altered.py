@@ -1,4 +1,4 @@
-"""Altered copies of a finished run: what somebody else could hand over."""
+"""Altered copies of a finished run, as an attacker could hand over."""
 
 import io
 import shutil

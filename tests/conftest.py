@@ -15,7 +15,7 @@ REAL_DATA = ("gsm8k", "math", "aqua_rat", "arc_challenge", "prontoqa", "worldtre
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what commands remember out of the user's cache folder."""
+    """Keep the cache of commands out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

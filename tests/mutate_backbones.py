@@ -1,4 +1,4 @@
-"""Damaged, lying and hostile model folders: each is loaded, or refused in one line, and runs no code.
+"""Damaged and malicious model folders: each is loaded, or refused in one line, and runs no code.
 
 ``python -m tests.mutate_backbones [--seed N] [--flips N]`` prints a line for each mutation and the counts.
 """
@@ -29,7 +29,7 @@ Mutation = Callable[[Path], None]
 
 
 class Gadget:
-    """Touches a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, canary: Path, module: str) -> None:
         self.canary, self.module = canary, module
@@ -41,7 +41,7 @@ class Gadget:
 
 
 class Hang(BaseException):
-    """A folder that is not done with in time."""
+    """Timeout of a folder."""
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def cut(name: str, share: float) -> Mutation:
 
 
 def edited(name: str, change: Callable[[dict[str, Any]], Any]) -> Mutation:
-    """Change a JSON file's object in place, or return what to write instead."""
+    """Change a JSON file's object in place; ``change`` may also return a replacement."""
 
     def mutate(folder: Path) -> None:
         values = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def link(name: str, target: str) -> Mutation:
 
 
 def instead(name: str, make: Callable[[Path], object]) -> Mutation:
-    """Take a file away and make something else in its place."""
+    """Replace a file by what ``make`` creates at its path."""
 
     def mutate(folder: Path) -> None:
         (folder / name).unlink()
@@ -126,7 +126,7 @@ def instead(name: str, make: Callable[[Path], object]) -> Mutation:
 
 
 def binary(content: Callable[[Path], bytes]) -> Mutation:
-    """A ``pytorch_model.bin`` in place of the safetensors file; ``content`` gets the canary's path."""
+    """Replace the safetensors file by a ``pytorch_model.bin``; ``content`` gets the canary's path."""
 
     def mutate(folder: Path) -> None:
         (folder / WEIGHTS).unlink()
@@ -136,7 +136,7 @@ def binary(content: Callable[[Path], bytes]) -> Mutation:
 
 
 def index(values: Any) -> Mutation:
-    """An index in place of the safetensors file, which becomes ``shard.safetensors``."""
+    """Replace the safetensors file by an index; it becomes ``shard.safetensors``."""
 
     def mutate(folder: Path) -> None:
         (folder / WEIGHTS).rename(folder / "shard.safetensors")
@@ -165,7 +165,7 @@ def archive(payload: bytes, compression: int = zipfile.ZIP_STORED, padding: int 
 
 
 def with_code(name: str, key: str, value: Any) -> Mutation:
-    """A folder that brings Python of its own, and names it."""
+    """Add Python code to a folder, and name it in a file."""
 
     def mutate(folder: Path) -> None:
         put(name, key, value)(folder)
@@ -421,19 +421,19 @@ def _tokenizers() -> Iterator[tuple[str, Mutation]]:
 
 
 def mutations(flips: int = 0, seed: int = 0) -> list[tuple[str, Mutation]]:
-    """All mutations by name; ``flips`` of each file's bits come last."""
-    found = [*_weights(), *_pickles(), *_indexes(), *_configs(), *_tokenizers()]
+    """List all mutations by name; ``flips`` bit flips per file come last."""
+    every = [*_weights(), *_pickles(), *_indexes(), *_configs(), *_tokenizers()]
     files = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
     for name in files:
-        found += [(f"{name} flipped {i}", flip(name, seed + i)) for i in range(flips)]
-    return found
+        every += [(f"{name} flipped {i}", flip(name, seed + i)) for i in range(flips)]
+    return every
 
 
 # --- running them ---------------------------------------------------------------------------------
 
 
 def outcome(folder: Path) -> tuple[str, str]:
-    """What loading a folder comes to: loaded, refused, TRACEBACK, HANG or CODE RUN, and the message."""
+    """Load a folder; return loaded, refused, TRACEBACK, HANG or CODE RUN, and the message."""
     from lightning_modules.backbone.loading import BackboneConfig, context_length, load_tokenizer
     from lightning_modules.backbone.model import Backbone
     from utilities.errors import UserError
@@ -451,22 +451,22 @@ def outcome(folder: Path) -> tuple[str, str]:
         Backbone(config)
     except UserError as error:
         text = str(error)
-        found = "refused" if len(text.splitlines()) == 1 and text.isprintable() else "TRACEBACK"
+        verdict = "refused" if len(text.splitlines()) == 1 and text.isprintable() else "TRACEBACK"
     except Hang:
-        found, text = "HANG", ""
+        verdict, text = "HANG", ""
     except BaseException as error:
-        found, text = "TRACEBACK", f"{type(error).__name__}: {error}"
+        verdict, text = "TRACEBACK", f"{type(error).__name__}: {error}"
     else:
-        found, text = "loaded", ""
+        verdict, text = "loaded", ""
     finally:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
-    return ("CODE RUN" if canary(folder).exists() else found), text.replace(str(folder), "FOLDER")
+    return ("CODE RUN" if canary(folder).exists() else verdict), text.replace(str(folder), "FOLDER")
 
 
 def mutated(tiny: Path, work: Path, mutation: Mutation) -> tuple[str, str]:
-    """:func:`outcome` of a mutated copy of the folder ``tiny``, made in ``work``."""
+    """Return the :func:`outcome` of a mutated copy of the folder ``tiny``, made in ``work``."""
     folder = work / "model"
     shutil.copytree(tiny, folder)
     try:
@@ -492,9 +492,9 @@ def main() -> int:
         tiny = save_tiny_backbone(Path(name) / "tiny")
         for title, mutation in mutations(args.flips, args.seed):
             if args.only in title:
-                found, text = mutated(tiny, Path(name), mutation)
-                counts[found] += 1
-                print(f"{found:9} {title[:50]:50} {text[:160]}", flush=True)
+                verdict, text = mutated(tiny, Path(name), mutation)
+                counts[verdict] += 1
+                print(f"{verdict:9} {title[:50]:50} {text[:160]}", flush=True)
     print(dict(counts), "of", counts.total())
     return int(bool(counts["TRACEBACK"] + counts["HANG"] + counts["CODE RUN"]))
 

@@ -39,11 +39,11 @@ FIT += ["--data.max_new_tokens=8", "--trainer.log_every_n_steps=1", "--model.val
 
 
 class Hang(BaseException):
-    """A command that does not end. No Exception: nothing may catch it."""
+    """Timeout of a command. Not an Exception, so that nothing catches it."""
 
 
 class Base(NamedTuple):
-    """What mutations are made of.
+    """Files that mutations start from.
 
     Attributes:
         run: a finished run of DHAM with act.json in its test and a threshold of DPC.
@@ -82,7 +82,7 @@ def make_base(folder: Path) -> Base:
 
 
 class Payload:
-    """A pickle that runs a command."""
+    """Object whose unpickling runs a command."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -92,7 +92,7 @@ class Payload:
 
 
 def hostile_values(base: Base) -> list[Any]:
-    """What a value may be replaced by."""
+    """List values that may replace another."""
     gadget = {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {base.marker}", "shell": True}}
     deep: Any = 0
     for _ in range(5000):
@@ -120,7 +120,7 @@ def hostile_tensors() -> list[Any]:
 
 
 def paths(tree: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path of each value in nested mappings and lists."""
+    """Yield the path of each value in nested mappings and lists."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         yield (*path, key)
@@ -128,7 +128,7 @@ def paths(tree: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def change(tree: Any, draw: random.Random, values: list[Any]) -> str:
-    """Replace, remove, rename or add a value somewhere in ``tree``; what was done."""
+    """Replace, remove, rename or add a value somewhere in ``tree``; return a description."""
     path = draw.choice(list(paths(tree)))
     parent = tree
     for key in path[:-1]:
@@ -148,7 +148,7 @@ def change(tree: Any, draw: random.Random, values: list[Any]) -> str:
 
 
 def damage(content: bytes, draw: random.Random) -> tuple[bytes, str]:
-    """Flip a bit, cut, overwrite or repeat a part of a file."""
+    """Flip a bit, cut, overwrite or repeat a part of a file; return it with a description."""
     how = draw.choice(("flip", "cut", "zeros", "noise", "empty", "doubled"))
     place = draw.randrange(max(1, len(content)))
     if how == "flip":
@@ -200,7 +200,7 @@ def mutate_checkpoint(run: Path, base: Base, draw: random.Random) -> str:
 
 
 def _pickle(base: Base, draw: random.Random) -> bytes:
-    """A pickle that would run something, alone or in the archive that torch reads."""
+    """Make a pickle that would run a command, alone or in the archive that torch reads."""
     payload = pickle.dumps({"promptstage": Payload(base.marker), "state_dict": {}}, protocol=2)
     if draw.random() < 0.5:
         return payload
@@ -249,7 +249,7 @@ TARGETS: dict[str, tuple[Mutation, list[list[str]]]] = {
         [["test", "--ckpt_path={run}", "--trainer.callbacks=callbacks.dpc.DPC"]],
     ),
 }  # fmt: skip
-# Checkpoints are most of what is handed over.
+# Mostly checkpoints, which are what is shared most.
 ORDER = ["checkpoint"] * 7 + ["partition", "act", "dpc"]
 
 
@@ -268,7 +268,7 @@ def deadline(seconds: int) -> Iterator[None]:
 
 
 def verdict(command: list[str]) -> tuple[str, str]:
-    """How a command ends, and its error line."""
+    """Run a command; return how it ends, and its error line."""
     try:
         with deadline(DEADLINE):
             outcome = call(*command)
@@ -287,7 +287,7 @@ def verdict(command: list[str]) -> tuple[str, str]:
 
 
 def attempts(base: Base, folder: Path, seed: int, count: int) -> Iterator[tuple[str, str, str]]:
-    """Mutations, each with the verdict of a command that reads it and its error line."""
+    """Yield mutations, each with the verdict of a command that reads it and its error line."""
     tiny = base.run.parent / "tiny"
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")
@@ -296,16 +296,16 @@ def attempts(base: Base, folder: Path, seed: int, count: int) -> Iterator[tuple[
         shutil.copytree(base.run, run)
         done = mutate(run, base, draw)
         command = draw.choice(commands)
-        found, line = verdict(
+        result, line = verdict(
             [command[0], *QUIET, *(part.format(run=run, tiny=tiny) for part in command[1:])]
         )
         if base.marker.exists():
             base.marker.unlink()
-            found = "CODE RAN"
+            result = "CODE RAN"
         if [path.name for path in base.victim.rglob("*")] != ["thesis.tex"]:
-            found = "OUTSIDE CHANGED"
+            result = "OUTSIDE CHANGED"
         shutil.rmtree(run)
-        yield f"{number} {command[0]}: {done}", found, line
+        yield f"{number} {command[0]}: {done}", result, line
 
 
 def main() -> int:
@@ -317,9 +317,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = make_base(folder)
-        for done, found, line in attempts(base, folder, options.seed, options.count):
-            counts[found] += 1
-            print(f"{found:12} {done}  {line}".encode("ascii", "backslashreplace").decode(), flush=True)
+        for done, result, line in attempts(base, folder, options.seed, options.count):
+            counts[result] += 1
+            print(f"{result:12} {done}  {line}".encode("ascii", "backslashreplace").decode(), flush=True)
     print(dict(counts))
     return 0 if counts.keys() <= {"read", "stopped", "refused"} else 1
 

@@ -11,13 +11,13 @@ class UserError(Exception):
 
 
 class RunFailure(UserError):
-    """A run that cannot continue although nothing was mistyped: shown as one line, exit code 1."""
+    """Failure of a run, such as a NaN loss: shown as one line, exit code 1, no traceback."""
 
     exit_code = 1
 
 
 def printable(text: str) -> str:
-    r"""Escape everything in ``text`` that could steer a terminal, reorder it or begin another line.
+    r"""Escape control and formatting characters in ``text``, line breaks included.
 
     Control characters (C0, C1), bidirectional and zero-width marks, line separators, surrogates and
     unassigned code points become Python escapes.

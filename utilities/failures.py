@@ -1,10 +1,10 @@
-"""Failures of a run that are no mistake of typing, found among the exceptions of libraries."""
+"""Failures of a run, such as out of memory, recognized among the exceptions of libraries."""
 
 import re
 
 from utilities.errors import RunFailure
 
-# What torch says where it does not raise its own OutOfMemoryError, a subclass of RuntimeError.
+# Messages of torch where it raises a plain RuntimeError instead of OutOfMemoryError.
 _ALLOCATION = re.compile(
     r"out of memory|can't allocate memory|not enough memory|std::bad_alloc|CUBLAS_STATUS_ALLOC_FAILED"
 )
@@ -19,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def run_failure(error: BaseException | None) -> RunFailure | None:
-    """Return the failure behind ``error`` or one of its causes as one line, ``None`` for any other error."""
+    """Return the failure that ``error`` or one of its causes reports; None for any other error."""
     while error is not None:
         if is_out_of_memory(error):
             request = _REQUEST.search(str(error))

@@ -41,15 +41,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that ``path`` is an ordinary file, or free: links, pipes and devices are not replaced.
+    """Check that ``path`` is a regular file or does not exist: links, pipes and devices are not replaced.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if it is a link, folder, pipe or device.
     """
     try:
         mode = path.lstat().st_mode
     except OSError:
-        return  # it does not exist, or writing will say why it cannot be reached
+        return  # missing, or the write will report the error
     kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
     if not stat.S_ISREG(mode):
         raise UserError(f"file {path} cannot be written: it is {kind}")
@@ -70,7 +70,7 @@ def make_folder(path: Path) -> None:
 
 
 def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
-    """Claim ``wanted``, or the first free one of ``wanted-2``, ``wanted-3``, …
+    """Claim folder ``wanted``, or the first free one of ``wanted-2``, ``wanted-3``, …
 
     A folder is free if it does not exist, or is empty and no other process has claimed it.
 
@@ -109,7 +109,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 class FolderInUse(UserError):
-    """Another process has locked the folder."""
+    """Refusal of a folder that another process has locked."""
 
 
 class FolderLock:

@@ -1,4 +1,4 @@
-"""Bounded reading of files that may come from elsewhere: size, encoding, syntax and types are checked."""
+"""Bounded reading of untrusted files, with checks of size, encoding, syntax and types."""
 
 import errno
 import json
@@ -24,11 +24,11 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> b
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{what} {path} is not a regular file")
-            if found.st_size > limit:
-                raise UserError(f"{what} {path} has {found.st_size} bytes; at most {limit} are read")
+            if status.st_size > limit:
+                raise UserError(f"{what} {path} must have at most {limit} bytes, got {status.st_size}")
             return file.read(limit + 1)[:limit]
     except IsADirectoryError as error:
         raise UserError(f"{what} {path} is a folder") from error
@@ -78,13 +78,13 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def validated(kind: type[T], values: Any, where: str) -> T:
-    """Make a ``kind``, such as a dataclass, of plain values whose types must agree with its annotations.
+    """Build a ``kind``, such as a dataclass, from plain values of the types that it annotates.
 
     Lists become tuples and texts become integer keys, which JSON lacks; nothing else is converted. Fields
     that ``kind`` does not have are ignored.
 
     Raises:
-        UserError: naming ``where``, the first field that does not agree, and what is expected.
+        UserError: naming ``where``, the first field of another type, and the expected one.
     """
     from pydantic import TypeAdapter, ValidationError  # a quarter of a second of imports
 

@@ -1,4 +1,4 @@
-"""safetensors files of our own, with what they hold and a digest of it in their metadata."""
+"""safetensors files with a description and a SHA-256 digest of the tensors in their metadata."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from utilities.errors import UserError
 from utilities.files import write_bytes
 from utilities.reading import parse_json, read_bytes
 
-ENTRY = "promptstage"  # the metadata's only entry: several have no order, and equal contents are equal files
+ENTRY = "promptstage"  # the only metadata entry: safetensors writes several in a random order
 LIMIT = 4 << 30  # bytes
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values, in the order of the names."""
+    """Compute the SHA-256 of names, dtypes, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         about = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
@@ -44,14 +44,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors and what is said about them.
+    """Read tensors and the values stored with them.
 
     Args:
         what: name of the file's kind, for the message.
 
     Raises:
-        UserError: if the file cannot be read, or its tensors are not those that were written. Files written
-            before digests were are taken as they are.
+        UserError: if the file cannot be read, or its tensors do not match its digest. Files of versions
+            without digests are not checked.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -68,8 +68,8 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     else:
         about = {name: parse_json(value, f"{what} {path}: its metadata") for name, value in metadata.items()}
     if not isinstance(about, dict):
-        raise UserError(f"{what} {path} has metadata of another kind")
+        raise UserError(f"{what} {path} has metadata that is not a mapping")
     digest = about.pop("sha256", None)
     if digest is not None and digest != tensors_digest(tensors):
-        raise UserError(f"{what} {path} is damaged: its tensors do not have the digest that it states")
+        raise UserError(f"{what} {path} is damaged: its tensors do not match its SHA-256 digest")
     return tensors, about

@@ -1,7 +1,7 @@
-"""YAML as plain values, bounded, with the text of each scalar as it was written.
+"""Bounded YAML parsing into plain values that keep the text of each scalar.
 
-YAML makes a number of ``2e5`` and a date of ``2024-05-01``. Where an option is a text, the text is wanted: a
-scalar therefore keeps both until it is known what the option is.
+YAML reads ``2e5`` as a number and ``2024-05-01`` as a date. For a text option the text counts: a scalar keeps
+both until the option's type is known.
 """
 
 import re
@@ -22,10 +22,10 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Scalar:
-    """A YAML scalar.
+    """YAML scalar: its value and its text.
 
     Attributes:
-        value: what YAML makes of it.
+        value: as YAML interprets it.
         text: as it is written, without quotes.
     """
 
@@ -37,7 +37,7 @@ Tree = dict[str, Any] | list[Any] | Scalar
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without dates, and with ``1e-3`` as a number, as jsonargparse reads it."""
+    """Loader of YAML 1.1 without dates, and with ``1e-3`` as a number, as in jsonargparse."""
 
     yaml_implicit_resolvers = {
         first: [
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that either loader, this one or YAML 1.1's, would take for something else."""
+    """Dumper that quotes every text which this loader or YAML 1.1's would not read as a text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -68,7 +68,7 @@ for _kind in (_Loader, _Dumper):
 
 
 def dump_yaml(values: Any) -> str:
-    """Plain values as a YAML document that reads as the same values everywhere."""
+    """Write plain values as a YAML document that every parser reads as the same values."""
     return yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
@@ -80,7 +80,7 @@ def parse_yaml(text: str, where: str) -> Tree:
             (aliases expanded) or levels than a configuration has.
     """
     if len(text) > LIMIT:
-        raise UserError(f"{where} has {len(text)} characters; at most {LIMIT} are read")
+        raise UserError(f"{where} must have at most {LIMIT} characters, got {len(text)}")
     try:
         loader = _Loader(text)
         try:
@@ -98,7 +98,7 @@ def parse_yaml(text: str, where: str) -> Tree:
 
 
 class _Builder:
-    """Nodes → values with a limit: what an alias stands for counts each time."""
+    """Bounded construction of values from nodes; an alias counts as all that it expands to."""
 
     def __init__(self, loader: _Loader, where: str) -> None:
         self.loader, self.where, self.left = loader, where, MOST_VALUES
@@ -106,9 +106,7 @@ class _Builder:
     def build(self, node: yaml.Node, level: int) -> Tree:
         self.left -= 1
         if self.left < 0 or level > MOST_LEVELS:
-            raise UserError(
-                f"{self.where} holds more, or more deeply nested, values than a configuration may"
-            )
+            raise UserError(f"{self.where} must have at most {MOST_VALUES} values and {MOST_LEVELS} levels")
         if isinstance(node, yaml.SequenceNode):
             return [self.build(inner, level + 1) for inner in node.value]
         if isinstance(node, yaml.MappingNode):
@@ -116,7 +114,7 @@ class _Builder:
         known = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
         if node.tag not in known:
             line = node.start_mark.line + 1
-            raise UserError(f"{self.where}:{line}: {node.tag} is not a type that options have")
+            raise UserError(f"{self.where}:{line}: type {node.tag} is not supported")
         return Scalar(self.loader.construct_object(node), node.value)
 
     def _mapping(self, node: yaml.MappingNode, level: int) -> dict[str, Any]:
@@ -125,7 +123,7 @@ class _Builder:
         for key, inner in node.value:
             where = f"{self.where}:{key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{where}: a key that is not the name of an option")
+                raise UserError(f"{where}: a key must be a text")
             value = self.build(inner, level + 1)
             if key.tag == "tag:yaml.org,2002:merge":
                 for part in value if isinstance(value, list) else [value]:
@@ -140,7 +138,7 @@ class _Builder:
 
 
 def plain(tree: Tree, as_text: Callable[[Path, Scalar], bool], path: Path = ()) -> Any:
-    """The values of a tree; of scalars for which ``as_text(path, scalar)`` holds, the text.
+    """Resolve a tree to values; scalars for which ``as_text(path, scalar)`` holds become texts.
 
     The path of a list's entries is the list's with ``[]`` at its end.
     """

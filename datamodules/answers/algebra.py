@@ -39,7 +39,7 @@ def equal(given: str, reference: str) -> bool:
 
 
 def _values(symbols: list[Any], place: int) -> dict[Any, Any]:
-    """Values for variables at one of the places, related to each other in another way at each."""
+    """Return values for variables at one of the places, with different ratios at each."""
     return {
         symbol: PLACES[(place + i) % len(PLACES)] * (i + 1) + Rational(i, 7 + place)
         for i, symbol in enumerate(symbols)
@@ -47,20 +47,22 @@ def _values(symbols: list[Any], place: int) -> dict[Any, Any]:
 
 
 def _same_equation(gold: Any, target: Any) -> bool | None:
-    """Whether one equation is the other times a constant: x = 3z is x - 3z = 0.
+    """Return whether one equation is the other times a constant: x = 3z is x - 3z = 0.
 
-    None for equations of one variable that are not, since they may still have the same solutions.
+    Returns None for equations of one variable that are not, since they may still have the same solutions.
     """
-    one, other = (fraction(together(equation.lhs - equation.rhs))[0] for equation in (gold, target))
-    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    first, second = (fraction(together(equation.lhs - equation.rhs))[0] for equation in (gold, target))
+    symbols = sorted(first.free_symbols | second.free_symbols, key=str)
     ratios = []
     for place in range(len(PLACES)):
         values = _values(symbols, place)
-        above, below = N(one.subs(values), DIGITS), N(other.subs(values), DIGITS)
-        if not (above.is_number and below.is_number and above.is_finite and below.is_finite and below):
+        numerator, denominator = N(first.subs(values), DIGITS), N(second.subs(values), DIGITS)
+        if not all(value.is_number and value.is_finite for value in (numerator, denominator)):
             return None
-        ratios.append(above / below)
-    tolerance = TOLERANCE_OF_DECIMALS if one.has(Float) or other.has(Float) else TOLERANCE
+        if not denominator:
+            return None
+        ratios.append(numerator / denominator)
+    tolerance = TOLERANCE_OF_DECIMALS if first.has(Float) or second.has(Float) else TOLERANCE
     if all(ratio and abs(ratio / ratios[0] - 1) < tolerance for ratio in ratios):
         return True
     return None if len(symbols) < 2 else False

@@ -112,8 +112,8 @@ def _same(given: str, reference: str, until: float) -> Verdict:
     if (verdict := _plainly_same(given, reference)) is not None:
         return verdict
     same = partial(_same, until=until)
-    goes_on = _ELLIPSIS in reference or (_ELLIPSIS in given and "=" not in given)
-    if goes_on or min(given.count(":"), reference.count(":")) > 1:
+    open_ended = _ELLIPSIS in reference or (_ELLIPSIS in given and "=" not in given)
+    if open_ended or min(given.count(":"), reference.count(":")) > 1:
         return _same_sequence(given, reference, same)
     bare, target = without_name(given), without_name(reference)
     same_name = given[: -len(bare)] == reference[: -len(target)]
@@ -152,26 +152,26 @@ def _plainly_same(given: str, reference: str) -> bool | None:
 
 
 def _same_sequence(given: str, reference: str, same: Same) -> Verdict:
-    """Whether two ratios of several numbers, or sequences that go on, have the same members."""
+    """Return whether two ratios of several numbers, or open-ended sequences, have the same members."""
     if ("=" in given) != ("=" in reference):  # a:b:c=1:2:3
         given, reference = given.rpartition("=")[2], reference.rpartition("=")[2]
     mark = ":" if ":" in reference else ","
-    mine, theirs = (text.strip("()").split(mark) for text in (given, reference))
-    if len(mine) != len(theirs):
+    members, expected = (text.strip("()").split(mark) for text in (given, reference))
+    if len(members) != len(expected):
         return False
-    if len(mine) == 1:
+    if len(members) == 1:
         return given == reference
-    numbers = [(exact(one), exact(other)) for one, other in zip(mine, theirs, strict=True)]
-    if mark == ":" and all(one and other for one, other in numbers):
-        return len({one / other for one, other in numbers if one and other}) == 1
+    numbers = [(exact(left), exact(right)) for left, right in zip(members, expected, strict=True)]
+    if mark == ":" and all(left and right for left, right in numbers):
+        return len({left / right for left, right in numbers if left and right}) == 1
     return every(
-        one == other or (_ELLIPSIS not in one + other and same(one, other))
-        for one, other in zip(mine, theirs, strict=True)
+        left == right or (_ELLIPSIS not in left + right and same(left, right))
+        for left, right in zip(members, expected, strict=True)
     )
 
 
 def _are_equations(given: str, reference: str) -> bool:
-    """Whether both are one equation each, in the same variables."""
+    """Return whether both are a single equation in the same variables."""
     variables = []
     for formula in (given, reference):
         left, equals, right = formula.partition("=")
@@ -184,7 +184,7 @@ def _are_equations(given: str, reference: str) -> bool:
 
 
 def _names_other(given: str, reference: str) -> bool:
-    """Whether ``given`` is an equation of something else than what ``reference`` gives: xy=0 for x=0."""
+    """Return whether ``given`` is an equation for another quantity than ``reference``: xy=0 for x=0."""
     left, equals, right = given.partition("=")
     name = reference.partition("=")[0]
     return bool(equals and "=" not in right and left != name and _VARIABLE.search(_COMMAND.sub("", left)))

@@ -191,12 +191,12 @@ def _letter_at(body: str, start: int, options: Sequence[Option]) -> tuple[Option
 
 
 def labelled(text: str, options: Sequence[Option]) -> bool:
-    """Whether ``text`` begins with an option's letter in brackets, and goes on."""
+    """Return whether ``text`` begins with an option's letter in brackets, with more after it."""
     return bool(letters_of(options).label.match(text))
 
 
 def only(text: str, options: Sequence[Option]) -> Option | None:
-    """The option whose letter, small or capital, is all that ``text`` says."""
+    """Return the option whose letter, lower or upper case, is the whole ``text``; None for any other text."""
     whole = letters_of(options).whole.fullmatch(text.strip(" \"'\n"))
     return by_name(options, whole[1]) if whole else None
 

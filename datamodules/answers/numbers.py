@@ -28,7 +28,7 @@ _LATEX = (
 )
 # The continent's 1.450.000 and 70.000,00.
 _CONTINENTAL = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:,\d{1,2}(?!\d)|(?<=\.\d{3}\.\d{3})(?![\d,]))")
-# 10^6, but not the power of 3 × 10^6.
+# 10^6, but not in 3 × 10^6.
 _POWER_OF_TEN = re.compile(r"(?<![\w.^×*])(?<![×x*]\s)10\s?\^\s?\{?(\d{1,2})\}?(?!\d|\.\d)")
 # The comma of "3,1415" separates two numbers.
 _LISTED = re.compile(r"(?<=\d),(?=\s?\d{4})")
@@ -100,7 +100,7 @@ def to_fraction(text: str) -> Fraction | None:
 
 
 def reference_value(text: str) -> Fraction | None:
-    """The exact value of a reference: as :func:`to_fraction`, and with a name or a unit; None without one.
+    """Return the exact value of a reference, which may have a name or a unit; None if it is not a number.
 
     >>> reference_value("3 apples"), reference_value("x = 5"), reference_value("12:30")
     (Fraction(3, 1), Fraction(5, 1), None)

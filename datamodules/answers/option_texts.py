@@ -33,7 +33,7 @@ def whole_text(text: str, options: Sequence[Option]) -> Option | None:
     written = [option for option in options if option.text and text.strip(" .") == option.text.strip(" .")]
     if len(written) == 1:
         return written[0]
-    # "(C) O2" is no "CO2".
+    # "(C) O2" is not "CO2".
     said, formula = simple(text), "" if labelled(text, options) else flat(text)
     same = [option for option in options if said and said == simple(option.text)]
     same = same or [option for option in options if formula and formula == flat(option.text)]

@@ -63,7 +63,7 @@ def _asserted(match: re.Match[str], options: Sequence[Option]) -> Option | None:
 def _statements(names: str) -> re.Pattern[str]:
     """The ways to state one of the options with these names, the letter in a group named for the way."""
 
-    # A small letter only where nothing else can be meant; "a" may be an article, "is b" a variable.
+    # Lower case only where it is unambiguous; "a" may be an article, "is b" a variable.
     small = re.escape(names.lower().replace("a", ""))
 
     def letter(group: str, more: str = "") -> str:

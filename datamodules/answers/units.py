@@ -118,7 +118,7 @@ def _is_unit(unit: re.Match[str], amount: str) -> bool:
 
 
 def _one_spelling(name: str, power: str) -> str:
-    """Singular and short: ``square inches`` as ``inch^2``, ``miles per hour`` as ``mile/hour``."""
+    """Normalize a unit: ``square inches`` to ``inch^2``, ``miles per hour`` to ``mile/hour``."""
     name = _METRE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
     for prefix, meant in _POWERS.items():
         if name.startswith(prefix):

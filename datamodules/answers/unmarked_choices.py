@@ -59,7 +59,7 @@ def _labelled(label: str) -> re.Pattern[str]:
 
 
 def _alone(text: str, options: Sequence[Option]) -> Found | None:
-    """The letter that is all of the text's last line, or the last capital alone on a line."""
+    """Return the letter that is the whole last line, or the last capital alone on a line."""
     names = letters_of(options).line.findall(text)
     option = only(text.translate(_IN_FORMULAS).strip().rpartition("\n")[2], options)
     option = option or (by_name(options, names[-1]) if names else None)

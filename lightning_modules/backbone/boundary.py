@@ -1,4 +1,4 @@
-"""The boundary around everything that reads a backbone's files: one line for whatever is wrong with them."""
+"""Conversion of any error raised while a backbone's files are read into a one-line error."""
 
 import signal
 import threading
@@ -15,12 +15,12 @@ LONGEST = 300
 
 @contextmanager
 def reading(name: str, part: str = "", seconds: float | None = SECONDS) -> Iterator[None]:
-    """Turn any exception raised while a backbone's files are read into one line.
+    """Convert any exception raised while a backbone's files are read into a one-line error.
 
     Args:
         name: the backbone, as the user named it.
         part: what is read, such as ``tokenizer``; empty for the model.
-        seconds: processor time after which reading is given up; None: no limit.
+        seconds: CPU time after which reading is aborted; None: no limit.
 
     Raises:
         UserError: naming backbone, part and reason.
@@ -30,16 +30,16 @@ def reading(name: str, part: str = "", seconds: float | None = SECONDS) -> Itera
             yield
     except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of tokenizers, written in Rust, is no Exception
+    except BaseException as error:  # a Rust panic in tokenizers is not an Exception
         what = f"{part} of backbone '{name}'" if part else f"backbone '{name}'"
         raise UserError(f"{what} cannot be loaded: {reason(error)}") from error
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raise TimeoutError once the process has computed for ``seconds``; waiting for a disk is free.
+    """Raise TimeoutError after ``seconds`` of CPU time; time spent waiting for a disk does not count.
 
-    Without effect outside the main thread, and where a limit of this kind is set already.
+    Has no effect outside the main thread, or if a limit of this kind is already set.
     """
     timed = seconds is not None and threading.current_thread() is threading.main_thread()
     if not timed or any(signal.getitimer(signal.ITIMER_PROF)):
@@ -47,7 +47,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(f"reading it takes more than {seconds:g} s of processor time")
+        raise TimeoutError(f"reading it takes more than {seconds:g} s of CPU time")
 
     assert seconds is not None
     before = signal.signal(signal.SIGPROF, stop)
@@ -60,9 +60,9 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """An exception's message as one line of at most 300 printable characters."""
+    """Return an exception's message as one line of at most 300 printable characters."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    # The sentence is the second line's where the first one only announces it.
+    # A first line that ends in a colon only introduces the second.
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if not text or isinstance(error, KeyError | IndexError | AttributeError | RecursionError | MemoryError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""A half-precision model's arithmetic in float32, without a second copy of its weights."""
+"""Float32 arithmetic for a half-precision model, without a second copy of its weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ _HALF = (torch.bfloat16, torch.float16)
 
 @contextmanager
 def float32_arithmetic() -> Iterator[None]:
-    """A context in which operations take and produce float32 in place of half precision.
+    """Run operations in float32 instead of half precision within this context.
 
-    Weights are widened one operation at a time. Rounding then hides no difference between two ways of
-    computing the same.
+    Weights are cast one operation at a time. Two ways of computing the same then differ by float32 rounding
+    alone.
     """
     with _WidenedCalls(), _WidenedOperations():
         yield
 
 
 class _WidenedOperations(TorchDispatchMode):
-    """Below autograd, so that what is kept for the backward pass are the weights as they are."""
+    """Cast below autograd, so that the backward pass saves the weights in their own dtype."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map(_widened, (args, kwargs or {}))
@@ -33,7 +33,7 @@ class _WidenedOperations(TorchDispatchMode):
 
 
 class _WidenedCalls(TorchFunctionMode):
-    """For functions such as convolutions, which compare dtypes before any operation is run."""
+    """Cast for functions such as convolutions, which compare dtypes before they dispatch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What identifies a backbone: its structure and every value of its weights."""
+"""Fingerprints of backbones: digests of their structure and of every weight."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _SCHEME = "1"
 _CHUNK = 2**22
 _THREADS = 4
 _SETTLED = 2.0
-"""Seconds after which a second change of a file is sure to show in its times."""
+"""Seconds after which another change of a file is certain to change its timestamps."""
 
 _STRUCTURE = (
     "model_type",
@@ -38,7 +38,7 @@ _STRUCTURE = (
     "rope_parameters",
     "sliding_window",
     "tie_word_embeddings",
-    # Of some families alone; none of them can be seen in the weights.
+    # Of some families only; none of these affects the weights.
     "activation_function",
     "attention_multiplier",
     "embedding_multiplier",
@@ -57,39 +57,39 @@ _STRUCTURE = (
 
 @dataclass(frozen=True)
 class Identity:
-    """A backbone's fingerprint, and those under which earlier versions knew it.
+    """Fingerprint of a backbone, with those that earlier versions gave it.
 
     Attributes:
         fingerprint: three digests of 16 hexadecimal digits each, joined by hyphens: of structure and weights
             as they are, with the weights rounded to float16, and rounded to bfloat16.
-        earlier: fingerprints of 16 digits, of structure and 8 values of each weight.
+        earlier: fingerprints of 16 digits, from the structure and 8 values of each weight.
     """
 
     fingerprint: str
     earlier: frozenset[str]
 
     def matches(self, other: str) -> bool:
-        """Whether ``other`` is of the same backbone, or of a copy of it in float16 or bfloat16."""
-        if not isinstance(other, str):  # whatever a damaged file holds
+        """Return whether ``other`` belongs to this backbone, or a copy of it in float16 or bfloat16."""
+        if not isinstance(other, str):  # from a damaged file
             return False
         if other in self.earlier:
             return True
-        ours, theirs = self.fingerprint.split("-"), other.split("-")
-        return len(theirs) == len(ours) and (ours[0] in theirs or theirs[0] in ours)
+        own, others = self.fingerprint.split("-"), other.split("-")
+        return len(others) == len(own) and (own[0] in others or others[0] in own)
 
 
 def identify(
     model: "PreTrainedModel", files: Sequence[Path] | None = None, quantization: str = "none"
 ) -> Identity:
-    """The identity of a backbone; call it before anything trainable is added to ``model``.
+    """Compute the identity of a backbone; call it before anything trainable is added to ``model``.
 
     Args:
-        files: the safetensors or PyTorch files ``model`` was loaded from, whose values are read instead of
-            the parameters': they do not depend on the dtype it was loaded in. None: the parameters' values.
-        quantization: what was done to the weights after they were read.
+        files: the safetensors or PyTorch files ``model`` was loaded from. Their values do not depend on the
+            dtype it was loaded in. None: use the parameters.
+        quantization: applied to the weights after they were read, such as ``4bit``.
 
     Raises:
-        UserError: when a stored weight is not finite, or a file is damaged.
+        UserError: if a stored weight is not finite, or a file is damaged.
     """
     structure = _structure(model)
     tied = frozenset(getattr(model, "all_tied_weights_keys", None) or ())
@@ -103,9 +103,9 @@ def identify(
 
 
 def weights_digests(files: Sequence[Path], skipped: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """Digests (as stored, rounded to float16, rounded to bfloat16) of all tensors in weight files.
+    """Compute digests (as stored, in float16, in bfloat16) of all tensors in weight files.
 
-    Remembered by the files' paths, sizes, times and inodes: large files are read once.
+    Cached by the files' paths, sizes, times and inodes, so that large files are read once.
 
     Args:
         skipped: names of tensors that are copies of others.
@@ -120,11 +120,13 @@ def weights_digests(files: Sequence[Path], skipped: frozenset[str] = frozenset()
         if path.suffix == ".bin":
             check_archive(path)
     tensors = ((name, tensor) for path in files for name, tensor in stored_tensors(path))
-    found = _combined((name, _finite(name, tensor, files)) for name, tensor in tensors if name not in skipped)
+    digests = _combined(
+        (name, _finite(name, tensor, files)) for name, tensor in tensors if name not in skipped
+    )
     newest = max(max(state[2:4]) for state in states) / 1e9
     if newest < begin - _SETTLED and file_states(files) == states:
-        remember("digests", key, " ".join(found))
-    return found
+        remember("digests", key, " ".join(digests))
+    return digests
 
 
 def _parameters(model: "PreTrainedModel") -> Iterator[tuple[str, "torch.Tensor"]]:
@@ -138,23 +140,23 @@ def _finite(name: str, tensor: "torch.Tensor", files: Sequence[Path]) -> "torch.
 
 
 def _combined(tensors: Iterable[tuple[str, "torch.Tensor"]]) -> tuple[str, ...]:
-    """Digests of all tensors together, whatever order and files they come in."""
+    """Compute the digests of all tensors together, independent of their order and files."""
     with ThreadPoolExecutor(_THREADS) as threads:
         futures = []
         for name, tensor in tensors:
             futures.append((name, threads.submit(_digests, tensor)))
-            if len(futures) > _THREADS:  # or all of a large model would wait in memory
+            if len(futures) > _THREADS:  # bound the number of tensors in memory
                 futures[-_THREADS][1].result()
         parts = sorted((name, future.result()) for name, future in futures)
-    whole = tuple(hashlib.sha256() for _ in range(3))
+    totals = tuple(hashlib.sha256() for _ in range(3))
     for name, digests in parts:
-        for digest, part in zip(whole, digests, strict=True):
+        for digest, part in zip(totals, digests, strict=True):
             digest.update(f"{name} {part}\n".encode())
-    return tuple(digest.hexdigest() for digest in whole)
+    return tuple(digest.hexdigest() for digest in totals)
 
 
 def _digests(tensor: "torch.Tensor") -> tuple[str, ...]:
-    """Digests of one tensor's shape and values: as they are, in float16, in bfloat16."""
+    """Compute the digests of one tensor's shape and values: as they are, in float16, in bfloat16."""
     import torch
 
     digests = tuple(hashlib.sha256(str(tuple(tensor.shape)).encode()) for _ in range(3))
@@ -173,7 +175,7 @@ def _digests(tensor: "torch.Tensor") -> tuple[str, ...]:
 
 
 def _narrowed(values: "torch.Tensor") -> "torch.Tensor":
-    """The same numbers in the first of bfloat16, float16 and float32 that holds them all exactly."""
+    """Cast values to the first of bfloat16, float16 and float32 that represents all of them exactly."""
     import torch
 
     if values.is_floating_point() and values.itemsize > 1:
@@ -189,21 +191,21 @@ def _narrowed(values: "torch.Tensor") -> "torch.Tensor":
 def _structure(model: "PreTrainedModel") -> str:
     # Attributes, not ``to_dict``: GPT-2's heads are ``n_head`` there.
     config = model.config.get_text_config()
-    found = {}
+    structure = {}
     for key in _STRUCTURE:
         try:
-            found[key] = getattr(config, key)
+            structure[key] = getattr(config, key)
         except Exception:  # Gemma 4 raises more than AttributeError for what differs between layers
             continue
-    return json.dumps(found, sort_keys=True, default=str)
+    return json.dumps(structure, sort_keys=True, default=str)
 
 
 def sampled_fingerprint(
     model: "PreTrainedModel", stored: Mapping[str, "torch.Tensor"] | None = None, samples: int = 8
 ) -> str:
-    """16 hexadecimal digits of structure and a few values of each parameter, rounded to bfloat16.
+    """Compute 16 hexadecimal digits from the structure and a few values of each parameter in bfloat16.
 
-    Checkpoints, partitions and heads of ACT of the first version hold it.
+    Checkpoints, partitions and ACT's files of the first version store it.
 
     Args:
         stored: values to use for the parameter of that name.

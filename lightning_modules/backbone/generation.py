@@ -103,7 +103,7 @@ def next_logits(
     cache: PrefixCache,
     context: AttentionContext,
 ) -> Tensor:
-    """Logits (B, vocabulary) after the last of the columns ``input_ids`` (B, n) that follow a cache's.
+    """Compute logits (B, vocabulary) after the last column of ``input_ids`` (B, n), which follow a cache.
 
     Args:
         attention_mask: (B, columns in the cache + n), 1 on content; None: all is content.
@@ -150,7 +150,7 @@ def generate(
         B lists of new token ids, without the end token.
 
     Raises:
-        FloatingPointError: when a next token's logit is infinite or NaN.
+        FloatingPointError: if the largest logit of a next token is infinite or NaN.
     """
     batch, width = input_ids.shape
     first = 0 if prefix is None else prefix.num_positions
@@ -179,7 +179,7 @@ def generate(
             finished = torch.isin(tokens, ends).tolist()
             for row, token in enumerate(tokens.tolist()):
                 if token < 0:
-                    raise FloatingPointError("logits are not finite: the backbone or the prompt is broken")
+                    raise FloatingPointError("logits are not finite: check the backbone and the prompt")
                 if finished[row]:
                     continue
                 outputs[alive[row]].append(token)

@@ -100,7 +100,7 @@ def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _folder(config: BackboneConfig) -> Path | None:
-    """The folder of a backbone's files; of a hub id the cached one, None before it was downloaded."""
+    """Return the folder of a backbone's files; for a hub id the cached one, None if not downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     where, _ = _location(config)
@@ -140,7 +140,7 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
     where, kwargs = _location(config)
     with reading(config.name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
-        tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some mistakes show only in use
+        tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some errors occur only in use
         if not isinstance(tokenizer.chat_template, str | dict | None):
             raise ValueError(f"chat_template must be text, got {type(tokenizer.chat_template).__name__}")
         if tokenizer.eos_token_id is None:
@@ -150,7 +150,7 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
                 f"the tokenizer of backbone '{config.name}' ends texts with token {tokenizer.eos_token_id}, "
                 f"but the model has {size} tokens"
             )
-        # Padding is masked: any token of the model's does.
+        # Padding is masked, so that any token of the model will do.
         pad = tokenizer.pad_token_id
         if pad is None or (size is not None and pad >= size):
             tokenizer.pad_token = tokenizer.eos_token
@@ -158,7 +158,7 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
 
 
 def vocabulary_size(config: BackboneConfig) -> int | None:
-    """Tokens the backbone has embeddings for; None for GGUF, whose tokens and weights are in one file."""
+    """Return the number of embeddings in the configuration; None for GGUF, which holds its own tokenizer."""
     if config.gguf_file:
         return None
     with reading(config.name):
@@ -172,7 +172,7 @@ def context_length(config: BackboneConfig) -> int | None:
 
 
 class Loaded(NamedTuple):
-    """A model, and the files its weights are in (none known for GGUF, whose tensors have other names)."""
+    """Loaded model and its weight files (None for GGUF, whose tensors have other names)."""
 
     model: "PreTrainedModel"
     files: list[Path] | None
@@ -182,7 +182,7 @@ def load_model(config: BackboneConfig) -> Loaded:
     """The backbone's causal language model: frozen, in eval mode, with our attention.
 
     Raises:
-        UserError: when it cannot be found or read, or its weights are not those its configuration asks for.
+        UserError: if it cannot be found or read, or its weights do not match its configuration.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -209,7 +209,7 @@ def load_model(config: BackboneConfig) -> Loaded:
                 ignore_mismatched_sizes=True,
                 **kwargs,
             )
-            model, found = loaded
+            model, loading_info = loaded
         except KeyError as error:
             if error.args != (IMPLEMENTATION,):
                 raise
@@ -217,14 +217,14 @@ def load_model(config: BackboneConfig) -> Loaded:
                 f"backbone '{config.name}' cannot take a prefix: its family chooses among attentions of its "
                 "own, which cannot be extended"
             ) from error
-        _check_complete(config, model, found)
+        _check_complete(config, model, loading_info)
     if files is None and not config.gguf_file:  # downloaded just now
         files = _check_weights(config, model_config)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 
 
 def _check_weights(config: BackboneConfig, model_config: "PreTrainedConfig") -> list[Path] | None:
-    """Check weight files against the configuration before memory is taken for what it asks for."""
+    """Check weight files against the configuration before memory is allocated for the model."""
     with reading(config.name):
         folder = _folder(config)
         if folder is None or config.trust_remote_code:
@@ -239,23 +239,23 @@ def _check_weights(config: BackboneConfig, model_config: "PreTrainedConfig") -> 
         return files
 
 
-def _check_complete(config: BackboneConfig, model: "PreTrainedModel", found: Mapping[str, Any]) -> None:
-    """Refuse a model of which transformers made up a weight, or for which it left one out."""
+def _check_complete(config: BackboneConfig, model: "PreTrainedModel", info: Mapping[str, Any]) -> None:
+    """Refuse a model of which transformers initialized, skipped or reshaped a weight."""
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
-    missing = sorted(set(found["missing_keys"]) - tied)
-    # Masks and frequencies, which older versions stored.
+    missing = sorted(set(info["missing_keys"]) - tied)
+    # Except masks and frequencies, which older versions stored.
     unexpected = sorted(
-        name for name in found["unexpected_keys"] if name.rpartition(".")[2] not in buffers | _OLD_BUFFERS
+        name for name in info["unexpected_keys"] if name.rpartition(".")[2] not in buffers | _OLD_BUFFERS
     )
-    mismatched = sorted(str(entry[0]) for entry in found["mismatched_keys"])
-    for what, names in (("lack", missing), ("hold another shape of", mismatched)):
+    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    for what, names in (("lack", missing), ("have the wrong shape for", mismatched)):
         if names:
             raise UserError(f"backbone '{config.name}': its files {what} {_counted(names)}")
     if unexpected:
         raise UserError(
-            f"backbone '{config.name}': its files hold {_counted(unexpected)} that its configuration has no "
-            "place for"
+            f"backbone '{config.name}': its files have {_counted(unexpected)} that its configuration does "
+            "not expect"
         )
 
 
@@ -266,7 +266,7 @@ def _counted(names: list[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from printing a table of what is refused in one line."""
+    """Suppress the table that transformers prints about mismatched weights."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -39,8 +39,8 @@ class Backbone(nn.Module):
         """Load the backbone, or take a ready ``model`` (used with made-up models in tests).
 
         Raises:
-            UserError: when it cannot be loaded, or computes anything else behind a prefix than behind the
-                same tokens as text.
+            UserError: if it cannot be loaded, or its outputs behind a prefix are not those behind the same
+                tokens as text.
         """
         super().__init__()
         register()
@@ -69,11 +69,11 @@ class Backbone(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Digests of structure and all weights; compare them with :meth:`matches`."""
+        """Digests of the structure and all weights, to compare with :meth:`matches`."""
         return self._identity.fingerprint
 
     def matches(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is this backbone's, that of a half-precision copy or an earlier version's."""
+        """Return whether a fingerprint is this backbone's, a half-precision copy's or an older version's."""
         return self._identity.matches(fingerprint)
 
     @cached_property
@@ -287,7 +287,7 @@ class Backbone(nn.Module):
 
 
 def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
-    """The decoder blocks: the outermost list of ``count`` modules in the text model."""
+    """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
     for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)

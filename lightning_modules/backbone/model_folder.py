@@ -1,4 +1,4 @@
-"""A saved model's files, looked at before any library reads them."""
+"""Checks of a saved model's files before any library reads them."""
 
 import json
 import os
@@ -28,15 +28,15 @@ _MOST_JSON = 2**29
 _MOST_LAYERS = 10_000
 
 
-class Stored(NamedTuple):
-    """A tensor's shape and safetensors dtype (such as ``BF16``; empty where the file does not say)."""
+class StoredTensor(NamedTuple):
+    """Shape and safetensors dtype (such as ``BF16``; empty for PyTorch files) of a stored tensor."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 def check_files(folder: Path) -> None:
-    """Check that a folder's files are files, and their contents what their names say.
+    """Check that a folder's files are regular files in the format of their names.
 
     Raises:
         UserError: naming the first that is not.
@@ -45,7 +45,7 @@ def check_files(folder: Path) -> None:
         if path.suffix not in _READ:
             continue
         try:
-            state = path.stat()  # of what a link points to: the hub's cache is made of links
+            state = path.stat()  # follows links: the hub's cache consists of them
         except OSError as error:
             raise UserError(f"backbone file {path} cannot be read: {error.strerror}") from error
         if not stat.S_ISREG(state.st_mode):
@@ -75,83 +75,83 @@ def check_files(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        UserError: when it holds none.
+        UserError: if it holds anything else.
     """
     if path.stat().st_size > _MOST_JSON:
         raise UserError(f"backbone file {path} is larger than {_MOST_JSON >> 20} MiB")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"backbone file {path} is not JSON: {said}") from error
+        problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"backbone file {path} is not JSON: {problem}") from error
     if not isinstance(values, dict):
         raise UserError(f"backbone file {path} must hold a JSON object, got {type(values).__name__}")
     return values
 
 
 def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
-    """Refuse counts of layers that would keep transformers busy before weights are compared."""
+    """Refuse layer counts that would occupy transformers before weights are compared."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             _check_counts(path, value)
         elif "layer" in key and isinstance(value, int | float) and not value <= _MOST_LAYERS:
-            raise UserError(f"backbone file {path}: {key} must be at most {_MOST_LAYERS}, got {value}")
+            raise UserError(f"backbone file {path}: {key} must be <= {_MOST_LAYERS}, got {value}")
 
 
 def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
-    """The files transformers reads a model's weights from.
+    """Return the files from which transformers reads a model's weights.
 
     Raises:
-        UserError: when there are none, or an index names a file outside the folder or one that is missing.
+        UserError: if there are none, or an index names a file that is missing or outside the folder.
     """
     if gguf_file:
         return [folder / gguf_file]
-    found = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if found is None:
+    weights = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if weights is None:
         raise UserError(
             f"backbone folder {folder} has no weights: expected model.safetensors, its shards with an "
             "index, or pytorch_model.bin"
         )
-    if found.suffix != ".json":
-        return [found]
-    shards = read_json(found).get("weight_map")
+    if weights.suffix != ".json":
+        return [weights]
+    shards = read_json(weights).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
-        raise UserError(f"backbone file {found} has no weight_map from weights to files")
+        raise UserError(f"backbone file {weights} has no weight_map from weights to files")
     names = sorted(set(shards.values()))
     for name in names:
         if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
-            raise UserError(f"backbone file {found} names file {name!a}, which is not in its folder")
+            raise UserError(f"backbone file {weights} names file {name!a}, which is not in its folder")
         if not (folder / name).is_file():
-            raise UserError(f"backbone file {found} names file {name}, which is missing")
+            raise UserError(f"backbone file {weights} names file {name}, which is missing")
         if Path(name).suffix not in (".safetensors", ".bin"):
-            raise UserError(f"backbone file {found} names file {name}, which holds no weights")
+            raise UserError(f"backbone file {weights} names file {name}, which holds no weights")
     return [folder / name for name in names]
 
 
-def stored_shapes(files: Iterable[Path]) -> dict[str, Stored]:
-    """Shape and dtype of each tensor in safetensors or PyTorch files, by name.
+def stored_shapes(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Read the shape and dtype of each tensor in safetensors or PyTorch files, by name.
 
     Raises:
         UserError: naming a file that is damaged.
     """
-    found: dict[str, Stored] = {}
+    shapes: dict[str, StoredTensor] = {}
     for path in files:
         if path.suffix == ".safetensors":
             with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118  # no mapping
+                for name in file.keys():  # noqa: SIM118  # not a mapping
                     part = file.get_slice(name)
-                    found[name] = Stored(tuple(part.get_shape()), part.get_dtype())
+                    shapes[name] = StoredTensor(tuple(part.get_shape()), part.get_dtype())
         else:
             for name, tensor in _unpickled(path).items():
-                found[name] = Stored(tuple(tensor.shape), "")
-    return found
+                shapes[name] = StoredTensor(tuple(tensor.shape), "")
+    return shapes
 
 
 def stored_tensors(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """The tensors of a safetensors or PyTorch file, by name, read when they are looked at."""
+    """Yield the tensors of a safetensors or PyTorch file by name, reading each on demand."""
     if path.suffix == ".safetensors":
         with _opened(path) as file:
             for name in sorted(file.keys()):
@@ -161,15 +161,15 @@ def stored_tensors(path: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
 
 
 def check_archive(path: Path) -> None:
-    """Compare a PyTorch file's contents with the checksums in it, which torch does not read.
+    """Verify the checksums of a PyTorch file, which torch ignores.
 
     Raises:
-        UserError: when one differs.
+        UserError: if one does not match.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
-                raise UserError(f"backbone file {path} is damaged: a checksum in it does not fit")
+                raise UserError(f"backbone file {path} is damaged: a checksum does not match")
 
 
 def _opened(path: Path) -> Any:
@@ -187,7 +187,7 @@ def _unpickled(path: Path) -> dict[str, "torch.Tensor"]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                # torch stores; what is compressed can grow a thousandfold.
+                # torch.save never compresses; a compressed entry can expand a thousandfold.
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise ValueError("it is compressed")
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -201,6 +201,6 @@ def _unpickled(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def file_states(files: Iterable[Path]) -> list[tuple[str, int, int, int, int]]:
-    """What tells one version of files from another: path, size, times of change in ns, inode."""
+    """Return path, size, modification and change times (ns) and inode of each file."""
     states = ((os.path.realpath(path), os.stat(path)) for path in files)
     return [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for path, s in states]

@@ -1,10 +1,10 @@
-"""A configuration's size against that of the weights beside it, before memory is taken for it."""
+"""Comparison of a configuration's size with its weight files, before memory is allocated."""
 
 from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.backbone.model_folder import Stored
+from lightning_modules.backbone.model_folder import StoredTensor
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ _FEWEST_LAYERS = 1000
 _FEWEST_PARAMETERS = 10**8
 
 
-def check_size(name: str, config: "PreTrainedConfig", stored: Mapping[str, Stored]) -> None:
-    """Check that the model ``config`` describes is not far larger than its stored weights.
+def check_size(name: str, config: "PreTrainedConfig", stored: Mapping[str, StoredTensor]) -> None:
+    """Check that the model that ``config`` describes is not far larger than its stored weights.
 
     Args:
         name: the backbone, as the user named it.
-        stored: shapes by name.
+        stored: shapes of the weights, by name.
 
     Raises:
-        UserError: with both sizes.
+        UserError: naming both sizes.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -36,7 +36,7 @@ def check_size(name: str, config: "PreTrainedConfig", stored: Mapping[str, Store
             f"backbone '{name}': weight {integers[0]} is stored as integers, but config.json names no "
             "quantization"
         )
-    held = sum(prod(part.shape) for part in stored.values()) * (_PACKED if packed else 1)
+    available = sum(prod(part.shape) for part in stored.values()) * (_PACKED if packed else 1)
     layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
     if layers > max(len(stored), _FEWEST_LAYERS):
         raise UserError(
@@ -44,13 +44,15 @@ def check_size(name: str, config: "PreTrainedConfig", stored: Mapping[str, Store
         )
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
-    asked = sum(parameter.numel() for parameter in model.parameters())
-    # What lacks a weight or two is loaded, and refused by the weight's name.
-    if asked > max(2 * held, _FEWEST_PARAMETERS):
+    described = sum(parameter.numel() for parameter in model.parameters())
+    # A model that lacks a few weights is refused later, by their names.
+    if described > max(2 * available, _FEWEST_PARAMETERS):
         raise UserError(
-            f"backbone '{name}': config.json describes a model of {asked:,} parameters, its files hold "
-            f"{held:,}"
+            f"backbone '{name}': config.json describes a model of {described:,} parameters, its files hold "
+            f"{available:,}"
         )
     buffers = sum(buffer.numel() for buffer in model.buffers())
-    if buffers > max(held, _MOST_BUFFERS):
-        raise UserError(f"backbone '{name}': config.json asks for {buffers:,} constants beside its weights")
+    if buffers > max(available, _MOST_BUFFERS):
+        raise UserError(
+            f"backbone '{name}': config.json describes buffers of {buffers:,} values besides its weights"
+        )

@@ -98,7 +98,7 @@ class Prefix:
 def bos_row(backbone: "Backbone") -> Tensor:
     """The embedding (1, hidden size) of the tokenizer's BOS token.
 
-    Content then has to go without the BOS that its tokenizer may put before it.
+    The content's own BOS, if its tokenizer adds one, has to be removed.
 
     Raises:
         UserError: when it has none.
@@ -114,9 +114,9 @@ def bos_row(backbone: "Backbone") -> Tensor:
 
 
 def bos_structure(backbone: "Backbone") -> dict[str, object]:
-    """Describe a prompt behind a BOS, for checkpoints.
+    """Describe a prompt behind a BOS for a checkpoint.
 
-    Over a tokenizer that adds a BOS, checkpoints without ``bos_in_content`` were trained with two of them.
+    With a tokenizer that adds a BOS, checkpoints without ``bos_in_content`` were trained with two of them.
     """
     content: dict[str, object] = {"bos_in_content": False} if adds_bos(backbone.tokenizer) else {}
     return {"bos_first": True, **content}

@@ -1,4 +1,4 @@
-"""Rotary positions whose frequencies follow the longest text of a batch."""
+"""Rotary position embeddings (RoPE) that depend on the longest text of a batch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from lightning.pytorch.utilities import rank_zero_info
 def batch_dependent_from(config: Any) -> int | None:
     """Return the length above which a text's positions depend on the other texts of its batch.
 
-    Dynamic NTK scaling computes its frequencies for the longest text, and LongRoPE changes to its factors
-    for long texts if one of them is longer than the model was pretrained for.
+    Dynamic NTK scaling computes its frequencies for the longest text, and LongRoPE switches to its long
+    factors if one text exceeds the pretraining length.
 
     Args:
         config: a Hugging Face text configuration.
 
     Returns:
-        Tokens, the prompt's included; ``None`` if positions never depend on the batch.
+        Length in tokens, the prompt's included; None if positions never depend on the batch.
     """
     limit = getattr(config, "max_position_embeddings", None)
     lengths = []
@@ -32,7 +32,7 @@ def batch_dependent_from(config: Any) -> int | None:
 
 
 def _all_parameters(parameters: Any) -> Iterable[Mapping[str, Any]]:
-    """The parameters of every kind of layer; some models have several kinds."""
+    """Return the RoPE parameters of each layer type; some models have several."""
     if not isinstance(parameters, Mapping):
         return []
     if "rope_type" in parameters:
@@ -41,10 +41,10 @@ def _all_parameters(parameters: Any) -> Iterable[Mapping[str, Any]]:
 
 
 def note_batch_dependence(config: Any, name: str) -> None:
-    """Say so once if texts of a backbone can depend on their batch."""
+    """Log a note if results for a text can depend on its batch."""
     length = batch_dependent_from(config)
     if length is not None:
         rank_zero_info(
-            f"backbone '{name}' computes rotary positions for the longest text of a batch: where that has "
-            f"more than {length} tokens, losses and generations of all depend on the batch"
+            f"backbone '{name}' computes rotary positions for the longest text of a batch: if that has more "
+            f"than {length} tokens, losses and generations depend on the batch"
         )

@@ -1,4 +1,4 @@
-"""A few tokens as text, in transformers' own attention: what a prefix of the same tokens must agree with."""
+"""Reference outputs for a few tokens as text, in transformers' eager attention."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +18,15 @@ _LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_positio
 
 @dataclass(frozen=True)
 class Reference:
-    """What the model gives for a few tokens as text.
+    """Reference outputs of a model for a few tokens as text.
 
     Attributes:
-        prefix: (m,) the tokens that stand in front.
-        rows: two rows of tokens of different length, the longer one first.
+        prefix: (m,) int64, tokens before each row.
+        rows: two rows (n,) of tokens of different length, the longer one first.
         logits: (n, vocabulary) for each row.
         middle: (m, d) hidden states of ``prefix`` at the input of layer ``num_layers // 2``.
-        loss: cross-entropy of each row's tokens but the first, summed (a number for each row).
-        gradient: (m, d) of both losses' sum, for the embeddings of ``prefix``.
+        loss: (2,) summed cross-entropy of each row's tokens but the first.
+        gradient: (m, d) of the summed losses with respect to the embeddings of ``prefix``.
     """
 
     prefix: Tensor
@@ -38,7 +38,7 @@ class Reference:
 
 
 def draw_tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
-    """A prefix and two rows of random token ids, no special ones, in as many positions as all can see."""
+    """Draw a prefix (m,) and two rows (n,) of random ordinary token ids that fit in ``room`` positions."""
     content = min(_CONTENT, room - 1)
     prefix = min(_PREFIX, room - content)
     special = _special_tokens(backbone.model.config.to_dict())
@@ -53,18 +53,19 @@ def draw_tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, lis
 
 
 def _special_tokens(config: Any) -> set[int]:
-    """Every number that a configuration names as a token, such as that of an image."""
-    found: set[int] = set()
+    """Return all token ids that a configuration names, such as that of an image."""
+    special: set[int] = set()
     for key, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
-            found |= _special_tokens(value)
+            special |= _special_tokens(value)
         elif "token_i" in str(key):  # token_id, token_index
-            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)}
-    return found
+            values = value if isinstance(value, list) else [value]
+            special |= {token for token in values if isinstance(token, int)}
+    return special
 
 
 def limits(backbone: "Backbone") -> Iterator[int]:
-    """Distances beyond which a token of the text is out of sight, while a prefix is not."""
+    """Yield distances beyond which layers no longer attend to text tokens, unlike to a prefix."""
     config = backbone.model.config.get_text_config()
     for name in _LIMITS:
         size = getattr(config, name, None)
@@ -73,7 +74,7 @@ def limits(backbone: "Backbone") -> Iterator[int]:
 
 
 def text_reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> Reference:
-    """What the model gives for ``prefix`` and each of ``rows`` as one text, with eager attention."""
+    """Compute the model's outputs for ``prefix`` and each of ``rows`` as one text, with eager attention."""
     model, m = backbone.model, len(prefix)
     embedded: list[Tensor] = []
     middle: list[Tensor] = []
@@ -93,10 +94,10 @@ def text_reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> 
     try:
         with torch.enable_grad(), eager_attention(model):
             for row in rows:
-                found = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
-                wide = found[:-1].to(torch.promote_types(found.dtype, torch.float32))
+                output = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
+                wide = output[:-1].to(torch.promote_types(output.dtype, torch.float32))
                 losses.append(cross_entropy(wide, row[1:], reduction="sum"))
-                logits.append(found.detach())
+                logits.append(output.detach())
             gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
     finally:
         for handle in handles:
@@ -107,7 +108,7 @@ def text_reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> 
 
 @contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Have the model compute attention as transformers wrote it out."""
+    """Switch the model to transformers' eager attention within this context."""
     modules: Any = [module for module in model.modules() if hasattr(module, "config")]
     configs = {id(module.config): module.config for module in modules}.values()
     before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]

@@ -1,4 +1,4 @@
-"""Small facts remembered between processes, in the user's cache folder; losing them costs time alone."""
+"""Small results cached between processes in the user's cache folder; losing them costs only time."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def recall(kind: str, key: str, pattern: str) -> str | None:
-    """The text remembered under ``key``, or None.
+    """Return the text cached under ``key``, or None.
 
-    A file that others can write, a link, and a text that ``pattern`` does not match are taken for absent.
+    A file that others can write, a link, and a text that does not match ``pattern`` are ignored.
 
     Args:
         kind: subfolder.
         key: 64 hexadecimal digits.
-        pattern: regular expression of the whole text.
+        pattern: regular expression for the whole text.
     """
     path = _path(kind, key)
     if path is None:
@@ -36,7 +36,7 @@ def recall(kind: str, key: str, pattern: str) -> str | None:
 
 
 def remember(kind: str, key: str, text: str = "") -> None:
-    """Remember ``text`` under ``key``; no error where it cannot be written."""
+    """Cache ``text`` under ``key``; errors of the file system are ignored."""
     path = _path(kind, key)
     if path is None:
         return
@@ -64,6 +64,6 @@ def _path(kind: str, key: str) -> Path | None:
 
 
 def _ours(state: os.stat_result, folder: bool = False) -> bool:
-    """Whether nobody but this user can have written it."""
-    right = stat.S_ISDIR(state.st_mode) if folder else stat.S_ISREG(state.st_mode)
-    return right and state.st_uid == os.getuid() and not state.st_mode & 0o022
+    """Return whether nobody but this user can have written it."""
+    is_kind = stat.S_ISDIR(state.st_mode) if folder else stat.S_ISREG(state.st_mode)
+    return is_kind and state.st_uid == os.getuid() and not state.st_mode & 0o022

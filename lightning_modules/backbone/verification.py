@@ -1,7 +1,7 @@
-"""Numeric check that a model computes behind a prefix what it computes behind the same tokens as text.
+"""Numerical check that a model's outputs behind a prefix are those behind the same tokens as text.
 
-The reference is transformers' own eager attention over real tokens, one example at a time.
-No family is named.
+The reference is transformers' eager attention over real tokens, one example at a time. There is no branch on
+model families.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ _SEEDS = (0, 1)
 _STEPS = 2
 _ANY = 2**62
 _passed: set[str] = set()
-"""What was passed in this process."""
+"""Keys of the checks passed in this process."""
 
 
 @dataclass(frozen=True)
 class _Tolerance:
-    """Largest differences taken for rounding, relative to the standard deviation of what is compared."""
+    """Largest differences due to rounding, in standard deviations of the reference."""
 
     logits: float
     gradient: float
@@ -47,20 +47,20 @@ _ROUNDED = _Tolerance(logits=0.15, gradient=0.3)
 
 
 class _Differs(Exception):
-    """A comparison that fails, as a sentence."""
+    """Failed comparison, described in one sentence."""
 
 
 # --- the checks -----------------------------------------------------------------------------------
 
 
 def check_structure(backbone: "Backbone") -> bool:
-    """Refuse a model in which some layer's attention cannot be extended.
+    """Check that the attention of every layer can be extended by a prefix.
 
     Returns:
-        Whether the logits are the output matrix's product with the last hidden states and nothing else.
+        Whether the logits are the output matrix applied to the last hidden states, and nothing else.
 
     Raises:
-        UserError: saying what the model lacks.
+        UserError: naming what the model lacks.
     """
     model, width = backbone.model, backbone.embedding.shape[1]
     if width != backbone.hidden_size:
@@ -75,7 +75,7 @@ def check_structure(backbone: "Backbone") -> bool:
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False, context=context).logits
             hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
-            # Some families scale or cap what the output matrix gives; the loss then takes their own way.
+            # Some families scale or cap their logits; the loss then uses the model's own forward.
             plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
     except Exception as error:
         raise _refusal(backbone, reason(error)) from error
@@ -94,14 +94,14 @@ def verify(backbone: "Backbone", remember: bool) -> None:
     all weights on one device, and nothing trainable in the model.
 
     Args:
-        remember: skip the comparison if this user's cache says that it was passed with these weights and
-            versions, and note there that it was. What a model's own code does is not noted.
+        remember: skip the comparison if the user's cache records that it passed with these weights and
+            versions, and record it there. Never used for models with their own code.
 
     Raises:
-        UserError: naming the comparison that fails and by how much, or the error met on the way.
+        UserError: naming the comparison that fails and the difference, or the error that occurred.
     """
     room = min(limits(backbone), default=_ANY)
-    if room < 3:  # no two rows behind a prefix are within sight of it
+    if room < 3:  # no two tokens after a prefix can attend to it
         return
     key, remember = _key(backbone), remember and not backbone.config.trust_remote_code
     if key in _passed or (remember and user_cache.recall("verified", key, "") is not None):
@@ -109,10 +109,10 @@ def verify(backbone: "Backbone", remember: bool) -> None:
     half = backbone.dtype in (torch.bfloat16, torch.float16)
     quantized = getattr(backbone.model.config, "quantization_config", None) is not None
     failure = None
-    for seed in _SEEDS:  # a chance tie, as between two experts, does not come twice
+    for seed in _SEEDS:  # a tie by chance, as between experts, does not recur
         if not quantized:
             failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
-        # Kernels for quantized weights round in ways of their own; some operations know no float32.
+        # Quantized kernels round differently, and some operations do not support float32.
         if quantized or (half and failure is not None and not isinstance(failure, _Differs)):
             failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
         if not isinstance(failure, _Differs):
@@ -133,7 +133,7 @@ def _attempt(
     tolerance: _Tolerance,
     arithmetic: Callable[[], AbstractContextManager],
 ) -> Exception | None:
-    """The first comparison's failure, or what else went wrong; None when all hold."""
+    """Return the first failed comparison or other error; None if all comparisons hold."""
     try:
         with arithmetic():
             tokens = draw_tokens(backbone, seed, room)
@@ -148,7 +148,7 @@ def _attempt(
 
 
 def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
-    """In half precision only numbers too large for it remain to be found."""
+    """Check that the half-precision logits are finite; return the error, or None."""
     prefix, rows = draw_tokens(backbone, 0, room)
     try:
         with torch.no_grad():
@@ -161,7 +161,7 @@ def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
 def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -> None:
     """
     Raises:
-        _Differs: for the first comparison that fails.
+        _Differs: describing the first comparison that fails.
     """
     embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
     rows, half = expected.rows, backbone.num_layers // 2
@@ -174,22 +174,22 @@ def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -
             arguments, _ = backbone.packed(batch, ends, prefix)
             packed = backbone.model(**arguments).logits[0].split(ends.tolist())
         try:
-            for own, alone in zip(packed, expected.logits, strict=True):
-                _check("logits of packed examples", own, alone, tolerance.logits)
+            for actual, reference in zip(packed, expected.logits, strict=True):
+                _check("logits of packed examples", actual, reference, tolerance.logits)
         except _Differs:
-            # Perhaps not because they are packed.
-            found = backbone.forward(rows[0][None], prefix)
-            _check("logits behind a prefix", found[0], expected.logits[0], tolerance.logits)
+            # Packing may not be the cause.
+            logits = backbone.forward(rows[0][None], prefix)
+            _check("logits behind a prefix", logits[0], expected.logits[0], tolerance.logits)
             raise
         if half:
             with _comparing("a prompt of a later layer"):
                 late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
-                found = backbone.forward(rows[0][None], late)
-            _check("logits behind a prompt of a later layer", found[0], expected.logits[0], tolerance.logits)
+                logits = backbone.forward(rows[0][None], late)
+            _check("logits behind a prompt of a later layer", logits[0], expected.logits[0], tolerance.logits)
         with _comparing("cached generation"):
             generated = _generated(backbone, rows, prefix)
-        for own, alone in zip(generated, expected.logits, strict=True):
-            _check("logits of cached generation", own, alone[-len(own) :], tolerance.logits)
+        for actual, reference in zip(generated, expected.logits, strict=True):
+            _check("logits of cached generation", actual, reference[-len(actual) :], tolerance.logits)
     labels = torch.where(torch.arange(batch.shape[1], device=batch.device) < ends[:, None], batch, -100)
     with _comparing("the prompt's gradient"), torch.enable_grad():
         total, losses = backbone.loss(batch, labels, trained)
@@ -202,7 +202,7 @@ def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -
 
 @contextmanager
 def _comparing(what: str) -> Iterator[None]:
-    """Name what was computed when it cannot be."""
+    """Prefix any error with the name of the computation."""
     try:
         yield
     except _Differs:
@@ -211,16 +211,16 @@ def _comparing(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what}: {reason(error)}") from error
 
 
-def _check(what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
+def _check(what: str, actual: Tensor, expected: Tensor, allowed: float) -> None:
     """Compare two tensors (n, width) row by row.
 
     Raises:
-        _Differs: when a row's root mean square difference exceeds ``allowed`` standard deviations.
+        _Differs: if a row's root-mean-square difference exceeds ``allowed`` standard deviations.
     """
-    _check_finite(found)
-    found, expected = found.double(), expected.double()
-    # Of the rows, not of all: a difference in one must not hide in the others.
-    difference = (found - expected).square().mean(-1).sqrt().max()
+    _check_finite(actual)
+    actual, expected = actual.double(), expected.double()
+    # By row, so that a difference in one is not averaged out.
+    difference = (actual - expected).square().mean(-1).sqrt().max()
     deviation = expected.std().clamp(min=torch.finfo(torch.float32).tiny)
     relative = float(difference / deviation)
     if not relative <= allowed:
@@ -236,7 +236,7 @@ def _check_finite(logits: Tensor) -> None:
 
 
 def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:
-    """Logits (steps + 1, vocabulary) of each row's last columns: cached, left padded, a column at a time."""
+    """Compute logits (steps + 1, vocabulary) of each row's last columns, cached and left padded."""
     width = max(map(len, rows))
     columns = torch.arange(width, device=rows[0].device)
     starts = torch.tensor([width - len(row) for row in rows], device=rows[0].device)[:, None]
@@ -245,14 +245,14 @@ def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> 
     positions = prefix.num_positions + (mask.cumsum(-1) - 1).clamp(min=0)
     steps = min(_STEPS, min(map(len, rows)) - 1)
     cache = PrefixCache(prefix, backbone.num_layers, width)
-    found, begin = [], 0
+    logits, begin = [], 0
     for end in range(width - steps, width + 1):
         context = AttentionContext(prefix=prefix, prefix_in_cache=True)
-        found.append(
+        logits.append(
             next_logits(backbone, ids[:, begin:end], mask[:, :end], positions[:, begin:end], cache, context)
         )
         begin = end
-    return list(torch.stack(found, dim=1))
+    return list(torch.stack(logits, dim=1))
 
 
 def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -260,7 +260,7 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return batch, torch.tensor([len(row) for row in rows], device=batch.device)
 
 
-# --- what is said and remembered ------------------------------------------------------------------
+# --- messages and cache ---------------------------------------------------------------------------
 
 
 def _refusal(backbone: "Backbone", why: str) -> UserError:
@@ -269,7 +269,7 @@ def _refusal(backbone: "Backbone", why: str) -> UserError:
 
 
 def _key(backbone: "Backbone") -> str:
-    """What a comparison's outcome depends on, as 64 hexadecimal digits."""
+    """Compute a digest of all that a comparison's outcome depends on: 64 hexadecimal digits."""
     import transformers
 
     code = hashlib.sha256()

@@ -14,13 +14,13 @@ MATH = "--data=MATH --data.source=./problems --data.max_new_tokens=8"
 
 
 class Values(NamedTuple):
-    """Values of an option, and what goes with it.
+    """Values of an option, with the flags and the message that belong to them.
 
     Attributes:
-        legal: a value with which a fit of two steps runs; ``None`` for one that this machine cannot have.
-        illegal: a value that is refused; ``None`` if every text is legal.
+        legal: a value with which a fit of two steps runs; None if this machine has none.
+        illegal: a value that is refused; None if every text is legal.
         flags: further flags for both.
-        message: what the refusal says; by default the last part of the option's name.
+        message: part of the error; by default the last part of the option's name.
         refused_with: flags that replace ``flags`` for the illegal value.
     """
 

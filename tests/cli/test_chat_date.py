@@ -1,4 +1,4 @@
-"""A run asks with the date of its first day, whenever it is tested."""
+"""A run renders chat templates with the date of its fit, whenever it is tested."""
 
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ def stored(run: Path, name: str) -> str:
     return str(yaml.safe_load((run / name).read_text())["data"]["init_args"]["date"])
 
 
-def test_date_of_a_run(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_its_date(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = save_tiny_backbone(tmp_path / "dated")
     (folder / "chat_template.jinja").write_text(TEMPLATE)
@@ -34,7 +34,7 @@ def test_date_of_a_run(common: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     resumed = call("fit", *common[:4], "--ckpt_path=run", "--trainer.max_steps=2")
     assert resumed.code == 0, resumed.err
     assert stored(Path("run"), "config-2.yaml") == today
-    # Nothing said of the date: it is the run's.
+    # No note about the date, since it is the run's.
     assert resumed.notes == ["note: --trainer.max_steps is 2 (the checkpoint was made with 1)"]
     other = call("predict", *common[:4], "--ckpt_path=run", "--data.date=2024-07-26", stdin="planet\n")
     assert other.code == 0, other.err

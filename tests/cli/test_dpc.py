@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.dpc_files import Circumstances, read_calibration
+from callbacks.dpc_files import CalibrationConditions, read_calibration
 from lightning_modules import evaluation
 from lightning_modules.correction import Corruption
 from tests.cli.test_mistakes import assert_one_error
@@ -19,7 +19,7 @@ from tests.tiny_folder import QUIET, Outcome, call
 from utilities.errors import UserError
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
-FOUND_FOR = Circumstances("last_letter", asdict(Corruption()), "32-true", "float32")
+CONDITIONS = CalibrationConditions("last_letter", asdict(Corruption()), "32-true", "float32")
 
 
 def option(name: str, value: object) -> str:
@@ -167,14 +167,14 @@ def test_calibrated_on_validation(trained: Path) -> None:
     for text in ("{}", "[" * 100000, '{"threshold": NaN}', '{"n": 1, "n": 1}', *texts):
         best.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=r"best\.dpc\.json"):
-            read_calibration(best, trained / "checkpoints" / "best.ckpt", FOUND_FOR)
+            read_calibration(best, trained / "checkpoints" / "best.ckpt", CONDITIONS)
     assert_one_error(
         call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "calibration run/checkpoints/best"
     )
 
 
-def test_a_threshold_is_of_a_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Saved where --run_dir says, found by its folder; refused at another precision; old files: a note."""
+def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Saved below --run_dir, read from that folder; refused at another precision; a note for older files."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
     assert not (trained / "checkpoints" / "best.dpc.json").exists()
@@ -188,11 +188,11 @@ def test_a_threshold_is_of_a_precision(trained: Path, caplog: pytest.LogCaptureF
     for name in ("precision", "dtype"):
         del found[name]
     saved.write_text(json.dumps(found), encoding="utf-8")
-    read_calibration(saved, trained / "checkpoints" / "best.ckpt", FOUND_FOR)
-    assert "calibration.json does not say at which precision it was calibrated" in caplog.text
+    read_calibration(saved, trained / "checkpoints" / "best.ckpt", CONDITIONS)
+    assert "calibration.json does not record the precision that it was calibrated at" in caplog.text
 
 
-def test_calibrations_log_under_a_name_of_their_own(trained: Path) -> None:
+def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
     before = {file: file.read_bytes() for file in (trained / "tensorboard").iterdir()}
     outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
     assert "8 correct with every answer corrected: accuracy" in outcome.out

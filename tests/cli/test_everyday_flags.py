@@ -1,4 +1,4 @@
-"""What Lightning's users type every day: it has the effect they expect, or is refused before any work."""
+"""Everyday options of Lightning: each has its effect, or is refused before any work."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def small(common: list[str]) -> list[str]:
-    """Flags of a fit with several batches in every split."""
+    """Return flags of a fit with several batches in every split."""
     return [*common, "--data.eval_batch_size=2", "--data.validation_size=8", "--run_dir=run"]
 
 
@@ -39,7 +39,7 @@ def fit(*flags: str) -> Outcome:
 
 
 def refused(*flags: str, command: str = "fit") -> str:
-    """The one line of a refusal; nothing is left behind."""
+    """Check that a command is refused and leaves no files; return its error line."""
     before = sorted(Path().rglob("*"))
     outcome = call(command, *flags)
     assert outcome.code == 2, outcome.err
@@ -141,7 +141,7 @@ def test_own_checkpoints_are_beside_the_runs(options: list[str], own: set[str], 
     checkpoints = {Path(name).name for name in files() if name.endswith(".ckpt")}
     assert checkpoints == {"best.ckpt", "last.ckpt", *own}
     assert all(name.startswith("checkpoints/") for name in files() if name.endswith(".ckpt"))
-    # The run's own state is found again under its old key, the user's under another.
+    # The run's own state keeps its key, the user's has another.
     state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     assert len([key for key in state if "ModelCheckpoint" in key]) >= 3
     outcome = call("test", *QUIET, f"--ckpt_path=run/checkpoints/{min(own)}")
@@ -270,15 +270,15 @@ def test_accuracy_that_is_not_measured_cannot_be_monitored(small: list[str]) -> 
     assert "early_stopping.monitor 'val/accuracy' is unknown" in refused(*small, STEPS, *flags)
 
 
-class Noted(Callback):
-    """A user's own callback, which logs a metric of its own."""
+class LogsMine(Callback):
+    """User-defined callback that logs a metric."""
 
     def on_validation_epoch_end(self, trainer: object, pl_module: object) -> None:
         self.log("mine", 1.0)
 
 
 def test_metrics_of_own_callbacks_can_be_monitored(small: list[str]) -> None:
-    fit(*small, STEPS, f"--trainer.callbacks={__name__}.Noted", "--early_stopping.monitor=mine")
+    fit(*small, STEPS, f"--trainer.callbacks={__name__}.LogsMine", "--early_stopping.monitor=mine")
 
 
 def test_a_timer_ends_a_fit(small: list[str]) -> None:
@@ -288,7 +288,7 @@ def test_a_timer_ends_a_fit(small: list[str]) -> None:
 
 
 def callbacks_of(*flags: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the user's callbacks that the trainer gets."""
+    """Run a fit, and return the names of the user's callbacks that its trainer gets."""
     from command_line import trainer
 
     names: list[str] = []
@@ -337,12 +337,12 @@ def test_one_of_ours_by_its_short_name_and_only_once(name: str, small: list[str]
 
 
 def test_a_fits_configuration_is_one_for_test(trained: Path) -> None:
-    """Options of fit are left out with a note; a typo in a file stays a mistake."""
+    """Options of fit are ignored with a note; a typo in a file stays a mistake."""
     outcome = call("test", "-c", trained / "config.yaml", f"--ckpt_path={trained}")
     assert outcome.code == 0, outcome.err
     (note,) = (line for line in outcome.notes if "config.yaml" in line)
     assert note.endswith(
-        "config.yaml: options of other subcommands are left out: early_stopping, save_every, run_dir"
+        "config.yaml: options of other subcommands are ignored: early_stopping, save_every, run_dir"
     )
     assert (trained / "test-2" / "results.jsonl").is_file()
     Path("typo.yaml").write_text("early_stoping:\n  patience: 3\n", encoding="utf-8")

@@ -45,10 +45,12 @@ def of_backbone(name: str) -> Observe:
 
 
 def of_callback(cls: type, name: str) -> Observe:
-    return lambda trainer: next(getattr(one, name) for one in trainer.callbacks if type(one) is cls)
+    return lambda trainer: next(
+        getattr(callback, name) for callback in trainer.callbacks if type(callback) is cls
+    )
 
 
-# Option, value on the command line, what the training loop then works with. Two runs: not all go together.
+# Option, value on the command line, value in the training loop. Several runs, since not all go together.
 EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
     {
         "--model.optimizer.lr": ("0.5", 0.5, lambda t: t.lr_scheduler_configs[0].scheduler.base_lrs[0]),
@@ -132,7 +134,7 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
     },
     {"--trainer.fast_dev_run": ("6", 6, of_trainer("fast_dev_run"))},
 ]
-# The checkpoint has decided them; a fresh fit uses them.
+# Fixed by the checkpoint; a fresh fit uses them.
 FIXED = {
     "--seed_everything": "7",
     "--model.num_virtual_tokens": "5",
@@ -141,7 +143,7 @@ FIXED = {
     "--model.init.kind": "random",
     "--model.init.text": "Think.",
 }
-# Never taken here, and what is said; barebones is a trainer without the callbacks that a run consists of.
+# Always refused, with the message; barebones is a trainer without the callbacks that a run consists of.
 REFUSED = {
     "--trainer.default_root_dir": ("x", "--run_dir sets the run folder"),
     "--trainer.barebones": ("true", "barebones"),
@@ -165,12 +167,12 @@ NEUTRAL = {
         --data.revision""",
     "classes, whose options are listed; another method is refused by name": "--model --data",
 }
-# Built like the option beside it, by a class that needs other data.
+# Handled like the option beside it, by a class that needs other data.
 ALIKE = {"--data.subset": "--data.keep_calculator"}
 
 
 def all_options() -> set[str]:
-    """Every option of ``fit``, from its parser and the signatures of methods and data sets."""
+    """Collect every option of ``fit`` from its parser and the signatures of methods and data sets."""
     cli = PromptCLI.__new__(PromptCLI)
     with pytest.raises(SystemExit):
         cli.__init__(["fit", "--help"], {}, {})  # type: ignore[misc]
@@ -189,12 +191,12 @@ def all_options() -> set[str]:
 
 
 class Seen(UserError):
-    """The end of a run of which enough was seen."""
+    """End of a run that has been observed."""
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The trainers of runs, each ended before its first step."""
+    """Yield the list of trainers of runs, each ended before its first step."""
     trainers: list[Any] = []
 
     def look(self: SoftPromptModule) -> None:
@@ -214,7 +216,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @pytest.fixture(scope="module")
 def gsm8k_run(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch on rows of a folder; ``other`` holds other rows."""
+    """Fit one epoch on rows of a folder; ``other`` holds other rows."""
     folder = tmp_path_factory.mktemp("gsm8k")
     for name, count in (("rows", 34), ("other", 40)):
         (folder / name).mkdir()

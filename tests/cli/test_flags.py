@@ -20,21 +20,21 @@ SHOWS = ("-h", "--help", "--print_config")
 
 
 def parser_options(subcommand: str) -> set[str]:
-    """The option strings that the parser of a subcommand knows."""
-    found: set[str] = set()
+    """Return the option strings of a subcommand's parser."""
+    options: set[str] = set()
 
     class Stop(Exception):
         pass
 
     def stop(self: PromptCLI, parser: Any, args: Any) -> None:
-        found.update(self.options())
+        options.update(self.options())
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PromptCLI, "parse_arguments", stop)
         with pytest.raises(Stop):
             call(subcommand)
-    return found
+    return options
 
 
 def test_every_option_has_values() -> None:
@@ -50,7 +50,7 @@ def test_every_option_has_values() -> None:
 
 @pytest.fixture(autouse=True)
 def unchanged_process() -> Iterator[None]:
-    """Undo what options of the trainer change for the whole process."""
+    """Undo changes of process-wide state by options of the trainer."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -59,7 +59,7 @@ def unchanged_process() -> Iterator[None]:
 
 
 def run_with(flag: str, value: str, more: str, common: list[str], run: str = "new") -> Outcome:
-    """A fit of two steps with an option; flags of ``common`` that it replaces are left out."""
+    """Run a fit of two steps with an option, which replaces flags of ``common``."""
     own = [*shlex.split(more), flag if flag in SHOWS and not value else f"{flag}={value}"]
     if flag == "-c":
         own = [flag, value]
@@ -78,7 +78,7 @@ def run_with(flag: str, value: str, more: str, common: list[str], run: str = "ne
 
 @pytest.fixture
 def place(trained: Path) -> Path:
-    """The working directory with a finished run, a file of options and two data sets."""
+    """Prepare a working directory with a finished run, a file of options and two data sets."""
     Path("given.yaml").write_text("trainer:\n  max_steps: 1\n", encoding="utf-8")
     for folder, row in (("rows", ROW), ("problems", PROBLEM)):
         Path(folder).mkdir()
@@ -110,7 +110,7 @@ def test_an_illegal_value_is_one_line(flag: str, place: Path, common: list[str])
     assert {str(path) for path in place.rglob("*")} == before
 
 
-# What other subcommands have beside fit's options: an illegal value, and what is said.
+# Options of other subcommands: an illegal value, and the message.
 OTHERS: dict[str, dict[str, tuple[str, str]]] = {
     "test": {"--verbose": ("maybe", "--verbose")},
     "validate": {"--verbose": ("maybe", "--verbose")},

@@ -1,4 +1,4 @@
-"""Checkpoints, run folders and configuration files from somebody else: nothing in them runs."""
+"""Malicious checkpoints, run folders and configuration files: no code in them is executed."""
 
 import os
 import threading
@@ -18,12 +18,12 @@ Config = dict[str, Any]
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """The file that each payload would write."""
+    """Return the path of the file that each payload would write."""
     return tmp_path / "payload-ran"
 
 
 def popen(marker: Path) -> Config:
-    """What jsonargparse would make a process of, where a value may be anything."""
+    """Return a class specification that jsonargparse would instantiate as a process."""
     return {"class_path": "subprocess.Popen", "init_args": {"args": f"id > {marker}", "shell": True}}
 
 
@@ -31,7 +31,7 @@ def lightning(name: str, **arguments: Any) -> Config:
     return {"class_path": f"lightning.pytorch.{name}", "init_args": arguments}
 
 
-# What a trainer section could say; {p} stands for the payload.
+# Trainer sections with a payload ``p``.
 GADGETS: dict[str, Callable[[Config], tuple[str, Any]]] = {
     "strategy": lambda p: ("strategy", lightning("strategies.DDPStrategy", ddp_comm_state=p)),
     "progress bar": lambda p: (
@@ -59,7 +59,7 @@ GADGETS: dict[str, Callable[[Config], tuple[str, Any]]] = {
 
 @pytest.mark.parametrize("gadget", GADGETS)
 def test_nothing_in_a_checkpoint_runs(gadget: str, trained: Path, marker: Path) -> None:
-    """A resumed fit takes no object from its checkpoint: it goes on without, or is refused."""
+    """A resumed fit takes no object from its checkpoint: it continues without, or is refused."""
     name, value = GADGETS[gadget](popen(marker))
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update({name: value}))
     outcome = call("fit", *QUIET, f"--ckpt_path={run}", "--trainer.max_steps=5")
@@ -108,7 +108,7 @@ class Mine(PromptTuning):
 """
 
 
-def test_a_class_of_ones_own_counts_when_it_is_named(
+def test_a_users_class_is_used_when_it_is_named(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_a_class_of_ones_own_counts_when_it_is_named(
     assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.Mine").code == 0
 
 
-def test_a_file_does_not_switch_remote_code_on(
+def test_a_file_does_not_enable_remote_code(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -139,12 +139,12 @@ def test_a_file_does_not_switch_remote_code_on(
         {"profiler": lightning("profilers.SimpleProfiler", dirpath="/elsewhere", filename="x")},
     ],
 )
-def test_a_file_does_not_say_where_others_are_written(
+def test_a_file_does_not_set_output_paths(
     trainer: Config, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("given.yaml").write_text(yaml.safe_dump({"trainer": trainer}), encoding="utf-8")
-    assert_one_error(call("fit", *common, "-c", "given.yaml"), "says where output goes")
+    assert_one_error(call("fit", *common, "-c", "given.yaml"), "sets where output goes")
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,11 @@ def test_a_file_does_not_say_where_others_are_written(
         ("model", {"class_path": "PromptTuning", "dict_kwargs": {"x": 1}}),
     ],
 )
-def test_a_file_leads_to_no_other_file(section: str, value: Any, trained: Path, common: list[str]) -> None:
+def test_a_file_does_not_name_another_file(
+    section: str, value: Any, trained: Path, common: list[str]
+) -> None:
     """The parser would take a text for the name of a configuration, and read it with fewer checks."""
-    os.mkfifo("another")  # who reads it waits for ever
+    os.mkfifo("another")  # reading it would block
     Path("given.yaml").write_text(yaml.safe_dump({section: value}), encoding="utf-8")
     assert_one_error(call("fit", *common, "-c", "given.yaml", "--trainer.max_steps=1"), "given.yaml")
     run = alter(trained, Path("altered"), lambda config: config.update({section: value}))
@@ -184,7 +186,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     "text", [BOMB, "a: " + "[" * 3000, "a: &a [*a]", "a: !!python/name:os.system ''", "- 1"]
 )
-def test_configurations_that_are_none(text: str, trained: Path) -> None:
+def test_invalid_configurations_are_refused(text: str, trained: Path) -> None:
     run = alter(trained, Path("altered"), checkpoint=lambda content: content.update(config=text))
     assert_one_error(
         call("test", *QUIET, f"--ckpt_path={run}"), "the configuration in altered/checkpoints/best.ckpt"
@@ -196,14 +198,15 @@ def test_configurations_that_are_none(text: str, trained: Path) -> None:
 def test_processes_are_not_started_by_the_thousand(trained: Path) -> None:
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update(devices=100_000))
     flags = [flag for flag in QUIET if "devices" not in flag]
-    assert_one_error(call("fit", *flags, f"--ckpt_path={run}"), "trainer.devices is 100000; at most 64")
+    outcome = call("fit", *flags, f"--ckpt_path={run}")
+    assert_one_error(outcome, "trainer.devices must be <= 64 in a file, got 100000")
 
 
 # --- what is outside the run -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_a_lock_that_is_no_file(kind: str, trained: Path, tmp_path: Path) -> None:
+def test_a_lock_that_is_not_a_regular_file_is_refused(kind: str, trained: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("content", encoding="utf-8")
     lock = trained / ".lock"
@@ -213,7 +216,7 @@ def test_a_lock_that_is_no_file(kind: str, trained: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
-def test_folders_of_a_run_that_lead_elsewhere(name: str, trained: Path, tmp_path: Path) -> None:
+def test_linked_folders_of_a_run_are_refused(name: str, trained: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (trained / name).rename(elsewhere)
     (trained / name).symlink_to(elsewhere)
@@ -242,15 +245,15 @@ def test_answers_go_through_pipes_and_not_through_links(trained: Path, tmp_path:
     assert_one_error(call(*predict, "--answers=link.jsonl", stdin="abc\n"), "link.jsonl is a link")
     assert (Path("link.jsonl").is_symlink(), target.read_text(encoding="utf-8")) == (True, "kept")
     os.mkfifo("pipe")
-    found: list[str] = []
-    reader = threading.Thread(target=lambda: found.append(Path("pipe").read_text(encoding="utf-8")))
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(Path("pipe").read_text(encoding="utf-8")))
     reader.start()
     assert call(*predict, "--answers=pipe", stdin="abc\n").code == 0
     reader.join(10)
-    assert found[0].startswith('{"id": "question/0"')
+    assert received[0].startswith('{"id": "question/0"')
 
 
-def test_a_configuration_or_checkpoint_that_is_a_pipe(trained: Path, common: list[str]) -> None:
+def test_a_pipe_is_refused_as_configuration_or_checkpoint(trained: Path, common: list[str]) -> None:
     os.mkfifo("pipe")
     assert_one_error(call("fit", *common, "-c", "pipe"), "configuration pipe is not a regular file")
     assert_one_error(call("fit", *QUIET, "--ckpt_path=pipe"), "checkpoint pipe")

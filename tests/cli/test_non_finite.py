@@ -23,7 +23,7 @@ def assert_failure(outcome: Outcome, *parts: str) -> None:
 
 
 def saved(run: Path) -> list[int]:
-    """Steps of best and last checkpoint, whose numbers are all finite."""
+    """Return the steps of best and last checkpoint; check that all their numbers are finite."""
     steps = []
     for name in ("best", "last"):
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
@@ -36,7 +36,7 @@ def saved(run: Path) -> list[int]:
 
 
 def break_prompt(at: int) -> Callable[..., None]:
-    """NaN in the prompt once a step is done."""
+    """Fill the prompt with NaN after step ``at``."""
 
     def after(self: SoftPromptModule, *args: Any) -> None:
         if self.trainer.global_step == at:
@@ -99,7 +99,7 @@ def test_before_the_first_step_the_learning_rate_is_no_cause(
         ([], "the validation loss is nan"),
     ],
 )
-def test_what_the_last_step_has_broken_is_not_saved(
+def test_a_state_that_the_last_step_broke_is_not_saved(
     flags: list[str], what: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = torch.optim.AdamW.step
@@ -119,7 +119,7 @@ def test_what_the_last_step_has_broken_is_not_saved(
 
 @pytest.fixture
 def half_broken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every second validation batch has a NaN loss, from the step on that is put into the list."""
+    """Make every second validation loss NaN, after as many calls as the returned list says."""
     original, calls, steps = Backbone.loss, [0], [0]
 
     def loss(self: Backbone, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A run that an earlier version has written, with old fingerprints and states, is still read."""
+"""A run of an earlier version, with old fingerprints and states, can still be used."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ def test_an_old_checkpoint_generates_what_it_generated(old: Path) -> None:
     outcome = call("test", *QUIET, f"--ckpt_path={old}")
     assert (outcome.code, outcome.notes) == (0, []), outcome.err
     names = ("id", "generation", "prediction", "reference", "correct")
-    before, now = records(OLD / "results.jsonl"), records(old / "test" / "results.jsonl")
-    assert [[record[name] for name in names] for record in now] == [
+    before, after = records(OLD / "results.jsonl"), records(old / "test" / "results.jsonl")
+    assert [[record[name] for name in names] for record in after] == [
         [record[name] for name in names] for record in before
     ]
 
@@ -39,7 +39,7 @@ def test_an_old_fit_is_resumed(old: Path) -> None:
     assert (old / "prompt.safetensors").exists()
 
 
-def test_an_old_partition_is_taken(old: Path) -> None:
+def test_an_old_partition_is_used(old: Path) -> None:
     data = ["--data=Generated", "--data.task=last_letter", "--data.train_size=16", "--data.validation_size=4"]
     prompt = ["--model=DHAM", f"--model.partition={old}", "--model.num_virtual_tokens=6"]
     outcome = call("fit", *QUIET, *data, *prompt, "--model.val_generations=0", "--trainer.max_steps=1")
@@ -50,4 +50,4 @@ def test_an_old_configuration_is_read(old: Path) -> None:
     outcome = call("test", *QUIET, f"--ckpt_path={old}", "-c", old / "config.yaml")
     assert outcome.code == 0, outcome.err
     (note,) = outcome.notes
-    assert note.endswith("options of other subcommands are left out: early_stopping, save_every, run_dir")
+    assert note.endswith("options of other subcommands are ignored: early_stopping, save_every, run_dir")

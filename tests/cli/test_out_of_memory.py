@@ -1,4 +1,4 @@
-"""Out of memory is one line with what to change; a fit saves its last whole step first."""
+"""Running out of memory is reported in one line; a fit saves its last complete step first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from utilities.failures import is_out_of_memory, run_failure
 
 
 def too_much() -> Any:
-    """An allocation that no processor has the memory for, as torch reports it."""
+    """Allocate more than any machine has, so that torch raises its error."""
     return torch.empty(2**60, dtype=torch.uint8)
 
 
@@ -41,7 +41,7 @@ def raised_by(allocate: Callable[[], Any]) -> BaseException:
         (of_python, ""),
     ],
 )
-def test_one_line_says_what_to_change(allocate: Callable[[], Any], amount: str) -> None:
+def test_the_message_names_the_options_to_change(allocate: Callable[[], Any], amount: str) -> None:
     failure = run_failure(raised_by(allocate))
     assert failure is not None
     assert failure.exit_code == 1
@@ -102,7 +102,7 @@ def test_the_last_whole_step_is_saved(
     with monkeypatch.context() as patch:
         fail_at(hook, step, row, patch)
         assert_out_of_memory(call("fit", *flags, f"--run_dir={run}"))
-    assert f"step {step} is saved: --ckpt_path {run}/checkpoints/last.ckpt goes on" in caplog.text
+    assert f"step {step} is saved: resume with --ckpt_path {run}/checkpoints/last.ckpt" in caplog.text
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
     resumed = call("fit", *QUIET, f"--ckpt_path={run}")
     assert resumed.code == 0, resumed.err
@@ -122,7 +122,7 @@ def test_before_the_first_step_nothing_is_kept(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_says_so_too(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_reports_it_too(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SoftPromptModule, "test_step", lambda *args: too_much())
     assert_out_of_memory(call("test", *QUIET, f"--ckpt_path={trained}"))
     assert not (trained / "test-2").exists()

@@ -44,7 +44,9 @@ def test_questions_are_stripped_as_training_rows_are(tmp_path: Path) -> None:
         (b"half \xed\xa0\xbd\n", "cannot be read: byte 0xed in line 1 is not UTF-8"),
     ],
 )
-def test_what_is_no_text(data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_text_is_refused(
+    data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=f"^questions file .*txt {message}$"):
         from_bytes(data, tmp_path)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
@@ -57,13 +59,13 @@ def test_standard_input_is_utf8_in_any_locale(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdin", stdin)
     assert read_questions("-") == ["é\u2028?"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("half \ud83d\n"))
-    with pytest.raises(UserError, match="standard input holds half a surrogate pair in line 1"):
+    with pytest.raises(UserError, match="standard input holds a lone surrogate in line 1"):
         read_questions("-")
     monkeypatch.setattr(sys, "stdin", None)
     assert read_questions("-") == []
 
 
-def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in (str(tmp_path), str(tmp_path / "pipe"), "/dev/zero"):
         with pytest.raises(UserError, match="is not a regular file"):
@@ -78,4 +80,4 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_question_of_saliency_is_a_text(trained: Path) -> None:
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question=half \ud83d")
-    assert_one_error(outcome, "option --question holds '\\ud83d' at character 5: half a surrogate pair")
+    assert_one_error(outcome, "option --question has a lone surrogate '\\ud83d' at character 5")

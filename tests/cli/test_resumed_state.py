@@ -1,4 +1,4 @@
-"""What a resumed fit takes from its checkpoint: scores, counts and moments; no path, and no option."""
+"""A resumed fit restores scores, counts and moments from its checkpoint, but no path and no option."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ def test_nor_by_a_checkpoint_callback_of_the_user(trained: Path, tmp_path: Path)
 
 
 def test_patience_is_that_of_the_command_line(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And a fit that ends early says why."""
+    """A fit that ends early also reports the reason."""
     base = [*QUIET, "--model.val_generations=0", "--trainer.val_check_interval=1", "--model.optimizer.lr=50"]
     flags = [*base, "--early_stopping.patience=2", "--trainer.max_steps=60"]
     assert call("fit", *flags, f"--ckpt_path={trained}").code == 0
@@ -147,7 +147,7 @@ def test_patience_is_that_of_the_command_line(trained: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("limit", ["max_steps=4", "max_epochs=1"])
-def test_a_resumed_fit_without_a_step_left_says_so(
+def test_a_resumed_fit_without_a_step_left_is_reported(
     limit: str, trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps = [] if limit.startswith("max_steps") else ["--trainer.max_steps=-1"]
@@ -158,7 +158,7 @@ def test_a_resumed_fit_without_a_step_left_says_so(
 def test_the_learning_rate_is_that_of_the_command_line(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the first resumed step on, and the schedule goes on from where it stood."""
+    """It applies from the first resumed step on, and the schedule continues from its position."""
     rates: list[float] = []
     original = SoftPromptModule.on_before_optimizer_step
 

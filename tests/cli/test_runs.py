@@ -137,7 +137,7 @@ def test_stored_values_are_used(trained: Path) -> None:
 def test_a_path_may_begin_with_a_tilde(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One folder is meant, whatever the working directory is."""
+    """It names the same folder whatever the working directory is."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert call("fit", *QUIET, "--ckpt_path=~/run", "--trainer.max_steps=5", "--run_dir=~/more").code == 0
     assert (tmp_path / "more" / "checkpoints" / "last.ckpt").is_file()

@@ -1,4 +1,4 @@
-"""What an evaluation leaves that is stopped, or cannot write at its end; which prompt a fit exports."""
+"""Partial results of evaluations that are interrupted or cannot write; the prompt that a fit exports."""
 
 import json
 import shutil
@@ -52,20 +52,25 @@ def test_finished_records_are_kept(flags: list[str], trained: Path, caplog: pyte
     assert {path.name for path in (trained / "test-2").glob("*.jsonl")} == (
         {"results.partial.jsonl", "dpc.partial.jsonl"} if flags else {"results.partial.jsonl"}
     )
-    found = lines(trained / "test-2" / "results.partial.jsonl")
-    assert len(found) == 2
+    records = lines(trained / "test-2" / "results.partial.jsonl")
+    assert len(records) == 2
     if flags:
-        corrected = lines(trained / "test-2" / "dpc.partial.jsonl")
-        assert [record["generation"] for record in found] == [one["after"]["generation"] for one in corrected]
+        corrections = lines(trained / "test-2" / "dpc.partial.jsonl")
+        assert [record["generation"] for record in records] == [
+            correction["after"]["generation"] for correction in corrections
+        ]
     else:
-        whole = {record["id"]: record for record in lines(trained / "test" / "results.jsonl")}
-        assert found == [whole[record["id"]] for record in found]
+        complete = {record["id"]: record for record in lines(trained / "test" / "results.jsonl")}
+        assert records == [complete[record["id"]] for record in records]
         assert f"2 records are in {trained.resolve()}/test-2/results.partial.jsonl" in caplog.text
     again = call("grade", trained)
     assert again.out.startswith("records in run/test/results.jsonl: 6\n")
-    assert again.notes == ["note: run/test-2/results.partial.jsonl is of a test that is not complete"]
+    assert again.notes == ["note: run/test-2/results.partial.jsonl belongs to an incomplete test"]
     shutil.rmtree(trained / "test")
-    assert "run/test-2/results.partial.jsonl has what a stopped test has done" in call("grade", trained).err
+    assert (
+        "run/test-2/results.partial.jsonl holds the records of an interrupted test"
+        in call("grade", trained).err
+    )
     assert call("grade", trained / "test-2" / "results.partial.jsonl").code == 0
 
 
@@ -94,10 +99,10 @@ def test_records_survive_a_full_disk(
     reason = "cannot be written: No space left on device; "
     assert error.startswith(f"error: file {trained.resolve()}/test-2/results.jsonl {reason}")
     if elsewhere:
-        kept = Path(error.removesuffix(" instead").rpartition("it is ")[2]).read_text(encoding="utf-8")
+        rescued = Path(error.rpartition("saved to ")[2]).read_text(encoding="utf-8")
     else:
-        kept = "".join(f"{line}\n" for line in outcome.out.splitlines() if line.startswith("{"))
-    assert kept == (trained / "test" / "results.jsonl").read_text(encoding="utf-8")
+        rescued = "".join(f"{line}\n" for line in outcome.out.splitlines() if line.startswith("{"))
+    assert rescued == (trained / "test" / "results.jsonl").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -112,18 +117,20 @@ def test_a_signal_leaves_every_finished_batch(number: signal.Signals, trained: P
             assert time.monotonic() < end
             time.sleep(0.1)
         process.send_signal(number)
-        said = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=60)[1]
     assert process.returncode == -number
-    found = lines(partial)
-    assert len(found) >= 2
-    wanted = f"{number.name}: the evaluation is not complete; {len(found)} records are in {partial.resolve()}"
-    assert wanted in said
+    records = lines(partial)
+    assert len(records) >= 2
+    expected = (
+        f"{number.name}: the evaluation is not complete; {len(records)} records are in {partial.resolve()}"
+    )
+    assert expected in stderr
 
 
 def test_the_exported_prompt_is_the_best_checkpoints(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where validation losses rise the best state is not the last."""
+    """If validation losses rise, the best state is not the last."""
     monkeypatch.chdir(tmp_path)
     log = SoftPromptModule.log
 

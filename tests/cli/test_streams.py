@@ -39,12 +39,12 @@ def test_a_closed_output_is_refused_where_answers_would_be_lost(trained: Path) -
         ("| head -c 1", 0, ""),
     ],
 )
-def test_streams_that_cannot_be_written(redirected: str, code: int, errors: str, trained: Path) -> None:
+def test_unwritable_streams_are_one_line(redirected: str, code: int, errors: str, trained: Path) -> None:
     done = shell(f"set -o pipefail; {GRADE} {redirected}")
     assert (done.returncode, done.stderr) == (code, errors)
 
 
-def test_a_terminal_without_the_characters(trained: Path) -> None:
+def test_characters_outside_the_encoding_are_escaped(trained: Path) -> None:
     file = trained / "test" / "results.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     text = json.dumps(records[0] | {"id": "Müller 算", "correct": True, "generation": "The answer is x."})
@@ -56,7 +56,7 @@ def test_a_terminal_without_the_characters(trained: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirected", ["| head -n 1", "> /dev/full"])
-def test_answers_that_nobody_reads(redirected: str, trained: Path) -> None:
+def test_answers_without_a_reader_end_without_traceback(redirected: str, trained: Path) -> None:
     questions = "\n".join(f"word{i}" for i in range(3000))
     Path("questions.txt").write_text(questions, encoding="utf-8")
     flags = f"{' '.join(QUIET)} --data.max_new_tokens=1 --data.eval_batch_size=64 --questions questions.txt"
@@ -68,7 +68,7 @@ def test_answers_that_nobody_reads(redirected: str, trained: Path) -> None:
     assert (done.returncode, errors) == ((0, []) if "head" in redirected else (2, full))
 
 
-def test_what_is_printable() -> None:
+def test_control_and_formatting_characters_are_escaped() -> None:
     assert printable(HOSTILE) == SHOWN
     assert printable(SHOWN) == SHOWN
     assert printable("x² ≤ 算 é") == "x² ≤ 算 é"

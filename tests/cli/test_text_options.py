@@ -64,7 +64,7 @@ def test_a_run_keeps_its_texts(
 
 
 def assembled(*args: list[str]) -> dict:
-    """The configuration that text options become."""
+    """Return the configuration that text options are assembled into."""
     importable = Importable(typed_classes(args))
     *_, last = assemble(
         "fit", args, {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}, importable
@@ -79,7 +79,7 @@ def test_texts_on_the_command_line(text: str, separate: bool) -> None:
     assert assembled(option)["data"]["init_args"]["source"] == text
 
 
-# Scalars that YAML reads as something else, or as they are.
+# Scalars, most of which YAML reads as another type.
 UNQUOTED = [
     "null",
     "~",
@@ -122,17 +122,17 @@ def test_texts_that_are_written_read_the_same(text: str) -> None:
 
 def test_options_that_are_more_than_texts() -> None:
     """Null where an option may be null, lists where it may be a list; entries of a list are texts."""
-    found = assembled(
+    values = assembled(
         ["--backbone.revision", "null"],
         ["--data.revision=6e74213"],
         ["--data.stop", '["\\n", 2e5, null]'],
         ["--model.partition", "[0, 2]"],
         ["--run_dir=2024-05-01"],
     )
-    assert found["backbone"] == {"revision": None}
-    assert found["data"]["init_args"] == {"revision": "6e74213", "stop": ["\n", "2e5", "null"]}
-    assert found["model"]["init_args"] == {"partition": [0, 2]}
-    assert found["run_dir"] == "2024-05-01"
+    assert values["backbone"] == {"revision": None}
+    assert values["data"]["init_args"] == {"revision": "6e74213", "stop": ["\n", "2e5", "null"]}
+    assert values["model"]["init_args"] == {"partition": [0, 2]}
+    assert values["run_dir"] == "2024-05-01"
     assert assembled(["--data.stop", "END"])["data"]["init_args"]["stop"] == ["END"]
     assert assembled(["--model.partition", "uniform"])["model"]["init_args"]["partition"] == "uniform"
 

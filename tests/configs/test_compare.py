@@ -288,7 +288,7 @@ def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["-c", "nowhere.yaml", "--trainer.accelerator=cpu"], False),
     ],
 )
-def test_which_rows_start_processes(
+def test_rows_on_several_devices_start_processes(
     flags: list[str], several: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -312,7 +312,7 @@ def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None
     assert "MEMBER: 2/2" in done.stderr
 
 
-def test_it_is_one_process(
+def test_it_is_refused_under_torchrun(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -327,7 +327,7 @@ def test_it_is_one_process(
         ("--backbone.trust_remote_code=true", "trust_remote_code can be given on the command line only"),
     ],
 )
-def test_a_comparison_of_somebody_else_runs_no_code(flag: str, message: str, tmp_path: Path) -> None:
+def test_an_untrusted_comparison_runs_no_code(flag: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "given.yaml"
     for rows in (f"{{a: [{flag}]}}", f"{{a: [--model=LoRA], b: {{of: a, test: [{flag}]}}}}"):
         file.write_text(f"title: x\nrows: {rows}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What goes wrong on one process ends all of them in the same step, with whole checkpoints."""
+"""A failure of one rank ends all ranks, with complete checkpoints."""
 
 from pathlib import Path
 

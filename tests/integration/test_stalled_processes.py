@@ -53,9 +53,9 @@ def test_a_stalled_process_is_named(how: str, tmp_path: Path) -> None:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8")
             os.kill(int(children.split()[int(how[-1])]), signal.SIGSTOP)
         rank = 1 if how == "hangs" else int(how[-1])
-        kind = "no progress" if how == "hangs" else "no sign of life"
-        wanted = rf"warning: {kind} for 6 s: .*process {rank} \(.*, pid \d+\).* training step"
-        while not re.search(wanted, text := said.read_text(encoding="utf-8")):
+        kind = "no progress" if how == "hangs" else "no heartbeat"
+        expected = rf"warning: {kind} for 6 s: .*process {rank} \(.*, pid \d+\).* training step"
+        while not re.search(expected, text := said.read_text(encoding="utf-8")):
             assert time.monotonic() < end, text
             time.sleep(0.2)
         assert f"process {1 - rank} (" not in text.splitlines()[-1]

@@ -45,7 +45,7 @@ def test_follows_its_parent(rank: str, ends: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "x"), ("SLURM_PROCID", ""), ("RANK", "-1")])
-def test_a_rank_that_is_no_number_is_one_line(
+def test_a_rank_that_is_not_a_number_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -24,7 +24,7 @@ EMBEDDED = "08962e9c381f1e64"
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float32 model on disk."""
+    """Save a float32 model."""
     folder = tmp_path_factory.mktemp("stored")
     random_model("llama", "eager", torch.float32).save_pretrained(folder)
     return folder
@@ -41,7 +41,7 @@ def load(folder: Path | str, dtype: Any = "float32") -> Backbone:
 
 
 def changed(folder: Path, to: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    """A copy of a stored model with other tensors."""
+    """Return a copy of a stored model with changed tensors."""
     shutil.copytree(folder, to)
     state = load_file(to / "model.safetensors")
     change(state)
@@ -156,10 +156,10 @@ def test_fingerprint_of_the_first_version_sees_a_sampled_weight(family: str) -> 
     before = sampled_fingerprint(model)
     for name, parameter in model.named_parameters():
         with torch.no_grad():
-            kept = parameter.flatten()[0].clone()
+            original = parameter.flatten()[0].clone()
             parameter.view(-1)[0] += 1.0
             assert sampled_fingerprint(model) != before, name
-            parameter.view(-1)[0] = kept
+            parameter.view(-1)[0] = original
     assert sampled_fingerprint(model) == before
 
 
@@ -182,7 +182,7 @@ def test_fingerprint_of_the_first_version_sees_a_sampled_weight(family: str) -> 
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
 def test_fingerprint_sees_the_structure(family: str, changes: dict[str, Any]) -> None:
-    """Also what leaves every weight as it is."""
+    """Structure counts even if every weight is unchanged."""
     assert tiny_backbone(family, **changes).fingerprint != tiny_backbone(family).fingerprint
 
 

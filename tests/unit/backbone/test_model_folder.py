@@ -1,4 +1,4 @@
-"""Damaged, lying and hostile model folders are refused in one line, and run no code."""
+"""Damaged, inconsistent and malicious model folders are refused in one line, and run no code."""
 
 import json
 import shutil
@@ -129,7 +129,7 @@ def test_weights_beyond_the_configuration_are_named(copy: Path) -> None:
     config["num_hidden_layers"] = 3
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(
-        UserError, match=r"its files hold weight model\.layers\.3\.\S+ and \d more that its conf"
+        UserError, match=r"its files have weight model\.layers\.3\.\S+ and \d more that its conf"
     ):
         load(copy)
 
@@ -139,7 +139,7 @@ def test_weight_of_another_shape_is_named(copy: Path) -> None:
     state["model.layers.2.mlp.up_proj.weight"] = state["model.layers.2.mlp.up_proj.weight"][:-1].clone()
     resave(copy, state)
     with pytest.raises(
-        UserError, match=r"hold another shape of weight model\.layers\.2\.mlp\.up_proj\.weight$"
+        UserError, match=r"have the wrong shape for weight model\.layers\.2\.mlp\.up_proj\.weight$"
     ):
         load(copy)
 

@@ -38,7 +38,7 @@ def test_the_least_length_of_several_kinds_of_layers() -> None:
     assert batch_dependent_from(Config()) == 8
 
 
-def test_it_is_said_once_at_load(caplog: pytest.LogCaptureFixture) -> None:
+def test_dependence_is_reported_once_at_load(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
             logging.getLogger(name).addHandler(caplog.handler)
@@ -46,11 +46,11 @@ def test_it_is_said_once_at_load(caplog: pytest.LogCaptureFixture) -> None:
         assert not [text for text in caplog.messages if "rotary" in text]
         tiny_backbone("llama", rope_parameters={"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 2.0})
     (line,) = {text for text in caplog.messages if "rotary" in text}
-    assert "more than 128 tokens" in line
+    assert "has more than 128 tokens" in line
 
 
 def test_the_length_is_where_it_begins() -> None:
-    """A text has the same logits beside another one up to that length, and others beside a longer one."""
+    """A text's logits are unchanged in a batch up to that length, and change beside a longer text."""
     parameters = {"rope_theta": 10000.0, "rope_type": "dynamic", "factor": 4.0}
     model = tiny_backbone("llama", rope_parameters=parameters, max_position_embeddings=16).model
     alone = model(torch.arange(8)[None]).logits

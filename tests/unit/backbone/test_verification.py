@@ -1,4 +1,4 @@
-"""The numeric check at load: models that are right pass, and each kind of wrong one is refused by name."""
+"""The numerical check at load passes right models, and refuses each kind of wrong one by name."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_h
 
 
 def wrong_config(name: str) -> Any:
-    """A family whose layers take a prefix, and make something else of it."""
+    """Return the configuration of a family whose layers accept a prefix but compute something else."""
     import transformers as hf
 
     make = {
@@ -59,7 +59,7 @@ def ready(config: Any, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any
 
 @pytest.fixture(autouse=True)
 def nothing_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No memory of other tests."""
+    """Start without checks passed in other tests; return the cache folder."""
     monkeypatch.setattr(verification, "_passed", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "promptstage" / "verified"
@@ -67,7 +67,7 @@ def nothing_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each comparison."""
+    """Return a list that grows with each comparison."""
     made: list[int] = []
     attempt = verification._attempt
     monkeypatch.setattr(verification, "_attempt", lambda *a: made.append(1) or attempt(*a))
@@ -113,7 +113,7 @@ def test_scaled_logits_are_seen_though_the_padding_tokens_embedding_is_zero() ->
 
 
 class _ShiftedLate(nn.Module):
-    """A decoder block that moves what it is given by what stands in the row before."""
+    """Decoder block whose input mixes in the previous position outside attention."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files that are no rows: one line each, whatever stands where rows are expected."""
+"""Files and rows that cannot be read are refused in one line."""
 
 import codecs
 import gzip
@@ -19,7 +19,7 @@ BOM = codecs.BOM_UTF8
 
 
 def problem(source: Path, split: str = "test") -> str:
-    """The one line about a split of GSM8K's."""
+    """Return the one-line error for a split of GSM8K."""
     with pytest.raises(UserError) as error:
         GSM8K(source=str(source)).examples(split)
     line = str(error.value)
@@ -49,15 +49,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
     ],
 )
-def test_other_formats(content: bytes, name: str, tmp_path: Path) -> None:
+def test_other_formats_are_named(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(content)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl is {name}")
     assert line.endswith("expected JSON lines in UTF-8")
 
 
-def test_what_is_no_regular_file(tmp_path: Path) -> None:
-    """A pipe would be waited for, and a device read, for ever."""
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """Reading a pipe or a device would never end."""
     file = tmp_path / "test.jsonl"
     for make in (
         lambda: os.mkfifo(file),
@@ -77,7 +77,7 @@ def test_a_validation_split_that_cannot_be_read_is_not_taken_out_of_train(tmp_pa
     assert problem(tmp_path, "validation").startswith(f"{tmp_path}/validation.jsonl is not a regular file")
 
 
-def test_a_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "test.jsonl"
     with file.open("wb") as out:
         out.truncate(10**12)
@@ -100,10 +100,10 @@ HALF = '{"question": "half an emoji \\ud83d", "answer": "#### 2"}'
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (HALF, r"field 'question' holds '\ud83d' at character 14: half a surrogate pair, no Unicode"),
+        (HALF, r"field 'question' has a lone surrogate '\ud83d' at character 14"),
         (
             '{"question": "?", "answer": "\\udcff #### 2"}',
-            r"field 'answer' holds '\udcff' at character 0: half a surrogate pair, no Unicode",
+            r"field 'answer' has a lone surrogate '\udcff' at character 0",
         ),
         (
             '{"\\u001b[2J\\ud83d": 1, "question": "?"}',
@@ -120,7 +120,7 @@ HALF = '{"question": "half an emoji \\ud83d", "answer": "#### 2"}'
         ('{"question": "?", "answer": null}', "field 'answer' is None: expected a non-empty text"),
         (
             json.dumps({"answer": "#### 2", "question": "a" * 1_000_001}),
-            "field 'question' has 1,000,001 characters: allowed are",
+            "field 'question' must have at most 1,000,000 characters, got 1,000,001",
         ),
         # References that no answer can equal.
         ('{"question": "?", "answer": "#### 12:30"}', "the answer is '12:30': expected a number, such as 72"),
@@ -130,7 +130,7 @@ HALF = '{"question": "half an emoji \\ud83d", "answer": "#### 2"}'
         ('{"question": "?", "answer": "#### \\u001b[2J"}', r"the answer is '\x1b[2J': expected a number"),
     ],
 )
-def test_rows_that_are_malformed(row: str, message: str, tmp_path: Path, caplog: Any) -> None:
+def test_malformed_rows_are_refused_or_skipped(row: str, message: str, tmp_path: Path, caplog: Any) -> None:
     (tmp_path / "test.jsonl").write_text(ROW + row + "\n" + ROW * 2)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl:2: {message}")
@@ -142,8 +142,8 @@ def test_rows_that_are_malformed(row: str, message: str, tmp_path: Path, caplog:
     assert message in caplog.messages[0]
 
 
-def test_values_of_any_depth(tmp_path: Path) -> None:
-    """What the parser can just read may be too deep to be shown."""
+def test_nested_values_are_refused_at_any_depth(tmp_path: Path) -> None:
+    """A value that the parser can just read may be too deep for repr()."""
     for depth in range(880, 1000, 7):
         row = f'{{"question": {"[" * depth}{"]" * depth}, "answer": "#### 2"}}\n'
         (tmp_path / "test.jsonl").write_text(row)
@@ -165,7 +165,7 @@ def test_references_that_are_read_as_answers_are(write_rows: WriteRows) -> None:
     assert [example.answer for example in examples] == [answer.replace(",", "") for answer in answers]
 
 
-def test_a_formula_without_content(write_rows: WriteRows) -> None:
+def test_a_formula_without_content_is_malformed(write_rows: WriteRows) -> None:
     source = write_rows(test=[{"problem": "?", "solution": r"\boxed{\text{ }}"}])
     with pytest.raises(UserError, match=r"test\.jsonl:1: the answer is .*: expected a formula"):
         MATH(source=source).examples("test")
@@ -178,7 +178,7 @@ def test_labels_cannot_steer_a_terminal(write_rows: WriteRows) -> None:
 
 
 @pytest.mark.parametrize("source", ["~nobody-of-this-name/data", "/" + "x" * 5000, "a\0b", "/a\0b"])
-def test_folders_that_cannot_be(source: str) -> None:
+def test_invalid_folders_are_refused(source: str) -> None:
     with pytest.raises(UserError, match="data folder"):
         GSM8K(source=source).examples("test")
 
@@ -186,16 +186,19 @@ def test_folders_that_cannot_be(source: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"template": "{question} \ud83d"}, r"template .* holds '\\ud83d' at character 11"),
-        ({"stop": ["\udc80"]}, r"stop holds '\\udc80' at character 0"),
-        ({"template": "{question}" + "a" * 1_000_000}, "template .* has 1,000,010 characters"),
+        ({"template": "{question} \ud83d"}, r"template .* has a lone surrogate '\\ud83d' at character 11"),
+        ({"stop": ["\udc80"]}, r"stop has a lone surrogate '\\udc80' at character 0"),
+        (
+            {"template": "{question}" + "a" * 1_000_000},
+            "template .* must have at most 1,000,000 characters, got 1,000,010",
+        ),
     ],
 )
-def test_texts_that_cannot_be_tokenized(options: dict[str, Any], message: str) -> None:
+def test_texts_that_cannot_be_tokenized_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Generated(**options)
     data = Generated()
-    with pytest.raises(UserError, match="question 2 has 1,000,001 characters"):
+    with pytest.raises(UserError, match="question 2 must have at most 1,000,000 characters, got 1,000,001"):
         data.use_questions(["1+1?", "a" * 1_000_001])
 
 

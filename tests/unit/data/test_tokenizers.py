@@ -74,13 +74,13 @@ def backbone_with(tokenizer: Any, family: str = "llama") -> Backbone:
 
 
 def whole_text(template: Template, example: Any) -> tuple[str, str]:
-    """A prompt, and the prompt with its completion, as text."""
+    """Return a prompt, and the prompt with its completion, as text."""
     prompt = template.render(example.question).text
     return prompt, prompt + template.separator + example.completion
 
 
 def read(tokenizer: Any, text: str, chat: bool) -> list[int]:
-    """Token ids of a text by the backend alone, without a closing [SEP]."""
+    """Tokenize a text with the backend alone, without a closing [SEP]."""
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=not chat)
     ids = list(encoding.ids)
     return ids[:-1] if not chat and ids[-1] == tokenizer.eos_token_id else ids
@@ -110,7 +110,7 @@ def test_ids_are_those_of_the_joint_text(
                 joint += 1
                 assert ids[:-1] == together
             elif kind != "wordpiece":
-                # Another reading of the same text, which goes on from the prompt.
+                # Another tokenization of the same text, which continues the prompt.
                 assert tokenizer.decode(ids[:-1]) == tokenizer.decode(together)
             labels = batch.gold.labels[row]
             assert labels[labels != -100].tolist() == ids[len(prompt) :]
@@ -138,7 +138,7 @@ def test_losses_are_those_of_the_joint_text(tokenizer: Any, template: str, write
 
 
 def test_a_blank_is_not_put_before_an_answer_behind_a_blank(write_rows: WriteRows) -> None:
-    """Alone, "She" is " She" to these tokenizers, and the answer would begin with two blanks."""
+    """Alone, "She" is " She" to these tokenizers, and the answer would begin with two spaces."""
     for kind in ("mistral", "gemma"):
         data = data_with(made(kind), write_rows(test=ROWS[:1]), template=BEHIND_BLANK)
         (batch,) = data.test_dataloader()
@@ -159,7 +159,7 @@ def test_the_blank_before_an_answer_is_the_chat_template_s(write_rows: WriteRows
 
 
 def moved(data: GSM8K, bos_first: bool = True) -> Batch:
-    """The only batch of the test split, for a model with ``bos_first``."""
+    """Return the only batch of the test split, for a model with ``bos_first``."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=SimpleNamespace(bos_first=bos_first), global_rank=0, world_size=1
     )
@@ -179,7 +179,7 @@ def prompted(tokenizer: Any, method: str, family: str) -> Any:
 
 
 def explicit(module: Any, tokenizer: Any, content: list[int]) -> Tensor:
-    """Logits of [BOS, P1 … Pm, content without its BOS] for prompt tuning, by the plain model."""
+    """Compute logits of [BOS, P1 … Pm, content without its BOS] for prompt tuning with the plain model."""
     body = content[1:] if adds_bos(tokenizer) else content
     embed = module.backbone.model.get_input_embeddings()
     parts = [embed(torch.tensor([tokenizer.bos_token_id])), module.prompt, embed(torch.tensor(body))]
@@ -205,10 +205,10 @@ def test_a_bos_first_is_the_only_one(bos_kind: str, family: str, write_rows: Wri
         ids = gold_ids(before, row)
         assert gold_ids(batch, row) == ids[adds:]
         span = slice(*batch.gold.question[row].tolist())
-        theirs = slice(*before.gold.question[row].tolist())
-        assert torch.equal(batch.gold.input_ids[row, span], before.gold.input_ids[row, theirs])
+        unmoved = slice(*before.gold.question[row].tolist())
+        assert torch.equal(batch.gold.input_ids[row, span], before.gold.input_ids[row, unmoved])
         left = slice(*batch.prompt.question[row].tolist())
-        assert torch.equal(batch.prompt.input_ids[row, left], before.gold.input_ids[row, theirs])
+        assert torch.equal(batch.prompt.input_ids[row, left], before.gold.input_ids[row, unmoved])
         completion = int((batch.gold.labels[row] != -100).sum())
         logits = explicit(module, tokenizer, ids)
         expected = cross_entropy(
@@ -253,8 +253,8 @@ def test_a_prompt_trained_behind_two_is_refused() -> None:
     assert unaffected.structure() == {"insert_at": 0, "bos_first": True}
 
 
-def test_calibration_examples_keep_their_bos(write_rows: WriteRows) -> None:
-    """Stages are found without a prompt, so that content begins as it does without one."""
+def test_the_partition_search_keeps_the_bos_of_its_examples(write_rows: WriteRows) -> None:
+    """Stages are searched without a prompt, so that content keeps its own BOS."""
     tokenizer = made("llama3")
     data = GSM8K(source=write_rows(train=ROWS * 4), validation_size=2)
     data._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Tokenizers shaped like those of seven model families, made without downloads."""
+"""Tokenizers of seven kinds, built without downloads."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ KINDS = ("embedded", "llama3", "mistral", "gpt2", "qwen", "gemma", "wordpiece")
 
 
 def make(kind: str) -> Any:
-    """The fast tokenizer of a kind."""
+    """Build the fast tokenizer of a kind."""
     if kind == "embedded":
         from backbones.embedded.train import build_tokenizer
 
@@ -56,7 +56,7 @@ def _byte_level(kind: str) -> Any:
 
 
 def _sentencepiece(kind: str) -> Any:
-    """As LLaMA's converted tokenizer.json: merges within words, and a normalizer instead of a splitter."""
+    """Build a tokenizer like LLaMA's: merges within words, and a normalizer instead of a splitter."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     special = ["<unk>", "<s>", "</s>"]
@@ -71,7 +71,7 @@ def _sentencepiece(kind: str) -> Any:
     characters = ["▁", *(chr(i) for i in range(33, 127)), *(f"<0x{i:02X}>" for i in range(256)), "▁▁"]
     for token in characters:
         vocabulary.setdefault(token, len(vocabulary))
-    merges = [(one, other) for one, other in model["merges"]]
+    merges = [(left, right) for left, right in model["merges"]]
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=[*merges, ("▁", "▁")], unk_token="<unk>", byte_fallback=True)
     )

@@ -53,7 +53,7 @@ def test_a_row_of_the_table_of_hyperparameters() -> None:
     }
 
 
-def test_tensor_files_know_their_contents(tmp_path: Path) -> None:
+def test_tensor_files_are_checked_against_their_digest(tmp_path: Path) -> None:
     tensors = {
         "b": torch.arange(6.0).view(2, 3),
         "a": torch.zeros(2, 0),
@@ -64,14 +64,14 @@ def test_tensor_files_know_their_contents(tmp_path: Path) -> None:
             tmp_path / name, dict(reversed(tensors.items())) if name == "two" else tensors, {"step": 4}
         )
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    found, about = read_tensors(tmp_path / "one", "prompt")
+    restored, about = read_tensors(tmp_path / "one", "prompt")
     assert about == {"step": 4}
     for name, tensor in tensors.items():
-        assert torch.equal(found[name], tensor)
+        assert torch.equal(restored[name], tensor)
     content = bytearray((tmp_path / "one").read_bytes())
     content[-1] ^= 1
     (tmp_path / "two").write_bytes(content)
-    with pytest.raises(UserError, match="is damaged: its tensors do not have the digest that it states"):
+    with pytest.raises(UserError, match="is damaged: its tensors do not match its SHA-256 digest"):
         read_tensors(tmp_path / "two", "prompt")
     (tmp_path / "two").write_bytes(content[:40])
     with pytest.raises(UserError, match="is not a safetensors file"):

@@ -1,4 +1,4 @@
-"""When a step's numbers end a fit."""
+"""Non-finite losses and gradients end a fit, except while float16's loss scaling adapts."""
 
 import math
 from types import SimpleNamespace
@@ -13,11 +13,11 @@ from utilities.errors import RunFailure
 
 
 def module(scale: float | None = None) -> Any:
-    made = method("prompt", tiny_backbone("llama"))
+    prompt = method("prompt", tiny_backbone("llama"))
     scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
     plugin = SimpleNamespace(scaler=scaler)
-    made._trainer = SimpleNamespace(precision_plugin=plugin, precision="16-mixed", global_step=3)
-    return made
+    prompt._trainer = SimpleNamespace(precision_plugin=plugin, precision="16-mixed", global_step=3)
+    return prompt
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -30,7 +30,7 @@ def test_a_loss_that_is_not_finite_is_a_failure(loss: float, scale: float | None
 
 
 def test_loss_scaling_skips_steps_until_its_scale_is_one() -> None:
-    """float16's first steps overflow, for the scale that they are to find."""
+    """With float16 the first steps overflow until a scale is found."""
     check_step(module(65536.0), 2.0, overflow=True)
     for scale in (1.0, 0.5, None):
         with pytest.raises(RunFailure, match="the gradient is not finite in step 4: "):

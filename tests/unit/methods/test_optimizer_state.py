@@ -1,4 +1,4 @@
-"""Loading optimizer and schedule takes moments and position, and leaves hyperparameters as configured."""
+"""Loading optimizer and schedule restores moments and position; hyperparameters stay as configured."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def gradient(step: int) -> torch.Tensor:
 
 
 def train(config: OptimizerConfig, parameter: torch.nn.Parameter, steps: range, states: Any = None) -> Any:
-    """States after the steps, begun from states."""
+    """Return optimizer and schedule states after the steps, starting from ``states``."""
     optimizer, schedule = config.build([parameter], 20)
     if states is not None:
         optimizer.load_state_dict(states[0])
@@ -38,7 +38,7 @@ def test_a_resume_is_bit_identical() -> None:
     assert torch.equal(whole, halves)
 
 
-def test_other_hyperparameters_count_from_the_first_step() -> None:
+def test_new_hyperparameters_apply_from_the_first_step() -> None:
     parameter = torch.nn.Parameter(torch.ones(6))
     states = train(FIRST, parameter, range(3))
     first, second = states[0]["state"][0]["exp_avg"].clone(), states[0]["state"][0]["exp_avg_sq"].clone()
@@ -86,6 +86,6 @@ def test_a_state_holds_no_rates() -> None:
         ("betas", (float("nan"), 0.9)),
     ],
 )
-def test_values_that_make_no_step(name: str, value: Any) -> None:
+def test_invalid_hyperparameters_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"optimizer {name} must be"):
         OptimizerConfig(**{name: value})

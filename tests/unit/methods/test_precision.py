@@ -1,4 +1,4 @@
-"""What is trained is float32, and so are AdamW's moments."""
+"""Trained parameters and AdamW's moments are float32."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Which process is named when a job makes no progress."""
+"""The process that is named when a job makes no progress."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def at(state: State, beat: float, mark: float) -> Seen:
         (
             at(WAITING, 100, 0),
             at(WORKING, 5, 0),
-            "no sign of life for 90 s: it is stopped, or its machine is gone",
+            "no heartbeat for 90 s: it is stopped, or its machine is gone",
         ),
         # In an evaluation one process may have finished its part.
         (at(WAITING, 100, 0), at(WORKING, 100, 99), ""),

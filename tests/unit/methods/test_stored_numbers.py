@@ -1,4 +1,4 @@
-"""What a checkpoint may hold in the place of numbers: each is refused in one line that names it."""
+"""Invalid numbers in a checkpoint are refused in one line that names them."""
 
 import math
 from pathlib import Path
@@ -69,7 +69,11 @@ DAMAGED = [
     ("lr_schedulers/0", {"base_lrs": [math.inf]}, "base_lrs must be finite and >= 0, got inf"),
     ("lr_schedulers/0", {"_last_lr": [-1]}, "_last_lr must be finite and >= 0, got -1"),
     ("lr_schedulers/0", {"_last_lr": [10**400]}, "_last_lr is an integer of 1329 bits"),
-    ("state_dict/prompt", torch.zeros(1).expand(2**40), "prompt claims (1099511627776,), more than the file"),
+    (
+        "state_dict/prompt",
+        torch.zeros(1).expand(2**40),
+        "prompt has shape (1099511627776,), more than the file",
+    ),
     ("state_dict/prompt", torch.eye(4).to_sparse(), "prompt is not a dense tensor"),
     ("MixedPrecision", {"scale": math.inf}, "the loss scaling's scale must be finite and positive, got inf"),
     ("MixedPrecision", {"scale": 0.0}, "the loss scaling's scale must be finite and positive, got 0.0"),
@@ -78,13 +82,13 @@ MOMENTS = [
     ("state/0/exp_avg", torch.zeros(1), "exp_avg must have shape (4, 32)"),
     ("state/0/step", torch.tensor(0.0), "step must be >= 1"),
     ("state/0/exp_avg_sq", -1.0, "exp_avg_sq must be >= 0"),
-    ("state", {7: {}}, "optimizer state is of other parameters"),
-    ("param_groups/0/params", [0, 1], "optimizer state is of other parameters"),
+    ("state", {7: {}}, "optimizer state belongs to other parameters"),
+    ("param_groups/0/params", [0, 1], "optimizer state belongs to other parameters"),
 ]
 POSITIONS = [
     ({"last_epoch": "4", "_step_count": 5}, "the schedule's last_epoch must be >= 0, got '4'"),
     ({"last_epoch": 4, "_step_count": -5}, "the schedule's _step_count must be >= 0, got -5"),
-    ({"last_epoch": 10**400, "_step_count": 5}, "last_epoch must be >= 0, got a larger integer"),
+    ({"last_epoch": 10**400, "_step_count": 5}, "last_epoch must be >= 0, got an integer over 53 bits"),
     ({}, "last_epoch must be >= 0, got None"),
 ]
 STATES = [
@@ -103,7 +107,7 @@ STATES = [
 
 
 @pytest.mark.parametrize(("path", "value", "message"), DAMAGED)
-def test_numbers_that_nothing_can_use(path: str, value: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_numbers_are_refused(path: str, value: Any, message: str, tmp_path: Path) -> None:
     checkpoint = trained_states()[2]
     file = tmp_path / "last.ckpt"
     torch.save(checkpoint, file)
@@ -117,7 +121,7 @@ def test_numbers_that_nothing_can_use(path: str, value: Any, message: str, tmp_p
 
 
 @pytest.mark.parametrize(("path", "value", "message"), MOMENTS)
-def test_moments_of_something_else(path: str, value: Any, message: str) -> None:
+def test_moments_of_other_parameters_are_refused(path: str, value: Any, message: str) -> None:
     optimizer, _, checkpoint = trained_states()
     state = checkpoint["optimizer_states"][0]
     put(state, path, value)
@@ -127,14 +131,14 @@ def test_moments_of_something_else(path: str, value: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("state", "message"), POSITIONS)
-def test_positions_of_no_schedule(state: dict[str, Any], message: str) -> None:
+def test_invalid_schedule_positions_are_refused(state: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         trained_states()[1].load_state_dict(state)
 
 
 @pytest.mark.parametrize("state", [None, torch.zeros(3), [1], torch.zeros(5056)])
-def test_no_random_state(state: object) -> None:
-    with pytest.raises(UserError, match="rng must be a random state, got "):
+def test_invalid_random_states_are_refused(state: object) -> None:
+    with pytest.raises(UserError, match="rng must be the state of a random number generator, got "):
         stored_random_state(state)
     assert torch.equal(stored_random_state(torch.get_rng_state()), torch.get_rng_state())
 
@@ -148,10 +152,12 @@ def callbacks(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "key", "value", "message"), STATES)
-def test_states_of_no_callback(name: str, key: str | None, value: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_callback_states_are_refused(
+    name: str, key: str | None, value: Any, message: str, tmp_path: Path
+) -> None:
     made = callbacks(tmp_path)
     trainer: Any = SimpleNamespace(callbacks=made)
-    states: dict[str, Any] = {one.state_key: one.state_dict() for one in made}
+    states: dict[str, Any] = {callback.state_key: callback.state_dict() for callback in made}
     restored_states(states, trainer)
     full = next(full for full in states if full.startswith(name))
     states[full] = value if key is None else states[full] | {key: value}
@@ -159,7 +165,7 @@ def test_states_of_no_callback(name: str, key: str | None, value: Any, message: 
         restored_states(states, trainer)
 
 
-def test_no_states() -> None:
+def test_missing_states_are_accepted() -> None:
     trainer: Any = SimpleNamespace(callbacks=[])
     assert restored_states(None, trainer) == {}
     with pytest.raises(UserError, match="callbacks must be a mapping, got a list"):

@@ -1,13 +1,13 @@
-"""Choices that rest on nothing say so; a threshold is saved where it can be."""
+"""Warnings about choices that the examples do not support; the file that a threshold is saved to."""
 
 from pathlib import Path
 
 import pytest
 
 from callbacks import dpc_files
-from callbacks.dpc_files import Calibration, Correction, place_of_calibration
-from callbacks.dpc_report import silences
-from callbacks.examples import tell_repeated
+from callbacks.dpc_files import Calibration, Correction, choose_calibration_file
+from callbacks.dpc_report import calibration_warnings
+from callbacks.examples import warn_repeated
 from callbacks.figures import plain
 from lightning_modules.evaluation import Record
 
@@ -29,41 +29,43 @@ def corrections(*ratios: float | None) -> list[Correction]:
         (
             1,
             (0.2, 0.2),
-            ["R is the same, 0.2, in all 2 examples: no threshold tells them apart"],
+            ["R is the same, 0.2, in all 2 examples: no threshold separates them"],
         ),
-        (1, (None, None), ["R is undefined in all 2 examples: no threshold tells them apart"]),
+        (1, (None, None), ["R is undefined in all 2 examples: no threshold separates them"]),
         (
             0,
             (0.2, None, 0.4),
-            ["no threshold makes more answers correct: test will correct none"],
+            ["no threshold increases the number of correct answers: test will correct none"],
         ),
     ],
 )
-def test_a_threshold_that_rests_on_nothing(
+def test_unsupported_thresholds_are_reported(
     triggered: int, ratios: tuple[float | None, ...], expected: list[str]
 ) -> None:
-    said = silences(calibration(triggered), corrections(*ratios))
-    assert said == [f"warning: DPC: {text}" for text in expected]
+    warnings = calibration_warnings(calibration(triggered), corrections(*ratios))
+    assert warnings == [f"warning: DPC: {text}" for text in expected]
 
 
 def test_repeated_questions_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        tell_repeated("the partition", ["a", "b"])
+        warn_repeated("the partition", ["a", "b"])
         assert not caplog.messages
-        tell_repeated("the partition", ["a"] * 96)
-    assert caplog.messages == ["warning: the partition rests on 1 distinct questions: 96 were taken"]
+        warn_repeated("the partition", ["a"] * 96)
+    assert caplog.messages == ["warning: the partition rests on 1 distinct questions among 96 examples"]
 
 
-def test_where_a_threshold_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_threshold_is_saved_beside_its_checkpoint_or_with_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     checkpoint = run / "checkpoints" / "best.ckpt"
     beside = run / "checkpoints" / "best.dpc.json"
     elsewhere = tmp_path / "other" / "calibrate"
-    assert place_of_calibration(checkpoint, run / "calibrate") == beside
-    assert place_of_calibration(checkpoint, elsewhere) == elsewhere / "calibration.json"
+    assert choose_calibration_file(checkpoint, run / "calibrate") == beside
+    assert choose_calibration_file(checkpoint, elsewhere) == elsewhere / "calibration.json"
     monkeypatch.setattr(dpc_files.os, "access", lambda path, mode: False)
-    assert place_of_calibration(checkpoint, run / "calibrate") == run / "calibrate" / "calibration.json"
+    assert choose_calibration_file(checkpoint, run / "calibrate") == run / "calibrate" / "calibration.json"
 
 
 def test_nothing_of_a_path_is_mathematics_in_a_figure() -> None:
