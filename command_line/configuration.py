@@ -68,7 +68,8 @@ TRAINER = (
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
 MOST_PROCESSES = 1024
-_WRITTEN = re.compile(r"(dir|dirpath|path|folder|filename|root)$")
+_WRITTEN = re.compile(r"(dir|dirpath|directory|path|folder|filename|root|uri|location)$")
+_FOLDER_OF_LOGGER = ("name", "version")  # joined to save_dir, which an absolute path or '..' leaves
 
 
 def is_known_class(name: str) -> bool:
@@ -280,13 +281,18 @@ def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPat
 
 
 def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Options of a file's trainer that would have files written somewhere."""
+    """Options of a file that would have files written somewhere: the answers', and those of its trainer."""
+    if values.get("answers") not in (None, "-"):
+        yield "answers"
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return
     for name in ("default_root_dir", *CLASSES):
         for path, value in _leaves(trainer.get(name), (name,)):
-            if isinstance(value, str) and value and _WRITTEN.search(path[-1]):
+            if not isinstance(value, str) or not value:
+                continue
+            leaves = path[-1] in _FOLDER_OF_LOGGER and (value == ".." or re.search(r"[/\\]", value))
+            if _WRITTEN.search(path[-1]) or (name == "logger" and leaves):
                 yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
 
 
