@@ -71,7 +71,8 @@ TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_s
 # Each device is a process that this machine would start.
 MAXIMUM = {"devices": 64, "num_nodes": 4096}
 # Names of options with an output path, or a server that receives output.
-_WRITTEN = re.compile(r"(dir|path|folder|filename|root|uri|url)$")
+_WRITTEN = re.compile(r"(dir|directory|path|folder|filename|root|uri|url|location)$")
+_FOLDER_OF_LOGGER = ("name", "version")  # joined to save_dir, which an absolute path or '..' leaves
 
 
 def is_known_class(name: str) -> bool:
@@ -287,13 +288,18 @@ def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPat
 
 
 def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the trainer options of a file that set output paths or servers."""
+    """Yield the options of a file that set output paths or servers: the answers', and those of its trainer."""
+    if values.get("answers") not in (None, "-"):
+        yield "answers"
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return
     for name in ("default_root_dir", *CLASSES):
         for path, value in _leaves(trainer.get(name), (name,)):
-            if isinstance(value, str) and value and _WRITTEN.search(path[-1]):
+            if not isinstance(value, str) or not value:
+                continue
+            leaves = path[-1] in _FOLDER_OF_LOGGER and (value == ".." or re.search(r"[/\\]", value))
+            if _WRITTEN.search(path[-1]) or (name == "logger" and leaves):
                 yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
 
 

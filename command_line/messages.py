@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
+from pathlib import Path
+
+from lightning.pytorch import callbacks
 
 from command_line.library_errors import library_mistake
 from utilities.errors import UserError, nearest
@@ -149,8 +152,9 @@ def _missing(names: list[str], args: Iterable[str]) -> str:
 
 
 def _callback_problem(given: str) -> str:
-    close = difflib.get_close_matches(given.rpartition(".")[2].lower(), CALLBACKS, n=1, cutoff=0.5)
-    hint = f"did you mean {CALLBACKS[close[0]]}? " if close else ""
+    known = {name.lower(): name for name in callbacks.__all__} | CALLBACKS
+    close = difflib.get_close_matches(given.rpartition(".")[2].lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[close[0]]}? " if close else ""
     allowed = f"{', '.join(CALLBACKS.values())}, or one of Lightning's, such as EarlyStopping"
     return f"--trainer.callbacks '{given}' is unknown: {hint}Allowed: {allowed}"
 
@@ -178,6 +182,8 @@ def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, 
         return f"option {names[typed]} belongs to another class: {owners}"
     close = difflib.get_close_matches(typed, sorted(names), n=1, cutoff=0.6)
     hint = f"did you mean {names[close[0]]}?" if close else "see --help for all options"
+    if not close and given in args and Path(given).exists():
+        hint = f"did you mean --ckpt_path {given}?"
     return f"option {given} is unknown: {hint}"
 
 

@@ -56,7 +56,7 @@ def add_options(parser: LightningArgumentParser, subcommand: str) -> None:
             "--save_every",
             type=int,
             default=100,
-            help="write checkpoints/last.ckpt every so many optimiser steps",
+            help="write checkpoints/last.ckpt every N optimizer steps",
         )
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults(

@@ -27,7 +27,7 @@ def popen(marker: Path) -> Config:
     return {"class_path": "subprocess.Popen", "init_args": {"args": f"id > {marker}", "shell": True}}
 
 
-def lightning(name: str, **arguments: Any) -> Config:
+def lightning(name: str, /, **arguments: Any) -> Config:
     return {"class_path": f"lightning.pytorch.{name}", "init_args": arguments}
 
 
@@ -136,6 +136,10 @@ def test_a_file_does_not_enable_remote_code(
         {"default_root_dir": "/elsewhere"},
         {"callbacks": [lightning("callbacks.ModelCheckpoint", dirpath="/elsewhere")]},
         {"logger": lightning("loggers.CSVLogger", save_dir="/elsewhere")},
+        {"logger": lightning("loggers.CSVLogger", version="/elsewhere")},
+        {"logger": [lightning("loggers.TensorBoardLogger", name="../../elsewhere")]},
+        {"logger": lightning("loggers.CSVLogger", name="..")},
+        {"logger": lightning("loggers.MLFlowLogger", tracking_uri="file:/elsewhere")},
         {"profiler": lightning("profilers.SimpleProfiler", dirpath="/elsewhere", filename="x")},
     ],
 )
@@ -176,6 +180,15 @@ def test_a_file_does_not_name_another_file(
         assert outcome.code == 0, outcome.err  # a checkpoint's callbacks and loggers are not taken
     else:
         assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
+
+
+def test_a_file_does_not_say_where_answers_are_written(trained: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("content", encoding="utf-8")
+    Path("given.yaml").write_text(f"answers: {victim}\n", encoding="utf-8")
+    run = call("predict", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml", stdin="1+1\n")
+    assert_one_error(run, "answers says where files are written")
+    assert victim.read_text(encoding="utf-8") == "content"
 
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(

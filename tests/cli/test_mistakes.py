@@ -49,7 +49,8 @@ TYPOS = [
     ("--trainer.max_step=3", "option --trainer.max_step is unknown: did you mean --trainer.max_steps?"),
     ("--early_stopping.patienc=3", "did you mean --early_stopping.patience?"),
     ("--questions=x", "option --questions is unknown: see --help"),
-    ("extra", "option extra is unknown"),
+    ("extra", "option extra is unknown: see --help"),
+    ("/dev", "option /dev is unknown: did you mean --ckpt_path /dev?"),
     (
         "--trainer.num_nodes=2",
         "trainer.num_nodes is 2, and nothing starts the other machines' processes: use ",
@@ -69,6 +70,7 @@ TYPOS = [
         "--trainer.callbacks=callbacks.dcp.DPC",
         "--trainer.callbacks 'callbacks.dcp.DPC' is unknown: did you mean callbacks.dpc.DPC? Allowed: ",
     ),
+    ("--trainer.callbacks=EarlyStoping", "'EarlyStoping' is unknown: did you mean EarlyStopping? Allowed: "),
     (
         "--trainer.callbacks=SaliencyDiagnostic",
         "did you mean callbacks.saliency.SaliencyDiagnostics? Allowed: ",
