@@ -288,7 +288,7 @@ def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPat
 
 
 def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options of a file that set output paths or servers: the answers', and those of its trainer."""
+    """Yield the options of a file that set output paths or servers."""
     if values.get("answers") not in (None, "-"):
         yield "answers"
     trainer = values.get("trainer")

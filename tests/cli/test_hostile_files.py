@@ -187,7 +187,7 @@ def test_a_file_does_not_say_where_answers_are_written(trained: Path, tmp_path: 
     victim.write_text("content", encoding="utf-8")
     Path("given.yaml").write_text(f"answers: {victim}\n", encoding="utf-8")
     run = call("predict", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml", stdin="1+1\n")
-    assert_one_error(run, "answers says where files are written")
+    assert_one_error(run, "answers sets where output goes")
     assert victim.read_text(encoding="utf-8") == "content"
 
 
