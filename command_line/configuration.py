@@ -5,11 +5,12 @@ expected, and only if it is promptstage's or Lightning's, or the command line na
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import set_dumper, set_parsing_settings
 
+from command_line.file_values import CLASSES, check_names, class_paths, is_class_name, leaves, written_paths
 from command_line.options import COMMAND_ONLY
 from command_line.schema import (
     FAMILIES,
@@ -32,8 +33,6 @@ NAMED_BY_USERS = (
     "lightning.pytorch.accelerators",
     "lightning.fabric.plugins",
 )
-# Options of the trainer that make objects; a checkpoint says nothing of them.
-CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
 # Options of the trainer that a resumed fit takes from its checkpoint: plain values that decide its numbers.
 TRAINER = (
     "accelerator",
@@ -68,7 +67,6 @@ TRAINER = (
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
 MOST_PROCESSES = 1024
-_WRITTEN = re.compile(r"(dir|dirpath|path|folder|filename|root)$")
 
 
 def is_known_class(name: str) -> bool:
@@ -103,6 +101,8 @@ class Importable:
         Raises:
             UserError: for a class that is none of these.
         """
+        if not is_class_name(name):
+            raise UserError(f"{where}: {option.removeprefix('--')} is {name!r:.60}, which names no class")
         if "." in name and not is_known_class(name) and name not in self.typed:
             raise UserError(
                 f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
@@ -139,13 +139,13 @@ def read_configuration(
             )
         for section in FAMILIES:
             _check_class(values, section, where, importable)
-        for path, name in _class_paths(values):
+        for path, name in class_paths(values):
             if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
                 continue  # an unknown section is the parser's to report
             if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
-        for name in _written_paths(values):
+        for name in written_paths(values):
             raise UserError(f"{where}: {name} says where files are written: give it on the command line")
     return values
 
@@ -170,7 +170,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     trainer = trainer or {}
     kept = {name: value for name, value in trainer.items() if name in TRAINER}
     for name, value in kept.items():
-        for _, part in _leaves(value, (name,)):
+        for _, part in leaves(value, (name,)):
             if isinstance(part, str) and not re.fullmatch(r"[\w:+-]*", part):
                 raise UserError(f"{where}: trainer.{name} is {part!r:.60}, which is no plain value")
     if isinstance(trainer.get("logger"), bool):
@@ -182,7 +182,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
                 f"{where}: trainer.{name} is {count}; at most {MOST_PROCESSES} are taken from a file"
             )
     values["trainer"] = kept
-    for path, _ in _class_paths(values):
+    for path, _ in class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):
             raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
     for section in ("early_stopping", "backbone"):
@@ -218,6 +218,7 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
     Raises:
         UserError: where a group of options is no mapping; the parser would read a text as a file's name.
     """
+    check_names(tree, where)
     # A class path is never a number; the rest depends on it.
     classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
     options = option_types(classes, importable.typed)
@@ -233,7 +234,8 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
     values = plain(tree, as_text)
-    for group in sorted({path[:end] for path in options for end in range(1, len(path))}):
+    groups = {path[:end] for path in options for end in range(1, len(path))}
+    for group in sorted({*groups, ("trainer",), ("early_stopping",)}):
         inner: Any = values
         for key in group:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
@@ -241,7 +243,9 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         if not isinstance(inner, Mapping | None) and not (named and isinstance(inner, str)):
             name = ".".join(key for key in group if key != "init_args")
             raise UserError(f"{where}: {name} must be a mapping of options, not {inner!r:.60}")
-    return values
+    # The parser would first look for a file of that name.
+    named = {section: values[section] for section in FAMILIES if isinstance(values.get(section), str)}
+    return values | {section: {"class_path": name} for section, name in named.items()}
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:
@@ -256,47 +260,9 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
         return  # the parser says what is missing
     if isinstance(value, Mapping) and value.get("dict_kwargs"):
         raise UserError(f"{where}: {section}.dict_kwargs are no options: give init_args")
-    if "." in name and not is_ours(section, name):
+    if not is_class_name(name) or ("." in name and not is_ours(section, name)):
         importable.check(name, where, f"--{section}")
         if name not in importable.typed:
             raise UserError(
                 f"{where}: --{section} '{name}' is unknown: {nearest(name, FAMILIES[section][1])}"
             )
-
-
-def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath, str]]:
-    """Every class that a configuration names, and where."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if key == "class_path":
-                yield (*path, key), str(value)
-            else:
-                yield from _class_paths(value, (*path, str(key)))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _class_paths(value, path)
-    elif isinstance(values, str) and path[:1] == ("trainer",) and len(path) == 2 and path[1] in CLASSES:
-        yield path, values
-
-
-def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Options of a file's trainer that would have files written somewhere."""
-    trainer = values.get("trainer")
-    if not isinstance(trainer, Mapping):
-        return
-    for name in ("default_root_dir", *CLASSES):
-        for path, value in _leaves(trainer.get(name), (name,)):
-            if isinstance(value, str) and value and _WRITTEN.search(path[-1]):
-                yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
-
-
-def _leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if key != "class_path":
-                yield from _leaves(value, (*path, str(key)))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _leaves(value, path)
-    else:
-        yield path, values

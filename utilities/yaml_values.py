@@ -109,15 +109,21 @@ class _Builder:
             raise UserError(
                 f"{self.where} holds more, or more deeply nested, values than a configuration may"
             )
+        standard = "seq" if isinstance(node, yaml.SequenceNode) else "map"
+        if isinstance(node, yaml.CollectionNode) and node.tag != f"tag:yaml.org,2002:{standard}":
+            raise self._odd(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(inner, level + 1) for inner in node.value]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, level)
         known = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
         if node.tag not in known:
-            line = node.start_mark.line + 1
-            raise UserError(f"{self.where}:{line}: {node.tag} is not a type that options have")
+            raise self._odd(node)
         return Scalar(self.loader.construct_object(node), node.value)
+
+    def _odd(self, node: yaml.Node) -> UserError:
+        line = node.start_mark.line + 1
+        return UserError(f"{self.where}:{line}: {node.tag} is not a type that options have")
 
     def _mapping(self, node: yaml.MappingNode, level: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}
