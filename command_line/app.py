@@ -46,6 +46,10 @@ class PromptParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        """Take no value for the name of a file with more options: files are read and checked before."""
+        return super().add_class_arguments(*args, **kwargs | {"sub_configs": False})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserMessage(message) from ex
 

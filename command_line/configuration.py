@@ -6,11 +6,12 @@ it is promptstage's or Lightning's, or also named on the command line.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import set_dumper, set_parsing_settings
 
+from command_line.file_values import CLASSES, check_names, class_paths, is_class_name, leaves, written_paths
 from command_line.options import COMMAND_ONLY
 from command_line.schema import (
     FAMILIES,
@@ -33,8 +34,6 @@ NAMED_BY_USERS = (
     "lightning.pytorch.accelerators",
     "lightning.fabric.plugins",
 )
-# Trainer options that instantiate objects; they are never read from a checkpoint.
-CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
 # Trainer options that a resumed fit takes from its checkpoint, all of them plain values.
 TRAINER = (
     "accelerator",
@@ -70,9 +69,6 @@ TRAINER = (
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
 # Each device is a process that this machine would start.
 MAXIMUM = {"devices": 64, "num_nodes": 4096}
-# Names of options with an output path, or a server that receives output.
-_WRITTEN = re.compile(r"(dir|directory|path|folder|filename|root|uri|url|location)$")
-_FOLDER_OF_LOGGER = ("name", "version")  # joined to save_dir, which an absolute path or '..' leaves
 
 
 def is_known_class(name: str) -> bool:
@@ -107,6 +103,8 @@ class Importable:
         Raises:
             UserError: if the class is none of these.
         """
+        if not is_class_name(name):
+            raise UserError(f"{where}: {option.removeprefix('--')} must be a class name, got {name!r:.60}")
         # The parser would also take the text for a file name, and read that file with fewer checks.
         known = is_known_class(name) if "." in name else not os.path.lexists(name)
         if not known and name not in self.typed:
@@ -141,18 +139,15 @@ def read_configuration(
                 f"{where}: backbone.trust_remote_code runs code that comes with the model: if you have read "
                 "that code, give --backbone.trust_remote_code true on the command line"
             )
-        for group in ("trainer", "early_stopping"):
-            if not isinstance(values.get(group, {}), Mapping | None):
-                raise UserError(f"{where}: {group} must be a mapping of options, got {values[group]!r:.60}")
         for family in FAMILIES:
             _check_class(values, family, where, importable)
-        for path, name in _class_paths(values):
+        for path, name in class_paths(values):
             if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
                 continue  # an unknown section is the parser's to report
             if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
-        for name in _written_paths(values):
+        for name in written_paths(values):
             raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
     return values
 
@@ -177,7 +172,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     trainer = trainer or {}
     kept = {name: value for name, value in trainer.items() if name in TRAINER}
     for name, value in kept.items():
-        for _, part in _leaves(value, (name,)):
+        for _, part in leaves(value, (name,)):
             if isinstance(part, str) and not re.fullmatch(r"[\w:+-]*", part):
                 raise UserError(f"{where}: trainer.{name} must be a plain value, got {part!r:.60}")
     if isinstance(trainer.get("logger"), bool):
@@ -187,7 +182,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
         if isinstance(count, int) and count > maximum:
             raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count}")
     values["trainer"] = kept
-    for path, _ in _class_paths(values):
+    for path, _ in class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):
             raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
     for section in ("early_stopping", "backbone"):
@@ -223,6 +218,7 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
     Raises:
         UserError: if a group of options is not a mapping; the parser would take a text for a file name.
     """
+    check_names(tree, where)
     # A class path is never a number; the rest depends on it.
     classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
     options = option_types(classes, importable.typed)
@@ -238,7 +234,8 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
     values = plain(tree, as_text)
-    for group in sorted({path[:end] for path in options for end in range(1, len(path))}):
+    groups = {path[:end] for path in options for end in range(1, len(path))}
+    for group in sorted({*groups, ("trainer",), ("early_stopping",)}):
         inner: Any = values
         for key in group:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
@@ -246,7 +243,9 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         if not isinstance(inner, Mapping | None) and not (named and isinstance(inner, str)):
             name = ".".join(key for key in group if key != "init_args")
             raise UserError(f"{where}: {name} must be a mapping of options, got {inner!r:.60}")
-    return values
+    # The parser would first look for a file of that name.
+    named_classes = {section: values[section] for section in FAMILIES if isinstance(values.get(section), str)}
+    return values | {section: {"class_path": name} for section, name in named_classes.items()}
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:
@@ -270,46 +269,3 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
             raise UserError(
                 f"{where}: --{section} '{name}' is unknown: {nearest(name, FAMILIES[section][1])}"
             )
-
-
-def _class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath, str]]:
-    """Yield the path and name of every class in a configuration."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if key == "class_path":
-                yield (*path, key), str(value)
-            else:
-                yield from _class_paths(value, (*path, str(key)))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _class_paths(value, path)
-    elif isinstance(values, str) and path[:1] == ("trainer",) and len(path) == 2 and path[1] in CLASSES:
-        yield path, values
-
-
-def _written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options of a file that set output paths or servers."""
-    if values.get("answers") not in (None, "-"):
-        yield "answers"
-    trainer = values.get("trainer")
-    if not isinstance(trainer, Mapping):
-        return
-    for name in ("default_root_dir", *CLASSES):
-        for path, value in _leaves(trainer.get(name), (name,)):
-            if not isinstance(value, str) or not value:
-                continue
-            leaves = path[-1] in _FOLDER_OF_LOGGER and (value == ".." or re.search(r"[/\\]", value))
-            if _WRITTEN.search(path[-1]) or (name == "logger" and leaves):
-                yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
-
-
-def _leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if key != "class_path":
-                yield from _leaves(value, (*path, str(key)))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _leaves(value, path)
-    else:
-        yield path, values

@@ -88,11 +88,19 @@ def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             choose("trainer.callbacks.monitor", callback.monitor, [*metrics, "epoch", "step"])
+            _check_mode("trainer.callbacks", callback)
 
 
 def _check_stopping(section: str, callback: EarlyStopping, metrics: list[str]) -> None:
     if callback.strict:
         choose(f"{section}.monitor", callback.monitor, metrics)
+    _check_mode(section, callback)
+
+
+def _check_mode(section: str, callback: EarlyStopping | ModelCheckpoint) -> None:
+    """Raise a UserError where a higher accuracy would count as worse; Lightning's default is ``min``."""
+    if callback.monitor in ACCURACY and callback.mode == "min":
+        raise UserError(f"{section}.mode must be max for monitor {callback.monitor}, got min")
 
 
 def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list[Any]:

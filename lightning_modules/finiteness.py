@@ -98,4 +98,4 @@ def likely_causes(module: "SoftPromptModule", trained: bool) -> str:
 
 
 def _kept(trained: bool) -> str:
-    return "; the checkpoints written before it are kept" if trained else ""
+    return "; checkpoints written before it, if any, are kept" if trained else ""

@@ -107,15 +107,20 @@ class _Builder:
         self.left -= 1
         if self.left < 0 or level > MOST_LEVELS:
             raise UserError(f"{self.where} must have at most {MOST_VALUES} values and {MOST_LEVELS} levels")
+        standard = "seq" if isinstance(node, yaml.SequenceNode) else "map"
+        if isinstance(node, yaml.CollectionNode) and node.tag != f"tag:yaml.org,2002:{standard}":
+            raise self._unsupported(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(inner, level + 1) for inner in node.value]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, level)
         known = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
         if node.tag not in known:
-            line = node.start_mark.line + 1
-            raise UserError(f"{self.where}:{line}: type {node.tag} is not supported")
+            raise self._unsupported(node)
         return Scalar(self.loader.construct_object(node), node.value)
+
+    def _unsupported(self, node: yaml.Node) -> UserError:
+        return UserError(f"{self.where}:{node.start_mark.line + 1}: type {node.tag} is not supported")
 
     def _mapping(self, node: yaml.MappingNode, level: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}

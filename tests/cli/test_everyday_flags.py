@@ -192,6 +192,7 @@ VALUES = [
         "early_stopping.monitor 'val_loss' is unknown: did you mean 'val/loss'?",
     ),
     ("--early_stopping.monitor=val/acc", "did you mean 'val/accuracy'?"),
+    ("--early_stopping.monitor=val/accuracy", "early_stopping.mode must be max for monitor val/accuracy"),
     ("--trainer.val_check_interval=0", "trainer.val_check_interval must be > 0, got 0"),
     ("--trainer.devices=-1", "should be an int > 0"),
     ("--trainer.devices=[0]", "should be an int > 0"),

@@ -124,7 +124,7 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
             9,
             lambda t: t.lightning_module.optimizer_config.warmup_steps,
         ),
-        "--early_stopping.monitor": ("val/accuracy", "val/accuracy", of_stopping("monitor")),
+        "--early_stopping.monitor": ("train/loss", "train/loss", of_stopping("monitor")),
         "--early_stopping.mode": ("max", "max", of_stopping("mode")),
         "--trainer.max_steps": ("6", 6, of_trainer("max_steps")),
         "--trainer.overfit_batches": ("2", 2, of_trainer("overfit_batches")),

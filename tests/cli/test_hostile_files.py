@@ -141,6 +141,9 @@ def test_a_file_does_not_enable_remote_code(
         {"logger": lightning("loggers.CSVLogger", name="..")},
         {"logger": lightning("loggers.MLFlowLogger", tracking_uri="file:/elsewhere")},
         {"profiler": lightning("profilers.SimpleProfiler", dirpath="/elsewhere", filename="x")},
+        {"logger": lightning("loggers.CSVLogger", name="/elsewhere")},
+        {"logger": lightning("loggers.TensorBoardLogger", version="a/../../elsewhere")},
+        {"logger": lightning("loggers.CSVLogger", prefix="file:///elsewhere")},
     ],
 )
 def test_a_file_does_not_set_output_paths(
@@ -189,6 +192,55 @@ def test_a_file_does_not_say_where_answers_are_written(trained: Path, tmp_path: 
     run = call("predict", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml", stdin="1+1\n")
     assert_one_error(run, "answers sets where output goes")
     assert victim.read_text(encoding="utf-8") == "content"
+
+
+ELSEWHERE = {"class_path": "CSVLogger", "init_args": {"save_dir": "/elsewhere"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"trainer.logger": ELSEWHERE}, "the key 'trainer.logger' is not the name of an option: write its"),
+        ({"trainer": {"logger.class_path": "CSVLogger"}}, "the key 'logger.class_path' is not the name"),
+        ({"backbone.trust_remote_code": True}, "the key 'backbone.trust_remote_code' is not the name"),
+        ({"trainer": {"callbacks+": yaml.safe_dump(ELSEWHERE)}}, "the key 'callbacks+' is not the name"),
+        ({"trainer": {"logger": yaml.safe_dump(ELSEWHERE)}}, "trainer.logger must be a class name, got"),
+        ({"model": {"__path__": "other.yaml"}}, "the key '__path__' is not the name"),
+        ({"config": "other.yaml"}, "names another configuration: give each with -c"),
+        ({"trainer": "other.yaml"}, "trainer must be a mapping of options, got 'other.yaml'"),
+        ({"early_stopping": ["x"]}, "early_stopping must be a mapping of options, got ['x']"),
+        ({"answers": "other.yaml"}, "answers sets where output goes"),
+        (
+            "trainer: !!python/object/apply:os.system ['true']",
+            "python/object/apply:os.system is not supported",
+        ),
+    ],
+)
+def test_a_file_says_nothing_past_its_checks(
+    values: Config | str, reason: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values that the parser would read as more than one name or value."""
+    monkeypatch.chdir(tmp_path)
+    text = values if isinstance(values, str) else yaml.safe_dump(values)
+    Path("given.yaml").write_text(text, encoding="utf-8")
+    assert_one_error(call("fit", *common, "-c", "given.yaml"), reason)
+
+
+@pytest.mark.parametrize(
+    "option", ["model", "data", "trainer.logger", "trainer.profiler", "trainer.strategy"]
+)
+def test_a_value_is_not_read_as_the_name_of_a_file(
+    option: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe would be waited for, and a file's content not be checked."""
+    os.mkfifo("pipe")
+    section, _, name = option.partition(".")
+    values = {section: {name: "pipe"} if name else "pipe"}
+    Path("given.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert_one_error(call("fit", *QUIET, f"--ckpt_path={trained}", "-c", "given.yaml"))
+    if name != "logger" and name != "profiler":  # which are not taken from a checkpoint
+        run = alter(trained, Path("altered"), lambda config: config.update(values))
+        assert_one_error(call("fit", *QUIET, f"--ckpt_path={run}"))
 
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -49,7 +49,7 @@ CAUSES = [
     "likely causes are the learning rate (--model.optimizer.lr 0.001)",
     "the precision (--trainer.precision 32-true, --backbone.dtype float32)",
     "the weights of backbone '",
-    "the checkpoints written before it are kept",
+    "checkpoints written before it, if any, are kept",
 ]
 
 
