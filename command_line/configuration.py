@@ -178,9 +178,11 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     if isinstance(trainer.get("logger"), bool):
         kept["logger"] = trainer["logger"]
     for name, maximum in MAXIMUM.items():
-        count = kept.get(name)
-        if isinstance(count, int) and count > maximum:
-            raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count}")
+        value = kept.get(name)
+        # Lightning takes "+2_000" for a number, too.
+        count = str(len(value) if isinstance(value, list) else value).replace("_", "").removeprefix("+")
+        if count.isdecimal() and (len(count) > 9 or int(count) > maximum):
+            raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count:.60}")
     values["trainer"] = kept
     for path, _ in class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):
