@@ -214,7 +214,7 @@ def test_interrupted_run_can_go_on(
         outcome = call("fit", *flags, "--run_dir=run")
         assert outcome.code == (130 if how == "keyboard" else 143)
         told = [] if how == "keyboard" else [f"{how}: the run ends after step 3\n"]
-        told.append(f"step {2 if how == 'keyboard' else 3} is saved: --ckpt_path")
+        told.append(f"step {2 if how == 'keyboard' else 3} is saved: resume with --ckpt_path")
         assert all(line in caplog.text for line in told)
     last = Path("run") / "checkpoints" / "last.ckpt"
     assert step(last) == (2 if how == "keyboard" else 3)

@@ -113,7 +113,7 @@ def test_not_ours(tmp_path: Path, content: Any) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.ckpt", "does not exist")
-    assert_refused(tmp_path, "does not exist")
+    assert_refused(tmp_path, "is not a regular file")
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "interrupt"])
