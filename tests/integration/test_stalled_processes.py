@@ -50,6 +50,7 @@ def test_a_stalled_process_is_named(how: str, tmp_path: Path) -> None:
             assert time.monotonic() < end
             time.sleep(0.2)
         if how != "hangs":
+            time.sleep(5)  # some heartbeats, which tell that training has begun
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8")
             os.kill(int(children.split()[int(how[-1])]), signal.SIGSTOP)
         rank = 1 if how == "hangs" else int(how[-1])

