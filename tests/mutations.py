@@ -182,7 +182,7 @@ def mutate_checkpoint(run: Path, base: Base, draw: random.Random) -> str:
             try:
                 content["config"] = yaml.safe_dump(values)
             except (yaml.YAMLError, RecursionError):
-                content["config"] = json.dumps(str(values))
+                content["config"] = "[" * 5000
         elif kind == "yaml":
             text, done = damage(content["config"].encode(), draw)
             content["config"] = text.decode("utf-8", "replace")
@@ -192,7 +192,7 @@ def mutate_checkpoint(run: Path, base: Base, draw: random.Random) -> str:
         try:
             torch.save(content, buffer)
         except (RecursionError, UnicodeEncodeError):
-            buffer.write(pickle.dumps(repr(content)))
+            buffer.write(b"too deep to be saved")
         raw = buffer.getvalue()
     for name in ("best", "last"):
         (run / "checkpoints" / f"{name}.ckpt").write_bytes(raw)
