@@ -173,7 +173,12 @@ class DHAM(SoftPromptModule):
         """
         if "partition" not in checkpoint:
             return
-        for name, value in checkpoint["partition_source"].items():
+        source = checkpoint.get("partition_source")
+        if not isinstance(source, Mapping) or not source.keys() <= self._source().keys():
+            raise UserError(
+                "the checkpoint's entry 'partition_source' must name options of DHAM's stages only"
+            )
+        for name, value in source.items():
             if self._source()[name] != value:
                 raise UserError(
                     f"{name} is {self._source()[name]}, but the checkpoint's stages were made with {value}, "
