@@ -7,7 +7,7 @@ the parser would read ``Solve: {question}`` as a mapping and ``6e74213`` as infi
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from command_line.arguments import FOLDER_LOGGERS, options_of
@@ -88,14 +88,19 @@ def assemble(
     files: list[dict[str, Any]] = [] if stored is None else [dict(stored)]
     named: list[list[str]] = []
     others: list[list[str]] = []
+    options = list(options)
+    typed: dict[str, list[str]] = {}
+    for option in options:
+        name, value = _split(option)
+        typed.setdefault(name.removeprefix("--").rstrip("+").replace(".init_args", ""), []).append(value)
     for option in options:
         name, value = _split(option)
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
-            files.append(_read(value, None, importable))
+            files.append(_read(value, None, importable, typed))
             _drop_other_subcommands(files[-1], subcommand, value)
         elif section in SECTIONS and value and os.path.exists(value):
-            files.append(_read(value, section, importable))
+            files.append(_read(value, section, importable, typed))
         else:
             (named if section in FAMILIES else others).append(option)
     classes: dict[str, str] = {}
@@ -149,12 +154,14 @@ def _split(option: Sequence[str]) -> tuple[str, str]:
     return name, value if equals else (option[1] if len(option) > 1 else "")
 
 
-def _read(value: str, section: str | None, importable: Importable) -> dict[str, Any]:
+def _read(
+    value: str, section: str | None, importable: Importable, typed: Mapping[str, Collection[str]]
+) -> dict[str, Any]:
     path = os.path.expanduser(value)
     if section is None and not os.path.lexists(path) and ("{" in value or "\n" in value):
         return read_configuration(value, "--config", importable, typed=True)
     text = read_text(path, "configuration", LIMIT)
-    return read_configuration(text, f"configuration {value}", importable, section)
+    return read_configuration(text, f"configuration {value}", importable, section, overridden=typed)
 
 
 def _extract_texts(

@@ -6,12 +6,20 @@ it is promptstage's or Lightning's, or also named on the command line.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jsonargparse import set_dumper, set_parsing_settings
 
-from command_line.file_values import CLASSES, check_names, class_paths, is_class_name, leaves, written_paths
+from command_line.file_values import (
+    CLASSES,
+    check_names,
+    class_paths,
+    drop_overridden,
+    is_class_name,
+    leaves,
+    written_paths,
+)
 from command_line.options import COMMAND_ONLY
 from command_line.schema import (
     FAMILIES,
@@ -115,13 +123,20 @@ class Importable:
 
 
 def read_configuration(
-    text: str, where: str, importable: Importable, section: str | None = None, typed: bool = False
+    text: str,
+    where: str,
+    importable: Importable,
+    section: str | None = None,
+    typed: bool = False,
+    overridden: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Any]:
     """Read a configuration as plain values, its text options as they are written.
 
     Args:
         section: the section that the options belong to; None: the text names the sections.
         typed: the text is from the command line, which is trusted more than a file.
+        overridden: options on the command line, with their values; what a file says about them is dropped
+            where it may not set them.
 
     Raises:
         UserError: if it cannot be parsed, or sets what a file may not set.
@@ -134,6 +149,8 @@ def read_configuration(
     values = _settle(tree if section is None else {section: tree}, importable, where)
     if not typed:
         backbone = values.get("backbone")
+        if isinstance(backbone, dict) and "backbone.trust_remote_code" in (overridden or {}):
+            backbone.pop("trust_remote_code", None)
         if isinstance(backbone, Mapping) and backbone.get("trust_remote_code"):
             raise UserError(
                 f"{where}: backbone.trust_remote_code runs code that comes with the model: if you have read "
@@ -147,8 +164,12 @@ def read_configuration(
             if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
             importable.check(name, where, f"--trainer.{path[1]}")
-        for name in written_paths(values):
-            raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
+        drop_overridden(values, overridden or {})
+        for option, flags in written_paths(values):
+            raise UserError(
+                f"{where}: {option} sets where output goes, which a file may not: give {flags} on the command "
+                "line, too, or delete it from the file"
+            )
     return values
 
 

@@ -1,7 +1,8 @@
 """Names in configuration files: option keys, classes, and places that output goes to."""
 
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from command_line.schema import OptionPath
@@ -63,18 +64,74 @@ def class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath
         yield path, values
 
 
-def written_paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options of a file that set output paths or servers."""
+def written_paths(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the options of a file that set output paths or servers, each with the flags that do the same."""
     if values.get("answers") not in (None, "-"):
-        yield "answers"
+        yield "answers", f"--answers {shlex.quote(str(values['answers']))}"
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return
     for name in ("default_root_dir", *CLASSES):
-        for path, value in leaves(trainer.get(name), (name,)):
-            # A logger's name and version are parts of a path, too.
-            if isinstance(value, str) and value and (_WRITTEN.search(path[-1]) or _ELSEWHERE.match(value)):
-                yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
+        specs = trainer.get(name)
+        for spec in specs if isinstance(specs, list) else [specs]:
+            cls = str(spec.get("class_path")).rpartition(".")[2] if isinstance(spec, Mapping) else ""
+            for path, value in leaves(spec, (name,)):
+                if is_written(path, value):
+                    option = f"trainer.{'.'.join(path)}".replace(".init_args", "")
+                    named = f"--trainer.{name} {cls} " if cls else ""
+                    yield option, f"{named}--{option} {shlex.quote(value)}"
+
+
+def drop_overridden(values: dict[str, Any], typed: Mapping[str, Collection[str]]) -> None:
+    """Remove output paths from a file's values that the command line sets.
+
+    A callback is removed as a whole: the one on the command line would otherwise stand beside it.
+
+    Args:
+        typed: options on the command line, without ``--`` and ``init_args``, with their values.
+    """
+    if "answers" in typed:
+        values.pop("answers", None)
+    trainer = values.get("trainer")
+    if not isinstance(trainer, dict):
+        return
+    for name in CLASSES:
+        specs = trainer.get(name)
+        kept = [
+            spec
+            for each in (specs if isinstance(specs, list) else [specs])
+            if (spec := _not_overridden(each, name, typed)) is not None
+        ]
+        if isinstance(specs, list):
+            trainer[name] = kept
+        elif specs is not None:
+            trainer |= {name: kept[0] if kept else []}
+
+
+def _not_overridden(spec: Any, name: str, typed: Mapping[str, Collection[str]]) -> Any:
+    """Return one object's class and options without overridden output paths; None without the object."""
+    options = spec.get("init_args") if isinstance(spec, Mapping) else None
+    if not isinstance(options, Mapping):
+        return spec
+    section = f"trainer.{name}"
+    written = {key for key, value in options.items() if is_written((name, key), value)}
+    if name == "callbacks":
+        short = str(spec.get("class_path")).rpartition(".")[2]
+        again = short in {value.rpartition(".")[2] for value in typed.get(section, ())}
+        return None if again and any(f"{section}.{key}" in typed for key in written) else spec
+    if section not in typed:
+        written = {key for key in written if f"{section}.{key}" in typed}
+    return {**spec, "init_args": {key: value for key, value in options.items() if key not in written}}
+
+
+def is_written(path: OptionPath, value: Any) -> bool:
+    """Return whether an option of the trainer sets an output path or a server."""
+    # A logger's name and version are parts of a path, too.
+    return (
+        isinstance(value, str)
+        and value != ""
+        and (_WRITTEN.search(path[-1]) or _ELSEWHERE.match(value)) is not None
+    )
 
 
 def leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:

@@ -124,7 +124,7 @@ def trainer_settings(
     elif config.trainer.logger in (None, True):
         settings["logger"] = EventLog(folders.out, evaluates=wanted not in ("fit", "partition"))
     else:
-        place_loggers(as_list(config.trainer.logger), folders.run)
+        place_loggers(as_list(config.trainer.logger), folders.out)
     return settings
 
 
@@ -158,13 +158,13 @@ def _plugins(given: Any) -> list[Any]:
     return plugins
 
 
-def place_loggers(loggers: list[Any], run: Path) -> None:
-    """Set the folder of loggers without one to the run's, which was unknown when they were made."""
+def place_loggers(loggers: list[Any], folder: Path) -> None:
+    """Set the folder of loggers without one to the command's output folder, unknown when they were made."""
     for logger in loggers:
         if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
-            logger._root_dir = str(run)
+            logger._root_dir = str(folder)
             if isinstance(logger, CSVLogger):
-                logger._save_dir = str(run)
+                logger._save_dir = str(folder)
 
 
 def calibrating(callbacks: list[Any]) -> list[Any]:

@@ -1,6 +1,8 @@
 """A tiny backbone, and one finished run over it."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,19 @@ def trained(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A copy of the finished run, in the working directory."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(finished_run, tmp_path / "run")).relative_to(tmp_path)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Change to an empty folder; variables that a command sets are gone afterwards."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def small(common: list[str]) -> list[str]:
+    """Return flags of a fit with several batches in every split, in the folder ``run``."""
+    return [*common, "--data.eval_batch_size=2", "--data.validation_size=8", "--run_dir=run"]
