@@ -14,6 +14,25 @@ from lightning_modules.backbone.loading import BackboneConfig
 from utilities.errors import printable
 
 
+class StepAxis(L.Callback):
+    """Makes a fit log at the number of optimizer steps done; Lightning numbers the first step 0.
+
+    So a fit's curves end at the step of its last checkpoint, at which ``validate`` and ``test`` log. Holds
+    for all loggers. When something is logged does not change.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        connector = trainer._logger_connector
+        original = type(connector).log_metrics
+
+        def log_metrics(metrics: dict[str, Any], step: int | None = None) -> None:
+            if step is None and "step" not in metrics and trainer.state.fn == TrainerFn.FITTING:
+                metrics, step = {"epoch": trainer.current_epoch, **metrics}, logged_step(trainer)
+            original(connector, metrics, step)
+
+        vars(connector)["log_metrics"] = log_metrics
+
+
 class EventLog(TensorBoardLogger):
     """TensorBoard logger of one command, with event files in ``tensorboard`` below its output folder.
 
@@ -40,7 +59,9 @@ def boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """Return the step at which Lightning currently logs."""
+    """Return the step of metrics and figures: the number of optimizer steps done."""
+    if trainer.state.fn == TrainerFn.FITTING:
+        return trainer.global_step
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 

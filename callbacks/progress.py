@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
 from callbacks.examples import data_of
 from datamodules.base import ReasoningDataModule
@@ -28,7 +28,8 @@ class ExamplesTqdm(Tqdm):
 
     batch_size = 1
     examples: int | None = None
-    disable: bool  # tqdm's
+    disable: bool  # tqdm's, as is the next one
+    initial: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_line = time.monotonic() + LOG_SECONDS
@@ -72,15 +73,18 @@ class ExamplesTqdm(Tqdm):
         # Batches may be smaller than they could be: the last one, or all of them, cut evenly.
         examples = min(total * self.batch_size, self.examples or total * self.batch_size)
         values["n"], values["total"] = round(batches / total * examples), round(examples)
-        values["rate"] = values["n"] / elapsed if elapsed else None
-        if batches:
-            left = elapsed * (total - batches) / batches
+        new = batches - self.initial  # a resumed epoch begins in the middle
+        values["rate"] = new / total * examples / elapsed if elapsed else None
+        if new > 0:
+            left = elapsed * (total - batches) / new
             values["ends"] = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
         return values
 
 
 class ExamplesProgressBar(TQDMProgressBar):
     """Lightning's bar in examples instead of batches, on standard error."""
+
+    _done = 0  # batches of the epoch before the fit was resumed
 
     def _bar(self, description: str, batch_size: int, keep: bool, split: str | None = None) -> Tqdm:
         bar = ExamplesTqdm(
@@ -104,8 +108,30 @@ class ExamplesProgressBar(TQDMProgressBar):
     def init_train_tqdm(self) -> Tqdm:
         return self._bar(self.train_description, self._data.batch_size, True, "train")
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Number of batches in this epoch, fewer where ``max_steps`` ends it; Lightning counts its steps."""
+        trainer = self.trainer
+        if trainer.max_steps < 0:
+            return trainer.num_training_batches
+        steps = max(0, trainer.max_steps - trainer.global_step)
+        return min(trainer.num_training_batches, self._done + steps * trainer.accumulate_grad_batches)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin a bar; Lightning does not set its total in an epoch that is resumed in the middle."""
+        super().on_train_start(trainer, pl_module)
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self._done = done if done < trainer.num_training_batches else 0
+        bar = self.train_progress_bar
+        bar.total, bar.initial, bar.n = convert_inf(self.total_train_batches), self._done, self._done
+        bar.set_description(f"Epoch {trainer.current_epoch}", refresh=False)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._done = 0
+        super().on_train_epoch_start(trainer, *args)
+
     def init_sanity_tqdm(self) -> Tqdm:
-        return self._bar(self.sanity_check_description, self._data.eval_batch_size, keep=False)
+        return self._bar(self.sanity_check_description, self._data.eval_batch_size, False, "validation")
 
     def init_validation_tqdm(self) -> Tqdm:
         keep = self.trainer.state.fn != "fit"

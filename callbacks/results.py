@@ -20,7 +20,7 @@ from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record
 from utilities.errors import printable
 from utilities.files import write_text
-from utilities.intervals import wilson_interval
+from utilities.intervals import coverage, wilson_interval
 
 SAMPLES = 8
 
@@ -139,6 +139,7 @@ class Results(L.Callback):
         seconds = time.monotonic() - self.started
         data = data_of(trainer)
         measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
+        measured["questions"] = len(ids)
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
         measured["correction"] = next(filter(None, names), None)
@@ -151,8 +152,10 @@ class Results(L.Callback):
     def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
         assert self.folder is not None
         corrected = " with every answer corrected" if summary["correction"] == "DPC, mode all" else ""
+        part = coverage(summary["examples"], summary["questions"])
+        partial = f" (the first {part}: a partial evaluation)" if part else ""
         print(
-            f"{summary['correct']} of {summary['examples']} correct{corrected}: accuracy "
+            f"{summary['correct']} of {summary['examples']} correct{corrected}{partial}: accuracy "
             f"{summary['accuracy']:.3f} (95 % interval {summary['accuracy_low']:.3f} to "
             f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
             f"records in {printable(str(self.folder))}"

@@ -1,5 +1,6 @@
 """Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.checkpointing import read_checkpoint, verify
+from utilities.errors import printable
 from utilities.files import write_text
 from utilities.tensor_files import write_tensors
 
@@ -22,11 +24,14 @@ class RunFolder(L.Callback):
     Args:
         folder: the run folder, or a folder of results in it.
         config: the whole configuration as YAML.
+        notice: a line about the folder, printed when work begins: not before a refusal.
     """
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, notice: str = "") -> None:
         self.folder = folder
         self.config = config
+        self.notice = notice
+        self._trains = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero:
@@ -38,15 +43,33 @@ class RunFolder(L.Callback):
             path = self.folder / f"config-{number}.yaml"
         write_text(path, self.config)
 
+    def _print_notice(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.notice and trainer.is_global_zero:
+            print(f"note: {printable(self.notice)}", file=sys.stderr, flush=True)
+        self.notice = ""
+
+    on_fit_start = on_validation_start = on_test_start = on_predict_start = _print_notice
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self._trains = True
+
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export the trained prompt: the best checkpoint's, and the last state's."""
+        """Export the trained prompt: the best checkpoint's, and the last state's.
+
+        A fit that resumes a finished one, and so trains nothing, changes no prompt that is there.
+        """
         assert isinstance(pl_module, SoftPromptModule)
         if not trainer.is_global_zero or not trainer.global_step or trainer.interrupted:
+            return
+        if not self._trains:
+            rank_zero_info(nothing_to_train(trainer, self.folder))
+            if not (self.folder / PROMPT).exists():
+                rank_zero_info(self._export(trainer.global_step, pl_module))
             return
         loss = trainer.callback_metrics.get("val/loss")
         validation = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
@@ -70,6 +93,19 @@ class RunFolder(L.Callback):
     def _write(self, name: str, tensors: Mapping[str, Tensor], step: int, module: SoftPromptModule) -> None:
         about = {"method": type(module).__name__, "fingerprint": module.backbone.fingerprint, "step": step}
         write_tensors(self.folder / name, tensors, about)
+
+
+def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:
+    """Return a line about a fit whose checkpoint has reached its last step or epoch."""
+    step, steps, epochs = trainer.global_step, trainer.max_steps, trainer.max_epochs
+    if 0 <= steps <= step:
+        reached, option = f"step {step} of {steps}", "trainer.max_steps"
+    else:
+        reached, option = f"epoch {trainer.current_epoch} of {epochs} (step {step})", "trainer.max_epochs"
+    return (
+        f"the checkpoint is already at {reached}: nothing was trained, and {folder} is kept; to continue, "
+        f"raise --{option}"
+    )
 
 
 def exported_from(module: SoftPromptModule, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from datamodules.templates import CHAT
 from lightning_modules.backbone.loading import BackboneConfig
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.dham import DHAM
-from utilities.errors import UserError
+from utilities.errors import UserError, shown
 
 METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
@@ -169,7 +169,9 @@ class PromptCLI(LightningCLI):
         for key in sorted(theirs.keys() & ours.keys()):
             if theirs[key] != ours[key]:
                 option = f"--{key}".replace(".init_args", "")
-                self._note(f"{option} is {ours[key]!r} (the checkpoint was made with {theirs[key]!r})")
+                self._note(
+                    f"{option} is {shown(ours[key])} (the checkpoint was made with {shown(theirs[key])})"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         hide_loading_bar()
@@ -220,7 +222,7 @@ class PromptCLI(LightningCLI):
         assert self.datamodule is not None
         if config.answers != "-":
             check_answers(Path(config.answers).expanduser())  # before the work, not after it
-        self.datamodule.use_questions(read_questions(config.questions))
+        self.datamodule.use_questions(read_questions(config.questions, self.datamodule.question_field))
 
     def predict(self, model: LightningModule, **kwargs: Any) -> None:
         """Answer the questions and write one JSON object a line."""

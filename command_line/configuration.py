@@ -167,8 +167,8 @@ def read_configuration(
         drop_overridden(values, overridden or {})
         for option, flags in written_paths(values):
             raise UserError(
-                f"{where}: {option} sets where output goes, which a file may not: give {flags} on the command "
-                "line, too, or delete it from the file"
+                f"{where}: {option} sets where output goes, which a file may not: give {flags} on the "
+                "command line, too, or delete it from the file"
             )
     return values
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from command_line.processes import note
 from utilities.errors import UserError
 from utilities.files import FolderLock, claim_folder, make_folder
 
@@ -31,6 +30,7 @@ class Folders(NamedTuple):
         created: whether ``out`` was made for this command, and may go if the command fails at once.
         events: event files of earlier commands.
         lock: on the output folder.
+        notice: why ``out`` is not the folder that was asked for; empty if it is.
     """
 
     run: Path
@@ -38,6 +38,7 @@ class Folders(NamedTuple):
     created: bool
     events: frozenset[Path]
     lock: FolderLock | None = None
+    notice: str = ""
 
     def release(self) -> None:
         """Let other commands write to the folder."""
@@ -89,11 +90,10 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
     new, lock = claim_folder(out)
-    if new != out:
-        note(f"{out} exists and is kept: this {subcommand} writes to {new}")
+    notice = "" if new == out else f"{out} exists and is kept: this {subcommand} writes to {new}"
     created = not (there and new == out)
     own = subcommand in ("fit", "partition")
-    return Folders(new if own else run, new, created, _events(run), lock)
+    return Folders(new if own else run, new, created, _events(run), lock, notice)
 
 
 def _refuse_links(run: Path) -> None:

@@ -4,29 +4,60 @@ import re
 import sys
 from pathlib import Path
 
+from datamodules.sources import MalformedRow, json_row, text_field
 from utilities.errors import UserError
 
 LARGEST = 256 << 20  # bytes
 LINE_END = re.compile(r"\r?\n")
 
 
-def read_questions(source: str) -> list[str]:
+def read_questions(source: str, field_name: str | None = "question") -> list[str]:
     """Read one question a line, stripped and without empty lines; only a line feed ends a line.
+
+    If the file's name ends in ``.jsonl``, or its first line is a JSON object, all lines must be.
 
     Args:
         source: a file in UTF-8, or ``-`` for standard input.
+        field_name: field of JSON lines with the question; None if a question is in several fields.
 
     Raises:
-        UserError: if the file cannot be read, or a line is not valid text.
+        UserError: if the file cannot be read, or a line is not valid text, or has no question.
     """
     name = "standard input" if source == "-" else f"questions file {source}"
     questions = []
-    for number, line in enumerate(LINE_END.split(_text(source, name)), start=1):
+    lines = LINE_END.split(_text(source, name))
+    first = next((line for line in lines if line.strip()), "")
+    if source.lower().endswith(".jsonl") or json_row(first.encode(errors="replace"), "").fields:
+        return _json_questions(lines, name, field_name)
+    for number, line in enumerate(lines, start=1):
         if "\0" in line or not _is_unicode(line):
             kind = "a NUL character" if "\0" in line else "a lone surrogate"
             raise UserError(f"{name} holds {kind} in line {number}: expected text in UTF-8")
         if question := line.strip():
             questions.append(question)
+    return questions
+
+
+def _json_questions(lines: list[str], name: str, field_name: str | None) -> list[str]:
+    if field_name is None:
+        raise UserError(
+            f"{name} holds JSON lines, but a question of this data set is in several fields: give text, one "
+            "question a line"
+        )
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = json_row(line.encode(errors="surrogatepass"), "")
+        try:
+            if row.problem:
+                raise MalformedRow(row.problem)
+            questions.append(text_field(row.fields, field_name))
+        except MalformedRow as error:
+            raise UserError(
+                f"{name}, line {number}: {error} (JSON lines need the field '{field_name}'; other files hold "
+                "one question a line)"
+            ) from error
     return questions
 
 

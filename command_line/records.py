@@ -56,6 +56,15 @@ def find_records(path: str) -> Path:
     raise UserError(f"folder {path} has no results.jsonl or test/results.jsonl")
 
 
+def total_questions(records: Path) -> int:
+    """Return the number of questions of the evaluation whose records these are; 0 if it is unknown."""
+    try:
+        summary = json.loads(records.with_name("summary.json").read_bytes())
+        return int(summary["questions"]) if records.name == "results.jsonl" else 0
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return 0  # of an older version, or moved
+
+
 def check_data_set(name: str) -> None:
     """Do nothing for a data set that there are graders for.
 

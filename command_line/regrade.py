@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from command_line.records import check_data_set, find_records, read_records
+from command_line.records import check_data_set, find_records, read_records, total_questions
 from datamodules.grading import CHOICES, Grade, grade
 from utilities.errors import UserError, nearest, printable
 from utilities.files import write_text
-from utilities.intervals import wilson_interval
+from utilities.intervals import coverage, wilson_interval
 
 LISTED = ("became correct", "became wrong", "changed prediction only")
 UNLISTED = "changed reason only"
@@ -159,7 +159,10 @@ def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
     before = sum(item.record["correct"] for item in regraded)
     after = sum(item.grade.correct for item in regraded)
     counts = Counter(item.change for item in regraded)
-    lines = [f"records in {printable(str(source))}: {len(regraded)}"]
+    counted = coverage(len(regraded), total_questions(source)) or str(len(regraded))
+    if ".partial" in source.name:
+        counted += ", of an interrupted evaluation"
+    lines = [f"records in {printable(str(source))}: {counted}"]
     for name, correct in (("before:", before), ("after: ", after)):
         low, high = wilson_interval(correct, len(regraded))
         accuracy = f"{correct / len(regraded):.3f} (95 % interval {low:.3f} to {high:.3f})"

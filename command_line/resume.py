@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from utilities.errors import UserError
+from utilities.errors import UserError, shown
 
 # A method's other options are fixed once its parameters are created.
 _FREE_OF_MODEL = ("model.init_args.optimizer.", "model.init_args.val_generations")
@@ -36,6 +36,6 @@ def check_resume(stored: Mapping[str, object], used: Mapping[str, object]) -> No
         if is_fixed(key) and stored[key] != used[key]:
             option = f"--{key}".replace(".init_args", "")
             raise UserError(
-                f"{option} must be {stored[key]!r} as in the checkpoint, got {used[key]!r}: a resumed fit "
-                "cannot change it (start a new fit without --ckpt_path)"
+                f"{option} must be {shown(stored[key])} as in the checkpoint, got {shown(used[key])}: a "
+                "resumed fit cannot change it (start a new fit without --ckpt_path)"
             )

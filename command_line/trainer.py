@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 
 from callbacks.act import ACT
-from callbacks.board import EventLog
+from callbacks.board import EventLog, StepAxis
 from callbacks.dpc import DPC
 from callbacks.early_stopping import EarlyStoppingReport
 from callbacks.final_validation import FinalValidation
@@ -84,13 +84,13 @@ def trainer_settings(
     callbacks: list[Any] = [] if config.trainer.enable_progress_bar is False else [ExamplesProgressBar()]
     callbacks += [StopSignals(), StalledProcesses()]
     if wanted != "predict" and not (wanted == "fit" and config.trainer.fast_dev_run):
-        callbacks.append(RunFolder(folders.out, text))
+        callbacks.append(RunFolder(folders.out, text, folders.notice))
     if wanted in ("fit", "partition"):
         callbacks.append(CKAPartition(folders.run))
     if wanted in ("fit", "validate", "test", "calibrate", "predict"):
         callbacks.append(Results(None if wanted in ("fit", "predict") else folders.out, hyperparameters))
     if wanted == "fit":
-        callbacks += [Throughput(), FinalValidation(), EarlyStoppingReport()]
+        callbacks += [StepAxis(), Throughput(), FinalValidation(), EarlyStoppingReport()]
         if config.trainer.enable_checkpointing is not False:
             callbacks += _checkpoints(folders.run / "checkpoints", config.save_every)
     if wanted == "saliency":

@@ -13,6 +13,7 @@ class AQuA(ReasoningDataModule):
     """AQuA-RAT, with its options as part of the question."""
 
     name = "aqua_rat"
+    question_field = None
     hub_configs = ("raw",)
     hub_has_validation = True
 

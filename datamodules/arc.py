@@ -13,6 +13,7 @@ class ARC(ReasoningDataModule):
     """ARC-Challenge, with its options as part of the question; it has no rationales."""
 
     name = "arc_challenge"
+    question_field = None
     hub_configs = ("ARC-Challenge",)
     hub_has_validation = True
     overlap = "ARC-Challenge: 486 test questions are test questions of WorldTree, too; do not pool the two"

@@ -70,6 +70,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     """The data set's name for the grader and in example ids."""
     hub_configs: ClassVar[tuple[str, ...]] = ()
     """Configurations of the hub data set, read one after the other."""
+    question_field: ClassVar[str | None] = "question"
+    """Field of a row that is the whole question; None if other fields are shown, too."""
     hub_has_validation: ClassVar[bool] = False
     overlap: str = ""
     """Questions that the test split shares with other data, as a warning for who tests."""
@@ -147,11 +149,15 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         folder = self.folder()
         return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
 
+    def local_file(self, split: str) -> Path | None:
+        """The file of a split in the local folder, which may not exist; None for a hub id."""
+        folder = self.folder()
+        return folder / f"{split}.jsonl" if folder else None
+
     def rows(self, split: str) -> list[Row]:
         """All rows of a split that the source has."""
-        folder = self.folder()
-        if folder:
-            return read_jsonl(folder / f"{split}.jsonl")
+        if file := self.local_file(split):
+            return read_jsonl(file)
         return read_hub(self.source, self.hub_configs, split, self.revision)
 
     def examples(self, split: str) -> list[Example]:
@@ -222,8 +228,16 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
+        if stage == "fit":
+            self._check_test_split()
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
+
+    def _check_test_split(self) -> None:
+        """Check a local test split, so that a fit is not followed by a test that cannot be."""
+        file = self.local_file("test")
+        if self.on_bad_row == "raise" and file is not None and file.is_file():
+            parse_rows(self.rows("test"), self._checked, "test", skip=False)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
@@ -303,26 +317,35 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> EvaluationLoader:
-        """Every validation question once."""
-        return self._evaluation("validation")
+        """Every validation question once; with ``limit_val_batches`` the first ones."""
+        return self._evaluation("validation", limit=self._limit("val"))
 
     def test_dataloader(self) -> EvaluationLoader:
-        """Every test question once."""
-        return self._evaluation("test")
+        """Every test question once; with ``limit_test_batches`` the first ones."""
+        return self._evaluation("test", limit=self._limit("test"))
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """Every question of :meth:`use_questions` once."""
+        """Every question of :meth:`use_questions` once; with ``limit_predict_batches`` the first ones."""
         if not self._questions:
             raise UserError("no question to answer: predict needs some")
-        return self._evaluation("predict")
+        return self._evaluation("predict", limit=self._limit("predict"))
 
     def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
         """The first ``count`` questions of a split that was set up, all of them for None."""
         return self._evaluation(split, count)
 
-    def _evaluation(self, split: str, count: int | None = None) -> EvaluationLoader:
+    def _limit(self, loop: str) -> int | float:
+        """The trainer's limit of batches for ``val``, ``test`` or ``predict``: a number, or a part."""
+        return getattr(self.trainer, f"limit_{loop}_batches") if self.trainer else 1.0
+
+    def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
         rank, world_size = self._ranks()
-        rows = self._encoded[split][:count]
         return EvaluationLoader(
-            rows, self._collate(), self.num_workers, self.eval_batch_size, rank, world_size
+            self._encoded[split][:count],
+            self._collate(),
+            self.num_workers,
+            self.eval_batch_size,
+            rank,
+            world_size,
+            limit,
         )

@@ -61,8 +61,7 @@ def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tupl
     prompt, completion = len(row.prompt), len(row.completion)
     needs = []
     if split in ("train", "validation"):
-        hint = "; max_length leaves longer ones out" if split == "train" else ""
-        needs.append((f"prompt {prompt} + worked answer {completion}{hint}", row.length))
+        needs.append((f"prompt {prompt} + worked answer {completion}", row.length))
     if split != "train":
         needs.append(
             (
@@ -101,5 +100,19 @@ def check_positions(
                 if needed > room:
                     raise UserError(
                         f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
-                        f"{limit} less {reserved} for the soft prompt = {room}"
+                        f"{limit} less {reserved} for the soft prompt = {room}: "
+                        f"{_remedy(split, row, needed, max_new_tokens, room, reserved)}"
                     )
+
+
+def _remedy(split: str, row: Encoded, needed: int, max_new_tokens: int, room: int, reserved: int) -> str:
+    """Name the options that make a row fit."""
+    options = []
+    if split == "train" and room > 0:
+        options.append(f"set --data.max_length {room}, which leaves longer training examples out")
+    generates = needed == len(row.prompt) + max_new_tokens and split != "train"
+    if generates and (most := room - len(row.prompt)) > 0:
+        options.append(f"set --data.max_new_tokens to at most {most}")
+    if reserved and needed - room < reserved:
+        options.append(f"use {needed - room} virtual tokens fewer (--model.num_virtual_tokens)")
+    return " or ".join([*options, "use a backbone with more positions"])

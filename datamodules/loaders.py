@@ -16,6 +16,8 @@ from utilities.errors import UserError
 class EvaluationLoader:
     """Batches of :func:`~datamodules.samplers.evaluation_batches`.
 
+    With a limit these are of the first rows, not of the longest, which come first in a whole evaluation.
+
     Not a ``DataLoader``, so that Lightning does not put a sampler of its own (which repeats examples) in it.
     """
 
@@ -27,13 +29,23 @@ class EvaluationLoader:
         batch_size: int,
         rank: int,
         world_size: int,
+        limit: int | float = 1.0,
     ) -> None:
+        """
+        Args:
+            limit: Lightning's limit of batches: how many, or as a float which part of all.
+        """
         self.rows, self.collate, self.workers = rows, collate, workers
+        round_size = batch_size * world_size
+        whole = -(-len(rows) // round_size)
+        batches = int(whole * limit) if isinstance(limit, float) else min(whole, limit)
+        self._len = whole if isinstance(limit, float) else batches  # Lightning takes its part of it
+        first = rows[: batches * round_size]
         # By prompt: a generation batch is as wide as its longest prompt.
-        self.batches = evaluation_batches([len(row.prompt) for row in rows], batch_size, rank, world_size)
+        self.batches = evaluation_batches([len(row.prompt) for row in first], batch_size, rank, world_size)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self._len
 
     def __iter__(self) -> Iterator[Batch]:
         return _load(self.rows, self.batches, self.collate, self.workers)
@@ -62,6 +74,7 @@ def dealt(
     """
     loader = EvaluationLoader(rows, collate, 0, batch_size, rank=0, world_size=1)
     loader.batches = loader.batches[rank::world_size]
+    loader._len = len(loader.batches)
     return loader
 
 

@@ -1,12 +1,13 @@
 """MATH: competition problems (Hendrycks et al. 2021, arXiv 2103.03874)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from datamodules.answers.boxes import last_boxed
 from datamodules.base import ReasoningDataModule
 from datamodules.encoding import Example
-from datamodules.sources import MalformedRow, Row, read_hub, read_jsonl, text_field
+from datamodules.sources import MalformedRow, Row, read_hub, text_field
 from utilities.errors import choose
 
 MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")
@@ -21,6 +22,7 @@ class MATH(ReasoningDataModule):
     """
 
     name = "math"
+    question_field = "problem"
     hub_configs = (
         "algebra",
         "counting_and_probability",
@@ -45,13 +47,14 @@ class MATH(ReasoningDataModule):
         if subset == "test":
             self.overlap = "MATH: 4 of the 5,000 test problems are training problems, too, in other notation"
 
+    def local_file(self, split: str) -> Path | None:
+        """As the base class; ``test`` is the chosen subset."""
+        return super().local_file(self.subset if split == "test" else split)
+
     def rows(self, split: str) -> list[Row]:
         """All rows of a split; of the chosen subset for ``test``."""
-        if split != "test" or self.subset == "test":
+        if split != "test" or self.subset == "test" or self.folder():
             return super().rows(split)
-        folder = self.folder()
-        if folder:
-            return read_jsonl(folder / "math500.jsonl")
         return read_hub(MATH500[0], ("default",), "test", MATH500[1])
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:

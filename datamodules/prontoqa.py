@@ -1,6 +1,7 @@
 """ProntoQA: true or false by deduction over made-up kinds (Saparov and He 2022, arXiv 2210.01240)."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from datamodules.base import ReasoningDataModule
@@ -19,6 +20,7 @@ class ProntoQA(ReasoningDataModule):
     """
 
     name = "prontoqa"
+    question_field = None
     hub_configs = ("default",)
 
     def __init__(
@@ -35,6 +37,10 @@ class ProntoQA(ReasoningDataModule):
         """Never: what is stored as validation is the test split."""
         return False
 
+    def local_file(self, split: str) -> Path | None:
+        """As the base class; ``test`` is stored as validation."""
+        return super().local_file(TEST if split == "test" else split)
+
     def rows(self, split: str) -> list[Row]:
         """All rows of ``train``, or of what is stored as validation for ``test``.
 
@@ -46,7 +52,9 @@ class ProntoQA(ReasoningDataModule):
                 f"ProntoQA has test questions only on the hub ({self.source}): to fit or validate give "
                 f"--data.source, a local folder with train.jsonl and {TEST}.jsonl (the test questions)"
             )
-        return super().rows(TEST if split == "test" else split)
+        if split == "test" and not self.folder():
+            split = TEST
+        return super().rows(split)
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """A row with ``context``, ``question``, ``options`` (["A) True", …]), ``answer`` (a letter) and

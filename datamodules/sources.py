@@ -204,7 +204,7 @@ def read_jsonl(path: Path) -> list[Row]:
                     raise UserError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
                 _check_size(path, size)
                 if line.strip():
-                    rows.append(_json_row(line, f"{path}:{number}"))
+                    rows.append(json_row(line, f"{path}:{number}"))
                 if len(rows) > MOST_ROWS:
                     raise UserError(f"{path} has more than {MOST_ROWS:,} rows")
     except OSError as error:
@@ -231,7 +231,8 @@ def _first_line(path: Path, line: bytes) -> bytes:
     return line.removeprefix(BOM)
 
 
-def _json_row(line: bytes, where: str) -> Row:
+def json_row(line: bytes, where: str) -> Row:
+    """Read one line as a JSON object; another line becomes a row with a ``problem``."""
     try:
         value = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:

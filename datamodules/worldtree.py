@@ -21,6 +21,7 @@ class WorldTree(ReasoningDataModule):
     """
 
     name = "worldtree"
+    question_field = None
     overlap = (
         "WorldTree: 486 test questions are test questions of ARC-Challenge, too (do not pool the two), and 3 "
         "are training questions"

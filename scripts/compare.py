@@ -38,7 +38,7 @@ from scripts.comparison import (
 )
 from utilities.errors import UserError, choose
 from utilities.files import new_folder, write_text
-from utilities.intervals import mcnemar
+from utilities.intervals import coverage, mcnemar
 
 COLUMNS = (
     *("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct"),
@@ -174,7 +174,7 @@ class Runs:
             f"{found['trained_parameters']:,}",
             f"{found['accuracy']:.3f}",
             f"{found['accuracy_low']:.3f} – {found['accuracy_high']:.3f}",
-            f"{found['correct']} / {found['examples']}",
+            _counts([found]),
             *self._against([run]),
             *("–" if seconds.get(part) is None else f"{seconds[part]:.0f} s" for part in ("fit", "test")),
         ]
@@ -186,7 +186,7 @@ class Runs:
             f"{row}, mean of {len(runs)} seeds",
             *("–", "–", f"{sum(accuracies) / len(runs):.3f}"),
             f"seeds {min(accuracies):.3f} – {max(accuracies):.3f}",
-            f"{sum(one['correct'] for one in found)} / {sum(one['examples'] for one in found)}",
+            _counts(found),
             *self._against(runs),
             *("–", "–"),
         ]
@@ -226,6 +226,14 @@ class Runs:
         for cells in self.table():
             table.add_row(*map(escape, cells))
         self.console.print(table)
+
+
+def _counts(summaries: Sequence[dict[str, Any]]) -> str:
+    """Return correct answers and questions, for partial tests with the number of all questions."""
+    correct = sum(summary["correct"] for summary in summaries)
+    examples = sum(summary["examples"] for summary in summaries)
+    part = coverage(examples, sum(summary.get("questions", 0) for summary in summaries))
+    return f"{correct} / {examples}" + (f" ({part})" if part else "")
 
 
 def main(args: Sequence[str] | None = None) -> int:

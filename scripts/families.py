@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WIDTH, LAYERS, VOCABULARY = 32, 4, 96
+from scripts.tiny_families import VOCABULARY, build
+
 PREFIX, ROWS, NEW = 5, (9, 6, 4), 6
 ALLOWED = 1e-3
 SECONDS = 180
@@ -23,71 +24,6 @@ RIGHT, REFUSED, WRONG = "right", "refused", "SILENTLY WRONG"
 TRACEBACK, LATER, UNBUILT = "TRACEBACK at load", "TRACEBACK later", "not built"
 VERDICTS = (RIGHT, REFUSED, WRONG, TRACEBACK, LATER, UNBUILT)
 
-# Sizes by name in configurations; a configuration takes those that it has.
-SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size"), WIDTH),
-    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), LAYERS),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
-    **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "intermediate_size_mlp"), 48
-    ),
-    **dict.fromkeys(
-        ("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 16
-    ),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "num_experts_per_token", "moe_topk"), 2),
-    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 128),
-    **dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), 1),
-    **dict.fromkeys(("bos_token_id", "decoder_start_token_id"), 1),
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "head_dim": 8,
-    "kv_lora_rank": 8,
-    "q_lora_rank": 16,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "hidden_size_per_layer_input": 8,
-    "initializer_range": 0.2,
-    "rotary_dim": 4,
-    "use_cache": True,
-    "mamba_d_state": 8,
-    "mamba_d_head": 8,
-    "mamba_n_heads": 8,
-    "mamba_d_ssm": 64,
-    "mamba_expand": 2,
-    "mamba_num_heads": 8,
-    "mamba_head_dim": 8,
-    "mamba_n_groups": 1,
-    "n_groups": 1,
-    "ssm_state_size": 8,
-    "state_size": 8,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "attn_layer_period": 2,
-    "attn_layer_offset": 1,
-    "expert_layer_period": 2,
-    "expert_layer_offset": 1,
-    "lru_width": WIDTH,
-    "conv_dim": WIDTH,
-    "conv_L_cache": 3,
-    "index_head_dim": 8,
-    "index_n_heads": 2,
-    "index_topk": 8,
-    "attention_window": 64,
-    "head_size": 8,
-    "attention_hidden_size": WIDTH,
-}
-LARGEST = 20_000_000
-
 
 class Outcome(NamedTuple):
     """Verdict on a type, with the largest relative difference and a reason."""
@@ -95,91 +31,6 @@ class Outcome(NamedTuple):
     verdict: str
     difference: float | None
     reason: str
-
-
-# Overrides for single types.
-OWN: dict[str, dict[str, Any]] = {
-    "zaya": {"num_experts_per_tok": 1},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
-    "nemotron": {"num_key_value_heads": 2},
-    "dots1": {
-        "moe_intermediate_size": 16,
-        "n_shared_experts": 1,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_group": 1,
-        "topk_group": 1,
-    },
-}
-
-
-def tiny_config(config_class: Any) -> Any:
-    """Build a configuration of four small layers; nested text configurations are reduced, too."""
-    default = config_class()
-    text = default.get_text_config()
-    if text is not default:
-        for name, part in vars(default).items():
-            if hasattr(part, "to_dict"):
-                make = type(part)
-                small = make(**_known(part))
-                setattr(default, name, small)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if getattr(default, name, None) is not None:
-                setattr(default, name, SIZES[name])
-        for name, value in vars(default).items():
-            if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value > 2:
-                setattr(default, name, 5 + len(name) % 20)
-        return default
-    return config_class(**(_known(default) | OWN.get(config_class.model_type, {})))
-
-
-def _known(config: Any) -> dict[str, Any]:
-    known = {name: value for name, value in SIZES.items() if _has(config, name)}
-    if "head_dim" in vars(config):  # for some types None means hidden size / heads
-        known["head_dim"] = SIZES["head_dim"]
-    # Lists with an entry for each layer would be too long.
-    layers = LAYERS
-    for name, value in config.to_dict().items():
-        if isinstance(value, list) and name in ("layer_types", "mlp_layer_types", "layers_block_type"):
-            # Keep each kind of layer that the type has.
-            kinds = list(dict.fromkeys(value))
-            known[name] = [kinds[i % len(kinds)] for i in range(layers)]
-        if name in ("pad_token_id", "eos_token_id", "bos_token_id"):
-            known[name] = SIZES[name]
-    return known
-
-
-def _has(config: Any, name: str) -> bool:
-    kind = getattr(type(config), name, None)
-    if isinstance(kind, property) and kind.fset is None:
-        return False
-    try:
-        return getattr(config, name, None) is not None
-    except Exception:
-        return False
-
-
-def build(model_type: str, folder: Path) -> None:
-    """Save a tiny random model of a type."""
-    import torch
-    from torch import nn
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    torch.manual_seed(0)
-    config = tiny_config(CONFIG_MAPPING[model_type])
-    with torch.device("meta"):
-        numel = sum(part.numel() for part in AutoModelForCausalLM.from_config(config).parameters())
-    if numel > LARGEST:
-        raise ValueError(f"it must have at most {LARGEST:,} parameters, got {numel:,}")
-    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:  # these start as constants
-            nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
-    model.save_pretrained(folder)
 
 
 def examine(model_type: str) -> tuple[Outcome, Outcome | None]:
@@ -204,7 +55,7 @@ def judge(folder: Path, checkpointing: bool) -> Outcome:
         backbone = Backbone(BackboneConfig(name=str(folder), gradient_checkpointing=checkpointing))
     except UserError as error:
         lines = len(str(error).splitlines())
-        return Outcome(REFUSED if lines == 1 else TRACEBACK, None, str(error).partition(": ")[2])
+        return Outcome(REFUSED if lines == 1 else TRACEBACK, None, _reason(str(error)))
     except Exception as error:
         return Outcome(TRACEBACK, None, _line(error))
     try:
@@ -285,6 +136,18 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
             differences.append((float((logits.max() - logits[token]) / logits.std()), "generation"))
             text = torch.cat([text, torch.tensor([token])])
     return max(differences)[0] if all(value == value for value, _ in differences) else float("inf")
+
+
+def _reason(message: str) -> str:
+    """Return a refusal without the words before its first colon, which name the folder.
+
+    >>> _reason("backbone '/tmp/x' cannot be used: it has no attention")
+    'it has no attention'
+    >>> _reason("the model has no attention")
+    'the model has no attention'
+    """
+    before, colon, reason = message.partition(": ")
+    return reason if colon else before
 
 
 def _line(error: Exception) -> str:

@@ -28,6 +28,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shown(value: object) -> str:
+    """Write the value of an option as one would type it: ``null`` and ``true``, texts in quotes.
+
+    >>> shown(None), shown([True, 0.5]), shown("a b")
+    ('null', '[true, 0.5]', "'a b'")
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return repr(value)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The allowed name most like ``name`` as a ready phrase, or the whole list.
 

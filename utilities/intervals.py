@@ -1,4 +1,4 @@
-"""How sure a proportion is, and a difference of two."""
+"""Confidence interval of an accuracy, exact test of a paired difference, counts of questions."""
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -7,6 +7,15 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
     interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def coverage(examples: int, questions: int) -> str:
+    """Return how many of the questions were evaluated, or "" if all were.
+
+    >>> coverage(4, 6)
+    '4 of 6 questions'
+    """
+    return f"{examples} of {questions} questions" if examples < questions else ""
 
 
 def mcnemar(fixed: int, broken: int) -> float:

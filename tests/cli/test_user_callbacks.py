@@ -1,4 +1,4 @@
-"""The user's callbacks: each is used beside the run's, replaces one of them, or is refused before any work."""
+"""The user's callbacks: each is used beside the run's, replaces one of them, or is refused at once."""
 
 from pathlib import Path
 
