@@ -61,6 +61,9 @@ class Generated(ReasoningDataModule):
                     f"{split}_size must be <= {MOST_QUESTIONS:,} for generated questions, got {size:,}"
                 )
 
+    def folder(self) -> None:
+        """None: questions are not read from files."""
+
     def has_validation(self) -> bool:
         """Always: questions are told apart by their text."""
         return True

@@ -13,13 +13,14 @@ def fit(*flags: str) -> Outcome:
     return outcome
 
 
-def refused(*flags: str, command: str = "fit") -> str:
+def refused(*flags: str, command: str = "fit", notes: list[str] | None = None) -> str:
     """Check that a command is refused and leaves no files; return its error line."""
     before = sorted(Path().rglob("*"))
     outcome = call(command, *flags)
     assert outcome.code == 2, outcome.err
     (line,) = outcome.errors
     assert "Traceback" not in outcome.err
+    assert notes is None or outcome.notes == notes
     assert sorted(Path().rglob("*")) == before
     return line
 

@@ -1,5 +1,6 @@
 """Everyday options of Lightning: each has its effect, or is refused before any work."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,18 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 def test_fast_dev_run_trains_and_keeps_nothing(batches: str, small: list[str]) -> None:
     fit(*small, f"--trainer.fast_dev_run={batches}")
     assert not Path("run").exists()
+    Path("run").mkdir()
+    Path("run/mine").touch()
+    outcome = fit(*small, f"--trainer.fast_dev_run={batches}")
+    assert outcome.notes == []  # none names a folder that is removed
+    assert [str(path) for path in Path().rglob("*")] == ["run", "run/mine"]
+
+
+def test_a_refusal_is_the_only_line_in_a_folder_that_is_taken(small: list[str]) -> None:
+    Path("run").mkdir()
+    Path("run/mine").touch()
+    assert "needs 516 positions" in refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
+    assert fit(*small, STEPS).notes == ["note: run exists and is kept: this fit writes to run-2"]
 
 
 @pytest.mark.parametrize("limit", ["overfit_batches", "limit_train_batches", "limit_val_batches"])
@@ -30,7 +43,22 @@ def test_a_limit_is_a_number_of_batches_or_a_part(value: str, examples: int, sma
     outcome = call("test", *small, f"--trainer.limit_test_batches={value}")
     assert outcome.code == 0, outcome.err
     results = Path("run/test/results.jsonl")
-    assert (len(results.read_text(encoding="utf-8").splitlines()) if results.exists() else 0) == examples
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    ids = [f"letter_reversal/test/{i}" for i in range(examples)]  # the first ones, not the longest
+    assert [json.loads(line)["id"] for line in lines] == ids
+    partial = f"(the first {examples} of 6 questions: a partial evaluation)"
+    assert (partial in outcome.out) == (0 < examples < 6)
+    if lines:
+        regraded = call("grade", "run")
+        assert f"results.jsonl: {examples}{' of 6 questions' if examples < 6 else ''}\n" in regraded.out
+
+
+def test_a_limit_of_validation_takes_the_first_questions(small: list[str]) -> None:
+    outcome = call("validate", *small, "--trainer.limit_val_batches=2")
+    assert outcome.code == 0, outcome.err
+    lines = Path("run/validate/results.jsonl").read_text(encoding="utf-8").splitlines()
+    ids = [json.loads(line)["id"] for line in lines]
+    assert ids == [f"letter_reversal/validation/{i}" for i in range(4)]
 
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])

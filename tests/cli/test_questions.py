@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import datamodules
 from command_line.questions import read_questions
 from datamodules import Generated
 from tests.cli.test_mistakes import assert_one_error
@@ -52,6 +53,44 @@ def test_invalid_text_is_refused(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
     with pytest.raises(UserError, match=f"^standard input {message}$"):
         read_questions("-")
+
+
+ROWS = '{"question": " What is\\n1+1? ", "answer": "2"}\n\n{"question": "é"}\n'
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt"])
+def test_json_lines_are_questions_of_their_field(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(ROWS, encoding="utf-8")
+    assert read_questions(str(file)) == ["What is\n1+1?", "é"]
+    file.write_text('{"problem": "1+1"}', encoding="utf-8")
+    assert read_questions(str(file), "problem") == ["1+1"]
+    file.write_text("{1, 2} is a set?\n{}\n", encoding="utf-8")
+    if name == "rows.txt":
+        assert read_questions(str(file)) == ["{1, 2} is a set?", "{}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ('{"question": "a"}\nWhat?', "question", "line 2: not valid JSON"),
+        ('{"question": "a"}\n{"query": "b"}', "question", "line 2: no field 'question' (fields: query)"),
+        ('{"question": 7}', "question", "field 'question' is 7: expected a non-empty text"),
+        ('{"question": "a", "choices": []}', None, "a question of this data set is in several fields"),
+    ],
+)
+def test_json_lines_without_a_question(text: str, field: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_questions(str(file), field)
+    assert message in str(caught.value)
+
+
+def test_the_field_of_a_question_is_the_data_sets() -> None:
+    fields = {name: getattr(datamodules, name).question_field for name in datamodules.__all__}
+    several = dict.fromkeys(("AQuA", "ARC", "ProntoQA", "WorldTree"))
+    assert fields == {"GSM8K": "question", "Generated": "question", "MATH": "problem", **several}
 
 
 def test_standard_input_is_utf8_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:

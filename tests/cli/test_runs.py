@@ -95,6 +95,42 @@ def test_resume(trained: Path) -> None:
     assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
 
 
+def test_resuming_a_finished_fit_says_so_and_keeps_everything(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = hashes(trained)
+    with caplog.at_level("INFO"):
+        outcome = call("fit", *QUIET, "--ckpt_path", trained)
+    assert outcome.code == 0, outcome.err
+    assert (
+        "the checkpoint is already at step 4 of 4: nothing was trained, and run is kept; to continue, raise "
+        "--trainer.max_steps"
+    ) in caplog.text
+    assert "not validated" not in caplog.text
+    after = hashes(trained)
+    assert {name: after[name] for name in before} == before
+    (trained / "prompt.safetensors").unlink()  # the fit was stopped before its export
+    assert call("fit", *QUIET, "--ckpt_path", trained).code == 0
+    assert hashes(trained)["run/prompt.safetensors"] == before["run/prompt.safetensors"]
+
+
+def test_curves_end_at_the_step_of_the_last_checkpoint(trained: Path) -> None:
+    """A validation of the run logs at the same step as the fit's own last one."""
+    assert call("validate", *QUIET, "--ckpt_path", trained).code == 0
+    assert [scalar.step for scalar in scalars(trained, "train/loss")] == [1, 2, 3, 4]
+    fit, validate = scalars(trained, "val/loss")[-1], scalars(trained / "validate", "val/loss")[-1]
+    assert (fit.step, validate.step) == (4, 4)
+    assert fit.value == pytest.approx(validate.value, rel=1e-5)
+
+
+def scalars(folder: Path, tag: str) -> list[Any]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events.Scalars(tag)
+
+
 def test_resuming_is_like_not_stopping(trained: Path, common: list[str]) -> None:
     assert call("fit", *QUIET, "--ckpt_path", trained, "--trainer.max_steps=8").code == 0
     assert call("fit", *common, "--trainer.max_steps=8", "--run_dir=whole").code == 0

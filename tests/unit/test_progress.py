@@ -1,11 +1,13 @@
 """The progress bar where there is no terminal: a line now and then, and one at the end."""
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from callbacks import progress
-from callbacks.progress import FORMAT, ExamplesTqdm
+from callbacks.progress import FORMAT, ExamplesProgressBar, ExamplesTqdm
 
 
 def bar(file: io.StringIO, leave: bool = True) -> ExamplesTqdm:
@@ -48,3 +50,37 @@ def test_a_hidden_bar_has_no_line() -> None:
     shown.update(4)
     shown.close()
     assert log.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("steps", "done", "accumulated", "end"),
+    [(12, 7, 1, 12), (-1, 7, 1, 15), (6, 6, 2, 12), (2, 0, 2, 4), (99, 15, 1, 15)],
+    ids=["a resumed epoch", "no max_steps", "resumed and accumulated", "accumulated", "a new epoch"],
+)
+def test_the_bar_of_an_epoch_ends_where_training_does(
+    steps: int, done: int, accumulated: int, end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch has 15 batches of one example, of which ``done`` came before the fit was resumed."""
+    log = io.StringIO()
+    monkeypatch.setattr(progress.sys, "stderr", log)
+    count = SimpleNamespace(current=SimpleNamespace(ready=done))
+    trainer: Any = SimpleNamespace(
+        max_steps=steps,
+        num_training_batches=15,
+        global_step=done // accumulated,
+        accumulate_grad_batches=accumulated,
+        current_epoch=3,
+        world_size=1,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=count)),
+    )
+    data = SimpleNamespace(batch_size=1, example_ids=lambda split: range(15))
+    monkeypatch.setattr(progress, "data_of", lambda trainer: data)
+    shown = ExamplesProgressBar()
+    shown._trainer = trainer
+    shown.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert shown.train_progress_bar.total == end
+    assert shown.train_progress_bar.n == (0 if done == 15 else done)
+    shown.train_progress_bar.n = end
+    shown.train_progress_bar.close()
+    assert log.getvalue().startswith("Epoch 3")
+    assert f" {end}/{end} " in log.getvalue()

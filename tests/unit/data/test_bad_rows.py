@@ -129,6 +129,29 @@ def test_malformed_rows(write_rows: WriteRows, kind: Any, change: Any, message: 
     assert len(kept) == 20
 
 
+@pytest.mark.parametrize(
+    ("kind", "file", "options"),
+    [
+        (GSM8K, "test", {}),
+        (ProntoQA, "validation", {}),
+        (MATH, "test", {}),
+        (MATH, "math500", {"subset": "math500"}),
+    ],
+)
+def test_a_fit_checks_a_local_test_split(
+    kind: Any, file: str, options: dict[str, str], write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = ROWS[kind]
+    bad = {name: value for name, value in good.items() if name not in ("answer", "solution")}
+    source = write_rows(**{"train": [good] * 20, file: [good, bad]})
+    monkeypatch.setattr(kind, "_encode", lambda self, examples: [])
+    with pytest.raises(UserError, match=rf"/{file}\.jsonl:2: no field '(answer|solution)'"):
+        kind(source=source, **options).setup("fit")
+    kind(source=source, **options, on_bad_row="skip").setup("fit")
+    Path(source, f"{file}.jsonl").unlink()
+    kind(source=source, **options).setup("fit")  # a fit needs no test split
+
+
 def test_line_numbers_count_blank_lines_and_odd_separators(write_rows: WriteRows) -> None:
     # JSON allows U+2028 inside a string; it does not end the line.
     strange = '{"question": "a\u2028b", "answer": "#### 2"}'
