@@ -27,7 +27,9 @@ def test_fast_dev_run_trains_and_keeps_nothing(batches: str, small: list[str]) -
 def test_a_refusal_is_the_only_line_in_a_folder_that_is_taken(small: list[str]) -> None:
     Path("run").mkdir()
     Path("run/mine").touch()
-    assert "needs 516 positions" in refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
+    line = refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
+    assert "set --data.max_length 12, which leaves longer training examples out" in line
+    assert "--model.num_virtual_tokens" in line
     assert fit(*small, STEPS).notes == ["note: run exists and is kept: this fit writes to run-2"]
 
 

@@ -177,3 +177,13 @@ def test_aliases_count_as_what_they_stand_for() -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]
     with pytest.raises(UserError, match="must have at most 20000 values and 32 levels"):
         parse_yaml("\n".join(lines), "file x")
+
+
+def test_a_lock_file_of_a_stopped_command_blocks_nothing(tmp_path: Path) -> None:
+    """The system releases the lock of a process that was killed; its file stays."""
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / LOCK).touch()
+    folder, lock = claim_folder(tmp_path / "test")
+    assert folder == tmp_path / "test"
+    lock.release()
+    assert not (tmp_path / "test" / LOCK).exists()
