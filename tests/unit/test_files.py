@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utilities.errors import UserError
-from utilities.files import FolderInUse, FolderLock, claim_folder, write_text
+from utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, write_text
 from utilities.reading import parse_json, read_bytes, read_json, read_text, validated
 from utilities.yaml_values import parse_yaml
 
