@@ -23,7 +23,7 @@ from lightning_modules.stages import (
     partition_from,
     partition_values,
 )
-from utilities.errors import UserError, choose
+from utilities.errors import UserError, choose, shown
 
 
 def split_budget(total: int, stages: int) -> list[int]:
@@ -181,8 +181,8 @@ class DHAM(SoftPromptModule):
         for name, value in source.items():
             if self._source()[name] != value:
                 raise UserError(
-                    f"{name} is {self._source()[name]}, but the checkpoint's stages were made with {value}, "
-                    "and its prompts were trained for them: leave it as it is, or start a new fit"
+                    f"{name} must be {shown(value)} as in the checkpoint, whose prompts were trained for its "
+                    f"stages, got {shown(self._source()[name])} (start a new fit to change it)"
                 )
         self.set_stages(partition_from(checkpoint["partition"], "the checkpoint's partition"))
 

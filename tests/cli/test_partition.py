@@ -213,10 +213,10 @@ def test_a_file_edited_by_hand(field: str, dham: list[str]) -> None:
 
 
 OTHERWISE = [
-    ("--model.partition=cosine", "partition is cosine, but the checkpoint's stages were made with cka"),
-    ("--model.partition=[0,3]", "partition is [0, 3], but the checkpoint's stages were made with cka"),
-    ("--model.num_stages=3", "num_stages is 3, but the checkpoint's stages were made with None"),
-    ("--model.search.seed=4", "search.seed is 4, but the checkpoint's stages were made with 0"),
+    ("--model.partition=cosine", "partition must be 'cka' as in the checkpoint, whose"),
+    ("--model.partition=[0,3]", "partition must be 'cka' as in the checkpoint, whose"),
+    ("--model.num_stages=3", "num_stages must be null as in the checkpoint, whose"),
+    ("--model.search.seed=4", "search.seed must be 0 as in the checkpoint, whose"),
 ]
 
 

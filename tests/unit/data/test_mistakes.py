@@ -142,12 +142,15 @@ def test_context(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     with pytest.raises(UserError) as error:
         data.check_context(100, 10)
     assert one_line(error) == (
-        "gsm8k/train/4 needs 112 positions (prompt 105 + worked answer 7; max_length leaves longer ones out)"
-        ", but the backbone has 100 less 10 for the soft prompt = 90"
+        "gsm8k/train/4 needs 112 positions (prompt 105 + worked answer 7), but the backbone has 100 less 10 "
+        "for the soft prompt = 90: set --data.max_length 90, which leaves longer training examples out or "
+        "use a backbone with more positions"
     )
     test = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
     test.setup("test")
-    with pytest.raises(UserError, match=r"gsm8k/test/1 needs 125 .* \+ generation limit max_new_tokens 20\)"):
+    with pytest.raises(
+        UserError, match=r"gsm8k/test/1 needs 125 .* \+ generation limit max_new_tokens 20\).* at most 19"
+    ):
         test.check_context(124, 0)
     test.check_context(125, 0)
     assert test.longest() == 125
