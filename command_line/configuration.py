@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import set_dumper, set_parsing_settings
+from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
 
 from command_line.file_values import CLASSES, check_names, class_paths, is_class_name, leaves, written_paths
 from command_line.options import COMMAND_ONLY
@@ -24,7 +24,7 @@ from command_line.schema import (
     takes_null,
 )
 from utilities.errors import UserError, nearest
-from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
+from utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
@@ -96,6 +96,8 @@ class Importable:
             import_path_allowlist=[*PACKAGES, *LIGHTNING, *NAMED_BY_USERS, *allowed],
             instantiate_subclass_spec_in_any=False,
         )
+        # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
+        _loaders_dumpers.yaml_default_loader = Loader
         set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
 
     def check(self, name: str, where: str, option: str) -> None:
