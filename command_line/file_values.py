@@ -72,9 +72,16 @@ def written_paths(values: Mapping[str, Any]) -> Iterator[str]:
         return
     for name in ("default_root_dir", *CLASSES):
         for path, value in leaves(trainer.get(name), (name,)):
-            # A logger's name and version are parts of a path, too.
-            if isinstance(value, str) and value and (_WRITTEN.search(path[-1]) or _ELSEWHERE.match(value)):
+            if isinstance(value, str) and sets_output_path(path[-1], value):
                 yield f"trainer.{'.'.join(path)}".replace(".init_args", "")
+
+
+def sets_output_path(name: str, value: str) -> bool:
+    """Return whether an option of a callback, logger or plugin sets where output goes.
+
+    A logger's name and version are parts of a path, too.
+    """
+    return bool(value and (_WRITTEN.search(name) or _ELSEWHERE.match(value)))
 
 
 def leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:
