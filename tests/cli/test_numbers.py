@@ -49,3 +49,27 @@ def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> Non
     assert outcome.code == 0, outcome.err
     stored = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
     assert stored["model"]["init_args"]["init"]["text"] == "1:30"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "model.optimizer.lr",
+        "model.num_virtual_tokens",
+        "data.batch_size",
+        "data.max_new_tokens",
+        "trainer.accumulate_grad_batches",
+        "trainer.max_steps",
+    ],
+)
+def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> None:
+    """``lr:`` without a value is null, which the parser would pass on."""
+    section, *path, last = option.split(".")
+    values: dict = {last: None}
+    for key in reversed(path):
+        values = {key: values}
+    if section in ("model", "data"):
+        values = {"class_path": {"model": "PromptTuning", "data": "Generated"}[section], "init_args": values}
+    Path("given.yaml").write_text(yaml.safe_dump({section: values}), encoding="utf-8")
+    flags = [flag for flag in common if not flag.startswith("--backbone")]
+    assert_one_error(call("fit", *flags, "-c", "given.yaml"), f"given.yaml: {option} needs a value, got null")
