@@ -99,7 +99,7 @@ class Importable:
             instantiate_subclass_spec_in_any=False,
         )
         # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
-        _loaders_dumpers.yaml_default_loader = Loader
+        _loaders_dumpers.yaml_default_loader = Loader  # type: ignore[assignment]  # None until its first use
         set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
 
     def check(self, name: str, where: str, option: str) -> None:
