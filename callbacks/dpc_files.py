@@ -153,9 +153,9 @@ def choose_calibration_file(checkpoint: str | os.PathLike[str] | None, folder: P
             names another run, or the checkpoint's folder is not writable.
     """
     beside = calibration_file(checkpoint)
-    parent = beside.resolve().parent
+    parent = Path(os.path.realpath(beside.parent))
     run = parent.parent if parent.name == "checkpoints" else parent
-    own = folder.resolve().parent == run
+    own = Path(os.path.realpath(folder)).parent == run
     return beside if own and os.access(parent, os.W_OK) else folder / FILE
 
 

@@ -1,5 +1,6 @@
 """Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.checkpointing import read_checkpoint, verify
-from utilities.errors import printable
+from utilities.errors import UserError, printable
 from utilities.files import write_text
+from utilities.reading import read_text
 from utilities.tensor_files import write_tensors
 
 PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
@@ -38,7 +40,7 @@ class RunFolder(L.Callback):
             return
         number, path = 1, self.folder / "config.yaml"
         # A requeued run finds its own config and keeps it; a different one gets a number.
-        while path.exists() and path.read_text(encoding="utf-8") != self.config:
+        while os.path.lexists(path) and not self._is_in(path):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         write_text(path, self.config)
@@ -52,6 +54,13 @@ class RunFolder(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self._trains = True
+
+    def _is_in(self, path: Path) -> bool:
+        """Return whether the configuration is what a file holds; never for a link, pipe or folder."""
+        try:
+            return not path.is_symlink() and read_text(path, "configuration") == self.config
+        except UserError:
+            return False
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

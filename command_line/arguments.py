@@ -10,13 +10,16 @@ FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
 def options_of(args: list[str]) -> Iterator[list[str]]:
-    """Each option together with the values that follow it."""
+    """Each option together with the values that follow it; ``-cFILE`` and ``-c=FILE`` are ``-c FILE``."""
     group: list[str] = []
     for arg in args:
-        if group and (arg.startswith("--") or arg == "-c"):
+        if group and arg.startswith(("--", "-c")):
             yield group
             group = []
-        group.append(arg)
+        if arg.startswith("-c") and arg != "-c":
+            group += ["-c", arg[2:].removeprefix("=")]
+        else:
+            group.append(arg)
     if group:
         yield group
 

@@ -18,6 +18,7 @@ from command_line.configuration import (
     is_known_class,
     read_configuration,
 )
+from command_line.file_values import sets_output_path
 from command_line.options import OF_SUBCOMMANDS
 from command_line.processes import note
 from command_line.schema import (
@@ -37,6 +38,8 @@ from utilities.reading import read_text
 from utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
+# Options whose value may be a mapping with more options.
+_GROUPS = (*CLASSES, "init_args", "dict_kwargs", "backbone")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -56,18 +59,30 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def check_flags(flags: list[str], where: str) -> None:
-    """Check flags from a file, where a class path is data, too.
+    """Check flags from a file, where a value is data, too.
 
     Raises:
-        UserError: if a class is not promptstage's or Lightning's, or ``trust_remote_code`` is set.
+        UserError: if a class is not promptstage's or Lightning's, or a flag sets ``trust_remote_code`` or
+            where output goes, or holds several options, which could set them.
     """
     for option in options_of(flags):
         name, value = _split(option)
-        for path in typed_classes([option]):
-            if not is_known_class(path):
-                raise UserError(f"{where} names the class '{path}', which is not one of promptstage's")
-        if name == "--backbone.trust_remote_code" and value.lower() != "false":
+        name = "-c" if name == "--config" else name
+        section, *path = name.removeprefix("--").removesuffix("+").split(".")
+        for named in typed_classes([option]):
+            if not is_known_class(named):
+                raise UserError(f"{where} names the class '{named}', which is not one of promptstage's")
+        if path and path[-1] == "trust_remote_code" and value.lower() != "false":
             raise UserError(f"{where}: {name} can be given on the command line only")
+        if section == "trainer" and path and path[0] in (*CLASSES, "default_root_dir"):
+            written = sets_output_path(path[-1], value)
+        else:
+            written = section in ("run_dir", "answers")
+        if written:
+            raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
+        holds_options = section in (*SECTIONS, "-c") and (not path or path[-1] in _GROUPS)
+        if holds_options and any(mark in value for mark in ("{\n" if name == "-c" else "{[:\n")):
+            raise UserError(f"{where}: {name} must be one value, not several options: got {value!a:.60}")
 
 
 def assemble(

@@ -7,9 +7,10 @@ it is promptstage's or Lightning's, or also named on the command line.
 import os
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
-from jsonargparse import set_dumper, set_parsing_settings
+from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
 
 from command_line.file_values import (
     CLASSES,
@@ -29,10 +30,11 @@ from command_line.schema import (
     is_text,
     is_text_list,
     option_types,
+    parameters,
     takes_null,
 )
 from utilities.errors import UserError, nearest
-from utilities.yaml_values import Scalar, dump_yaml, parse_yaml, plain
+from utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
@@ -104,6 +106,8 @@ class Importable:
             import_path_allowlist=[*PACKAGES, *LIGHTNING, *NAMED_BY_USERS, *allowed],
             instantiate_subclass_spec_in_any=False,
         )
+        # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
+        _loaders_dumpers.yaml_default_loader = Loader  # type: ignore[assignment]  # None until its first use
         set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
 
     def check(self, name: str, where: str, option: str) -> None:
@@ -257,6 +261,9 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
     values = plain(tree, as_text)
+    _check_nulls(
+        values, options | {("trainer", *path): kind for path, kind in _trainer_options().items()}, where
+    )
     groups = {path[:end] for path in options for end in range(1, len(path))}
     for group in sorted({*groups, ("trainer",), ("early_stopping",)}):
         inner: Any = values
@@ -269,6 +276,28 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
     # The parser would first look for a file of that name.
     named_classes = {section: values[section] for section in FAMILIES if isinstance(values.get(section), str)}
     return values | {section: {"class_path": name} for section, name in named_classes.items()}
+
+
+@cache
+def _trainer_options() -> dict[OptionPath, Any]:
+    from lightning.pytorch import Trainer
+
+    return parameters(Trainer.__init__)
+
+
+def _check_nulls(values: Mapping[str, Any], options: Mapping[OptionPath, Any], where: str) -> None:
+    """
+    Raises:
+        UserError: for a null that an option does not take; the parser would pass it on.
+    """
+    for path, kind in options.items():
+        inner: Any = values
+        for key in path[:-1]:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        null = isinstance(inner, Mapping) and path[-1] in inner and inner[path[-1]] is None
+        if null and kind is not Any and not takes_null(kind):
+            name = ".".join(key for key in path if key != "init_args")
+            raise UserError(f"{where}: {name} needs a value, got null")
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:

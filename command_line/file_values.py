@@ -76,7 +76,7 @@ def written_paths(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for spec in specs if isinstance(specs, list) else [specs]:
             cls = str(spec.get("class_path")).rpartition(".")[2] if isinstance(spec, Mapping) else ""
             for path, value in leaves(spec, (name,)):
-                if is_written(path, value):
+                if isinstance(value, str) and sets_output_path(path[-1], value):
                     option = f"trainer.{'.'.join(path)}".replace(".init_args", "")
                     named = f"--trainer.{name} {cls} " if cls else ""
                     yield option, f"{named}--{option} {shlex.quote(value)}"
@@ -114,7 +114,9 @@ def _not_overridden(spec: Any, name: str, typed: Mapping[str, Collection[str]]) 
     if not isinstance(options, Mapping):
         return spec
     section = f"trainer.{name}"
-    written = {key for key, value in options.items() if is_written((name, key), value)}
+    written = {
+        key for key, value in options.items() if isinstance(value, str) and sets_output_path(key, value)
+    }
     if name == "callbacks":
         short = str(spec.get("class_path")).rpartition(".")[2]
         again = short in {value.rpartition(".")[2] for value in typed.get(section, ())}
@@ -124,14 +126,12 @@ def _not_overridden(spec: Any, name: str, typed: Mapping[str, Collection[str]]) 
     return {**spec, "init_args": {key: value for key, value in options.items() if key not in written}}
 
 
-def is_written(path: OptionPath, value: Any) -> bool:
-    """Return whether an option of the trainer sets an output path or a server."""
-    # A logger's name and version are parts of a path, too.
-    return (
-        isinstance(value, str)
-        and value != ""
-        and (_WRITTEN.search(path[-1]) or _ELSEWHERE.match(value)) is not None
-    )
+def sets_output_path(name: str, value: str) -> bool:
+    """Return whether an option of a callback, logger or plugin sets where output goes.
+
+    A logger's name and version are parts of a path, too.
+    """
+    return bool(value and (_WRITTEN.search(name) or _ELSEWHERE.match(value)))
 
 
 def leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:

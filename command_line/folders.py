@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_only
 
 from utilities.errors import UserError
-from utilities.files import FolderLock, claim_folder, make_folder
+from utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -21,6 +21,17 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+# Folders and files of a run that a fit writes to; lightning_logs is CSVLogger's.
+FOLDERS = ("checkpoints", "tensorboard", "lightning_logs")
+REPLACED = (
+    "tensorboard/hparams.yaml",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "prompt.safetensors",
+    "prompt_last.safetensors",
+)
 
 
 class Folders(NamedTuple):
@@ -74,18 +85,22 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
         UserError: when a folder cannot be written to, or another fit is writing to it.
     """
     if run_dir is None and checkpoint is not None:
-        folder = Path(checkpoint).resolve().parent
+        # Not resolved inside a run: links there are not followed.
+        folder = Path(os.path.abspath(checkpoint)).parent
+        if folder.name != "checkpoints":
+            folder = Path(os.path.realpath(checkpoint)).parent
         run = folder.parent if folder.name == "checkpoints" else folder
     else:
         run = Path(run_dir or f"runs/{name}").expanduser()
-        if run.is_symlink():  # the user's own link; those inside a run are not followed
-            run = run.resolve()
+    if run.is_symlink():  # the user's own link; those inside a run are not followed
+        run = Path(os.path.realpath(run))
     _refuse_links(run)
     out = run / subcommand if subcommand in ("test", "validate", "saliency", "calibrate") else run
     # Only the first process writes; another one must not number the first one's new folder.
     if subcommand == "predict" or vars(rank_zero_only).get("rank"):
         return Folders(run, out, created=False, events=_events(run))
     if subcommand == "fit" and checkpoint is not None:
+        _check_resumable(run)
         make_folder(run)
         return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
@@ -101,6 +116,18 @@ def _refuse_links(run: Path) -> None:
     Raises:
         UserError: if a folder of the run is a link, so that files would be written elsewhere.
     """
-    for name in ("checkpoints", "tensorboard"):
+    for name in FOLDERS:
         if (run / name).is_symlink():
             raise UserError(f"folder {run / name} cannot be written to: it is a link")
+
+
+def _check_resumable(run: Path) -> None:
+    """
+    Raises:
+        UserError: if a resumed fit could not write one of its files, so that its work would be lost.
+    """
+    for name in FOLDERS:
+        if os.path.lexists(run / name) and not (run / name).is_dir():
+            raise UserError(f"folder {run / name} cannot be written to: it is not a folder")
+    for name in REPLACED:
+        check_replaceable(run / name)

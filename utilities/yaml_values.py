@@ -36,14 +36,17 @@ class Scalar:
 Tree = dict[str, Any] | list[Any] | Scalar
 
 
-class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1 without dates, and with ``1e-3`` as a number, as in jsonargparse."""
+class Loader(yaml.SafeLoader):
+    """Loader of YAML 1.1 without dates, and with the numbers of YAML 1.2.
+
+    ``1e-3`` is a number, ``017`` is 17 and not octal, ``1:30`` is a text and not 90.
+    """
 
     yaml_implicit_resolvers = {
         first: [
             (tag, pattern)
             for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+            if tag.rpartition(":")[2] not in ("timestamp", "float", "int")
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -56,7 +59,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _kind in (_Loader, _Dumper):
+_INTEGER = re.compile(r"[-+]?(?:0x[0-9a-fA-F][0-9a-fA-F_]*|0o[0-7][0-7_]*|0b[01][01_]*|[0-9][0-9_]*)$")
+for _kind in (Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(
@@ -65,6 +69,15 @@ for _kind in (_Loader, _Dumper):
         ),
         list("-+0123456789."),
     )
+    _kind.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "").lower()
+    return int(text, 0 if text.lstrip("+-")[1:2].isalpha() else 10)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def dump_yaml(values: Any) -> str:
@@ -82,7 +95,7 @@ def parse_yaml(text: str, where: str) -> Tree:
     if len(text) > LIMIT:
         raise UserError(f"{where} must have at most {LIMIT} characters, got {len(text)}")
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         try:
             node = loader.get_single_node()
             return Scalar(None, "") if node is None else _Builder(loader, where).build(node, 0)
@@ -100,7 +113,7 @@ def parse_yaml(text: str, where: str) -> Tree:
 class _Builder:
     """Bounded construction of values from nodes; an alias counts as all that it expands to."""
 
-    def __init__(self, loader: _Loader, where: str) -> None:
+    def __init__(self, loader: Loader, where: str) -> None:
         self.loader, self.where, self.left = loader, where, MOST_VALUES
 
     def build(self, node: yaml.Node, level: int) -> Tree:

@@ -28,8 +28,8 @@ _LATEX = (
 )
 # The continent's 1.450.000 and 70.000,00.
 _CONTINENTAL = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:,\d{1,2}(?!\d)|(?<=\.\d{3}\.\d{3})(?![\d,]))")
-# 10^6, but not in 3 × 10^6.
-_POWER_OF_TEN = re.compile(r"(?<![\w.^×*])(?<![×x*]\s)10\s?\^\s?\{?(\d{1,2})\}?(?!\d|\.\d)")
+# 2^5 and 10^6, but not in 3 × 10^6.
+_POWER = re.compile(r"(?<![\w.,^×*])(?<![×x*]\s)(\d{1,3})\s?\^\s?(?:\{(\d{1,2})\}|(\d{1,2}))(?!\d|\.\d|\^)")
 # The comma of "3,1415" separates two numbers.
 _LISTED = re.compile(r"(?<=\d),(?=\s?\d{4})")
 
@@ -88,7 +88,7 @@ def plain(text: str) -> str:
             text = pattern.sub(replacement, text)
     text = _CONTINENTAL.sub(lambda number: number[0].replace(".", "").replace(",", "."), text)
     if "^" in text:
-        text = _POWER_OF_TEN.sub(lambda power: f"1{'0' * int(power[1])}", text)
+        text = _POWER.sub(lambda power: str(int(power[1]) ** int(power[2] or power[3])), text)
     return _LISTED.sub(", ", text)
 
 

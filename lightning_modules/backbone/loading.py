@@ -124,7 +124,10 @@ def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
     local = _check_folder(config) is not None
     where, kwargs = _location(config)
     with reading(config.name, "config.json" if local and not config.gguf_file else ""):
-        return AutoConfig.from_pretrained(where, **kwargs)
+        model_config = AutoConfig.from_pretrained(where, **kwargs)
+        # A file must not choose kernels, which may be code from the hub.
+        model_config._attn_implementation = model_config._experts_implementation = None
+        return model_config
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
@@ -203,6 +206,7 @@ def load_model(config: BackboneConfig) -> Loaded:
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where,
+                config=model_config,
                 dtype=dtype,
                 attn_implementation=IMPLEMENTATION,
                 output_loading_info=True,

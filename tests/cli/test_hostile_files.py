@@ -323,3 +323,70 @@ def test_a_pipe_is_refused_as_configuration_or_checkpoint(trained: Path, common:
     os.mkfifo("pipe")
     assert_one_error(call("fit", *common, "-c", "pipe"), "configuration pipe is not a regular file")
     assert_one_error(call("fit", *QUIET, "--ckpt_path=pipe"), "checkpoint pipe")
+
+
+def test_results_do_not_follow_linked_checkpoint_folders(trained: Path, tmp_path: Path) -> None:
+    """A folder of checkpoints that is a link must not make another folder the run's."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (trained / "checkpoints").rename(other / "checkpoints")
+    (trained / "checkpoints").symlink_to(other / "checkpoints")
+    for command in ("fit", "test", "calibrate"):
+        assert_one_error(
+            call(command, *QUIET, f"--ckpt_path={trained}"), "checkpoints cannot be written to: it is a link"
+        )
+    assert [path.name for path in other.iterdir()] == ["checkpoints"]
+
+
+def test_results_of_a_users_own_link_to_a_run_are_in_the_run(trained: Path) -> None:
+    Path("mine").symlink_to(trained)
+    Path("mine.ckpt").symlink_to(trained / "checkpoints" / "best.ckpt")
+    for checkpoint in ("mine", "mine.ckpt"):
+        assert call("test", *QUIET, f"--ckpt_path={checkpoint}").code == 0
+    assert (trained / "test-3" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/best.ckpt", "prompt.safetensors", "prompt_last.safetensors", "tensorboard/hparams.yaml"],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_fit_that_could_not_write_its_files_does_not_start(
+    name: str, kind: str, trained: Path, tmp_path: Path
+) -> None:
+    file = trained / name
+    file.unlink(missing_ok=True)
+    if kind == "link":
+        file.symlink_to(tmp_path / "created")
+    else:
+        os.mkfifo(file)
+    outcome = call("fit", *QUIET, f"--ckpt_path={trained}", "--trainer.max_steps=5")
+    assert_one_error(outcome, f"{name} cannot be written: it is a ")
+    assert not (tmp_path / "created").exists()
+
+
+def test_a_fit_does_not_start_without_its_event_folder(trained: Path) -> None:
+    (trained / "tensorboard").rename("moved")
+    os.mkfifo(trained / "tensorboard")
+    assert_one_error(
+        call("fit", *QUIET, f"--ckpt_path={trained}"), "tensorboard cannot be written to: it is not a folder"
+    )
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_configuration_that_is_no_file_is_kept(kind: str, trained: Path) -> None:
+    """A pipe would be waited for, and /dev/zero be read for ever."""
+    file = trained / "config.yaml"
+    file.unlink()
+    {"link": lambda: file.symlink_to("/dev/zero"), "pipe": lambda: os.mkfifo(file), "folder": file.mkdir}[
+        kind
+    ]()
+    outcome = call("fit", *QUIET, f"--ckpt_path={trained}", "--trainer.max_steps=5")
+    assert outcome.code == 0, outcome.err
+    assert (trained / "config-2.yaml").is_file()
+    assert not file.is_file()
+
+
+def test_a_threshold_file_that_is_a_circular_link_is_refused(trained: Path) -> None:
+    (trained / "checkpoints" / "best.dpc.json").symlink_to("best.dpc.json")
+    assert_one_error(call("calibrate", *QUIET, f"--ckpt_path={trained}"), "best.dpc.json cannot be written")

@@ -1,6 +1,7 @@
 """``python -m scripts.compare``: every table of ``configs/``, and a small one from start to end."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -325,11 +326,40 @@ def test_it_is_refused_under_torchrun(
         ("--trainer.callbacks=subprocess.Popen", "names the class 'subprocess.Popen', which is not one of"),
         ("--model=runs.evil.Payload", "names the class 'runs.evil.Payload'"),
         ("--backbone.trust_remote_code=true", "trust_remote_code can be given on the command line only"),
+        ("--backbone.trust_remote_code", "trust_remote_code can be given on the command line only"),
+        (
+            "--model.init_args.backbone.trust_remote_code=1",
+            "trust_remote_code can be given on the command line",
+        ),
+        ('-c={"backbone": {"trust_remote_code": true}}', "-c must be one value, not several options: got"),
+        ('-c{"backbone": {"trust_remote_\\u0063ode": true}}', "-c must be one value, not several options"),
+        ("--config=backbone:\n  trust_remote_code: true", "-c must be one value, not several options"),
+        ('--backbone={"trust_remote_code": true}', "--backbone must be one value, not several options"),
+        ("--backbone=trust_remote_code: true", "--backbone must be one value, not several options"),
+        ("--model.init_args={backbone: {trust_remote_code: true}}", "--model.init_args must be one value"),
+        ("--trainer={default_root_dir: /elsewhere}", "--trainer must be one value, not several options"),
+        ("--trainer.logger=[{class_path: CSVLogger}]", "--trainer.logger must be one value"),
+        ("--trainer.callbacks+={class_path: ModelCheckpoint}", "must be one value, not several options"),
+        ("--trainer.default_root_dir=/elsewhere", "--trainer.default_root_dir sets where output goes"),
+        ("--trainer.logger.save_dir=elsewhere", "--trainer.logger.save_dir sets where output goes"),
+        ("--trainer.logger.name=/elsewhere", "--trainer.logger.name sets where output goes"),
+        ("--trainer.logger.init_args.version=../../elsewhere", "version sets where output goes"),
+        ("--trainer.callbacks.dirpath=elsewhere", "--trainer.callbacks.dirpath sets where output goes"),
+        ("--trainer.profiler.dirpath=elsewhere", "--trainer.profiler.dirpath sets where output goes"),
+        ("--run_dir=elsewhere", "--run_dir sets where output goes: give it on the command line"),
     ],
 )
-def test_an_untrusted_comparison_runs_no_code(flag: str, message: str, tmp_path: Path) -> None:
+def test_an_untrusted_comparison_runs_no_code_and_writes_to_its_folder(
+    flag: str, message: str, tmp_path: Path
+) -> None:
     file = tmp_path / "given.yaml"
-    for rows in (f"{{a: [{flag}]}}", f"{{a: [--model=LoRA], b: {{of: a, test: [{flag}]}}}}"):
-        file.write_text(f"title: x\nrows: {rows}\n", encoding="utf-8")
-        with pytest.raises(UserError, match=message):
+    again = {"of": "a", "test": [flag]}
+    for content in (
+        {"rows": {"a": [flag]}},
+        {"rows": {"a": ["--model=LoRA", *flag.split("=", 1)]}},
+        {"rows": {"a": ["--model=LoRA"], "b": again}},
+        {"rows": {"a": ["--model=LoRA"]}, "test_options": [flag]},
+    ):
+        file.write_text(yaml.safe_dump({"title": "x", **content}), encoding="utf-8")
+        with pytest.raises(UserError, match=re.escape(message)):
             read(file)

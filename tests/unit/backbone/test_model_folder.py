@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lightning_modules.backbone.attention import IMPLEMENTATION
 from lightning_modules.backbone.boundary import deadline, reading, reason
 from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from lightning_modules.backbone.model import Backbone
@@ -264,3 +265,16 @@ def test_any_error_becomes_one_printable_line() -> None:
 def test_interrupt_stays_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt), reading("x"):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_experts_implementation"])
+@pytest.mark.parametrize("value", ["someone/kernels", "flex_attention", {"": "someone/kernels"}])
+def test_a_file_does_not_choose_kernels(key: str, value: Any, tmp_path: Path) -> None:
+    """With the package ``kernels`` transformers would fetch and run those of a hub id."""
+    folder = save_tiny_backbone(tmp_path / "tiny", layers=1)
+    file = folder / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | {key: value}), encoding="utf-8")
+    model = load(folder).model
+    assert model.config._attn_implementation == IMPLEMENTATION
+    assert "/" not in str(model.config._experts_implementation)

@@ -1,0 +1,75 @@
+"""Numbers on the command line and in files: those of YAML 1.2."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.test_mistakes import assert_one_error
+from tests.tiny_folder import call
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("value", ["1:30", "1:30.5"])
+def test_a_time_is_not_a_number(value: str, in_file: bool, common: list[str]) -> None:
+    """YAML 1.1 reads 1:30 as 90."""
+    flags = [f"--trainer.max_steps={value}"]
+    if in_file:
+        Path("given.yaml").write_text(f"trainer:\n  max_steps: {value}\n", encoding="utf-8")
+        flags = ["-c", "given.yaml"]
+    assert_one_error(call("fit", *common, *flags), f"--trainer.max_steps: expected int, not {value}")
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize(("value", "steps"), [("010", 10), ("0x2", 2), ("0o10", 8)])
+def test_integers_are_the_same_in_flags_and_files(
+    value: str, steps: int, in_file: bool, common: list[str]
+) -> None:
+    """YAML 1.1 reads 010 as 8."""
+    flags = [f"--trainer.max_steps={value}"]
+    if in_file:
+        Path("given.yaml").write_text(f"trainer:\n  max_steps: {value}\n", encoding="utf-8")
+        flags = ["-c", "given.yaml"]
+    # Refused after all values have been read; the message shows the number.
+    outcome = call("fit", *common, *flags, "--trainer.min_steps=99")
+    assert_one_error(outcome, f"trainer.min_steps must be <= trainer.max_steps ({steps}), got 99")
+
+
+def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> None:
+    """Programs that read YAML 1.1 get the same texts."""
+    outcome = call(
+        "fit", *common, "--model.init.kind=text", "--model.init.text=1:30", "--trainer.max_steps=1",
+        "--run_dir=run",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    stored = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
+    assert stored["model"]["init_args"]["init"]["text"] == "1:30"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "model.optimizer.lr",
+        "model.num_virtual_tokens",
+        "data.batch_size",
+        "data.max_new_tokens",
+        "trainer.accumulate_grad_batches",
+        "trainer.max_steps",
+    ],
+)
+def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> None:
+    """``lr:`` without a value is null, which the parser would pass on."""
+    section, *path, last = option.split(".")
+    values: dict = {last: None}
+    for key in reversed(path):
+        values = {key: values}
+    if section in ("model", "data"):
+        values = {"class_path": {"model": "PromptTuning", "data": "Generated"}[section], "init_args": values}
+    Path("given.yaml").write_text(yaml.safe_dump({section: values}), encoding="utf-8")
+    flags = [flag for flag in common if not flag.startswith("--backbone")]
+    assert_one_error(call("fit", *flags, "-c", "given.yaml"), f"given.yaml: {option} needs a value, got null")
