@@ -1,12 +1,18 @@
-"""python -m scripts.compare FILE.yaml: several runs in one table.
+"""Run a comparison, or compare finished runs, in one table.
 
-Each row is a ``fit`` and a ``test`` of ``cli.py``, as a user would type them; they are printed, and run in
-this process on one device, else in processes of their own. A row with
-``--model=Pretrained`` is only tested: of all flags it takes those of data and backbone. A row ``of`` another
-one tests that one's prompt again, with a correction; beside its accuracy stand the answers it fixed and
-broke, and McNemar's exact p.
+    python -m scripts.compare FILE.yaml
+    python -m scripts.compare PT=runs/pt DHAM=runs/dham --against PT
 
+A FILE's rows are trained and tested, unless --run-dir has them: each row is a ``fit`` and a ``test`` of
+``cli.py``, as a user would type them; they are printed, and run in this process on one device, else in
+processes of their own. A row with ``--model=Pretrained`` is only tested: of all flags it takes those of data
+and backbone. A row ``of`` another one tests that one's prompt again, with a correction.
 ``configs/experiment/demo.yaml`` is such a FILE, ``scripts/comparison.py`` lists its keys.
+
+Finished runs are folders of runs, of their tests, or of comparisons, with or without a NAME.
+
+A row that is compared with another one (``--against``) has the difference in accuracy with its 95 % interval,
+the answers it fixed and broke, and the exact p (McNemar's test); ``pairs.jsonl`` lists those answers.
 """
 
 import argparse
@@ -18,8 +24,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,19 +38,23 @@ from scripts.comparison import (
     Again,
     Comparison,
     Run,
-    folder_name,
     for_test,
     read,
     starts_processes,
 )
-from utilities.errors import UserError, choose
-from utilities.files import new_folder, write_text
-from utilities.intervals import coverage, mcnemar
-
-COLUMNS = (
-    *("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct"),
-    *("fixed / broken", "McNemar p", "fit", "test"),
+from scripts.comparison_results import (
+    RECORDS,
+    Evaluation,
+    Row,
+    finished_rows,
+    folder_name,
+    newest_test,
+    stages_of,
+    write_pairs,
 )
+from scripts.comparison_table import COLUMNS, FigureKind, accuracy_figure, cells, markdown, pairs
+from utilities.errors import UserError, choose
+from utilities.files import make_folder, new_folder, write_bytes, write_text
 
 
 class Runs:
@@ -59,7 +70,7 @@ class Runs:
         self.comparison, self.folder, self.console = comparison, folder, console
         self.extra = list(extra)
         self.title = comparison.title + (f" (but {' '.join(self.extra)})" if self.extra else "")
-        self.record_file = folder / "compare.json"
+        self.record_file = folder / RECORDS
         self.records: dict[str, dict[str, Any]] = {}
         if self.record_file.exists():
             self.records = json.loads(self.record_file.read_text(encoding="utf-8"))
@@ -67,14 +78,6 @@ class Runs:
     def path(self, run: Run) -> Path:
         """Folder of the run."""
         return self.folder / folder_name(run.name)
-
-    def summary(self, run: Run) -> dict[str, Any] | None:
-        """Of the newest test; None before one has ended."""
-        found = self.path(run).glob("test*/summary.json")
-        newest = max(found, key=lambda file: file.stat().st_mtime, default=None)
-        if newest is None:
-            return None
-        return json.loads(newest.read_text(encoding="utf-8")) | {"folder": newest.parent}
 
     def complete(self, run: Run) -> None:
         """Run what a row still lacks of a fit, of a calibration and of a test; first the row it is of.
@@ -95,7 +98,7 @@ class Runs:
             raise UserError(
                 f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
             )
-        if self.summary(run):
+        if newest_test(self.path(run)):
             self.console.print(f"{self.path(run)} is kept", markup=False, highlight=False)
             return
         self._record(run, flags=wanted)
@@ -154,86 +157,49 @@ class Runs:
             raise SystemExit(code)
         return round(time.monotonic() - started, 1)
 
-    def table(self) -> list[list[str]]:
-        """The runs that have a result, in the order of COLUMNS, and every row's mean over its seeds."""
-        lines = []
-        for row in self.comparison.rows:
-            runs = [run for run in self.comparison.runs([row]) if self.summary(run)]
-            lines += [self._cells(run) for run in runs]
-            if len(runs) > 1:
-                lines.append(self._mean(row, runs))
-        return lines
+    def rows(self) -> list[Row]:
+        """The rows that have a result."""
+        rows = []
+        for name in self.comparison.rows:
+            done = {run.seed: self.path(run) for run in self.comparison.runs([name])}
+            runs = {
+                seed: self._evaluation(name, seed, test)
+                for seed, run in done.items()
+                if (test := newest_test(run))
+            }
+            if runs:
+                rows.append(Row(name, runs, self.comparison.reference(name), label=name))
+        return rows
 
-    def _cells(self, run: Run) -> list[str]:
-        found, seconds = self.summary(run), self.records.get(run.name, {})
-        assert found is not None
-        file = self.path(run.of(self.comparison)) / "partition.json"
-        return [
-            run.name,
-            json.loads(file.read_text(encoding="utf-8"))["stages_as_runs"] if file.exists() else "–",
-            f"{found['trained_parameters']:,}",
-            f"{found['accuracy']:.3f}",
-            f"{found['accuracy_low']:.3f} – {found['accuracy_high']:.3f}",
-            _counts([found]),
-            *self._against([run]),
-            *("–" if seconds.get(part) is None else f"{seconds[part]:.0f} s" for part in ("fit", "test")),
-        ]
-
-    def _mean(self, row: str, runs: list[Run]) -> list[str]:
-        found = [summary for run in runs if (summary := self.summary(run))]
-        accuracies = [summary["accuracy"] for summary in found]
-        return [
-            f"{row}, mean of {len(runs)} seeds",
-            *("–", "–", f"{sum(accuracies) / len(runs):.3f}"),
-            f"seeds {min(accuracies):.3f} – {max(accuracies):.3f}",
-            _counts(found),
-            *self._against(runs),
-            *("–", "–"),
-        ]
-
-    def _against(self, runs: list[Run]) -> list[str]:
-        """Answers fixed and broken against the row that these are of, and McNemar's exact p."""
-        sources = [run.of(self.comparison) for run in runs]
-        if sources == runs:
-            return ["–", "–"]
-        before: dict[tuple[int | None, str], bool] = {}
-        after: dict[tuple[int | None, str], bool] = {}
-        for run, source in zip(runs, sources, strict=True):
-            for grades, one in ((before, source), (after, run)):
-                found = self.summary(one)
-                if found is None:
-                    return ["–", "–"]
-                lines = (found["folder"] / "results.jsonl").read_text(encoding="utf-8").splitlines()
-                rows = (json.loads(line) for line in lines)
-                grades.update({(run.seed, row["id"]): bool(row["correct"]) for row in rows})
-        both = before.keys() & after.keys()
-        fixed = sum(after[key] and not before[key] for key in both)
-        broken = sum(before[key] and not after[key] for key in both)
-        return [f"{fixed} / {broken}", f"{mcnemar(fixed, broken):.2g}"]
-
-    def write(self) -> None:
-        """Write ``table.md``."""
-        # A bar between stages would be one between columns.
-        rows = [[cell.replace("|", r"\|") for cell in cells] for cells in self.table()]
-        lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
-        write_text(self.folder / "table.md", "\n".join([self.title, "", *lines, ""]))
-
-    def show(self) -> None:
-        """Print the table."""
-        table = Table(title=escape(self.title))
-        for i, name in enumerate(COLUMNS):
-            table.add_column(name, justify="left" if i < 2 else "right")
-        for cells in self.table():
-            table.add_row(*map(escape, cells))
-        self.console.print(table)
+    def _evaluation(self, row: str, seed: int | None, test: Path) -> Evaluation:
+        run = Run(row, seed)
+        return Evaluation(test, stages_of(self.path(run.of(self.comparison))), self.records.get(run.name, {}))
 
 
-def _counts(summaries: Sequence[dict[str, Any]]) -> str:
-    """Return correct answers and questions, for partial tests with the number of all questions."""
-    correct = sum(summary["correct"] for summary in summaries)
-    examples = sum(summary["examples"] for summary in summaries)
-    part = coverage(examples, sum(summary.get("questions", 0) for summary in summaries))
-    return f"{correct} / {examples}" + (f" ({part})" if part else "")
+def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
+    """Write ``table.md``, ``pairs.jsonl`` and ``accuracy.png`` into a folder; return the table's lines."""
+    lines = cells(rows)
+    write_text(folder / "table.md", markdown(title, lines))
+    if compared := pairs(rows):
+        write_text(folder / "pairs.jsonl", write_pairs(compared))
+    if figure is not None:
+        from callbacks.figures import png
+
+        write_bytes(folder / "accuracy.png", png(accuracy_figure(title, rows, figure)))
+    return lines
+
+
+def show(title: str, lines: Sequence[Sequence[str]], console: Console) -> None:
+    """Print the table; columns without a value are left out."""
+    shown = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in lines)]
+    table = Table(title=escape(title))
+    for i in shown:
+        table.add_column(
+            COLUMNS[i], justify="left" if COLUMNS[i] in ("row", "stages", "against") else "right"
+        )
+    for line in lines:
+        table.add_row(*(escape(line[i]) for i in shown))
+    console.print(table)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -243,37 +209,72 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.compare",
         description=__doc__,
-        epilog="After --: flags for every row, which win over the file's.",
+        epilog="After --: flags for every row of FILE, which win over the file's.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
-    parser.add_argument("--run-dir", type=Path, help="folder of all runs and table.md; default: runs/FILE")
+    parser.add_argument("source", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="what to compare")
+    parser.add_argument("--run-dir", type=Path, help="folder of all results; default: runs/FILE")
     parser.add_argument("--rows", help="names of the rows to run, with commas between; default: all")
     parser.add_argument("--resume", action="store_true", help="keep what --run-dir has, run what it lacks")
+    parser.add_argument("--against", metavar="ROW", help="compare every other row with this one, by question")
+    parser.add_argument("--figure", choices=get_args(FigureKind), help="draw the accuracies as accuracy.png")
     options = parser.parse_args(given[:at])
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 200)
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "start scripts.compare in one process: its rows start their own (--trainer.devices)"
-            )
-        comparison = read(options.file)
-        names = options.rows.split(",") if options.rows else list(comparison.rows)
-        rows = [choose("row", name.strip(), comparison.rows) for name in names]
-        folder = options.run_dir or Path("runs", options.file.stem)
-        if not options.resume or not folder.is_dir():
-            folder = new_folder(folder)
-        started = time.monotonic()
-        runs = Runs(comparison, folder, given[at + 1 :], console)
-        for run in comparison.runs(rows):
-            runs.complete(run)
-            runs.write()  # a long table may be interrupted
+        if any(Path(source.partition("=")[2] or source).is_dir() for source in options.source):
+            return _compare_finished(options, given[at + 1 :], console)
+        return _run(options, given[at + 1 :], console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    runs.show()
+
+
+def _run(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("start scripts.compare in one process: its rows start their own (--trainer.devices)")
+    if len(options.source) > 1:
+        raise UserError(
+            f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.source)}"
+        )
+    file = Path(options.source[0])
+    comparison = read(file)
+    changes = {key: value for key in ("against", "figure") if (value := getattr(options, key)) is not None}
+    if "against" in changes:
+        choose("row", changes["against"], comparison.rows)
+    comparison = replace(comparison, **changes)
+    names = options.rows.split(",") if options.rows else list(comparison.rows)
+    rows = [choose("row", name.strip(), comparison.rows) for name in names]
+    folder = options.run_dir or Path("runs", file.stem)
+    if not options.resume or not folder.is_dir():
+        folder = new_folder(folder)
+    started = time.monotonic()
+    runs = Runs(comparison, folder, extra, console)
+    lines: list[list[str]] = []
+    for run in comparison.runs(rows):
+        runs.complete(run)
+        # After every row: a long table may be interrupted.
+        lines = report(runs.title, runs.rows(), folder, comparison.figure)
+    show(runs.title, lines, console)
     console.print(f"{time.monotonic() - started:.0f} s in all; the table is in {folder / 'table.md'}")
     console.print(f"curves and sample answers: .venv/bin/tensorboard --logdir {folder}")
+    return 0
+
+
+def _compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+    if extra or options.rows or options.resume:
+        raise UserError("--rows, --resume and flags after -- belong to a FILE.yaml, not to finished runs")
+    rows = finished_rows(options.source, options.against)
+    if options.against is not None:
+        choose("row", options.against, [row.name for row in rows])
+    title = f"Finished runs: {', '.join(row.name for row in rows)}"
+    if options.run_dir is None:
+        if options.figure:
+            raise UserError("--figure needs --run-dir: the folder that accuracy.png is written to")
+        show(title, cells(rows), console)
+        return 0
+    make_folder(options.run_dir)
+    show(title, report(title, rows, options.run_dir, options.figure), console)
+    console.print(f"the table is in {options.run_dir / 'table.md'}")
     return 0
 
 

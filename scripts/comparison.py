@@ -1,16 +1,17 @@
-"""What ``scripts.compare`` is told: a YAML file with the rows of a table."""
+"""The YAML file of a comparison: the rows of a table and their flags."""
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 import yaml
 
 from command_line.assembly import check_flags
+from scripts.comparison_results import folder_name
+from scripts.comparison_table import FigureKind
 from utilities.errors import UserError, choose
 from utilities.reading import read_text
 from utilities.yaml_values import parse_yaml, plain
@@ -62,6 +63,8 @@ class Comparison:
         options: flags of every row.
         test_options: flags of every test.
         seeds: run every row with each of these seeds; none: once, with the default.
+        against: the row that every other one is compared with; None: a row ``of`` another with that one.
+        figure: draw the accuracies as bars or lines; None: no figure.
     """
 
     title: str
@@ -70,6 +73,13 @@ class Comparison:
     options: list[str] = field(default_factory=list)
     test_options: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    against: str | None = None
+    figure: FigureKind | None = None
+
+    def reference(self, row: str) -> str | None:
+        """Return the row that ``row`` is compared with; None: none."""
+        reference = self.trained(row) if self.against is None else self.against
+        return None if reference == row else reference
 
     def runs(self, rows: Collection[str]) -> list[Run]:
         """The runs of some rows, seed by seed."""
@@ -131,7 +141,12 @@ def read(path: Path) -> Comparison:
     seeds = values.get("seeds", [])
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers")
-    return Comparison(values["title"], rows, **lists, seeds=seeds)
+    against, figure = values.get("against"), values.get("figure")
+    if against is not None:
+        choose(f"{path}: against", str(against), rows)
+    if figure is not None:
+        choose(f"{path}: figure", str(figure), get_args(FigureKind))
+    return Comparison(values["title"], rows, **lists, seeds=seeds, against=against, figure=figure)
 
 
 def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) -> Again:
@@ -149,11 +164,6 @@ def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) ->
         raise UserError(f"{path}: row '{row}': test must be a list of texts")
     check_flags(again.test, f"{path}: row '{row}': test")
     return again
-
-
-def folder_name(row: str) -> str:
-    """``G=2`` → ``g-2``."""
-    return re.sub(r"\W+", "-", row.lower()).strip("-")
 
 
 def for_test(flags: Iterable[str]) -> list[str]:

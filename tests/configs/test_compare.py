@@ -127,17 +127,18 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_table(finished: Path) -> None:
+    assert not (finished / "pairs.jsonl").exists()
     lines = (finished / "table.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "tiny"
     assert lines[2].startswith("| row | stages | trained parameters | accuracy |")
     bare, stages = (line.replace(r"\|", "/").split(" | ") for line in lines[4:])
-    assert (bare[0], bare[1], bare[2], bare[8]) == ("| Bare", "–", "0", "–")
+    assert (bare[0], bare[1], bare[2], bare[11]) == ("| Bare", "–", "0", "–")
     partition = json.loads((finished / "g-2" / "partition.json").read_text(encoding="utf-8"))
     assert (stages[0], stages[1]) == ("| G = 2", partition["stages_as_runs"].replace("|", "/"))
     assert stages[2] == f"{64 * 32:,}"
     assert stages[5].endswith(" / 3")
-    assert stages[6:8] == ["–", "–"]
-    assert stages[8].endswith(" s")
+    assert stages[6:11] == ["–"] * 5
+    assert stages[11].endswith(" s")
 
 
 def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
@@ -163,8 +164,8 @@ def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str])
     assert list(cells) == [
         f"| {row}, {of}" for row in ("PT", "DPC", "random") for of in ("seed 0", "seed 1", "mean of 2 seeds")
     ]
-    assert cells["| PT, mean of 2 seeds"][5:8] == ["0 / 6", "–", "–"]
-    assert cells["| DPC, mean of 2 seeds"][5:8] == ["0 / 6", "0 / 0", "1"]
+    assert cells["| PT, mean of 2 seeds"][5:11] == ["0 / 6", *"–––––"]
+    assert cells["| DPC, mean of 2 seeds"][5:11] == ["0 / 6", "PT", "+0.000", "+0.000 – +0.000", "0 / 0", "1"]
     prompts = [(run / f"pt-seed-{seed}" / "prompt.safetensors").read_bytes() for seed in (0, 1)]
     assert prompts[0] != prompts[1]
 
@@ -242,7 +243,9 @@ MISTAKES = {
     "title: t\nrows: {b: [], a: {oft: b}}": "row 'a': key 'oft' is unknown: did you mean 'of'?",
     "title: t\nrows: {b: [], a: {of: b, test: 1}}": "row 'a': test must be a list of texts",
     "title: t\nrows: {b: []}\nseeds: [x]": "seeds must be a list of integers",
-    "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: files, options, rows, seeds",
+    "title: t\nrow: {}": "key 'row' is unknown: did you mean 'rows'? Allowed: against, figure, files,",
+    "title: t\nrows: {PT: []}\nagainst: P": "against 'P' is unknown: did you mean 'PT'?",
+    "title: t\nrows: {PT: []}\nfigure: bar": "figure 'bar' is unknown: did you mean 'bars'?",
     "1: t": "key '1' is unknown",
     "- title": "holds no keys: allowed are title, rows, files, options, test_options",
     "": "holds no keys",
@@ -270,7 +273,8 @@ def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "nowhere.yaml") == "error: comparison nowhere.yaml does not exist"
-    assert error_of(capsys, tmp_path) == f"error: comparison {tmp_path} is a folder"
+    line = f"error: run {tmp_path} has no finished test: run 'python cli.py test --ckpt_path {tmp_path}'"
+    assert error_of(capsys, tmp_path) == line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,291 @@
+"""Results of finished tests, as the rows of a comparison."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utilities.errors import UserError
+from utilities.reading import parse_json, read_json, read_text, validated
+
+RECORDS = "compare.json"  # of a comparison's folder: flags and seconds of its runs
+RECORDS_LIMIT = 1 << 30  # bytes of a test's records
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The fields of ``summary.json`` that a table shows."""
+
+    trained_parameters: int
+    examples: int
+    correct: int
+    questions: int = 0  # of the whole split; tests of earlier versions lack it
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.examples or not self.examples:
+            raise ValueError(f"{self.correct} of {self.examples} examples are correct")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The fields of a line of ``results.jsonl`` that a comparison of two tests shows."""
+
+    id: str
+    question: str
+    generation: str
+    prediction: str | None
+    reference: str
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished test.
+
+    Attributes:
+        folder: with ``summary.json`` and ``results.jsonl``.
+        stages: the stages of its prompt, as runs of layers; – without any.
+        seconds: of its fit and of its test, by these names, where known.
+    """
+
+    folder: Path
+    stages: str = "–"
+    seconds: Mapping[str, float | None] = field(default_factory=dict)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """
+        Raises:
+            UserError: if it cannot be read.
+        """
+        file = self.folder / "summary.json"
+        return validated(Summary, read_json(file, "summary"), f"summary {file}")
+
+    @cached_property
+    def answers(self) -> dict[str, Answer]:
+        """The graded examples by id.
+
+        Raises:
+            UserError: if they cannot be read, or an id is repeated.
+        """
+        file = self.folder / "results.jsonl"
+        lines = read_text(file, "records", RECORDS_LIMIT).splitlines()
+        places = [f"line {number} of {file}" for number in range(1, len(lines) + 1)]
+        answers = [
+            validated(Answer, parse_json(line, place), place)
+            for line, place in zip(lines, places, strict=True)
+        ]
+        by_id = {answer.id: answer for answer in answers}
+        if len(by_id) < len(answers):
+            raise UserError(f"records {file} have the id of an example more than once")
+        return by_id
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        name: in the table.
+        runs: its finished tests by seed; None: the only one.
+        against: the row that it is compared with; None: none.
+        group: the rows that a figure draws in one color.
+        label: in a figure, within the group.
+    """
+
+    name: str
+    runs: dict[int | None, Evaluation]
+    against: str | None = None
+    group: str = ""
+    label: str = ""
+
+    def run_name(self, seed: int | None) -> str:
+        """Return the name of one of its runs."""
+        return self.name if seed is None else f"{self.name}, seed {seed}"
+
+    def grades(self, ids: Sequence[str], seeds: Sequence[int | None]) -> NDArray[np.bool_]:
+        """Return whether each example is answered correctly, (seeds, ids)."""
+        return np.array([[self.runs[seed].answers[name].correct for name in ids] for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Change:
+    """An example that two tests grade differently."""
+
+    seed: int | None
+    before: Answer
+    after: Answer
+
+    def line(self) -> dict[str, Any]:
+        """Return a line of ``pairs.jsonl``."""
+        return {
+            "id": self.after.id,
+            "seed": self.seed,
+            "change": "fixed" if self.after.correct else "broken",
+            "reference": self.after.reference,
+            "before": self.before.prediction,
+            "after": self.after.prediction,
+            "question": self.after.question,
+            "before_generation": self.before.generation,
+            "after_generation": self.after.generation,
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows on the questions and seeds that both have.
+
+    Attributes:
+        before: the reference.
+        after: the row that is compared with it.
+        seeds: common seeds.
+        ids: examples that all these runs have.
+    """
+
+    before: Row
+    after: Row
+    seeds: list[int | None]
+    ids: list[str]
+
+    @classmethod
+    def of(cls, before: Row, after: Row, seeds: Sequence[int | None] | None = None) -> "Pair | None":
+        """Pair two rows; None where no seed or no example is common to them.
+
+        Args:
+            seeds: only these.
+
+        Raises:
+            UserError: if an example has another reference answer, so that the tests are of different data.
+        """
+        common = [seed for seed in after.runs if seed in before.runs and (seeds is None or seed in seeds)]
+        if not common:
+            return None
+        first, *others = [row.runs[seed].answers for seed in common for row in (before, after)]
+        ids = [name for name in first if all(name in other for other in others)]
+        for name in ids:
+            for other in others:
+                if first[name].reference != other[name].reference:
+                    raise UserError(
+                        f"rows '{before.name}' and '{after.name}' are tests of different data: the "
+                        f"reference answer of {name} is {first[name].reference!r} in one and "
+                        f"{other[name].reference!r} in the other"
+                    )
+        return cls(before, after, common, ids) if ids else None
+
+    @cached_property
+    def grades(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Grades of both rows, (seeds, ids) each."""
+        return self.before.grades(self.ids, self.seeds), self.after.grades(self.ids, self.seeds)
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the examples that are graded differently, seed by seed, in the order of the test."""
+        for seed in self.seeds:
+            before, after = self.before.runs[seed].answers, self.after.runs[seed].answers
+            for name in self.ids:
+                if before[name].correct != after[name].correct:
+                    yield Change(seed, before[name], after[name])
+
+
+def newest_test(run: Path) -> Path | None:
+    """Return the folder of a run's newest finished test; None before one has ended."""
+    finished = run.glob("test*/summary.json")
+    newest = max(finished, key=lambda file: file.stat().st_mtime, default=None)
+    return None if newest is None else newest.parent
+
+
+def stages_of(run: Path) -> str:
+    """Return a run's stages as runs of layers; – without any."""
+    file = run / "partition.json"
+    if not file.exists():
+        return "–"
+    content = read_json(file, "partition file")
+    stages = content.get("stages_as_runs") if isinstance(content, dict) else None
+    if not isinstance(stages, str):
+        raise UserError(f"partition file {file}: field 'stages_as_runs' must be a text")
+    return stages
+
+
+def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
+    """Read the rows of finished runs.
+
+    Args:
+        arguments: FOLDER or NAME=FOLDER each, of a run, of one of its tests, or of a comparison, which has a
+            row for each of its own.
+        against: the row that all others are compared with; None: none.
+
+    Raises:
+        UserError: if a folder does not exist or has no finished test, or two rows have the same name.
+    """
+    named = [_named(argument) for argument in arguments]
+    several = sum((folder / RECORDS).exists() for _, folder in named) > 1
+    rows: list[Row] = []
+    for name, folder in named:
+        if (folder / RECORDS).exists():
+            rows += _rows_of_comparison(name, folder, several)
+        else:
+            rows.append(Row(name, {None: _evaluation(folder)}, label=name))
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two rows have the name '{name}': give other names as NAME=FOLDER")
+    if against is not None:
+        rows = [
+            Row(row.name, row.runs, None if row.name == against else against, row.group, row.label)
+            for row in rows
+        ]
+    return rows
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, equals, folder = argument.partition("=")
+    path = Path(folder if equals and not Path(argument).exists() else argument)
+    if not path.is_dir():
+        raise UserError(f"folder {path} does not exist: FOLDER or NAME=FOLDER of a finished run is needed")
+    return (name if equals and path == Path(folder) else path.resolve().name), path
+
+
+def _evaluation(folder: Path) -> Evaluation:
+    """Find the finished test of a folder, which is a run's or a test's own."""
+    test = folder if (folder / "summary.json").exists() else newest_test(folder)
+    if test is None:
+        raise UserError(f"run {folder} has no finished test: run 'python cli.py test --ckpt_path {folder}'")
+    return Evaluation(test, stages_of(test.parent))
+
+
+def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
+    records = read_json(folder / RECORDS, "comparison's records")
+    if not isinstance(records, dict) or not all(isinstance(one, dict) for one in records.values()):
+        raise UserError(f"comparison's records {folder / RECORDS} must be an object of objects")
+    runs: dict[str, dict[int | None, Evaluation]] = {}
+    for run_name, record in records.items():
+        match = re.fullmatch(r"(.*), seed (-?\d+)", run_name)
+        row, seed = (match[1], int(match[2])) if match else (run_name, None)
+        run = folder / folder_name(run_name)
+        test = newest_test(run)
+        if test is not None:
+            seconds = {part: record[part] for part in ("fit", "test") if isinstance(record.get(part), float)}
+            runs.setdefault(row, {})[seed] = Evaluation(test, stages_of(run), seconds)
+    if not runs:
+        raise UserError(f"comparison {folder} has no finished test")
+    return [Row(f"{name}: {row}" if prefixed else row, found, None, name, row) for row, found in runs.items()]
+
+
+def folder_name(row: str) -> str:
+    """Return the name of a row's folder: ``G=2`` → ``g-2``."""
+    return re.sub(r"\W+", "-", row.lower()).strip("-")
+
+
+def write_pairs(pairs: Sequence[Pair]) -> str:
+    """Return the lines of ``pairs.jsonl``: every example that two compared rows grade differently."""
+    lines = [
+        {"row": pair.after.name, "against": pair.before.name, **change.line()}
+        for pair in pairs
+        for change in pair.changes()
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,141 @@
+"""The table of a comparison, and the figure of its accuracies."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from scripts.comparison_results import Evaluation, Pair, Row, Summary
+from utilities.intervals import Interval, accuracy_interval, coverage, difference_interval, paired_p
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    *("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct"),
+    *("against", "difference", "95 % interval of it", "fixed / broken", "exact p", "fit", "test"),
+)
+NONE = "–"
+FigureKind = Literal["bars", "lines"]
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the table's lines in the order of COLUMNS: each run, and each row's mean over its seeds.
+
+    Raises:
+        UserError: if results cannot be read, or two compared rows are tests of different data.
+    """
+    lines = []
+    for row in rows:
+        reference = next((other for other in rows if other.name == row.against), None)
+        lines += [_run_cells(row, seed, run, reference) for seed, run in row.runs.items()]
+        if len(row.runs) > 1:
+            lines.append(_mean_cells(row, reference))
+    return lines
+
+
+def pairs(rows: Sequence[Row]) -> list[Pair]:
+    """Return every row that has a reference with it, on their common questions and seeds."""
+    by_name = {row.name: row for row in rows}
+    found = [Pair.of(by_name[row.against], row) for row in rows if row.against in by_name]
+    return [pair for pair in found if pair is not None]
+
+
+def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | None) -> list[str]:
+    summary = run.summary
+    low, high = accuracy_interval(np.array([[i < summary.correct for i in range(summary.examples)]]))
+    seconds = (run.seconds.get(part) for part in ("fit", "test"))
+    return [
+        row.run_name(seed),
+        run.stages,
+        f"{summary.trained_parameters:,}",
+        f"{summary.correct / summary.examples:.3f}",
+        f"{low:.3f} – {high:.3f}",
+        _counts([summary]),
+        *_paired_cells(None if reference is None else Pair.of(reference, row, [seed])),
+        *(NONE if value is None else f"{value:.0f} s" for value in seconds),
+    ]
+
+
+def _mean_cells(row: Row, reference: Row | None) -> list[str]:
+    summaries = [run.summary for run in row.runs.values()]
+    mean, interval = accuracy_of(row)
+    return [
+        f"{row.name}, mean of {len(summaries)} seeds",
+        *(NONE, NONE, f"{mean:.3f}", f"{interval.low:.3f} – {interval.high:.3f}"),
+        _counts(summaries),
+        *_paired_cells(None if reference is None else Pair.of(reference, row)),
+        *(NONE, NONE),
+    ]
+
+
+def _counts(summaries: Sequence[Summary]) -> str:
+    """Return correct answers and examples, and of partial tests the number of all questions."""
+    examples = sum(summary.examples for summary in summaries)
+    part = coverage(examples, sum(summary.questions for summary in summaries))
+    return f"{sum(summary.correct for summary in summaries)} / {examples}" + (f" ({part})" if part else "")
+
+
+def _paired_cells(pair: Pair | None) -> list[str]:
+    if pair is None:
+        return [NONE] * 5
+    before, after = pair.grades
+    fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
+    low, high = difference_interval(before, after)
+    return [
+        pair.before.name,
+        f"{after.mean() - before.mean():+.3f}",
+        f"{low:+.3f} – {high:+.3f}",
+        f"{fixed} / {broken}",
+        f"{paired_p(before, after):.2g}",
+    ]
+
+
+def accuracy_of(row: Row) -> tuple[float, Interval]:
+    """Compute a row's mean accuracy over its seeds, with a 95 % interval over seeds and questions."""
+    seeds = list(row.runs)
+    answers = [run.answers for run in row.runs.values()]
+    ids = [name for name in answers[0] if all(name in other for other in answers)]
+    grades = row.grades(ids, seeds)
+    return float(grades.mean()), accuracy_interval(grades)
+
+
+def markdown(title: str, lines: Sequence[Sequence[str]]) -> str:
+    """Format the table as Markdown."""
+    # A bar between stages would be one between columns.
+    rows = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    table = [f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    return "\n".join([title, "", *table, ""])
+
+
+def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figure":
+    """Draw each row's accuracy with its 95 % interval; groups of rows share labels and have a color each."""
+    from matplotlib.figure import Figure
+
+    from callbacks.figures import STAGE_COLOURS, plain
+
+    groups = list(dict.fromkeys(row.group for row in rows))
+    labels = list(dict.fromkeys(row.label for row in rows))
+    figure = Figure(figsize=(max(6.4, 0.55 * len(labels) * max(1, len(groups) / 2)), 4), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(groups)
+    for number, group in enumerate(groups):
+        own = [row for row in rows if row.group == group]
+        accuracies = [accuracy_of(row) for row in own]
+        heights = np.array([100 * mean for mean, _ in accuracies])
+        reach = 100 * np.array([[mean - low, high - mean] for mean, (low, high) in accuracies]).T.clip(0)
+        places = np.array([float(labels.index(row.label)) for row in own])
+        color = STAGE_COLOURS[number % len(STAGE_COLOURS)]
+        name = plain(group) or None
+        if kind == "bars":
+            places = places + (number - (len(groups) - 1) / 2) * width
+            axes.bar(places, heights, width, yerr=reach, color=color, capsize=2, label=name)
+        else:
+            axes.errorbar(places, heights, yerr=reach, color=color, marker="o", capsize=2, label=name)
+    long = max(map(len, labels)) * len(labels) > 80
+    axes.set_xticks(range(len(labels)), [plain(label) for label in labels], rotation=45 if long else 0)
+    axes.set_ylabel("test accuracy in %, 95 % interval")
+    axes.set_title(plain(title), fontsize=10)
+    if len(groups) > 1:
+        axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,174 @@
+"""``python -m scripts.compare`` of finished runs: paired columns, changed answers, figures, mistakes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.compare import main
+from scripts.comparison_results import RECORDS, Pair, Row, finished_rows, folder_name
+from scripts.comparison_table import COLUMNS, accuracy_figure, accuracy_of, cells
+from utilities.intervals import accuracy_interval, mcnemar, wilson_interval
+
+
+def save_test(run: Path, grades: str, reference: str = "7", task: str = "q") -> Path:
+    """Write a run with a finished test: a 1 of ``grades`` is a correct answer."""
+    folder = run / "test"
+    folder.mkdir(parents=True)
+    lines = [
+        {"id": f"{task}/{i}", "dataset": "d", "question": f"Question {i}?", "options": None}
+        | {"generation": f"It is {7 if grade == '1' else 8}.", "prediction": "7" if grade == "1" else "8"}
+        | {"reference": reference, "correct": grade == "1", "reason": "", "prompt_tokens": 1, "new_tokens": 1}
+        for i, grade in enumerate(grades)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "results.jsonl").write_text(text, encoding="utf-8")
+    summary = {"trained_parameters": 512, "examples": len(grades), "correct": grades.count("1")}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return run
+
+
+def save_comparison(folder: Path, rows: dict[str, list[str]]) -> Path:
+    """Write a comparison's folder: a list of grades, one a seed, for each row."""
+    records = {}
+    for row, grades in rows.items():
+        for seed, own in enumerate(grades):
+            save_test(folder / folder_name(f"{row}, seed {seed}"), own)
+            records[f"{row}, seed {seed}"] = {"flags": [], "fit": 12.0, "test": 3.0}
+    (folder / RECORDS).write_text(json.dumps(records), encoding="utf-8")
+    return folder
+
+
+def column(line: list[str], name: str) -> str:
+    return line[COLUMNS.index(name)]
+
+
+def test_paired_columns_are_those_of_the_answers(tmp_path: Path) -> None:
+    before, after = save_test(tmp_path / "pt", "1100011100"), save_test(tmp_path / "dham", "1111011010")
+    base, other = cells(finished_rows([f"PT={before}", f"DHAM={after}"], "PT"))
+    assert [column(base, name) for name in COLUMNS[6:11]] == ["–"] * 5
+    assert column(other, "accuracy") == "0.700"
+    assert column(other, "95 % interval") == "{:.3f} – {:.3f}".format(*wilson_interval(7, 10))
+    assert (column(other, "against"), column(other, "difference")) == ("PT", "+0.200")
+    assert column(other, "fixed / broken") == "3 / 1"
+    assert column(other, "exact p") == f"{mcnemar(3, 1):.2g}"
+
+
+def test_changed_answers_are_listed(tmp_path: Path) -> None:
+    runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110"), ("b", "011"))]
+    out = tmp_path / "out"
+    assert main([*runs, "--against", "a", "--run-dir", str(out), "--figure", "bars"]) == 0
+    lines = [json.loads(line) for line in (out / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["id"], line["change"], line["before"], line["after"]) for line in lines] == [
+        ("q/0", "broken", "7", "8"),
+        ("q/2", "fixed", "8", "7"),
+    ]
+    assert lines[0] | {"row": "b", "against": "a", "question": "Question 0?", "seed": None} == lines[0]
+    assert lines[1]["after_generation"] == "It is 7."
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "table.md").read_text(encoding="utf-8").startswith("Finished runs: a, b\n")
+
+
+def test_only_common_questions_are_paired(tmp_path: Path) -> None:
+    """A limited test is compared on the questions that it has."""
+    runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110011"), ("b", "01"))]
+    line = cells(finished_rows(runs, "a"))[1]
+    assert (column(line, "fixed / broken"), column(line, "difference")) == ("0 / 1", "-0.500")
+
+
+def test_a_partial_test_says_so(tmp_path: Path) -> None:
+    run = save_test(tmp_path / "a", "110")
+    summary = json.loads((run / "test" / "summary.json").read_text(encoding="utf-8")) | {"questions": 9}
+    (run / "test" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (line,) = cells(finished_rows([str(run)], None))
+    assert column(line, "correct") == "2 / 3 (3 of 9 questions)"
+
+
+def test_means_over_seeds_keep_the_pairing(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    grades = {
+        row: ["".join("1" if value < rate else "0" for value in random.random(40)) for _ in range(3)]
+        for row, rate in (("PT", 0.4), ("DHAM", 0.7))
+    }
+    folder = save_comparison(tmp_path / "table", grades)
+    rows = finished_rows([str(folder)], "PT")
+    lines = {line[0]: line for line in cells(rows)}
+    assert list(lines)[3] == "PT, mean of 3 seeds"
+    mean = lines["DHAM, mean of 3 seeds"]
+    array = {row: np.array([[one == "1" for one in own] for own in grades[row]]) for row in grades}
+    assert column(mean, "accuracy") == f"{array['DHAM'].mean():.3f}"
+    assert column(mean, "95 % interval") == "{:.3f} – {:.3f}".format(*accuracy_interval(array["DHAM"]))
+    assert column(mean, "difference") == f"{array['DHAM'].mean() - array['PT'].mean():+.3f}"
+    fixed = (array["DHAM"] & ~array["PT"]).sum()
+    assert column(mean, "fixed / broken").startswith(f"{fixed} / ")
+    assert column(lines["DHAM, seed 1"], "fit") == "12 s"
+    assert accuracy_of(rows[1])[0] == pytest.approx(array["DHAM"].mean())
+
+
+def test_seeds_that_only_one_row_has_are_not_paired(tmp_path: Path) -> None:
+    folder = save_comparison(tmp_path / "table", {"PT": ["11"], "DHAM": ["01", "00"]})
+    base, other = finished_rows([str(folder)], "PT")
+    pair = Pair.of(base, other)
+    assert pair is not None
+    assert pair.seeds == [0]
+    assert Pair.of(base, other, [1]) is None
+
+
+@pytest.mark.parametrize("kind", ["bars", "lines"])
+def test_a_figure_groups_the_rows_of_comparisons(kind: str, tmp_path: Path) -> None:
+    for model, grades in (("llama", "1110"), ("mistral", "1000")):
+        save_comparison(tmp_path / model, {"G=2": [grades], "G=3": [grades[::-1]]})
+    rows = finished_rows([str(tmp_path / "llama"), str(tmp_path / "mistral")], None)
+    assert [row.name for row in rows] == ["llama: G=2", "llama: G=3", "mistral: G=2", "mistral: G=3"]
+    (axes,) = accuracy_figure("Stages", rows, kind).axes  # type: ignore[arg-type]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["G=2", "G=3"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["llama", "mistral"]
+    if kind == "bars":
+        assert sorted(patch.get_height() for patch in axes.patches) == pytest.approx([25, 25, 75, 75])
+    else:
+        assert [line.get_ydata().tolist() for line in axes.get_lines()[::3]] == [[75, 75], [25, 25]]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")
+    (tmp_path / "empty").mkdir()
+    assert "is unknown: did you mean 'a'?" in error_of(capsys, a, b, "--against", "A")
+    assert "are tests of different data: the reference answer of q/0 is '7' in one and '9'" in error_of(
+        capsys, a, b, "--against", "a"
+    )
+    assert "has no finished test" in error_of(capsys, tmp_path / "empty")
+    assert "does not exist" in error_of(capsys, a, tmp_path / "nowhere")
+    assert "two rows have the name 'a': give other names" in error_of(capsys, a, f"a={b}")
+    assert "--figure needs --run-dir" in error_of(capsys, a, "--figure", "bars")
+    assert "belong to a FILE.yaml" in error_of(capsys, a, "--resume")
+    assert "belong to a FILE.yaml" in error_of(capsys, a, "--", "--data.seed=1")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("summary.json", "{}", "field 'trained_parameters': Field required"),
+        ("summary.json", '{"trained_parameters": 1, "examples": 0, "correct": 0}', "0 of 0 examples"),
+        ("results.jsonl", "{", "line 1 of"),
+        ("results.jsonl", '{"id": 3}', "field 'id'"),
+        ("results.jsonl", "two", "is not valid JSON"),
+    ],
+)
+def test_damaged_results(
+    file: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10")
+    (b / "test" / file).write_text(text, encoding="utf-8")
+    assert message in error_of(capsys, a, b, "--against", "a")
+
+
+def test_a_row_without_tests_in_common_is_not_paired() -> None:
+    assert Pair.of(Row("a", {}), Row("b", {})) is None
