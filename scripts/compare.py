@@ -49,6 +49,7 @@ from scripts.comparison_results import (
     finished_rows,
     folder_name,
     newest_test,
+    read_records,
     stages_of,
     write_pairs,
 )
@@ -73,7 +74,7 @@ class Runs:
         self.record_file = folder / RECORDS
         self.records: dict[str, dict[str, Any]] = {}
         if self.record_file.exists():
-            self.records = json.loads(self.record_file.read_text(encoding="utf-8"))
+            self.records = read_records(folder)
 
     def path(self, run: Run) -> Path:
         """Folder of the run."""

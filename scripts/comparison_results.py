@@ -258,12 +258,21 @@ def _evaluation(folder: Path) -> Evaluation:
     return Evaluation(test, stages_of(test.parent))
 
 
-def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read ``compare.json``: each run's flags and seconds.
+
+    Raises:
+        UserError: if it is damaged.
+    """
     records = read_json(folder / RECORDS, "comparison's records")
     if not isinstance(records, dict) or not all(isinstance(one, dict) for one in records.values()):
         raise UserError(f"comparison's records {folder / RECORDS} must be an object of objects")
+    return records
+
+
+def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
     runs: dict[str, dict[int | None, Evaluation]] = {}
-    for run_name, record in records.items():
+    for run_name, record in read_records(folder).items():
         match = re.fullmatch(r"(.*), seed (-?\d+)", run_name)
         row, seed = (match[1], int(match[2])) if match else (run_name, None)
         run = folder / folder_name(run_name)

@@ -225,6 +225,15 @@ def test_resume_with_other_flags(table: Path, copy: Path, capsys: pytest.Capture
     assert line == "error: row 'Bare' of run was begun with other flags: give another --run-dir"
 
 
+@pytest.mark.parametrize("text", ["[]", '{"Bare": 3}', "{", '{"a": NaN}'])
+def test_resume_with_damaged_records(
+    text: str, table: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "compare.json").write_text(text, encoding="utf-8")
+    line = error_of(capsys, table, "--run-dir", copy, "--resume")
+    assert line.startswith("error: comparison's records run/compare.json ")
+
+
 def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"])
