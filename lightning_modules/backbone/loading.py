@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from lightning_modules.backbone.boundary import reading
+from lightning_modules.backbone.hub import configuration_folder, download_weights
 from lightning_modules.backbone.model_folder import check_files, file_states, stored_shapes, weight_files
 from lightning_modules.backbone.model_size import check_size
 from lightning_modules.backbone.user_cache import recall, remember
@@ -64,10 +65,13 @@ class BackboneConfig:
                 )
 
 
-def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
-    """Path or hub id, and the keyword arguments every ``from_pretrained`` gets."""
+def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a backbone's files, and the keyword arguments of every ``from_pretrained``.
+
+    Of a hub id it is the cached one, with configuration and tokenizer, but not always with weights.
+    """
     if config.name == "embedded":
-        return str(EMBEDDED), {}
+        return EMBEDDED, {}
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     path = Path(config.name).expanduser()
     if config.name.endswith(".gguf"):
@@ -92,38 +96,28 @@ def _location(config: BackboneConfig) -> tuple[str, dict[str, Any]]:
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
     elif path.is_absolute() or config.name.startswith((".", "~")):
         raise UserError(f"backbone folder {config.name} does not exist")
-    if config.revision:
-        kwargs["revision"] = config.revision
+    folder = (
+        path
+        if path.is_dir()
+        else configuration_folder(config.name, config.revision, config.trust_remote_code)
+    )
     if config.gguf_file:
         kwargs["gguf_file"] = config.gguf_file
-    return str(path) if path.is_dir() else config.name, kwargs
+    return folder, kwargs
 
 
-def _folder(config: BackboneConfig) -> Path | None:
-    """Return the folder of a backbone's files; for a hub id the cached one, None if not downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
-    where, _ = _location(config)
-    if Path(where).is_dir():
-        return Path(where)
-    cached = try_to_load_from_cache(where, config.gguf_file or "config.json", revision=config.revision)
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
-def _check_folder(config: BackboneConfig) -> Path | None:
+def _checked_location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
+    where, kwargs = _location(config)
     with reading(config.name):
-        folder = _folder(config)
-        if folder is not None:
-            check_files(folder)
-        return folder
+        check_files(where)
+    return where, kwargs
 
 
 def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
-    local = _check_folder(config) is not None
-    where, kwargs = _location(config)
-    with reading(config.name, "config.json" if local and not config.gguf_file else ""):
+    where, kwargs = _checked_location(config)
+    with reading(config.name, "" if config.gguf_file else "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
         model_config._attn_implementation = model_config._experts_implementation = None
@@ -138,9 +132,8 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    _check_folder(config)
+    where, kwargs = _checked_location(config)
     size = vocabulary_size(config)
-    where, kwargs = _location(config)
     with reading(config.name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
         tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some errors occur only in use
@@ -194,7 +187,9 @@ def load_model(config: BackboneConfig) -> Loaded:
 
     model_config = _read_config(config)
     where, kwargs = _location(config)
-    files = _check_weights(config, model_config)
+    if config.name != "embedded" and not Path(config.name).expanduser().is_dir():
+        download_weights(config.name, config.revision, config.gguf_file)
+    files = _check_weights(config, where, model_config)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.quantization == "4bit":
         kwargs["quantization_config"] = BitsAndBytesConfig(
@@ -222,19 +217,15 @@ def load_model(config: BackboneConfig) -> Loaded:
                 "own, which cannot be extended"
             ) from error
         _check_complete(config, model, loading_info)
-    if files is None and not config.gguf_file:  # downloaded just now
-        files = _check_weights(config, model_config)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 
 
-def _check_weights(config: BackboneConfig, model_config: "PreTrainedConfig") -> list[Path] | None:
+def _check_weights(config: BackboneConfig, folder: Path, model_config: "PreTrainedConfig") -> list[Path]:
     """Check weight files against the configuration before memory is allocated for the model."""
     with reading(config.name):
-        folder = _folder(config)
-        if folder is None or config.trust_remote_code:
-            return None if folder is None else weight_files(folder, config.gguf_file)
+        check_files(folder)
         files = weight_files(folder, config.gguf_file)
-        if not config.gguf_file:
+        if not config.gguf_file and not config.trust_remote_code:
             facts = [model_config.to_json_string(use_diff=False), version("transformers"), file_states(files)]
             key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
             if recall("sized", key, "") is None:

@@ -117,18 +117,29 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
         )
     if weights.suffix != ".json":
         return [weights]
-    shards = read_json(weights).get("weight_map")
+    files = [folder / name for name in weight_names(weights)]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"backbone file {weights} names file {file.name}, which is missing")
+    return files
+
+
+def weight_names(index: Path) -> list[str]:
+    """Return the names of the shards in an index of weights.
+
+    Raises:
+        UserError: if it is damaged, or names a file outside its folder or one that holds no weights.
+    """
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
-        raise UserError(f"backbone file {weights} has no weight_map from weights to files")
+        raise UserError(f"backbone file {index} has no weight_map from weights to files")
     names = sorted(set(shards.values()))
     for name in names:
         if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
-            raise UserError(f"backbone file {weights} names file {name!a}, which is not in its folder")
-        if not (folder / name).is_file():
-            raise UserError(f"backbone file {weights} names file {name}, which is missing")
+            raise UserError(f"backbone file {index} names file {name!a}, which is not in its folder")
         if Path(name).suffix not in (".safetensors", ".bin"):
-            raise UserError(f"backbone file {weights} names file {name}, which holds no weights")
-    return [folder / name for name in names]
+            raise UserError(f"backbone file {index} names file {name}, which holds no weights")
+    return names
 
 
 def stored_shapes(files: Iterable[Path]) -> dict[str, StoredTensor]:
