@@ -8,6 +8,7 @@ from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_embeddings
 from lightning_modules.optimisation import OptimizerConfig
+from lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from utilities.errors import UserError
 
 
@@ -45,8 +46,7 @@ class PrefixTuning(SoftPromptModule):
         super().__init__(backbone, optimizer, val_generations)
         if num_virtual_tokens < 1:
             raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
-        if mlp_width < 0:
-            raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+        check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
         self.mlp_width = mlp_width
@@ -66,11 +66,8 @@ class PrefixTuning(SoftPromptModule):
         width = self.backbone.hidden_size
         self.register_buffer("start", start)
         self.embedding = nn.Parameter(rows)
-        self.mlp_in = nn.Linear(width, self.mlp_width)
-        self.mlp_out = nn.Linear(self.mlp_width, start.numel() // self.num_virtual_tokens)
-        nn.init.normal_(self.mlp_in.weight, std=width**-0.5, generator=generator)
-        for zero in (self.mlp_in.bias, self.mlp_out.weight, self.mlp_out.bias):
-            nn.init.zeros_(zero)
+        out = start.numel() // self.num_virtual_tokens
+        self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
 
     def trained_keys_values(self) -> Tensor:
         """(2 · layers, key-value heads, m, head dim): keys and values in turn, the MLP applied."""
