@@ -18,6 +18,7 @@ from callbacks.examples import data_of, gather_by_id
 from callbacks.partial_lines import PartialLines, write_or_rescue
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record
+from lightning_modules.visibility import visible_layers
 from utilities.errors import printable
 from utilities.files import write_text
 from utilities.intervals import wilson_interval
@@ -186,6 +187,7 @@ def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "method": type(module).__name__,
         "backbone": module.backbone_config.name,
         "fingerprint": module.backbone.fingerprint,
+        "visible_layers": visible_layers(module),
         "trained_parameters": sum(p.numel() for p in module.trained_parameters()),
         "examples": len(records),
         "correct": correct,

@@ -23,6 +23,7 @@ from lightning_modules.stages import (
     partition_from,
     partition_values,
 )
+from lightning_modules.visibility import check_visibility, check_visible
 from utilities.errors import UserError, choose
 
 
@@ -55,6 +56,8 @@ class DHAM(SoftPromptModule):
         search: StageSearch = StageSearch(),
         mode: StageMode = "accumulate",
         bos_first: bool = False,
+        visible_from: int = 0,
+        visible_until: int | None = None,
         init: PromptInit = PromptInit(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
@@ -73,6 +76,8 @@ class DHAM(SoftPromptModule):
             mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
                 ``replace``: its own stage's only (eq. 5-6).
             bos_first: put the tokenizer's BOS before the prompts, as for ``PromptTuning``.
+            visible_from: first layer whose content attends to the prompt.
+            visible_until: the layer before which content stops attending to it; None: all others do, too.
             init: how the virtual tokens start.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
@@ -100,6 +105,8 @@ class DHAM(SoftPromptModule):
         self.search = search
         self.mode: StageMode = mode
         self.bos_first = bos_first
+        check_visibility(visible_from, visible_until)
+        self.visible_from, self.visible_until = visible_from, visible_until
         self.init = init
         self.stages: Partition | None = None
 
@@ -132,6 +139,7 @@ class DHAM(SoftPromptModule):
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
         starts = self.stages.starts
+        check_visible(self, self._seeing())
         lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
             initial_prompt(self.backbone, self.init, length, start, generator)
@@ -143,7 +151,7 @@ class DHAM(SoftPromptModule):
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         assert self.stages is not None
-        return stage_prefix(
+        prefix = stage_prefix(
             self.backbone,
             self.stages.starts,
             [part.squeeze(-2) for part in vectors],
@@ -152,6 +160,18 @@ class DHAM(SoftPromptModule):
             bos_row(self.backbone) if self.bos_first else None,
             dropped,
         )
+        return prefix.visible(self.visible_from, self.visible_until)
+
+    def _seeing(self) -> list[list[int]]:
+        """Layers that see each stage's prompt, as the mode has it."""
+        assert self.stages is not None
+        own = self.stages.stage_of_layer
+        if self.mode == "replace":
+            return [
+                [layer for layer, at in enumerate(own) if at == stage]
+                for stage in range(len(self.stages.stages))
+            ]
+        return [list(range(start, len(own))) for start in self.stages.starts]
 
     def structure(self) -> dict[str, object]:
         lead = bos_structure(self.backbone) if self.bos_first else {}

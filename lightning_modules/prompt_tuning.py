@@ -9,6 +9,7 @@ from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_prompt
 from lightning_modules.optimisation import OptimizerConfig
 from lightning_modules.reparametrization import check_mlp_width, mlp_layers
+from lightning_modules.visibility import check_visibility, check_visible
 from utilities.errors import UserError
 
 
@@ -27,6 +28,8 @@ class PromptTuning(SoftPromptModule):
         insert_at: int = 0,
         bos_first: bool = False,
         mlp_width: int = 0,
+        visible_from: int = 0,
+        visible_until: int | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
     ) -> None:
@@ -40,6 +43,8 @@ class PromptTuning(SoftPromptModule):
                 form at the first position, which is then not a virtual token.
             mlp_width: hidden width of an MLP that the prompt is trained through, as in the nanoGPT
                 prompt-tuning post; 0: none. It is left out of the export.
+            visible_from: first layer whose content attends to the prompt.
+            visible_until: the layer before which content stops attending to it; None: all others do, too.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
@@ -55,9 +60,12 @@ class PromptTuning(SoftPromptModule):
         self.insert_at = insert_at
         self.bos_first = bos_first
         self.mlp_width = mlp_width
+        check_visibility(visible_from, visible_until)
+        self.visible_from, self.visible_until = visible_from, visible_until
 
     def configure_prompts(self, generator: torch.Generator) -> None:
         self.check_layers("insert_at", [self.insert_at])
+        check_visible(self, [range(self.insert_at, self.backbone.num_layers)])
         start = initial_prompt(self.backbone, self.init, self.num_virtual_tokens, self.insert_at, generator)
         self.prompt = nn.Parameter(start)
         if self.mlp_width:
@@ -76,7 +84,8 @@ class PromptTuning(SoftPromptModule):
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         lead = bos_row(self.backbone) if self.bos_first else None
         prompts = [part.squeeze(-2) for part in vectors]
-        return stage_prefix(self.backbone, [self.insert_at], prompts, lead=lead, dropped=dropped)
+        prefix = stage_prefix(self.backbone, [self.insert_at], prompts, lead=lead, dropped=dropped)
+        return prefix.visible(self.visible_from, self.visible_until)
 
     def structure(self) -> dict[str, object]:
         lead = bos_structure(self.backbone) if self.bos_first else {}
