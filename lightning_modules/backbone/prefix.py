@@ -106,6 +106,18 @@ class Prefix:
             return None
         return entry[0][:, :, : self.lead], entry[1][:, :, : self.lead]
 
+    def gated(self, gates: Tensor) -> "Prefix":
+        """The same prefix, the values of each stage's virtual tokens multiplied by its gate, (G,)."""
+        scale = gates.repeat_interleave(torch.tensor(self.stages, device=gates.device))
+        scale = torch.cat([scale.new_ones(self.lead), scale])
+
+        def scaled(entry: LayerPrefix, layer: int) -> LayerPrefix:
+            keys, values = entry
+            return keys, (values * scale[self.columns(layer), None]).to(values.dtype)
+
+        kept = (None if entry is None else scaled(entry, i) for i, entry in enumerate(self.layers))
+        return replace(self, layers=tuple(kept))
+
     def detach(self) -> "Prefix":
         """The same prefix without gradients."""
         kept = (None if entry is None else (entry[0].detach(), entry[1].detach()) for entry in self.layers)
