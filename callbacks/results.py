@@ -140,6 +140,9 @@ class Results(L.Callback):
         seconds = time.monotonic() - self.started
         data = data_of(trainer)
         measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
+        if split == "test":
+            seed = None if data.perturbation == "none" else data.perturbation_seed
+            measured |= {"perturbation": data.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
         measured["correction"] = next(filter(None, names), None)

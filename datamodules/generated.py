@@ -55,6 +55,11 @@ class Generated(ReasoningDataModule):
             max_new_tokens=max_new_tokens,
             **kwargs,
         )
+        if self.perturbation != "none":
+            raise UserError(
+                f"perturbation must be none for generated questions, got {self.perturbation}: their answers "
+                "depend on every letter and digit"
+            )
         for split, size in self.sizes.items():
             if size is not None and size > MOST_QUESTIONS:
                 raise UserError(
