@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datamodules.answers.number_words import worded
 from datamodules.encoding import Example
 from datamodules.first_names import MEN, WOMEN
-from datamodules.perturbation import is_free, kept_spans, replace_free
+from datamodules.kept_text import is_free, kept_spans, replace_free
 
 Rename = Callable[[str], str]
 

@@ -11,9 +11,10 @@ from datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from datamodules.answers.number_words import worded
 from datamodules.base import ReasoningDataModule
 from datamodules.encoding import Example
+from datamodules.kept_text import kept_spans
 from datamodules.noise import noisy, typo
 from datamodules.paraphrase import paraphrased, renamed_people, turned
-from datamodules.perturbation import kept_spans, perturbed
+from datamodules.perturbation import perturbed
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 from utilities.errors import UserError
 
