@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable
 
 # What no rule changes: formulas, drawings, quotations, and words with digits or symbols.
+_SIGNS = r"(?:(?!\[asy\])[^\s$])"
 _KEPT = re.compile(
-    r"""\$\$.*?\$\$|\$(?:\\.|[^$\\])*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}|\[asy\].*?\[/asy\]"""
-    r"""|"[^"]*"|“[^”]*”|``.*?''|\S*[\\{}^_=<>|+*/\d](?:\S*[^\s,.?!;:])?""",
+    r"""\\\$|\$\$.*?\$\$|\$(?:\\.|[^$\\])*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}|\[asy\].*?\[/asy\]"""
+    r"""|"[^"]*"|“[^”]*”|``.*?''"""
+    rf"|{_SIGNS}*[\\{{}}^_=<>|+*/\d](?:{_SIGNS}*[^\s,.?!;:$])?",
     re.DOTALL,
 )
 

@@ -25,7 +25,7 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 FORMULA = re.compile(r"\$\$.*?\$\$|(?<!\\)\$(?:\\.|[^$\\])*\$|\\\[.*?\\\]|\[asy\].*?\[/asy\]", re.DOTALL)
-INVENTED = re.compile(r"\b\w+pus(?:es)?\b")
+INVENTED = re.compile(r"\b\w+[mr]pus(?:es)?\b")
 
 
 def example(question: str, answer: str = "5", options: tuple[str, ...] | None = None) -> Example:
@@ -189,6 +189,12 @@ def test_a_typo_is_never_a_number() -> None:
 def test_spans_that_stay() -> None:
     text = r'Let $x + y$ and \[a\] be "so" or x_1 and 3 cups.'
     assert [text[start:end] for start, end in kept_spans(text)] == ["$x + y$", r"\[a\]", '"so"', "x_1", "3"]
+
+
+def test_a_drawing_or_formula_after_a_sign_stays_whole() -> None:
+    text = "Is $G$?[asy]label(1, north);[/asy] Or y=$a + b$ for \\$5?"
+    kept = [text[start:end] for start, end in kept_spans(text)]
+    assert [part for part in kept if " " in part] == ["[asy]label(1, north);[/asy]", "$a + b$"]
 
 
 def test_what_cannot_be_perturbed_is_refused() -> None:
