@@ -260,65 +260,41 @@ def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("graded_by_length")
 def test_a_balanced_sample(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The first correct and the first incorrect answers of the split, whatever the batches."""
-    balanced = "--trainer.callbacks.balanced="
-    for size, number in ((1, 2), (4, 2), (4, 50)):
-        flags = [
-            CALLBACK,
-            GOLD,
-            f"{balanced}{number}",
-            "--data.test_size=12",
-            f"--data.eval_batch_size={size}",
-        ]
-        outcome = call("test", *QUIET, "--ckpt_path", trained, *flags, "--data.test_size=12")
+    """The first correct and incorrect answers of the split, measured as among all; with rollout and range.
+
+    Grades of 12 questions do not suffice for 50 of each kind: all are measured, and one line says so.
+    """
+    few = ["balanced=2", "accumulate_over=question_and_rationale"]
+    for size, options in ((1, few), (4, ["balanced=50", "rollout=true"])):
+        flags = [CALLBACK, GOLD, *(f"--trainer.callbacks.{option}" for option in options)]
+        flags += ["--data.test_size=12", f"--data.eval_batch_size={size}"]
+        outcome = call("test", *QUIET, "--ckpt_path", trained, *flags)
         assert outcome.code == 0, outcome.err
     lines = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     chosen = {mark: [r["id"] for r in records if r["correct"] == mark] for mark in (True, False)}
     assert min(len(ids) for ids in chosen.values()) >= 2
     wanted = {*chosen[True][:2], *chosen[False][:2]}
-    expected = [record["id"] for record in records if record["id"] in wanted]
-    for name in ("test-2", "test-3"):
-        rows = read(trained / name)[0]
-        assert [row["id"] for row in rows] == expected
-        assert [row["correct"] for row in rows] == [name in chosen[True] for name in expected]
-        assert (trained / name / "saliency_attention_matrix.png").exists()
-    assert len(read(trained / "test-4")[0]) == 12
-    told = (
-        f"balanced is 50, but there are only {len(chosen[True])} correct and {len(chosen[False])} incorrect"
-    )
+    rows, arrays, about = read(trained / "test-2")
+    assert [row["id"] for row in rows] == [r["id"] for r in records if r["id"] in wanted]
+    assert [row["correct"] for row in rows] == [row["id"] in chosen[True] for row in rows]
+    assert (trained / "test-2" / "saliency_by_grade.png").exists()
+    assert about["accumulate_over"] == "question_and_rationale"
+
+    every, all_arrays, about = read(trained / "test-3")
+    assert ([row["id"] for row in every], about["accumulate_over"]) == ([r["id"] for r in records], "span")
+    counts = f"{len(chosen[True])} correct and {len(chosen[False])} incorrect"
     assert caplog.text.count("balanced is") == 1
-    assert told in caplog.text
-
-
-@pytest.mark.usefixtures("graded_by_length")
-def test_a_balanced_sample_measures_as_the_whole_does(trained: Path) -> None:
-    for flags in ([], ["--trainer.callbacks.balanced=1"]):
-        assert call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags).code == 0
-    (every, all_arrays, _), (some, arrays, _) = (read(trained / name) for name in ("test-2", "test-3"))
-    places = [[row["id"] for row in every].index(row["id"]) for row in some]
-    assert len(places) == 2
+    assert f"balanced is 50, but there are only {counts} answers" in caplog.text
+    places = [[row["id"] for row in every].index(row["id"]) for row in rows]
     for name, values in arrays.items():
         torch.testing.assert_close(values, all_arrays[name][places], rtol=1e-4, atol=1e-9)
 
-
-def test_attention_rollout(trained: Path) -> None:
-    flags = [CALLBACK, GOLD, "--trainer.callbacks.rollout=true"]
-    assert call("test", *QUIET, "--ckpt_path", trained, *flags).code == 0
-    rows, arrays, _ = read(trained / "test-2")
-    torch.testing.assert_close(arrays["rollout"].sum(2), torch.ones(6, 4))
-    assert rows[0]["rollout"]["question"] == pytest.approx(arrays["rollout"][0, :, 1].tolist())
-    events = EventAccumulator(str(trained / "test-2" / "by_layer")).Reload()
+    assert all_arrays.keys() - arrays.keys() == {"rollout"}
+    torch.testing.assert_close(all_arrays["rollout"].sum(2), torch.ones(12, 4))
+    assert every[0]["rollout"]["question"] == pytest.approx(all_arrays["rollout"][0, :, 1].tolist())
+    events = EventAccumulator(str(trained / "test-3" / "by_layer")).Reload()
     assert len(events.Scalars("saliency/by_layer/rollout_from_prompt")) == 4
-
-
-def test_the_range_of_accumulation_is_an_option(trained: Path) -> None:
-    """Only what is read off the arrays differs."""
-    for flags in ([], ["--trainer.callbacks.accumulate_over=question_and_rationale"]):
-        assert call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GOLD, *flags).code == 0
-    (_, ours, span), (_, theirs, parts) = (read(trained / name) for name in ("test-2", "test-3"))
-    assert (span["accumulate_over"], parts["accumulate_over"]) == ("span", "question_and_rationale")
-    assert all(torch.equal(values, theirs[name]) for name, values in ours.items())
 
 
 MISTAKES = [

@@ -64,23 +64,16 @@ def test_same_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_balanced_sample(tmp_path: Path) -> None:
-    """Which answers are measured does not depend on the number of processes."""
+def test_a_balanced_sample_of_two_processes(tmp_path: Path) -> None:
+    """The first correct and incorrect answers of the split, whichever process has them."""
     common = ["--model=Pretrained", "--data=Generated", "--data.task=last_letter", "--data.test_size=24"]
     common += ["--data.train_size=32", "--data.validation_size=2", "--data.eval_batch_size=3"]
     looking = [CALLBACK, "--trainer.callbacks.curve_only=true", "--trainer.callbacks.balanced=2"]
-    found: list[Any] = []
-    for processes in (1, 2):
-        folder = tmp_path / f"on{processes}"
-        run("test", *common, f"--run_dir={folder}", *on(processes), *looking)
-        lines = (folder / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        right = [record["id"] for record in records if record["correct"]][:2]
-        wrong = [record["id"] for record in records if not record["correct"]][:2]
-        saved = load(folder / "test")
-        assert saved.ids == [row["id"] for row in records if row["id"] in {*right, *wrong}]
-        found.append(saved)
-    alone, together = found
-    assert (alone.ids, len(alone.ids)) == (together.ids, 4)
-    for name, values in alone.arrays.items():
-        assert np.allclose(together.arrays[name], values, rtol=1e-4, atol=1e-9, equal_nan=True), name
+    run("test", *common, f"--run_dir={tmp_path}", *on(2), *looking)
+    lines = (tmp_path / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    right = [record["id"] for record in records if record["correct"]][:2]
+    wrong = [record["id"] for record in records if not record["correct"]][:2]
+    saved = load(tmp_path / "test")
+    assert saved.ids == [row["id"] for row in records if row["id"] in {*right, *wrong}]
+    assert (saved.correct == 1).sum() == (saved.correct == 0).sum() == 2
