@@ -3,7 +3,9 @@
 In ``validate``, ``test`` and ``predict``: generate, trigger, corrupt, generate again, grade. Writes
 ``dpc.jsonl`` (a line an example), ``dpc_summary.json`` and figures; what counts everywhere else
 (``results.jsonl``, accuracies) is the corrected answer. To TensorBoard go ``dpc/before_after`` (text),
-``dpc/trigger`` (precision and recall, distribution of R) and, of a calibration, ``dpc/threshold``.
+``dpc/trigger`` (precision and recall, distribution of R), ``dpc/R`` (histogram), the scalars
+``dpc/accuracy_before``, ``dpc/accuracy_after`` and ``dpc/share_triggered`` and, of a calibration,
+``dpc/threshold``.
 """
 
 import random
@@ -44,11 +46,13 @@ from lightning_modules.correction import (
 )
 from lightning_modules.evaluation import Answers, Record, generate_batch, generated_tokens, grade_batch
 from lightning_modules.functional.corruption import BetaMode, Located
+from lightning_modules.functional.information_flow import AccumulateOver
 from lightning_modules.visibility import visible_layers
 from utilities.errors import UserError, choose
 from utilities.files import make_folder
 
-Mode = Literal["dpc", "all", "random", "none"]
+Mode = Literal["dpc", "all", "random", "random_all", "none"]
+TRIGGERED = ("dpc", "random")  # modes in which the threshold decides
 
 
 class _Measured(NamedTuple):
@@ -83,13 +87,15 @@ class DPC(L.Callback):
         beta: BetaMode = "mean",
         shallow: list[int] | None = None,
         removal: Removal = "zero",
+        accumulate_over: AccumulateOver = "span",
         seed: int = 0,
         folder: Path | None = None,
     ) -> None:
         """
         Args:
             mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
-                a random virtual token in place of the accumulating one; ``none``: only measure.
+                a random virtual token in place of the accumulating one; ``random_all``: every example, a
+                random token (DPC's Table 2 allows both readings of 'random'); ``none``: only measure.
             threshold: correct when R exceeds it; a path: folder or file written by ``calibrate``; None: the
                 calibration beside the checkpoint (``python cli.py calibrate``).
             gamma: percentage of the other vectors' entries that become 0, the smallest ones (DPC: 10).
@@ -99,7 +105,9 @@ class DPC(L.Callback):
             shallow: layers to look for the accumulating token in; None: the first third of those that see
                 the prompt, without the first.
             removal: zero (DPC): the token's vector becomes 0; drop: nothing sees it.
-            seed: of ``random``.
+            accumulate_over: rows whose flow counts for accumulation: span (DPC eq. 7): from the question's
+                first token to the rationale's last; question_and_rationale: not what stands between.
+            seed: of ``random`` and ``random_all``.
             folder: where files go; None: to the results, and nowhere in ``predict``.
 
         Raises:
@@ -109,7 +117,7 @@ class DPC(L.Callback):
         if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
             raise UserError(f"threshold is a share from 0 to 1, not {threshold}")
         chosen = None if shallow is None else tuple(shallow)
-        self.corruption = Corruption(gamma, alpha, beta, chosen, removal)
+        self.corruption = Corruption(gamma, alpha, beta, chosen, removal, accumulate_over)
         self.source = threshold if isinstance(threshold, Path) else None
         self.threshold = None if isinstance(threshold, Path) else threshold
         self.seed, self.folder = seed, folder
@@ -146,7 +154,7 @@ class DPC(L.Callback):
         """Check everything before any work."""
         prefix = self._prefix(pl_module)
         self.layers = self.corruption.layers(prefix)
-        if self.mode in ("dpc", "random") and self.threshold is None:
+        if self.mode in TRIGGERED and self.threshold is None:
             path = self.source or calibration_file(trainer.ckpt_path)
             found = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
             self.threshold = found.threshold
@@ -251,8 +259,8 @@ class DPC(L.Callback):
                 self._keep(record, record, measured)
 
     def _triggers(self, ratio: float | None) -> bool:
-        if self.mode in ("all", "none"):
-            return self.mode == "all"
+        if self.mode not in TRIGGERED:
+            return self.mode in ("all", "random_all")
         assert self.threshold is not None
         return ratio is not None and ratio > self.threshold
 
@@ -294,7 +302,7 @@ class DPC(L.Callback):
         stage: int | None = None,
         layer: int | None = None,
     ) -> None:
-        threshold = self.threshold if self.mode in ("dpc", "random") else None
+        threshold = self.threshold if self.mode in TRIGGERED else None
         ratio, beta, seconds = measured
         done = Correction(
             before.id, before, after, ratio, beta, threshold, triggered, seconds, token, stage, layer
@@ -305,7 +313,7 @@ class DPC(L.Callback):
 
     def _locate(self, module: SoftPromptModule, batch: Batch, chosen: Sequence[_Waiting]) -> Located:
         prefix = self._prefix(module)
-        if self.mode == "random":
+        if self.mode in ("random", "random_all"):
             # A choice an example, whatever batch or process it is in.
             count = prefix.total - prefix.lead
             draws = [random.Random(f"{self.seed}/{one.id}").randrange(count) for one in batch.examples]
@@ -313,7 +321,10 @@ class DPC(L.Callback):
             return Located(drawn, torch.full_like(drawn, -1))
         generated = [one.answers["generated"][one.row] for one in chosen]
         tokens = generated_tokens(batch, generated)
-        return locate(module.backbone, tokens, prefix, self.layers, self.corruption.alpha)
+        corruption = self.corruption
+        return locate(
+            module.backbone, tokens, prefix, self.layers, corruption.alpha, corruption.accumulate_over
+        )
 
 
 def _precision(trainer: L.Trainer) -> AbstractContextManager[None]:

@@ -17,6 +17,8 @@ from utilities.files import write_text
 from utilities.reading import read_json, validated
 
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
+# What calibrations of earlier versions, whose settings lack these, were found with.
+EARLIER_SETTINGS = {"accumulate_over": "question_and_rationale"}
 
 
 class Correction(NamedTuple):
@@ -188,16 +190,15 @@ def read_calibration(
     if found.dataset != conditions.dataset:
         raise UserError(f"{path} was calibrated on {found.dataset}, not on {conditions.dataset}: {number}")
     for name, value in _plain(conditions.settings).items():
-        if found.settings.get(name) != value:
-            raise UserError(
-                f"{path} was calibrated with {name} {found.settings.get(name)}, not {value}: {again}"
-            )
-    for name, calibrated, current in (
+        calibrated = found.settings.get(name, EARLIER_SETTINGS.get(name))
+        if calibrated != value:
+            raise UserError(f"{path} was calibrated with {name} {calibrated}, not {value}: {again}")
+    for name, stored, current in (
         ("--trainer.precision", found.precision, conditions.precision),
         ("--backbone.dtype", found.dtype, conditions.dtype),
     ):
-        if calibrated is not None and calibrated != current:
-            raise UserError(f"{path} was calibrated with {name} {calibrated}, not {current}: {again}")
+        if stored is not None and stored != current:
+            raise UserError(f"{path} was calibrated with {name} {stored}, not {current}: {again}")
     if found.precision is None:
         rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
     return found

@@ -65,13 +65,29 @@ def report(
         logger.experiment.add_text("dpc/before_after", page(found), step)
         for name, figure in figures.items():
             logger.experiment.add_figure(f"dpc/{name}", figure, step, close=False)
-        if calibration is not None:
-            for name, value in (
-                ("accuracy_before", calibration.correct_before / calibration.n),
-                ("accuracy_at_threshold", calibration.correct_after / calibration.n),
-                ("threshold", calibration.threshold),
-            ):
-                logger.experiment.add_scalar(f"calibrate/{name}", value, step)
+        prefix = "dpc" if calibration is None else "calibrate"
+        for name, value in scalars(summary, calibration).items():
+            logger.experiment.add_scalar(f"{prefix}/{name}", value, step)
+        ratios = np.array([one.ratio for one in found if one.ratio is not None])
+        if len(ratios):
+            logger.experiment.add_histogram(f"{prefix}/R", ratios, step)
+
+
+def scalars(summary: dict[str, Any], calibration: Calibration | None) -> dict[str, float]:
+    """Return what TensorBoard shows as scalars; accuracies only of graded answers.
+
+    Args:
+        summary: of :func:`summarise`.
+        calibration: its threshold's accuracy in place of the one with every answer corrected.
+    """
+    if calibration is not None:
+        return {
+            "accuracy_before": calibration.correct_before / calibration.n,
+            "accuracy_at_threshold": calibration.correct_after / calibration.n,
+            "threshold": calibration.threshold,
+        }
+    shares = {name: summary[name] for name in ("accuracy_before", "accuracy_after", "share_triggered")}
+    return {name: value for name, value in shares.items() if value is not None}
 
 
 def calibration_warnings(calibration: Calibration, corrections: Sequence[Correction]) -> list[str]:

@@ -2,11 +2,12 @@
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
 TensorBoard it logs figures, means over examples and charts of all layers. The means of an evaluation are
-``saliency/by_layer/prompt_to_question``, ``.../prompt_to_rationale`` and ``.../curve``, with the layer as
-step; those of a fit ``saliency/prompt_to_question/layer_07`` and so on.
+``saliency/by_layer/prompt_to_question``, ``.../prompt_to_rationale``, ``.../question_to_second_half`` and so
+on, with the layer as step; those of a fit ``saliency/prompt_to_question/layer_07`` and so on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,21 +18,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.board import boards, logged_step
 from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from callbacks.saliency_charts import log_by_layer, log_over_steps
-from callbacks.saliency_files import About, Matrix, Saved, load, write_matrix
-from datamodules.encoding import Batch, Tokens
+from callbacks.saliency_files import About, Saved
+from callbacks.saliency_matrix import ExampleMatrices
+from callbacks.saliency_report import draw_steps, report
+from callbacks.saliency_sample import BalancedSample
+from callbacks.saliency_tokens import about_of, matrices_of
+from datamodules.encoding import Batch
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.diagnosis import diagnose, matrices
-from lightning_modules.evaluation import Record, generate_batch, generated_tokens
-from lightning_modules.functional.information_flow import ALPHA, shallow_layers
+from lightning_modules.diagnosis import diagnose
+from lightning_modules.evaluation import generate_batch, generated_tokens
+from lightning_modules.functional.information_flow import ACCUMULATE_OVER, ALPHA, AccumulateOver
 from utilities.errors import UserError, choose
-from utilities.files import make_folder, write_bytes
 
 Label = Literal["rationale", "generation"]
-STEPS = "saliency_steps"  # what fit sees, in the run's folder
 
 
 class Measured(NamedTuple):
@@ -54,6 +55,12 @@ class SaliencyDiagnostics(L.Callback):
             validation.
         curve_only: the layer curve alone, which a model without a soft prompt has, too.
         alpha: how far above the mean a virtual token's flow must be for accumulation (DPC: 10).
+        accumulate_over: rows whose flow counts for accumulation: ``span``: from the question's first token to
+            the rationale's last (DPC eq. 7); ``question_and_rationale``: without what stands between these.
+        balanced: measure the first so many correctly and the first so many incorrectly answered examples of
+            the split, as DPC §2.2.2 does with 50; None: whatever the answer. In ``validate`` and ``test``.
+        rollout: attention rollout (Abnar & Zuidema 2020) of the rationale's second half, too. It needs all
+            layers and computes the attention weights of each, n × n in blocks of rows, a second time.
         folder: where the files go; None: the run's.
 
     Raises:
@@ -70,6 +77,9 @@ class SaliencyDiagnostics(L.Callback):
         every_n_steps: int | None = None,
         curve_only: bool = False,
         alpha: float = ALPHA,
+        accumulate_over: AccumulateOver = "span",
+        balanced: int | None = None,
+        rollout: bool = False,
         folder: Path | None = None,
     ) -> None:
         self.label = None if label is None else choose("label", label, get_args(Label))
@@ -83,10 +93,17 @@ class SaliencyDiagnostics(L.Callback):
             raise UserError(f"layers of saliency must ascend without repeats, not {layers}")
         if alpha <= 0:
             raise UserError(f"alpha must be positive, not {alpha}")
+        if balanced is not None and balanced < 1:
+            raise UserError(f"balanced must be >= 1, got {balanced}")
+        if rollout and layers is not None:
+            raise UserError("attention rollout needs all layers: leave out either rollout or layers")
+        choose("accumulate_over", accumulate_over, ACCUMULATE_OVER)
         self.layers, self.examples, self.every_n_steps = layers, examples, every_n_steps
         self.curve_only, self.alpha, self.folder = curve_only, alpha, folder
+        self.accumulate_over, self.balanced, self.rollout = accumulate_over, balanced, rollout
         self.found: list[Measured] = []
-        self.matrices: list[Matrix] = []
+        self.matrices: list[ExampleMatrices] = []
+        self.sample: BalancedSample | None = None
         self.prefix: Prefix | None = None
         self.measured_step = 0
         self.charted = False  # whether the layout of TensorBoard's custom scalars is written
@@ -96,13 +113,17 @@ class SaliencyDiagnostics(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: when gradients could not be taken.
+            UserError: when gradients could not be taken, or ``balanced`` has no answers to choose from.
         """
         check_gradients(trainer, "saliency")
+        command = trainer.state.fn
+        if self.balanced is not None and command not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            name = "this command" if command is None else command.value
+            raise UserError(f"balanced needs graded answers: use it with validate or test, not with {name}")
 
     def _check(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Before any work: do the layers exist, is there a prompt?"""
-        self._about(pl_module, self._prefix(pl_module), "", "")
+        self._about(pl_module, self._prefix(pl_module))
 
     on_fit_start = on_test_start = on_predict_start = _check
 
@@ -111,12 +132,14 @@ class SaliencyDiagnostics(L.Callback):
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.found, self.matrices, self.prefix = [], [], self._prefix(pl_module)
+        if self.balanced is not None:
+            self.sample = BalancedSample(self.balanced, self._ids(trainer))
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start
 
     def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
         if not trainer.sanity_checking and not self._only_between(trainer):
-            self._measure(trainer, pl_module, batch, outputs)
+            self._batch(trainer, pl_module, batch, outputs)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
 
@@ -137,12 +160,13 @@ class SaliencyDiagnostics(L.Callback):
         self.measured_step = step
         self._start(trainer, pl_module)
         for batch in data_of(trainer).first_examples("validation", self.examples):
-            self._measure(trainer, pl_module, batch.to(pl_module.device))
+            self._batch(trainer, pl_module, batch.to(pl_module.device))
         self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not self.curve_only:
-            self._draw_steps(trainer)
+            assert self.folder is not None
+            draw_steps(trainer, self.folder)
 
     # --- what ---------------------------------------------------------------------------------------
 
@@ -161,44 +185,40 @@ class SaliencyDiagnostics(L.Callback):
         module.check_layers("layers of saliency", layers)
         return layers
 
-    def _about(self, module: SoftPromptModule, prefix: Prefix | None, label: str, split: str) -> About:
-        depth = range(module.backbone.num_layers)
-        columns = [[] if prefix is None else prefix.columns(layer)[prefix.lead :] for layer in depth]
-        return About(
-            layers=self._layers(module),
-            shallow=shallow_layers([layer for layer in depth if columns[layer]]),
-            boundaries=[layer for layer in depth[1:] if columns[layer] != columns[layer - 1]],
-            stages=[] if prefix is None else list(prefix.stages),
-            lead=0 if prefix is None else prefix.lead,
-            alpha=self.alpha,
-            label=label,
-            split=split,
+    def _about(
+        self, module: SoftPromptModule, prefix: Prefix | None, label: str = "", split: str = ""
+    ) -> About:
+        about = about_of(module, prefix, self._layers(module))
+        return replace(
+            about, alpha=self.alpha, accumulate_over=self.accumulate_over, label=label, split=split
         )
+
+    def _ids(self, trainer: L.Trainer) -> list[str]:
+        """Ids of the examples that may be measured, in the order of the split."""
+        return data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])[: self.examples]
 
     def _label(self, trainer: L.Trainer) -> str:
         own = "generation" if trainer.state.fn in ("test", "predict") else "rationale"
         return self.label or own
 
-    def _measure(
+    def _batch(
         self,
         trainer: L.Trainer,
         module: SoftPromptModule,
         batch: Batch,
         outputs: Mapping[str, list[Any]] | None = None,
     ) -> None:
-        ids = data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])
-        wanted = set(ids[: self.examples])
+        """Measure the wanted examples of a batch, or keep them until it is known which are wanted."""
+        wanted = set(self._ids(trainer))
         batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in wanted])
         if not len(batch):
             return
-        prefix = self.prefix
-        records: list[Record] = [] if outputs is None else outputs["records"]
+        records = [] if outputs is None else outputs["records"]
         correct = {record.id: record.correct if record.reference else None for record in records}
-        if self._label(trainer) == "rationale":
-            tokens = batch.gold
-        else:
+        answers: dict[str, list[int]] | None = None
+        if self._label(trainer) == "generation":
             if outputs is None:
-                new = generate_batch(module.backbone, batch, prefix)
+                new = generate_batch(module.backbone, batch, self.prefix)
                 answers = dict(zip((example.id for example in batch.examples), new, strict=True))
             else:
                 answers = dict(zip(correct, outputs["generated"], strict=True))
@@ -207,39 +227,53 @@ class SaliencyDiagnostics(L.Callback):
             if not rows:
                 return
             batch = batch.select(rows)
-            tokens = generated_tokens(batch, [answers[example.id] for example in batch.examples])
+        if self.sample is not None:
+            self.sample.add(batch, correct, answers)
+            return
+        self._measure(module, batch, correct, answers, self._ids(trainer)[0])
+
+    def _measure(
+        self,
+        module: SoftPromptModule,
+        batch: Batch,
+        correct: Mapping[str, bool | None],
+        answers: Mapping[str, list[int]] | None,
+        shown: str,
+    ) -> None:
+        """Measure a batch.
+
+        Args:
+            correct: grades by id, of the examples that have one.
+            answers: generations by id, as label; None: the gold rationale.
+            shown: id of the example whose matrices are kept.
+        """
         names = [example.id for example in batch.examples]
-        diagnosis = diagnose(module.backbone, tokens, prefix, self._layers(module), names)
+        tokens = batch.gold if answers is None else generated_tokens(batch, [answers[name] for name in names])
+        layers = self._layers(module)
+        diagnosis = diagnose(module.backbone, tokens, self.prefix, layers, names, self.rollout)
+        measures = {key: value for key, value in vars(diagnosis).items() if value is not None}
         for row, name in enumerate(names):
-            arrays = {key: value[row].cpu() for key, value in vars(diagnosis).items()}
+            arrays = {key: value[row].cpu() for key, value in measures.items()}
             self.found.append(Measured(name, correct.get(name), arrays))
-        if ids[0] in names and prefix is not None:
-            row = names.index(ids[0])
-            self.matrices.append(self._matrix(module, tokens.select([row]), prefix, ids[0]))
+        if shown in names and self.prefix is not None:
+            one = tokens.select([names.index(shown)])
+            about = self._about(module, self.prefix)
+            self.matrices.append(matrices_of(module.backbone, one, self.prefix, about, shown))
 
-    def _matrix(self, module: SoftPromptModule, tokens: Tokens, prefix: Prefix, name: str) -> Matrix:
-        about = self._about(module, prefix, "", "")
-        shallow = [layer for layer in about.layers if layer in about.shallow]
-        panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
-        if shallow:
-            panels = {f"mean of layers {shallow[0]} to {shallow[-1]}": shallow} | panels
-        found = matrices(module.backbone, tokens, prefix, panels)
-        tokens = tokens.right_padded()
-        length = next(iter(found.values())).shape[0]
-        texts = [str(module.backbone.tokenizer.decode([token])) for token in tokens.input_ids[0, :length]]
-        panels_found = {key: np.asarray(value.cpu(), dtype=float) for key, value in found.items()}
-        question, rationale = ((int(a), int(b)) for a, b in (tokens.question[0], tokens.rationale[0]))
-        return Matrix(name, panels_found, texts, question, rationale)
-
-    # --- where it goes ------------------------------------------------------------------------------
+    def _measure_sample(self, trainer: L.Trainer, module: SoftPromptModule) -> list[str]:
+        """Measure this process's part of the balanced sample; return the ids of the whole."""
+        assert self.sample is not None
+        chosen = self.sample.choose()
+        for batch, correct, answers in self.sample.batches(chosen, data_of(trainer).eval_batch_size):
+            self._measure(module, batch, correct, answers, chosen[0])
+        return chosen
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule) -> None:
-        split = SPLITS[trainer.state.fn or ""]
-        ids = data_of(trainer).example_ids(split)
-        measured, matrix = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
+        ids = self._ids(trainer)
+        expected = len(ids) if self.sample is None else len(self._measure_sample(trainer, module))
+        measured, matrices = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
         if not trainer.is_global_zero:
             return
-        expected = len(ids[: self.examples])
         if len(measured) < expected and self._label(trainer) == "generation":
             rank_zero_info(
                 f"saliency: {expected - len(measured)} of {expected} examples are skipped: no generation, "
@@ -252,54 +286,9 @@ class SaliencyDiagnostics(L.Callback):
             for name in measured[0].arrays
         }
         correct = [np.nan if example.correct is None else float(example.correct) for example in measured]
+        split = SPLITS[trainer.state.fn or ""]
         about = self._about(module, self.prefix, self._label(trainer), split)
         saved = Saved(about, [example.id for example in measured], np.array(correct), arrays)
-        self._report(trainer, saved, matrix)
-
-    def _report(self, trainer: L.Trainer, saved: Saved, matrix: Sequence[Matrix]) -> None:
-        from callbacks.figures import png
-        from callbacks.saliency_figures import all_figures, told
-
         assert self.folder is not None
-        learning = trainer.state.fn == TrainerFn.FITTING
-        folder = self.folder / STEPS if learning else self.folder
-        stem = f"step_{trainer.global_step:06d}" if learning else "saliency"
-        make_folder(folder)
-        saved.write(folder, stem)
-        for one in matrix:
-            write_matrix(one, folder, stem)
-        loggers, step = boards(trainer), logged_step(trainer)
-        for logger in loggers if learning else ():
-            log_over_steps(logger, saved, step, first=not self.charted)
-        if loggers and not learning:
-            log_by_layer(folder, saved)
+        report(trainer, self.folder, saved, next(iter(matrices), None), first=not self.charted)
         self.charted = True
-        if len(saved.ids) > 1:
-            rank_zero_info(f"{told(saved)}; in {folder / stem}*")
-        elif trainer.state.fn != TrainerFn.PREDICTING:
-            rank_zero_info(f"saliency of 1 example: there is nothing to compare it with; in {folder / stem}*")
-        if learning:
-            return  # one figure of all steps at the end; ``saliency_figures.draw`` draws any step's
-        for name, figure in all_figures(saved, next(iter(matrix), None)).items():
-            write_bytes(folder / f"{stem}_{name}.png", png(figure))
-            for logger in loggers:
-                logger.experiment.add_figure(f"saliency/{name}", figure, step, close=False)
-
-    def _draw_steps(self, trainer: L.Trainer) -> None:
-        """How the flow changed while the prompt learnt, from what this fit has saved."""
-        from callbacks.figures import png
-        from callbacks.saliency_curves import while_learning
-
-        assert self.folder is not None
-        folder = self.folder / STEPS
-        stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))
-        if len(stems) < 2:
-            rank_zero_info(
-                f"saliency was measured at {len(stems)} steps: a figure of its change needs at least 2"
-            )
-            return
-        steps = [int(stem.rpartition("_")[2]) for stem in stems]
-        figure = while_learning(steps, [load(folder, stem) for stem in stems])
-        write_bytes(folder / "while_learning.png", png(figure))
-        for logger in boards(trainer):
-            logger.experiment.add_figure("saliency/while_learning", figure, logged_step(trainer))

@@ -41,6 +41,14 @@ def boundaries(axes: Axes, about: About) -> None:
         axes.axvline(layer - 0.5, color=NEUTRAL, linestyle=":", linewidth=0.8)
 
 
+def finish_layers(axes: Axes, about: About) -> None:
+    """Label an axis of layers, with stage boundaries and a legend of what has a name."""
+    boundaries(axes, about)
+    axes.set_xlabel("layer")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
 def layer_columns(axes: Axes, about: About, layers: Sequence[int]) -> None:
     """Labels and stage boundaries of a heat map with a column for each of ``layers``."""
     step = max(len(layers) // 10, 1)

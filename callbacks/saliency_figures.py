@@ -3,45 +3,77 @@
 ``draw(folder)`` draws them all again. Layers are numbered from 0, as everywhere in the project.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain, png
+from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from callbacks.saliency_charts import charts
 from callbacks.saliency_curves import (
+    COLOURS,
     DECADES,
     band,
-    boundaries,
     differences,
+    finish_layers,
     gap,
     summary,
 )
-from callbacks.saliency_files import About, Matrix, Saved, load, load_matrix
+from callbacks.saliency_files import SENDERS, Saved, load
+from callbacks.saliency_groups import (
+    SYMBOLS,
+    accumulation,
+    by_grade,
+    changes,
+    compare_late_flow,
+    late_flow,
+    late_shares,
+    span_of_layers,
+)
+from callbacks.saliency_matrix import Kind, Matrix, load_matrix
+from callbacks.saliency_matrix_figure import of_matrix
 from lightning_modules.diagnosis import SPANS
-from lightning_modules.functional.information_flow import Conditional, change_given_accumulation
 from utilities.files import write_bytes
 
+NAMES_OF_SOURCES = {
+    "prompt": "prompt",
+    "question": "question",
+    "first_half": "rationale's first half",
+    "second_half": "second half itself",
+    "other": "template and other tokens",
+}
 
-def all_figures(saved: Saved, matrix: Matrix | None = None) -> dict[str, Figure]:
-    """Every figure that these examples allow, by name; comparisons need correct and incorrect ones."""
+
+def all_figures(saved: Saved, matrices: Mapping[Kind, Matrix] | None = None) -> dict[str, Figure]:
+    """Every figure that these examples allow, by name; comparisons need correct and incorrect ones.
+
+    Args:
+        matrices: one example's, by their kind.
+    """
     drawn: dict[str, Callable[[Saved], Figure]] = {}
+    if saved.about.stages or saved.has_sources:
+        drawn["flows"] = flows
     if saved.about.stages:
-        drawn |= {"flows": flows, "sink": sink, "tokens": tokens}
+        drawn |= {"sink": sink, "tokens": tokens}
         if len(saved.ids) > 1 and saved.shallow_seen:
             drawn["accumulation"] = accumulation
         if saved.both:
             drawn["late_flow"] = late_flow
+    if saved.has_sources:
+        drawn["sources"] = sources
+        if saved.both:
+            drawn["by_grade"] = by_grade
     if len(saved.about.layers) > 1:
         drawn |= {"by_layer": by_layer, "differences": differences, "summary": summary}
         if saved.both:
             drawn["gap"] = gap
     found = {name: draw_one(saved) for name, draw_one in drawn.items()}
-    return found | ({} if matrix is None else {"matrix": of_matrix(matrix, saved.about)})
+    names: dict[Kind, str] = {"saliency": "matrix", "attention": "attention_matrix"}
+    shown = (matrices or {}).items()
+    return found | {names[kind]: of_matrix(matrix, saved.about, kind) for kind, matrix in shown}
 
 
 def told(saved: Saved) -> str:
@@ -64,38 +96,95 @@ def told(saved: Saved) -> str:
             )
         else:
             parts.append("without correct and incorrect examples these are not compared")
+    if saved.has_sources and saved.both:
+        where = span_of_layers(saved)
+        shares = [
+            f"{name} {wrong:.1%} against {right:.1%} (p = {found.p:.2g})"
+            for name, wrong, right, found in late_shares(saved)
+        ]
+        parts.append(f"the second half's flow in {where}, incorrect against correct: {', '.join(shares)}")
     return "; ".join(parts)
 
 
 def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
     """Draw all figures of a folder again, as PNG beside what was saved."""
     folder, paths = Path(folder), []
-    for name, figure in all_figures(load(folder, stem), load_matrix(folder, stem)).items():
+    kinds: tuple[Kind, ...] = ("saliency", "attention")
+    stored = {kind: load_matrix(folder, stem, kind) for kind in kinds}
+    matrices = {kind: matrix for kind, matrix in stored.items() if matrix is not None}
+    for name, figure in all_figures(load(folder, stem), matrices).items():
         paths.append(folder / f"{stem}_{name}.png")
         write_bytes(paths[-1], png(figure))
     return paths
 
 
 def by_layer(saved: Saved) -> Figure:
-    """Plot means over examples against the layer, as TensorBoard's chart of the same name does."""
+    """Plot means over examples against the layer, as TensorBoard's charts of the same names do."""
     measures = saved.by_layer()
-    figure = Figure(figsize=(4.2 * len(measures), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axes, (name, values) in zip(panels, measures.items(), strict=True):
-        axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=RIGHT)
-        axes.set_title(name.replace("_", " "), fontsize=10)
-        _finish_layers(axes, saved.about)
-    panels[0].set_ylabel(f"mean saliency of {len(saved.ids)} examples")
+    panels = charts(measures)
+    figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, colour in zip(names, COLOURS, strict=False):
+            values = measures[name]
+            label = name.replace("_", " ")
+            axes.plot(
+                list(values), list(values.values()), marker="o", markersize=3, color=colour, label=label
+            )
+        axes.set_title(title, fontsize=10)
+        finish_layers(axes, saved.about)
+    figure.axes[0].set_ylabel(f"mean of {len(saved.ids)} examples")
     return figure
 
 
 def flows(saved: Saved) -> Figure:
-    """S_pq and S_pr by layer; dashed without the first virtual token (DPC Fig. 2a)."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for axes, span in zip(figure.subplots(1, 2, sharey=True), SPANS, strict=True):
-        _with_and_without_first(axes, saved, span, "saliency")
-        axes.set_title(f"prompt to {span}", fontsize=10)
-    figure.axes[0].set_ylabel("mean saliency; median of examples")
+    """S_pq and S_pr (DPC Fig. 2a), S_qr and S_rr (DPC §2.2, DHAM §3) by layer; means over visible pairs.
+
+    S_pq and S_pr also without the first virtual token; S_qr and S_rr beside what the prompt sends to the same
+    rows. Each row of panels has one scale.
+    """
+    rows = [SPANS] if saved.about.stages else []
+    heard = ("question", "first_half")
+    rows += [heard] if saved.has_sources else []
+    figure = Figure(figsize=(10, 3.6 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
+    for axes_row, names in zip(panels, rows, strict=True):
+        for axes, name in zip(axes_row, names, strict=True):
+            if names is SPANS:
+                _with_and_without_first(axes, saved, name, "saliency")
+                axes.set_title(SYMBOLS[f"prompt_to_{name}"], fontsize=10)
+                continue
+            label = f"from the {name.replace('_', ' ')}"
+            band(axes, saved.about.layers, saved.to_second_half(name), RIGHT, label)
+            if saved.about.stages:
+                from_prompt = saved.to_second_half("prompt")
+                band(axes, saved.about.layers, from_prompt, NEUTRAL, "from the prompt", "--")
+            finish_layers(axes, saved.about)
+            axes.set_title(SYMBOLS[f"{name}_to_second_half"], fontsize=10)
+        axes_row[0].set_ylabel("mean saliency; median of examples")
+    return figure
+
+
+def sources(saved: Saved) -> Figure:
+    """Where the flow to the rationale's second half comes from, layer by layer, beside attention rollout.
+
+    Shares of all that the second half receives: the papers' claim is about where from, and the magnitude of
+    saliency differs between examples and layers. Rollout is Abnar & Zuidema (2020).
+    """
+    drawn = {"saliency of each layer": saved.share_from}
+    if "rollout" in saved.arrays:
+        drawn["attention rollout up to each layer"] = saved.rollout_from
+    figure = Figure(figsize=(5.8 * len(drawn) + 0.6, 4), layout="constrained")
+    for axes, (title, of) in zip(
+        figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
+    ):
+        for colour, source in zip(COLOURS, (*SENDERS, "other"), strict=False):
+            band(axes, saved.about.layers, of(source), colour, NAMES_OF_SOURCES[source])
+        axes.set_ylim(0, 1)
+        axes.set_title(f"{title} (n = {len(saved.ids)})", fontsize=10)
+        finish_layers(axes, saved.about)
+    figure.axes[0].set_ylabel("share of what the second half receives")
     return figure
 
 
@@ -119,7 +208,7 @@ def sink(saved: Saved) -> Figure:
             band(right, saved.about.layers, shares[:, :, column], colour, label, style)
     right.set_title("share of all that is seen before the content", fontsize=10)
     right.set_ylim(0, 1)
-    _finish_layers(right, saved.about)
+    finish_layers(right, saved.about)
     return figure
 
 
@@ -152,139 +241,9 @@ def tokens(saved: Saved) -> Figure:
     return figure
 
 
-def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
-    """How often the late flow changes with accumulation and without, and Fisher's exact p (DPC Fig. 4a).
-
-    The paper gives no threshold for a change: here it is a quantile of these examples' S_IFP.
-    """
-    from scipy.stats import fisher_exact
-
-    late = saved.arrays["late"]
-    changed = late > np.nanquantile(late, quantile)
-    accumulated = np.array([one is not None for one in saved.accumulations()])
-    groups = (accumulated, ~accumulated)
-    table = [[int((changed & group).sum()), int((~changed & group).sum())] for group in groups]
-    return change_given_accumulation(changed, accumulated), float(fisher_exact(table).pvalue)
-
-
-def accumulation(saved: Saved, quantile: float = 0.75) -> Figure:
-    """P(the late flow changes) with accumulation and without (DPC Fig. 4a)."""
-    found, p = changes(saved, quantile)
-    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    counts = (found.accumulated, found.examples - found.accumulated)
-    names = [f"accumulation\n(n = {counts[0]})", f"none\n(n = {counts[1]})"]
-    axes.bar(names, np.nan_to_num([found.with_accumulation, found.without]), color=[WRONG, RIGHT])
-    axes.set_ylim(0, 1)
-    axes.set_ylabel(f"share with S_IFP above its {quantile:.0%} quantile")
-    axes.set_title(f"Fisher's exact p = {p:.2g}", fontsize=10)
-    return figure
-
-
-class Compared(NamedTuple):
-    """Incorrect against correct examples' S_IFP: P(incorrect > correct), two-sided Mann-Whitney p."""
-
-    greater: float
-    p: float
-    correct: int
-    incorrect: int
-
-
-def compare_late_flow(saved: Saved) -> Compared:
-    """The test of DPC Fig. 4b, c; there must be correct and incorrect examples."""
-    from scipy.stats import mannwhitneyu
-
-    right, wrong = (saved.arrays["late"][saved.correct == mark] for mark in (1, 0))
-    test = mannwhitneyu(wrong, right)
-    share = float(test.statistic) / (len(right) * len(wrong))
-    return Compared(share, float(test.pvalue), len(right), len(wrong))
-
-
-def late_flow(saved: Saved) -> Figure:
-    """S_IFP of correct and incorrect examples, with a two-sided Mann-Whitney test (DPC Fig. 4b, c)."""
-    late, found = saved.arrays["late"], compare_late_flow(saved)
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, box = figure.subplots(1, 2, width_ratios=[2, 1])
-    bins = np.histogram_bin_edges(late[late <= np.nanquantile(late, 0.99)], bins=30)
-    groups = [late[saved.correct == 1], late[saved.correct == 0]]
-    for values, colour, name in zip(groups, (RIGHT, WRONG), ("correct", "incorrect"), strict=True):
-        weights = np.full(len(values), 1 / len(values))
-        label = f"{name} (n = {len(values)})"
-        left.hist(values, bins.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
-    last = saved.about.layers[-1]
-    left.set_xlabel(f"S_IFP: prompt to the rationale's second half, layer {last} (up to its 99 % quantile)")
-    left.set_ylabel("share of examples")
-    left.legend(frameon=False)
-    box.boxplot(groups, tick_labels=["correct", "incorrect"], showfliers=False)
-    figure.suptitle(
-        f"P(incorrect > correct) = {found.greater:.3f}, Mann-Whitney p = {found.p:.2g}", fontsize=10
-    )
-    return figure
-
-
-def of_matrix(matrix: Matrix, about: About) -> Figure:
-    """Saliency among all tokens of one example; prompt, question and rationale marked (DPC Fig. 2b)."""
-    length, virtual = len(matrix.tokens), about.lead + sum(about.stages)
-    labels = ["BOS"] * about.lead + [f"p{i}" for i in range(sum(about.stages))] + matrix.tokens
-    side = min(max(0.09 * length, 4), 18)
-    width = min(max(0.09 * (length + virtual), 5), 24)
-    figure = Figure(figsize=(width * len(matrix.panels) + 1.5, side + 1.5), layout="constrained")
-    large = max(8, round(1.3 * side))  # words in a large figure are read from further away
-    greatest = max(float(values.max()) for values in matrix.panels.values())
-    # One scale for all panels: what is compared has the same colours.
-    norm = LogNorm(greatest * DECADES, greatest, clip=True)
-    shown = figure.subplots(1, len(matrix.panels), squeeze=False)[0]
-    for axes, (name, values) in zip(shown, matrix.panels.items(), strict=True):
-        some = np.where(values > 0, values, np.nan)  # no flow at all is blank
-        image = axes.imshow(some, norm=norm, cmap="magma", aspect="auto", interpolation="nearest")
-        edges = {"prompt": (0, virtual)} if virtual else {}
-        edges |= {span: (virtual + a, virtual + b) for span, (a, b) in zip(SPANS, matrix[3:], strict=True)}
-        for span, (start, end) in edges.items():
-            axes.axvline(start - 0.5, color="#009e73", linewidth=0.8)
-            axes.axvline(end - 0.5, color="#009e73", linewidth=0.8)
-            place = ((start + end - 1) / 2, 1.0)
-            axes.text(
-                *place, span, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=large
-            )
-            if span != "prompt":
-                axes.axhline(start - virtual - 0.5, color="#009e73", linewidth=0.8)
-                axes.axhline(end - virtual - 0.5, color="#009e73", linewidth=0.8)
-        for end in np.cumsum(about.stages)[:-1]:
-            axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
-        _token_ticks(axes, labels, width, matrix.tokens, side)
-        axes.set_title(plain(name), fontsize=large + 2, pad=2 * large)
-    bar = figure.colorbar(image, ax=shown.tolist())
-    bar.set_label("saliency: flow from column to row", fontsize=large)
-    bar.ax.tick_params(labelsize=large)
-    figure.suptitle(plain(matrix.id), fontsize=large + 2)
-    return figure
-
-
-def _token_ticks(axes: Axes, across: list[str], width: float, down: list[str], height: float) -> None:
-    """Token texts on both axes, as many as there is room for."""
-    for axis, texts, inches in ((axes.xaxis, across, width), (axes.yaxis, down, height)):
-        step = max(-(-len(texts) // int(inches / 0.08)), 1)
-        places = range(0, len(texts), step)
-        axis.set_ticks(list(places), [_shown(texts[i]) for i in places])
-    axes.tick_params(labelsize=5, length=1)
-    axes.tick_params(axis="x", rotation=90)
-
-
-def _shown(text: str) -> str:
-    """Return the first 12 characters of a token's text, on one line."""
-    return plain(text[:12])
-
-
 def _with_and_without_first(axes: Axes, saved: Saved, span: str, of: str) -> None:
     layers = saved.about.layers
     band(axes, layers, saved.prompt_to(span, of), RIGHT, "whole prompt")
     if sum(saved.about.stages) > 1:
         band(axes, layers, saved.prompt_to(span, of, skip=1), NEUTRAL, "without its first token", "--")
-    _finish_layers(axes, saved.about)
-
-
-def _finish_layers(axes: Axes, about: About) -> None:
-    boundaries(axes, about)
-    axes.set_xlabel("layer")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    finish_layers(axes, saved.about)

@@ -1,7 +1,6 @@
-"""What ``SaliencyDiagnostics`` keeps: rows for reading, arrays for figures, one example's matrix.
+"""What ``SaliencyDiagnostics`` keeps: rows for reading, arrays for figures.
 
-``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order, and
-``STEM_matrix.safetensors`` the saliency matrix of one example.
+``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order.
 """
 
 import json
@@ -9,20 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_modules.diagnosis import SPANS
-from lightning_modules.functional.information_flow import curve_shape, span_means, strongest_accumulation
+from lightning_modules.diagnosis import SOURCES, SPANS
+from lightning_modules.functional.information_flow import (
+    AccumulateOver,
+    curve_shape,
+    late_layers,
+    shares_of_total,
+    span_means,
+    strongest_accumulation,
+)
 from utilities.errors import UserError
 from utilities.files import write_text
 from utilities.reading import parse_json, read_text, validated
 from utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
+# Sources of the rationale's second half that have a name of their own; ``other`` is the template's tokens.
+SENDERS = SOURCES[:-1]
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class About:
         alpha: of accumulation.
         label: what the loss was taken of.
         split: of the data.
+        accumulate_over: rows that s_i sums over; files of earlier versions have question and rationale only.
     """
 
     layers: list[int]
@@ -48,38 +57,12 @@ class About:
     alpha: float
     label: str
     split: str
+    accumulate_over: AccumulateOver = "question_and_rationale"
 
     def stage(self, token: int) -> int:
         """The stage that a virtual token belongs to."""
         ends = accumulate(self.stages)
         return next(stage for stage, end in enumerate(ends) if token < end)
-
-
-class Matrix(NamedTuple):
-    """Saliency among all tokens of one example.
-
-    Attributes:
-        panels: (n, M + n) by the panel's name, columns as in ``lightning_modules.diagnosis.matrices``.
-        tokens: texts of the n tokens.
-        question, rationale: half-open columns among them.
-    """
-
-    id: str
-    panels: dict[str, Floats]
-    tokens: list[str]
-    question: tuple[int, int]
-    rationale: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class MatrixAbout:
-    """Metadata of a stored :class:`Matrix`, with the names of its panels in their order."""
-
-    id: str
-    panels: list[str]
-    tokens: list[str]
-    question: tuple[int, int]
-    rationale: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -127,8 +110,65 @@ class Saved:
         return span_means(sums, lengths)[..., SPANS.index(span)].numpy()
 
     def from_token(self, of: str = "saliency") -> Floats:
-        """(N, K, M), s_i: what each virtual token sends to question and rationale together."""
-        return self.arrays[of][..., self.about.lead :].sum(2)
+        """(N, K, M), s_i: what each virtual token sends to question, rationale and, for ``span``, between."""
+        sent = self.arrays[of].sum(2)
+        if self.about.accumulate_over == "span":
+            sent = sent + self.arrays[f"{of}_between"]
+        return sent[..., self.about.lead :]
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether the sources of the second half's flow are known; files of earlier versions lack them."""
+        return "received" in self.arrays
+
+    def to_second_half(self, source: str) -> Floats:
+        """(N, K), mean of S over (rows of the rationale's second half × seen columns of a source).
+
+        S_qr for ``question`` and S_rr for ``first_half`` (DPC §2.2, DHAM §3); NaN without such pairs.
+        """
+        place = SOURCES.index(source)
+        sums, pairs = self.arrays["received"][..., place], self.arrays["received_pairs"][..., place]
+        return np.divide(sums, pairs, out=np.full(sums.shape, np.nan), where=pairs > 0)
+
+    def share_from(self, source: str) -> Floats:
+        """(N, K), what part of all flow to the rationale's second half comes from a source."""
+        return shares_of_total(torch.from_numpy(self.arrays["received"]))[..., SOURCES.index(source)].numpy()
+
+    def rollout_from(self, source: str) -> Floats:
+        """(N, K), the second half's share of a source in attention rollout."""
+        return self.arrays["rollout"][..., SOURCES.index(source)]
+
+    def in_late_layers(self, values: Floats) -> Floats:
+        """(N,), mean of (N, K) over the last third of the layers; NaN where an example has none there."""
+        chosen = values[:, np.isin(self.about.layers, late_layers(self.about.layers))]
+        return _nan_mean(chosen, axis=1)
+
+    def measures(self) -> dict[str, Floats]:
+        """(N, K) by name: all that there is for each layer."""
+        named = {f"prompt_to_{span}": self.prompt_to(span) for span in SPANS if self.about.stages}
+        if self.has_sources:
+            sources = SENDERS[:-1] if self.about.stages else SENDERS[1:-1]
+            named |= {f"{source}_to_second_half": self.to_second_half(source) for source in sources}
+            named |= {f"share_from_{source}": self.share_from(source) for source in SOURCES}
+        if "rollout" in self.arrays:
+            named |= {f"rollout_from_{source}": self.rollout_from(source) for source in SOURCES}
+        return named | {"curve": self.arrays["curve"]}
+
+    def scalars(self) -> dict[str, float]:
+        """Means over examples of what has no layer: S_IFP, and the share of examples with accumulation."""
+        if not self.about.stages:
+            return {}
+        named = {"late_flow": float(_nan_mean(self.arrays["late"], axis=0))}
+        if self.shallow_seen:
+            found = self.accumulations()
+            named["accumulation_share"] = sum(one is not None for one in found) / len(found)
+        return {name: value for name, value in named.items() if not np.isnan(value)}
+
+    def select(self, rows: Sequence[int]) -> "Saved":
+        """Some of the examples, in the order of ``rows``."""
+        chosen = list(rows)
+        arrays = {name: values[chosen] for name, values in self.arrays.items()}
+        return Saved(self.about, [self.ids[row] for row in chosen], self.correct[chosen], arrays)
 
     def accumulations(self) -> list[dict[str, int] | None]:
         """Of each example the virtual token that accumulates most in the shallow layers, if any does."""
@@ -141,21 +181,21 @@ class Saved:
 
     def by_layer(self) -> dict[str, dict[int, float]]:
         """Means over examples for each layer, by name; of the prompt only for layers that see it."""
-        named = {f"prompt_to_{span}": self.prompt_to(span) for span in SPANS if self.about.stages}
-        named["curve"] = self.arrays["curve"]
-        return {
+        means = {
             name: {
                 layer: float(mean)
-                for layer, mean in zip(self.about.layers, values.mean(0), strict=True)
+                for layer, mean in zip(self.about.layers, _nan_mean(values, axis=0), strict=True)
                 if not np.isnan(mean)
             }
-            for name, values in named.items()
+            for name, values in self.measures().items()
         }
+        return {name: values for name, values in means.items() if values}
 
     def rows(self) -> list[dict[str, Any]]:
         """A line of ``saliency.jsonl`` for each example; what a layer without prompt cannot have is null."""
         question, rationale = (_plain(self.prompt_to(span)) for span in SPANS)
         late, accumulations = _plain(self.arrays["late"]), self.accumulations()
+        received = self._received_rows()
         return [
             {
                 "id": name,
@@ -168,8 +208,24 @@ class Saved:
                 "curve": self._shape(self.arrays["curve"][i]),
                 "loss": float(self.arrays["loss"][i]),
             }
+            | {name: values[i] for name, values in received.items()}
             for i, name in enumerate(self.ids)
         ]
+
+    def _received_rows(self) -> dict[str, list[Any]]:
+        """Fields of a row about what the second half receives, by name: a value for each example."""
+        if not self.has_sources:
+            return {}
+        named = {f"{source}_to_second_half": _plain(self.to_second_half(source)) for source in SENDERS[:-1]}
+        grouped = {"second_half_shares": self.share_from}
+        if "rollout" in self.arrays:
+            grouped["rollout"] = self.rollout_from
+        for name, of in grouped.items():
+            by_source = {source: _plain(of(source)) for source in SOURCES}
+            named[name] = [
+                {source: values[i] for source, values in by_source.items()} for i in range(len(self.ids))
+            ]
+        return named
 
     def _shape(self, curve: Floats) -> dict[str, Any]:
         shape = curve_shape(curve)
@@ -179,14 +235,7 @@ class Saved:
         """Rows and arrays into a folder."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
         write_text(folder / f"{stem}.jsonl", text)
-        write_tensors(folder / f"{stem}.safetensors", _float32(self.arrays), asdict(self.about))
-
-
-def write_matrix(matrix: Matrix, folder: Path, stem: str) -> None:
-    """One example's matrix into a folder."""
-    # The file keeps its arrays in the order of their names: theirs is kept beside them.
-    about = matrix._asdict() | {"panels": list(matrix.panels)}
-    write_tensors(folder / f"{stem}_matrix.safetensors", _float32(matrix.panels), about)
+        write_tensors(folder / f"{stem}.safetensors", as_float32(self.arrays), asdict(self.about))
 
 
 def load(folder: Path, stem: str = "saliency") -> Saved:
@@ -200,11 +249,16 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
     values = [parse_json(line, f"saliency {path}:{number}") for number, line in enumerate(lines, start=1)]
     rows = validated(list[Row], values, f"saliency {path}")
     path = path.with_suffix(".safetensors")
-    arrays, stored = _read(path)
+    arrays, stored = read_arrays(path)
     about = validated(About, stored, f"saliency {path}")
     layers, columns = len(about.layers), about.lead + sum(about.stages)
     per_example = {"lengths": (2,), "late": (), "curve": (layers,), "loss": ()}
     per_example |= dict.fromkeys(("saliency", "attention"), (layers, 2, columns))
+    later = dict.fromkeys(("saliency_between", "attention_between"), (layers, columns))
+    later |= dict.fromkeys(("received", "received_pairs", "rollout"), (layers, len(SOURCES)))
+    required = {"saliency_between", "attention_between"} if about.accumulate_over == "span" else set()
+    required |= {"received_pairs"} if "received" in arrays else set()
+    per_example |= {name: shape for name, shape in later.items() if name in arrays or name in required}
     for name, shape in per_example.items():
         expected = (len(rows), *shape)
         if name not in arrays or arrays[name].shape != expected:
@@ -214,32 +268,21 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
     return Saved(about, [row.id for row in rows], np.array(correct), arrays)
 
 
-def load_matrix(folder: Path, stem: str = "saliency") -> Matrix | None:
-    """The matrix saved in a folder, if there is one; raises as :func:`load` does."""
-    path = folder / f"{stem}_matrix.safetensors"
-    if not path.exists():
-        return None
-    panels, values = _read(path)
-    about = validated(MatrixAbout, values, f"saliency {path}")
-    shapes = {panels[name].shape for name in about.panels if name in panels}
-    if len(shapes) != 1 or not set(about.panels) <= panels.keys():
-        raise UserError(f"saliency {path}: panels {about.panels} must be arrays of the same shape")
-    if len(shape := shapes.pop()) != 2 or not shape[1] >= shape[0] == len(about.tokens):
-        raise UserError(
-            f"saliency {path}: panels must have {len(about.tokens)} rows, one per token, got shape {shape}"
-        )
-    chosen = {name: panels[name] for name in about.panels}
-    return Matrix(about.id, chosen, about.tokens, about.question, about.rationale)
-
-
-def _read(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
+def read_arrays(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
     """Arrays and metadata of a safetensors file."""
     tensors, about = read_tensors(path, "saliency")
     return {name: tensor.double().numpy() for name, tensor in tensors.items()}, about
 
 
-def _float32(arrays: Mapping[str, Floats]) -> dict[str, torch.Tensor]:
+def as_float32(arrays: Mapping[str, Floats]) -> dict[str, torch.Tensor]:
+    """Arrays as tensors for a safetensors file."""
     return {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
+
+
+def _nan_mean(values: Floats, axis: int) -> Floats:
+    """Mean without NaN; NaN where nothing else is."""
+    counts = (~np.isnan(values)).sum(axis)
+    return np.where(counts, np.nansum(values, axis) / np.maximum(counts, 1), np.nan)
 
 
 def _plain(values: Floats) -> Any:

@@ -13,7 +13,6 @@ from lightning_modules.backbone.observation import attention_terms
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.backbone.trace import GenerationTrace
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.diagnosis import span_masks
 from lightning_modules.functional.corruption import (
     BETA_MODES,
     BetaMode,
@@ -23,7 +22,13 @@ from lightning_modules.functional.corruption import (
     corrupt,
     trigger,
 )
-from lightning_modules.functional.information_flow import shallow_layers
+from lightning_modules.functional.information_flow import (
+    ACCUMULATE_OVER,
+    AccumulateOver,
+    accumulation_mask,
+    shallow_layers,
+    span_mask,
+)
 from lightning_modules.functional.saliency import flow, saliency
 from utilities.errors import UserError, choose
 
@@ -41,6 +46,8 @@ class Corruption:
         shallow: layers in which the accumulating token is looked for; None: the first third of those that
             see the prompt, without the first.
         removal: ``zero``: the token's vector becomes 0; ``drop``: nothing sees it.
+        accumulate_over: rows whose flow counts for accumulation: ``span``: from the question's first token to
+            the rationale's last (eq. 7); ``question_and_rationale``: without what stands between these.
 
     Raises:
         UserError: when one of them is not allowed.
@@ -51,10 +58,12 @@ class Corruption:
     beta: BetaMode = "mean"
     shallow: tuple[int, ...] | None = None
     removal: Removal = "zero"
+    accumulate_over: AccumulateOver = "span"
 
     def __post_init__(self) -> None:
         choose("beta", self.beta, BETA_MODES)
         choose("removal", self.removal, get_args(Removal))
+        choose("accumulate_over", self.accumulate_over, ACCUMULATE_OVER)
         if not 0 <= self.gamma <= 100:
             raise UserError(f"gamma is a percentage from 0 to 100, not {self.gamma}")
         if self.alpha is not None and self.alpha <= 0:
@@ -122,7 +131,8 @@ def measure_anew(
     if to_row.shape[1] >= 2:
         tokens = tokens.right_padded()
         terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, [layer], prefix)
-        sent = flow(terms[layer], span_masks(tokens), prefix.lead).to_row / prefix.virtual(layer)
+        spans = span_mask(tokens.rationale, tokens.labels.shape[1])[:, None]
+        sent = flow(terms[layer], spans, prefix.lead).to_row / prefix.virtual(layer)
         places = torch.arange(to_row.shape[1], device=lengths.device)
         rows = (tokens.rationale[:, :1] + places).clamp(max=sent.shape[1] - 1)
         # No label follows the last token: nothing flows to it.
@@ -131,7 +141,12 @@ def measure_anew(
 
 
 def locate(
-    backbone: Backbone, tokens: Tokens, prefix: Prefix, layers: Sequence[int], alpha: float | None
+    backbone: Backbone,
+    tokens: Tokens,
+    prefix: Prefix,
+    layers: Sequence[int],
+    alpha: float | None,
+    accumulate_over: AccumulateOver = "span",
 ) -> Located:
     """The virtual token where most flow to question and rationale accumulates, for B examples (DPC eq. 6-7).
 
@@ -139,13 +154,14 @@ def locate(
         tokens: prompts with what was generated; each has a rationale.
         prefix: what it was generated with, shared by the batch.
         layers: the shallow layers.
+        accumulate_over: as in :class:`Corruption`.
     """
     tokens = tokens.right_padded()
     terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
-    spans = span_masks(tokens)
+    rows = accumulation_mask(tokens.question, tokens.rationale, tokens.labels.shape[1], accumulate_over)
     sent = []
     for layer in layers:  # one layer's terms after the other, each let go when it is summed up
-        sums = flow(terms.pop(layer), spans, prefix.lead).from_column.sum(1)
+        sums = flow(terms.pop(layer), rows[:, None], prefix.lead).from_column[:, 0]
         sent.append(prefix.spread(sums, layer)[:, prefix.lead :])
     return accumulating_token(torch.stack(sent, dim=1), list(layers), alpha)
 

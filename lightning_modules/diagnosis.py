@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datamodules.encoding import Tokens
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.observation import attention_terms
 from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.functional.information_flow import late_flow, span_mask
-from lightning_modules.functional.saliency import flow, saliency
+from lightning_modules.functional.information_flow import first_half, late_flow, second_half, span_mask
+from lightning_modules.functional.rollout import rollout
+from lightning_modules.functional.saliency import AttentionTerms, Flow, attention_weights, flow, saliency
 from utilities.errors import UserError
 
 SPANS = ("question", "rationale")
+# What the rationale's second half reads: the virtual tokens, the question, the rationale's first half, its
+# own tokens, and all else that it sees (the template's tokens, a BOS).
+SOURCES = ("prompt", "question", "first_half", "second_half", "other")
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Diagnosis:
     """Measures of B examples in K chosen layers.
 
     Columns (M of them) are the prefix's: its lead, then the virtual tokens of every stage. What a layer does
-    not see is NaN. The spans (T = 2) are question and rationale.
+    not see is NaN. The spans (T = 2) are question and rationale. The sources (U = 5) are ``SOURCES``.
 
     Attributes:
         saliency: (B, K, T, M), s_i: what each column sends to each span (DPC eq. 6-7).
@@ -31,6 +37,13 @@ class Diagnosis:
         late: (B,), S_IFP of the last of the layers that sees virtual tokens (DPC eq. 8-9).
         curve: (B, K), mean of S over all pairs that see each other (DHAM Fig. 1).
         loss: (B,), summed cross-entropy.
+        saliency_between, attention_between: (B, K, M), what each column sends to the tokens between question
+            and rationale, which eq. 7 counts, too.
+        received: (B, K, U), Σ of S over the rows of the rationale's second half × the columns of each source;
+            NaN for the prompt where a layer does not see it.
+        received_pairs: (B, K, U), how many pairs that see each other these are.
+        rollout: (B, K, U), shares of attention rollout after each layer, mean over the rows of the second
+            half; None where not asked for.
     """
 
     saliency: Tensor
@@ -39,10 +52,20 @@ class Diagnosis:
     late: Tensor
     curve: Tensor
     loss: Tensor
+    saliency_between: Tensor
+    attention_between: Tensor
+    received: Tensor
+    received_pairs: Tensor
+    rollout: Tensor | None = None
 
 
 def diagnose(
-    backbone: Backbone, tokens: Tokens, prefix: Prefix | None, layers: Sequence[int], names: Sequence[str]
+    backbone: Backbone,
+    tokens: Tokens,
+    prefix: Prefix | None,
+    layers: Sequence[int],
+    names: Sequence[str],
+    with_rollout: bool = False,
 ) -> Diagnosis:
     """Saliency of a batch, with its labelled tokens' cross-entropy as loss.
 
@@ -50,9 +73,11 @@ def diagnose(
 
     Args:
         tokens: the batch, padded on either side, with the spans of question and rationale.
-        prefix: the soft prompt, shared by the batch; None: only ``curve`` and ``loss`` are numbers.
+        prefix: the soft prompt, shared by the batch; None: what it sends is NaN or has no columns.
         layers: indices of decoder blocks, ascending.
         names: ids of the B examples, for messages.
+        with_rollout: attention rollout, too, which needs all layers; it computes each layer's attention
+            weights a second time.
 
     Raises:
         UserError: when a layer does not exist or no layer sees the prompt, an example has no rationale, or
@@ -60,28 +85,46 @@ def diagnose(
     """
     tokens = tokens.right_padded()
     _check(backbone, tokens, prefix, layers, names)
+    if with_rollout and list(layers) != list(range(backbone.num_layers)):
+        raise UserError(
+            f"attention rollout needs all layers 0 to {backbone.num_layers - 1}, got {list(layers)}"
+        )
     terms, loss = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
-    spans = span_masks(tokens)
+    rows, senders = _row_masks(tokens), _sender_masks(tokens)
     lead = 0 if prefix is None else prefix.lead
     sent: list[Tensor] = []
     attended: list[Tensor] = []
     curve: list[Tensor] = []
     last, virtual = torch.zeros_like(tokens.labels, dtype=loss.dtype), 0
+    received: list[_Received] = []
+    rolled: list[Tensor] = []
+    shares = pad(senders, (0, 0, 1, 0)).mT.to(torch.promote_types(backbone.dtype, torch.float32))
     for layer in layers:  # one layer's terms after the other, each let go when it is summed up
-        sums = flow(terms.pop(layer), spans, lead, everything=True)
+        own = terms.pop(layer)
+        sums = flow(own, rows, lead, everything=True, senders=senders)
         for found, kept in ((sums.from_column, sent), (sums.attention, attended)):
             kept.append(found if prefix is None else prefix.spread(found, layer))
         if prefix is not None and prefix.virtual(layer):
             last, virtual = sums.to_row, prefix.virtual(layer)
         assert sums.mean is not None
         curve.append(sums.mean)
+        received.append(_received(sums, own, rows, lead))
+        if with_rollout:
+            shares = rollout(own, shares, _prefix_sources(own, lead))
+            rolled.append(_mean_of_rows(shares, rows[:, _LATE]))
+    saliencies, attentions = torch.stack(sent, dim=1), torch.stack(attended, dim=1)
     diagnosis = Diagnosis(
-        saliency=torch.stack(sent, dim=1),
-        attention=torch.stack(attended, dim=1),
-        lengths=spans.sum(2),
+        saliency=saliencies[:, :, : len(SPANS)],
+        attention=attentions[:, :, : len(SPANS)],
+        lengths=rows[:, : len(SPANS)].sum(2),
         late=late_flow(last, virtual, tokens.rationale),
         curve=torch.stack(curve, dim=1),
         loss=loss,
+        saliency_between=saliencies[:, :, _BETWEEN],
+        attention_between=attentions[:, :, _BETWEEN],
+        received=torch.stack([part.sums for part in received], dim=1),
+        received_pairs=torch.stack([part.pairs for part in received], dim=1),
+        rollout=torch.stack(rolled, dim=1) if with_rollout else None,
     )
     broken = ~(diagnosis.curve.isfinite().all(1) & loss.isfinite())
     if broken.any():
@@ -89,41 +132,109 @@ def diagnose(
     return diagnosis
 
 
-def span_masks(tokens: Tokens) -> Tensor:
-    """(B, T, n) bool: the columns of question and rationale."""
-    width = tokens.labels.shape[1]
-    return torch.stack([span_mask(span, width) for span in (tokens.question, tokens.rationale)], dim=1)
+_BETWEEN, _LATE = len(SPANS), len(SPANS) + 1  # rows of ``_row_masks``
+
+
+def _row_masks(tokens: Tokens) -> Tensor:
+    """(B, 4, n) bool: rows of question, rationale, what stands between them, the rationale's second half."""
+    between = torch.stack([tokens.question[:, 1], tokens.rationale[:, 0]], dim=1)
+    spans = (tokens.question, tokens.rationale, between, second_half(tokens.rationale))
+    return torch.stack([span_mask(span, tokens.labels.shape[1]) for span in spans], dim=1)
+
+
+def _sender_masks(tokens: Tokens) -> Tensor:
+    """(B, 4, n) bool: content columns of the ``SOURCES`` but the prompt; each column is in one of them."""
+    spans = (tokens.question, first_half(tokens.rationale), second_half(tokens.rationale))
+    masks = torch.stack([span_mask(span, tokens.labels.shape[1]) for span in spans], dim=1)
+    return torch.cat([masks, ~masks.any(1, keepdim=True)], dim=1)
+
+
+class _Received(NamedTuple):
+    """What the second half receives in a layer from each source, (B, U), and from how many pairs."""
+
+    sums: Tensor
+    pairs: Tensor
+
+
+def _received(sums: Flow, terms: AttentionTerms, rows: Tensor, lead: int) -> _Received:
+    assert sums.between is not None
+    assert sums.pairs is not None
+    virtual, lead = max(terms.prefix - lead, 0), min(lead, terms.prefix)
+    length = (rows[:, _LATE] & terms.is_content()).sum(1).to(sums.pairs)
+    prompt = sums.from_column[:, _LATE, lead:].sum(1)
+    if not virtual:
+        prompt = torch.full_like(prompt, torch.nan)
+    found, pairs = sums.between[:, _LATE], sums.pairs[:, _LATE]
+    other = found[:, -1] + sums.from_column[:, _LATE, :lead].sum(1)
+    return _Received(
+        torch.cat([prompt[:, None], found[:, :-1], other[:, None]], dim=1),
+        torch.cat(
+            [(length * virtual)[:, None], pairs[:, :-1], (pairs[:, -1] + length * lead)[:, None]], dim=1
+        ),
+    )
+
+
+def _prefix_sources(terms: AttentionTerms, lead: int) -> Tensor:
+    """(p, U), 1 at the source of each prefix column: the prompt, or for a BOS before it ``other``."""
+    sources = torch.zeros(terms.prefix, len(SOURCES), device=terms.query.device)
+    sources[:lead, SOURCES.index("other")] = 1
+    sources[lead:, SOURCES.index("prompt")] = 1
+    return sources
+
+
+def _mean_of_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Mean of (B, n, U) over each example's ``rows`` (B, n)."""
+    return (values * rows[..., None]).sum(1) / rows.sum(1, keepdim=True)
+
+
+class Matrices(NamedTuple):
+    """One example's saliency and attention, (n, M + n) each, by the panel's name.
+
+    Rows are its tokens up to the last label; columns the prefix's, then the content's.
+    """
+
+    saliency: dict[str, Tensor]
+    attention: dict[str, Tensor]
 
 
 def matrices(
     backbone: Backbone, tokens: Tokens, prefix: Prefix | None, panels: Mapping[str, Sequence[int]]
-) -> dict[str, Tensor]:
-    """One example's S, mean over the layers of each panel (DPC Fig. 2b).
+) -> Matrices:
+    """One example's S (DPC Fig. 2b) and attention, mean over heads (Fig. 7); means over a panel's layers.
 
     Args:
         tokens: a batch of one.
         panels: layers by the panel's name.
 
     Returns:
-        (n, M + n) by name, for all its tokens up to the last label: the prefix's columns, then the
-        content's. A column that a layer does not see counts as 0 there.
+        Both; a column that a layer does not see counts as 0 there.
     """
     tokens = tokens.right_padded()
     layers = sorted({layer for wanted in panels.values() for layer in wanted})
     terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
     length = int((tokens.labels[0] != -100).nonzero().max()) + 1
-    total = 0 if prefix is None else prefix.total
-    found: dict[str, Tensor] = {}
+    found = Matrices({}, {})
     for layer in layers:
-        flows = saliency(terms.pop(layer), slice(0, length))[0]
-        virtual = 0 if prefix is None else prefix.length(layer)
-        wide = flows.new_zeros(length, total + length)
-        wide[:, [] if prefix is None else prefix.columns(layer)] = flows[:, :virtual]
-        wide[:, total:] = flows[:, virtual : virtual + length]
-        for name, wanted in panels.items():
-            if layer in wanted:
-                found[name] = found.get(name, torch.zeros_like(wide)) + wide / len(wanted)
+        own = terms.pop(layer)
+        flows = saliency(own, slice(0, length))[0]
+        blocks = [weights[0] for _, weights in attention_weights(own, slice(0, length))]
+        attention = torch.cat([pad(part, (0, flows.shape[1] - part.shape[1])) for part in blocks])
+        for values, kept in ((flows, found.saliency), (attention, found.attention)):
+            wide = _among_all_columns(values, layer, prefix, length)
+            for name, wanted in panels.items():
+                if layer in wanted:
+                    kept[name] = kept.get(name, torch.zeros_like(wide)) + wide / len(wanted)
     return found
+
+
+def _among_all_columns(values: Tensor, layer: int, prefix: Prefix | None, length: int) -> Tensor:
+    """Values (n, columns of ``layer``) among all columns, (n, M + n); 0 for those it does not see."""
+    total = 0 if prefix is None else prefix.total
+    virtual = 0 if prefix is None else prefix.length(layer)
+    wide = values.new_zeros(length, total + length)
+    wide[:, [] if prefix is None else prefix.columns(layer)] = values[:, :virtual]
+    wide[:, total:] = values[:, virtual : virtual + length]
+    return wide
 
 
 def _check(

@@ -2,13 +2,16 @@
 
     python -m scripts.compare_saliency --out FOLDER "bare=runs/bare/validate" "layer 0=runs/pt/validate"
 
-Each folder holds what ``SaliencyDiagnostics`` wrote.
+Each folder holds what ``SaliencyDiagnostics`` wrote. Curves are of the examples that are correct in all runs,
+as in DHAM's Figure 1, so that correctness does not confound their shape. The gaps between correct and
+incorrect examples are of the examples that all runs share, whatever their grade.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,8 +19,59 @@ from callbacks.figures import png
 from callbacks.saliency_curves import curves, differences_of, gaps_of
 from callbacks.saliency_files import Saved, load
 from lightning_modules.functional.information_flow import curve_shape
-from utilities.errors import UserError
+from utilities.errors import UserError, choose
 from utilities.files import write_bytes
+
+Examples = Literal["correct", "shared", "all"]
+
+
+def chosen_examples(
+    named: Mapping[str, Saved], examples: Examples
+) -> tuple[dict[str, Saved], dict[str, Saved], str]:
+    """Restrict runs to the examples that are compared.
+
+    Args:
+        examples: ``correct``: those correct in all runs, or those shared where a run has no grades;
+            ``shared``: those of all runs; ``all``: each run's own.
+
+    Returns:
+        Runs with these examples, runs with the examples that gaps are drawn of, and a line about the choice.
+
+    Raises:
+        UserError: when no example is left.
+    """
+    if examples == "all":
+        counts = ", ".join(f"{len(saved.ids)} of {name}" for name, saved in named.items())
+        return dict(named), dict(named), f"all examples of each run: {counts}"
+    known = set.intersection(*(set(saved.ids) for saved in named.values()))
+    shared = [name for name in next(iter(named.values())).ids if name in known]
+    if not shared:
+        raise UserError("the runs share no example: compare all examples of each with --examples all")
+    every = {name: _restricted(saved, shared) for name, saved in named.items()}
+    if examples == "shared":
+        return every, every, f"the {len(shared)} examples that all runs share"
+    ungraded = [name for name, saved in every.items() if np.isnan(saved.correct).all()]
+    if ungraded:
+        note = f"the {len(shared)} examples that all runs share, correct or not: no grades in {ungraded[0]}"
+        return every, every, note
+    grades = np.stack([saved.correct for saved in every.values()])
+    right = [name for place, name in enumerate(shared) if (grades[:, place] == 1).all()]
+    if not right:
+        raise UserError(
+            f"none of the {len(shared)} shared examples is correct in all runs: compare them with "
+            "--examples shared"
+        )
+    restricted = {name: _restricted(saved, right) for name, saved in every.items()}
+    return (
+        restricted,
+        every,
+        f"the {len(right)} of {len(shared)} shared examples that are correct in all runs",
+    )
+
+
+def _restricted(saved: Saved, ids: Sequence[str]) -> Saved:
+    places = {name: place for place, name in enumerate(saved.ids)}
+    return saved.select([places[name] for name in ids])
 
 
 def table(named: Mapping[str, Saved]) -> list[str]:
@@ -45,22 +99,31 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    parser.add_argument(
+        "--examples",
+        default="correct",
+        help="correct: those correct in all runs, or the shared ones where a run has no grades (default); "
+        "shared: those of all runs; all: each run's own",
+    )
     parser.add_argument("--stem", default="saliency", help="what the files' names begin with")
     options = parser.parse_args(args)
     try:
+        choose("--examples", options.examples, get_args(Examples))
         named = {}
         for run in options.runs:
             name, equals, folder = run.partition("=")
             if not equals:
                 raise UserError(f"'{run}' is not NAME=FOLDER")
             named[name] = load(Path(folder), options.stem)
+        named, graded, note = chosen_examples(named, options.examples)
         options.out.mkdir(parents=True, exist_ok=True)
-        figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(named)}
+        figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(graded)}
         for name, figure in figures.items():
             write_bytes(options.out / f"{name}.png", png(figure))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"compared are {note}")
     print("\n".join(table(named)))
     print(f"figures are in {options.out}")
     return 0

@@ -6,7 +6,7 @@ symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's midd
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 ALPHA = 10.0
+# Rows that s_i sums over: from the question's first token to the rationale's last (DPC eq. 7), or question
+# and rationale without what stands between them, such as the template's "Answer:".
+AccumulateOver = Literal["span", "question_and_rationale"]
+ACCUMULATE_OVER = get_args(AccumulateOver)
 
 
 def span_mask(span: Tensor, length: int) -> Tensor:
@@ -47,6 +51,12 @@ def prompt_to_span(to_row: Tensor, virtual: int, span: Tensor) -> Tensor:
     return (to_row * inside).sum(1) / (inside.sum(1) * virtual)
 
 
+def first_half(rationale: Tensor) -> Tensor:
+    """The span (B, 2) from a rationale's first token up to its middle token r_h, which is not part of it."""
+    start, end = rationale.unbind(1)
+    return torch.stack([start, start + (end - start) // 2], dim=1)
+
+
 def second_half(rationale: Tensor) -> Tensor:
     """The span (B, 2) from a rationale's middle token r_h to its end; of an odd number the longer half."""
     start, end = rationale.unbind(1)
@@ -70,6 +80,38 @@ def span_means(from_column: Tensor, lengths: Tensor) -> Tensor:
     """
     seen = (~from_column.isnan()).sum(-1)
     return from_column.nansum(-1) / (seen * lengths)
+
+
+def shares_of_total(sums: Tensor) -> Tensor:
+    """What part of all flow comes from each source.
+
+    Args:
+        sums: (…, U), sums of S over the sources; NaN for one that a layer does not see, which counts as 0.
+
+    Returns:
+        (…, U), summing to 1 without NaN; NaN where ``sums`` is, and where nothing flows at all.
+    """
+    return sums / sums.nansum(-1, keepdim=True)
+
+
+def late_layers(layers: Sequence[int]) -> list[int]:
+    """The last third of layers, at least one: the deep layers of DPC §2.2, of which it gives no numbers."""
+    return list(layers[-max(len(layers) // 3, 1) :])
+
+
+def accumulation_mask(
+    question: Tensor, rationale: Tensor, length: int, over: AccumulateOver = "span"
+) -> Tensor:
+    """The rows that s_i sums over (DPC eq. 6-7), (B, n) bool.
+
+    Args:
+        question, rationale: (B, 2).
+        length: n.
+        over: all rows q_s … r_e of eq. 7, or those of question and rationale only.
+    """
+    if over == "span":
+        return span_mask(torch.stack([question[:, 0], rationale[:, 1]], dim=1), length)
+    return span_mask(question, length) | span_mask(rationale, length)
 
 
 def accumulates(from_token: Tensor, alpha: float = ALPHA) -> Tensor:

@@ -64,12 +64,17 @@ class Flow:
         from_column: (B, T, p), Σ over a span's rows i of S[i, j]: what column j sends (DPC eq. 6-7).
         attention: (B, T, p), the same of the attention weights themselves, mean over heads.
         mean: (B,), mean of S over all pairs that see each other (DHAM Fig. 1); None where not asked for.
+        between: (B, T, U), Σ of S over the pairs (row of a span × content column of a sender) that see each
+            other (DHAM §3: question or earlier steps to later steps); None without senders.
+        pairs: (B, T, U), how many pairs these are.
     """
 
     to_row: Tensor
     from_column: Tensor
     attention: Tensor
     mean: Tensor | None
+    between: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 def saliency(
@@ -84,8 +89,33 @@ def saliency(
     return torch.cat(parts, dim=1)
 
 
+def attention_weights(
+    terms: AttentionTerms, rows: slice = slice(None), block: int = BLOCK
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows with their attention weights, mean over heads.
+
+    Returns:
+        The block's rows, and (B, r, p + rows.stop), float32 or better; columns after the block's last row are
+        out of sight. Rows of content sum to 1, those of padding are 0.
+    """
+    dtype = torch.promote_types(terms.query.dtype, torch.float32)
+    content = terms.is_content()
+    first, last, _ = rows.indices(content.shape[1])
+    for start in range(max(first, terms.start), last, block):
+        part = slice(start, min(start + block, last))
+        with torch.autocast(terms.query.device.type, enabled=False):
+            seen = visible(terms, content, part)
+            weights = _weights(terms, part, seen, dtype)
+        yield part, weights.mean((1, 2)) * (seen & content[:, part, None])
+
+
 def flow(
-    terms: AttentionTerms, spans: Tensor, lead: int = 0, everything: bool = False, block: int = BLOCK
+    terms: AttentionTerms,
+    spans: Tensor,
+    lead: int = 0,
+    everything: bool = False,
+    block: int = BLOCK,
+    senders: Tensor | None = None,
 ) -> Flow:
     """Sums over S, without keeping it.
 
@@ -93,9 +123,11 @@ def flow(
         spans: (B, T, n) bool, the rows of each span, such as question and rationale.
         lead: the first so many columns are no virtual tokens and do not count for ``to_row``.
         everything: ``mean``, too, which needs all columns.
+        senders: (B, U, n) bool, content columns of each sender; ``between``, too, which needs all columns.
     """
-    columns = slice(None) if everything else slice(0, terms.prefix)
+    columns = slice(None) if everything or senders is not None else slice(0, terms.prefix)
     to_row, from_column, attention, totals, pairs = [], [], [], [], []
+    between, pairs_between = [], []
     for part in _blocks(terms, slice(None), columns, block):
         prompt = part.flow[:, :, : terms.prefix]
         within = spans[:, :, part.rows].to(prompt.dtype)
@@ -104,12 +136,19 @@ def flow(
         attention.append(within @ part.attention[:, :, : terms.prefix])
         totals.append(part.flow.sum((1, 2)))
         pairs.append(part.seen.sum((1, 2)))
+        if senders is not None:
+            sending = senders[:, :, : part.rows.stop].to(prompt.dtype).mT
+            between.append(within @ (part.flow[:, :, terms.prefix :] @ sending))
+            seen = part.seen[:, :, terms.prefix :].to(prompt.dtype)
+            pairs_between.append(within @ (seen @ sending))
     mean = torch.stack(totals).sum(0) / torch.stack(pairs).sum(0)
     return Flow(
         to_row=torch.cat(to_row, dim=1),
         from_column=torch.stack(from_column).sum(0),
         attention=torch.stack(attention).sum(0),
         mean=mean if everything else None,
+        between=torch.stack(between).sum(0) if between else None,
+        pairs=torch.stack(pairs_between).sum(0) if pairs_between else None,
     )
 
 
@@ -124,7 +163,6 @@ class _Block(NamedTuple):
 
 def _blocks(terms: AttentionTerms, wanted: slice, columns: slice, size: int) -> Iterator[_Block]:
     """Blocks of rows, with as many of the wanted columns as their last row sees."""
-    groups = terms.query.shape[1] // terms.key.shape[1]
     content = terms.is_content()
     first, last, _ = wanted.indices(content.shape[1])
     first = max(first, terms.start)
@@ -132,26 +170,35 @@ def _blocks(terms: AttentionTerms, wanted: slice, columns: slice, size: int) -> 
     for start in range(first, last, size):
         rows = slice(start, min(start + size, last))
         with torch.autocast(terms.query.device.type, enabled=False):
-            found = _block(terms, rows, columns, content, groups)
+            found = _block(terms, rows, columns, content)
         yield found
 
 
-def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor, groups: int) -> _Block:
+def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor) -> _Block:
     """One block, float32 or better, whatever the backbone computes in."""
     dtype = torch.promote_types(terms.query.dtype, torch.float32)
     reach = terms.prefix + rows.stop  # what comes after the last row is out of sight
-    key, value = terms.key[:, :, :reach].to(dtype), terms.value[:, :, :reach][:, :, columns].to(dtype)
-    query, gradient = (
-        part[:, :, rows.start - terms.start : rows.stop - terms.start].to(dtype).unflatten(1, (-1, groups))
-        for part in (terms.query, terms.gradient)
-    )
+    value = terms.value[:, :, :reach][:, :, columns].to(dtype)
+    gradient = _rows_of(terms.gradient, terms, rows, dtype)
     seen = visible(terms, content, rows)
-    scores = (query * terms.scaling) @ key[:, :, None].mT
-    scores = scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min)
-    weights = scores.softmax(-1)[..., columns]
+    weights = _weights(terms, rows, seen, dtype)[..., columns]
     seen = seen[..., columns] & content[:, rows, None]
     flow = (weights * (gradient @ value[:, :, None].mT)).sum((1, 2)).abs()
     return _Block(rows, flow * seen, weights.mean((1, 2)) * seen, seen)
+
+
+def _rows_of(part: Tensor, terms: AttentionTerms, rows: slice, dtype: torch.dtype) -> Tensor:
+    """Rows of queries or gradients, (B, K, H ÷ K, r, head dim): heads grouped by their key-value head."""
+    groups = terms.query.shape[1] // terms.key.shape[1]
+    chosen = part[:, :, rows.start - terms.start : rows.stop - terms.start]
+    return chosen.to(dtype).unflatten(1, (-1, groups))
+
+
+def _weights(terms: AttentionTerms, rows: slice, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Attention weights of a block of rows, (B, K, H ÷ K, r, p + rows.stop)."""
+    key = terms.key[:, :, : terms.prefix + rows.stop].to(dtype)
+    scores = (_rows_of(terms.query, terms, rows, dtype) * terms.scaling) @ key[:, :, None].mT
+    return scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min).softmax(-1)
 
 
 def visible(terms: AttentionTerms, content: Tensor, rows: slice) -> Tensor:

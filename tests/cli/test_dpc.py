@@ -87,7 +87,7 @@ def test_measuring_changes_nothing(trained: Path) -> None:
 
 
 @pytest.mark.usefixtures("graded_by_checksum")
-@pytest.mark.parametrize("mode", ["dpc", "all", "random"])
+@pytest.mark.parametrize("mode", ["dpc", "all", "random", "random_all"])
 def test_corrected_answers_count(mode: str, trained: Path) -> None:
     outcome = run_test(trained, option("mode", mode), option("threshold", 0.1), option("gamma", 95))
     rows, told = read(trained / "test-2"), summary(trained / "test-2")
@@ -95,11 +95,11 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     for row, record in zip(rows, records, strict=True):
         assert (row["id"], row["after"]["generation"]) == (record["id"], record["generation"])
         assert row["after"]["correct"] == record["correct"]
-        expected = mode == "all" or (row["ratio"] is not None and row["ratio"] > 0.1)
+        expected = mode in ("all", "random_all") or (row["ratio"] is not None and row["ratio"] > 0.1)
         assert row["triggered"] == (expected and row["before"]["new_tokens"] > 0)
         assert (row["token"] is not None, row["stage"]) == (row["triggered"], 0 if row["triggered"] else None)
-        assert (row["layer"] is None) == (mode == "random" or not row["triggered"])
-        assert row["threshold"] == (None if mode == "all" else 0.1)
+        assert (row["layer"] is None) == (mode.startswith("random") or not row["triggered"])
+        assert row["threshold"] == (None if mode in ("all", "random_all") else 0.1)
         assert row["seconds"] > 0
         if not row["triggered"]:
             assert row["before"] == row["after"]
@@ -121,11 +121,20 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(sum(after) / len(rows))
     assert "dpc/before_after/text_summary" in events.Tags()["tensors"]
     assert "dpc/trigger" in events.Tags()["images"]
+    for name, value in (
+        ("accuracy_before", sum(before) / len(rows)),
+        ("accuracy_after", sum(after) / len(rows)),
+        ("share_triggered", told["triggered"] / len(rows)),
+    ):
+        (event,) = events.Scalars(f"dpc/{name}")
+        assert event.value == pytest.approx(value)
+    (histogram,) = events.Histograms("dpc/R")
+    assert histogram.histogram_value.num == sum(row["ratio"] is not None for row in rows)
 
 
 def test_a_random_token_is_the_examples_own(trained: Path) -> None:
     """Whatever the batches; another seed draws others."""
-    flags = [option("mode", "random"), option("threshold", 0)]
+    flags = [option("mode", "random_all")]
     run_test(trained, *flags, "--data.eval_batch_size=1")
     run_test(trained, *flags, "--data.eval_batch_size=4")
     run_test(trained, *flags, option("seed", 7))
@@ -157,6 +166,9 @@ def test_calibrated_on_validation(trained: Path) -> None:
     assert tested.code == 0, tested.err
     assert {row["threshold"] for row in read(trained / "test-2")} == {found["threshold"]}
 
+    parts = option("accumulate_over", "question_and_rationale")
+    narrower = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, parts)
+    assert_one_error(narrower, "calibrated with accumulate_over span, not question_and_rationale")
     other = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, option("gamma", 20))
     assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
@@ -190,6 +202,19 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     saved.write_text(json.dumps(found), encoding="utf-8")
     read_calibration(saved, trained / "checkpoints" / "best.ckpt", CONDITIONS)
     assert "calibration.json does not record the precision that it was calibrated at" in caplog.text
+
+
+def test_a_calibration_without_the_range_was_made_with_the_earlier_one(trained: Path) -> None:
+    """Files of earlier versions hold for question and rationale only."""
+    assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples=2").code == 0
+    best, checkpoint = (trained / "checkpoints" / f"best.{suffix}" for suffix in ("dpc.json", "ckpt"))
+    found = json.loads(best.read_text(encoding="utf-8"))
+    assert found["settings"].pop("accumulate_over") == "span"
+    best.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UserError, match="calibrated with accumulate_over question_and_rationale, not span"):
+        read_calibration(best, checkpoint, CONDITIONS)
+    earlier = CONDITIONS._replace(settings=asdict(Corruption(accumulate_over="question_and_rationale")))
+    assert read_calibration(best, checkpoint, earlier).threshold == found["threshold"]
 
 
 def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
@@ -278,6 +303,7 @@ MISTAKES = [
     ([option("shallow", "[]")], "shallow layers must not be empty"),
     ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),
     ([option("mode", "al")], "'al'"),
+    ([option("accumulate_over", "spam")], "'spam'"),
 ]
 
 

@@ -15,6 +15,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from callbacks.dpc import DPC
 from callbacks.saliency import SaliencyDiagnostics
+from lightning_modules import evaluation
+from lightning_modules.diagnosis import SOURCES
 from lightning_modules.pretrained import Pretrained
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
@@ -51,6 +53,7 @@ def test_rows_and_arrays(trained: Path) -> None:
         "alpha": 10.0,
         "label": "rationale",
         "split": "test",
+        "accumulate_over": "span",
     }
     shapes = {name: tuple(value.shape) for name, value in arrays.items()}
     assert shapes == dict.fromkeys(("saliency", "attention"), (6, 4, 2, 4)) | {
@@ -58,6 +61,10 @@ def test_rows_and_arrays(trained: Path) -> None:
         "curve": (6, 4),
         "late": (6,),
         "loss": (6,),
+        "saliency_between": (6, 4, 4),
+        "attention_between": (6, 4, 4),
+        "received": (6, 4, 5),
+        "received_pairs": (6, 4, 5),
     }
     assert [name for name, value in arrays.items() if not value.isfinite().all()] == []
     # In the last layer only what predicts a label matters, and no question's token does.
@@ -69,17 +76,37 @@ def test_rows_and_arrays(trained: Path) -> None:
         assert row["prompt_to_question"] == pytest.approx(flows[i, :, 0].tolist())
         assert row["prompt_to_rationale"] == pytest.approx(flows[i, :, 1].tolist())
         assert row["late_flow"] == pytest.approx(float(arrays["late"][i]))
+        received, pairs = arrays["received"][i].double(), arrays["received_pairs"][i].double()
+        assert row["prompt_to_second_half"] == pytest.approx((received[:, 0] / pairs[:, 0]).tolist())
+        assert row["prompt_to_second_half"][-1] == pytest.approx(row["late_flow"])
+        assert row["question_to_second_half"] == pytest.approx((received[:, 1] / pairs[:, 1]).tolist())
+        assert row["first_half_to_second_half"] == pytest.approx((received[:, 2] / pairs[:, 2]).tolist())
+        shares = (received / received.sum(1, keepdim=True)).T.tolist()
+        for source, expected in zip(SOURCES, shares, strict=True):
+            assert row["second_half_shares"][source] == pytest.approx(expected)
         assert set(row["curve"]) == {"peaks", "reversals", "variation", "peak_layer"}
     events = EventAccumulator(str(trained / "test-2" / "by_layer")).Reload()
     curve = events.Scalars("saliency/by_layer/prompt_to_rationale")
     assert [event.step for event in curve] == [0, 1, 2, 3]
     assert [event.value for event in curve] == pytest.approx(flows[:, :, 1].mean(0).tolist(), rel=1e-5)
-    assert len(events.Tags()["scalars"]) == 3
+    shares = [f"share_from_{source}" for source in SOURCES]
+    measures = ["prompt_to_question", "prompt_to_rationale", "prompt_to_second_half", "curve", *shares]
+    measures += ["question_to_second_half", "first_half_to_second_half"]
+    tags = {f"saliency/by_layer/{name}" for name in measures}
+    assert set(events.Tags()["scalars"]) == tags | {"saliency/late_flow", "saliency/accumulation_share"}
+    (late,) = events.Scalars("saliency/late_flow")
+    step = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    assert (late.step, late.value) == (step, pytest.approx(float(arrays["late"].mean())))
     (layout,) = events.Tensors("custom_scalars__config__")
     charts = Layout.FromString(layout.tensor_proto.string_val[0]).category[0].chart
-    assert [list(chart.multiline.tag) for chart in charts] == [["saliency/by_layer/.*"]]
+    assert {chart.title: list(chart.multiline.tag) for chart in charts} == {
+        "flow": ["saliency/by_layer/.*_to_.*"],
+        "share of what the second half receives": ["saliency/by_layer/share_from_.*"],
+        "curve": ["saliency/by_layer/curve"],
+    }
     pictures = {path.stem.removeprefix("saliency_") for path in (trained / "test-2").glob("*.png")}
     assert pictures >= {"flows", "sink", "tokens", "accumulation", "differences", "summary", "matrix"}
+    assert pictures >= {"sources", "attention_matrix"}
     events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
     assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
     assert {tag.partition("/")[0] for tag in events.Tags()["scalars"]} == {"test"}
@@ -158,6 +185,12 @@ def test_while_a_prompt_learns(
     assert len(rows) <= examples
     assert not torch.equal(first["saliency"], second["saliency"])
     assert (folder / "while_learning.png").read_bytes().startswith(b"\x89PNG")
+    events = EventAccumulator("run/tensorboard").Reload()
+    tags = ["late_flow", "accumulation_share", "question_to_second_half/layer_03"]
+    for tag in (*tags, "share_from_prompt/layer_00"):
+        assert len(events.Scalars(f"saliency/{tag}")) == len(steps)
+    expected = float(first["late"].mean())
+    assert events.Scalars("saliency/late_flow")[0].value == pytest.approx(expected)
 
 
 def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +247,60 @@ def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) ->
     assert not Path("bare").exists()
 
 
+@pytest.fixture
+def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random backbone gets nothing right: an answer is right when its question has an even length."""
+    original = evaluation.grade_batch
+
+    def grade_batch(*args: Any) -> list[evaluation.Record]:
+        return [r._replace(correct=len(r.question) % 2 == 0) for r in original(*args)]
+
+    monkeypatch.setattr("lightning_modules.evaluation.grade_batch", grade_batch)
+
+
+@pytest.mark.usefixtures("graded_by_length")
+def test_a_balanced_sample(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first correct and incorrect answers of the split, measured as among all; with rollout and range.
+
+    Grades of 12 questions do not suffice for 50 of each kind: all are measured, and one line says so.
+    """
+    few = ["balanced=2", "accumulate_over=question_and_rationale"]
+    for size, options in ((1, few), (4, ["balanced=50", "rollout=true"])):
+        flags = [CALLBACK, GOLD, *(f"--trainer.callbacks.{option}" for option in options)]
+        flags += ["--data.test_size=12", f"--data.eval_batch_size={size}"]
+        outcome = call("test", *QUIET, "--ckpt_path", trained, *flags)
+        assert outcome.code == 0, outcome.err
+    lines = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    chosen = {mark: [r["id"] for r in records if r["correct"] == mark] for mark in (True, False)}
+    assert min(len(ids) for ids in chosen.values()) >= 2
+    wanted = {*chosen[True][:2], *chosen[False][:2]}
+    rows, arrays, about = read(trained / "test-2")
+    assert [row["id"] for row in rows] == [r["id"] for r in records if r["id"] in wanted]
+    assert [row["correct"] for row in rows] == [row["id"] in chosen[True] for row in rows]
+    assert (trained / "test-2" / "saliency_by_grade.png").exists()
+    assert about["accumulate_over"] == "question_and_rationale"
+
+    every, all_arrays, about = read(trained / "test-3")
+    assert ([row["id"] for row in every], about["accumulate_over"]) == ([r["id"] for r in records], "span")
+    counts = f"{len(chosen[True])} correct and {len(chosen[False])} incorrect"
+    assert caplog.text.count("balanced is") == 1
+    assert f"balanced is 50, but there are only {counts} answers" in caplog.text
+    places = [[row["id"] for row in every].index(row["id"]) for row in rows]
+    for name, values in arrays.items():
+        torch.testing.assert_close(values, all_arrays[name][places], rtol=1e-4, atol=1e-9)
+
+    assert all_arrays.keys() - arrays.keys() == {"rollout"}
+    torch.testing.assert_close(all_arrays["rollout"].sum(2), torch.ones(12, 4))
+    assert every[0]["rollout"]["question"] == pytest.approx(all_arrays["rollout"][0, :, 1].tolist())
+    events = EventAccumulator(str(trained / "test-3" / "by_layer")).Reload()
+    assert len(events.Scalars("saliency/by_layer/rollout_from_prompt")) == 4
+
+
 MISTAKES = [
+    ([GRADIENTS, "--trainer.callbacks.balanced=0"], "balanced must be >= 1, got 0"),
+    ([GRADIENTS, "--trainer.callbacks.rollout=true", "--trainer.callbacks.layers=[1]"], "needs all layers"),
+    ([GRADIENTS, "--trainer.callbacks.accumulate_over=spam"], "spam"),
     ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
     ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
     ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
@@ -227,6 +313,12 @@ MISTAKES = [
 def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
+
+
+def test_balanced_needs_grades(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call("fit", *common, CALLBACK, "--trainer.callbacks.balanced=2", "--run_dir=run")
+    assert_one_error(outcome, "balanced needs graded answers: use it with validate or test, not with fit")
 
 
 @pytest.mark.parametrize("callback", [SaliencyDiagnostics(), DPC(threshold=0.5)])
@@ -247,4 +339,7 @@ def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
     assert outcome.code == 0, outcome.err
     rows, arrays, _ = read(Path("bare/test"))
     assert (arrays["curve"] > 0).all()
-    assert rows[0]["prompt_to_rationale"] == [None] * 4
+    assert rows[0]["prompt_to_rationale"] == rows[0]["prompt_to_second_half"] == [None] * 4
+    assert all(value > 0 for row in rows for value in row["question_to_second_half"])
+    assert all(value > 0 for row in rows for value in row["first_half_to_second_half"])
+    assert Path("bare/test/saliency_flows.png").exists()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.saliency_files import load, load_matrix
+from callbacks.saliency_files import load
+from callbacks.saliency_matrix import load_matrix
 from tests.tiny_folder import save_tiny_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +61,19 @@ def test_same_numbers(tmp_path: Path) -> None:
             assert np.allclose(saved.arrays[name], values, rtol=1e-4, atol=1e-9, equal_nan=True), name
         for name, panel in first.panels.items():
             assert np.allclose(matrix.panels[name], panel, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_balanced_sample_of_two_processes(tmp_path: Path) -> None:
+    """The first correct and incorrect answers of the split, whichever process has them."""
+    common = ["--model=Pretrained", "--data=Generated", "--data.task=last_letter", "--data.test_size=24"]
+    common += ["--data.train_size=32", "--data.validation_size=2", "--data.eval_batch_size=3"]
+    looking = [CALLBACK, "--trainer.callbacks.curve_only=true", "--trainer.callbacks.balanced=2"]
+    run("test", *common, f"--run_dir={tmp_path}", *on(2), *looking)
+    lines = (tmp_path / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    right = [record["id"] for record in records if record["correct"]][:2]
+    wrong = [record["id"] for record in records if not record["correct"]][:2]
+    saved = load(tmp_path / "test")
+    assert saved.ids == [row["id"] for row in records if row["id"] in {*right, *wrong}]
+    assert (saved.correct == 1).sum() == (saved.correct == 0).sum() == 2

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.backbone.observation import attention_terms
 from lightning_modules.base import SoftPromptModule
+from lightning_modules.functional.rollout import rollout
 from lightning_modules.functional.saliency import AttentionTerms, flow, saliency
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model, tiny_backbone
@@ -177,6 +178,41 @@ def test_blocks_of_rows_change_nothing(block: int, llama: Backbone) -> None:
     assert sums.mean is not None
     assert (sums.mean - whole.sum((1, 2)) / pairs).abs().max() < 1e-14
     assert flow(terms, spans, block=block).mean is None
+    sent = flow(terms, spans, block=block, senders=spans)
+    assert sent.between is not None
+    assert sent.pairs is not None
+    content = whole[:, :, terms.prefix :]
+    between = spans.to(whole.dtype) @ content @ spans.to(whole.dtype).mT
+    assert (sent.between - between).abs().max() < 1e-13
+    seen = torch.ones(ids.shape[1], ids.shape[1]).tril()
+    assert torch.equal(sent.pairs.float(), spans.float() @ seen @ spans.float().mT)
+    shares = spans.to(whole.dtype).mT
+    shares = torch.cat([shares, 1 - shares], dim=2)
+    sources = torch.ones(terms.prefix, 4, dtype=whole.dtype)
+    assert (
+        rollout(terms, shares, sources, block) - rollout(terms, shares, sources, 1000)
+    ).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_senders_and_more_spans_change_no_bit_of_the_rest(dtype: torch.dtype) -> None:
+    """Sums over other rows and columns are beside the earlier ones, not part of them."""
+    backbone = tiny_backbone("llama", dtype=dtype)
+    ids, mask, labels = batch()
+    terms = terms_of(moved("prompt", backbone), ids, labels)[2]
+    columns = torch.arange(ids.shape[1])
+    spans = torch.stack([mask.bool() & (columns > edge) for edge in (1, 3, 5, 7)], dim=1)
+    few = flow(terms, spans[:, :2], everything=True)
+    more = flow(terms, spans, everything=True, senders=spans)
+    for ours, theirs in (
+        (more.from_column[:, :2], few.from_column),
+        (more.attention[:, :2], few.attention),
+        (more.to_row, few.to_row),
+        (more.mean, few.mean),
+    ):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("block", [3, 200])

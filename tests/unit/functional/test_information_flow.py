@@ -9,13 +9,17 @@ import torch
 from lightning_modules.backbone.attention import AttentionContext, Observation, prefix_attention
 from lightning_modules.functional.information_flow import (
     accumulates,
+    accumulation_mask,
     change_given_accumulation,
     curve_shape,
+    first_half,
     late_flow,
+    late_layers,
     prompt_to_row,
     prompt_to_span,
     second_half,
     shallow_layers,
+    shares_of_total,
     span_mask,
     span_means,
     strongest_accumulation,
@@ -100,6 +104,29 @@ def test_late_flow() -> None:
     spans = torch.tensor([[0, 5], [1, 5]])
     assert second_half(spans).tolist() == [[2, 5], [3, 5]]
     assert late_flow(ROWS, 3, spans).tolist() == pytest.approx([24 / 9, 9 / 6])
+
+
+def test_halves_and_rows_of_accumulation() -> None:
+    spans = torch.tensor([[0, 5], [1, 5], [2, 3]])
+    assert first_half(spans).tolist() == [[0, 2], [1, 3], [2, 2]]
+    question, rationale = torch.tensor([[1, 3]]), torch.tensor([[4, 6]])
+    whole, parts = (
+        accumulation_mask(question, rationale, 7, over)[0].int().tolist()
+        for over in ("span", "question_and_rationale")
+    )
+    assert whole == [0, 1, 1, 1, 1, 1, 0]
+    assert parts == [0, 1, 1, 0, 1, 1, 0]
+
+
+def test_shares_and_late_layers() -> None:
+    """A source that is not seen has no share; where nothing flows there are none."""
+    shares = shares_of_total(torch.tensor([[1.0, 3.0, 4.0], [math.nan, 1.0, 3.0], [0.0, 0.0, 0.0]]))
+    assert shares[0].tolist() == [0.125, 0.375, 0.5]
+    assert shares[1, 1:].tolist() == [0.25, 0.75]
+    assert shares[1, 0].isnan()
+    assert shares[2].isnan().all()
+    assert late_layers(range(12)) == [8, 9, 10, 11]
+    assert late_layers([3, 7]) == [7]
 
 
 def test_accumulation() -> None:

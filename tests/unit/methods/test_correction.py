@@ -15,7 +15,7 @@ from lightning_modules.backbone.trace import GenerationTrace
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
 from lightning_modules.diagnosis import diagnose
-from lightning_modules.functional.information_flow import prompt_to_row
+from lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
 from lightning_modules.functional.saliency import flow
 from tests.unit.backbone.tiny import moved, pad, random_ids, tiny_backbone
 from utilities.errors import UserError
@@ -170,16 +170,37 @@ def test_trigger_equals_a_full_pass(name: str, llama: Backbone) -> None:
         assert float(found.ratio[row]) == pytest.approx(share, abs=1e-6)
 
 
+@pytest.mark.parametrize("over", ["span", "question_and_rationale"])
 @pytest.mark.parametrize("name", ["prompt", "dham", "dham-replace", "prefix"])
-def test_located_where_the_diagnosis_has_most(name: str, llama: Backbone) -> None:
+def test_located_where_the_diagnosis_has_most(name: str, over: AccumulateOver, llama: Backbone) -> None:
+    """Over all rows from the question to the rationale's end, or without those between them."""
     prefix = shared(moved(name, llama))
     tokens = generated([[5, 6, 7, 8], [9, 10], [11, 12, 13]])
+    tokens.question[:, 1] -= 2
     layers = [1, 2]
-    found = locate(llama, tokens, prefix, layers, None)
-    sent = diagnose(llama, tokens, prefix, layers, ["a", "b", "c"]).saliency.sum(2)
+    found = locate(llama, tokens, prefix, layers, None, over)
+    measured = diagnose(llama, tokens, prefix, layers, ["a", "b", "c"])
+    sent = measured.saliency.sum(2)
+    if over == "span":
+        sent = sent + measured.saliency_between
     for row in range(3):
         layer, token = divmod(int(sent[row].nan_to_num(-1).argmax()), sent.shape[2])
         assert (int(found.token[row]), int(found.layer[row])) == (token, layers[layer])
+
+
+def test_the_range_can_change_the_token(llama: Backbone) -> None:
+    """With a question of one token most rows stand between: in some prompt another token has most."""
+    tokens = generated([[5, 6, 7, 8], [9, 10], [11, 12, 13]])
+    tokens.question[:, 1] = tokens.question[:, 0] + 1
+    differ = 0
+    for name in ("prompt", "prefix", "dham"):
+        prefix = shared(moved(name, llama))
+        both = [
+            locate(llama, tokens, prefix, [0, 1], None, over).token
+            for over in ("span", "question_and_rationale")
+        ]
+        differ += int((both[0] != both[1]).sum())
+    assert differ > 0
 
 
 def test_layers(llama: Backbone) -> None:

@@ -1,26 +1,21 @@
 """Figures of saliency show the saved numbers, and are drawn again from files alone."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from callbacks.saliency_curves import curves, differences_of, gap, normalised, summary, while_learning
-from callbacks.saliency_figures import (
-    accumulation,
-    all_figures,
-    draw,
-    flows,
-    late_flow,
-    of_matrix,
-    sink,
-    tokens,
-    told,
-)
-from callbacks.saliency_files import About, Matrix, Saved, load, load_matrix, write_matrix
+from callbacks.saliency_figures import all_figures, by_layer, draw, flows, sink, sources, tokens, told
+from callbacks.saliency_files import About, Saved, as_float32, load
+from callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
+from callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix, write_matrix
+from callbacks.saliency_matrix_figure import of_matrix
+from scripts.compare_saliency import chosen_examples
 from scripts.compare_saliency import main as compare
 from utilities.errors import UserError
+from utilities.tensor_files import write_tensors
 
 LAYERS, EXAMPLES = [2, 3, 4, 5], 40
 STAGES = [14, 6]
@@ -52,6 +47,25 @@ def matrix() -> Matrix:
     panels = {name: np.random.default_rng(1).random((6, 27)) for name in ("shallow", "layer 5")}
     panels["layer 5"][0] = 0
     return Matrix("made/0", panels, ["Q", ":", "$1", "\n", " 2", "</s>"], (2, 3), (4, 5))
+
+
+@pytest.fixture
+def with_sources(saved: Saved) -> Saved:
+    """The same with what the second half receives: incorrect examples hear more of the prompt in layer 5.
+
+    Sums of prompt, question, first half, second half and other; 2, 4, 2, 1 and 1 pairs.
+    """
+    received = np.tile([1.0, 4.0, 3.0, 1.0, 1.0], (EXAMPLES, 4, 1))
+    received[:, 0, 0] = np.nan  # layer 2 does not see the prompt
+    received[10:, 3, 0] = np.linspace(11, 12, 30)
+    more = {
+        "received": received,
+        "received_pairs": np.tile([2.0, 4.0, 2.0, 1.0, 1.0], (EXAMPLES, 4, 1)),
+        "saliency_between": np.zeros((EXAMPLES, 4, 21)),
+        "attention_between": np.zeros((EXAMPLES, 4, 21)),
+    }
+    about = replace(ABOUT, accumulate_over="span")
+    return replace(saved, about=about, arrays={**saved.arrays, **more})
 
 
 def without(saved: Saved, mark: float) -> Saved:
@@ -91,6 +105,97 @@ def test_rows(saved: Saved) -> None:
     ]
     assert ABOUT.stage(13) == 0
     assert ABOUT.stage(14) == 1
+
+
+def test_rows_of_the_second_half(with_sources: Saved) -> None:
+    """Means are over pairs, shares over all sources, and a prompt that is not seen has none."""
+    row = with_sources.rows()[30]
+    assert row["question_to_second_half"] == [1.0] * 4
+    assert row["first_half_to_second_half"] == [1.5] * 4
+    assert row["prompt_to_second_half"][:3] == [None, 0.5, 0.5]
+    shares = row["second_half_shares"]
+    assert shares["prompt"][:2] == [None, pytest.approx(0.1)]
+    assert shares["question"][:2] == [pytest.approx(4 / 9), pytest.approx(0.4)]
+    assert sum(shares[source][3] for source in shares) == pytest.approx(1)
+    assert "rollout" not in row
+
+
+def test_files_without_sources_are_read(saved: Saved, with_sources: Saved, tmp_path: Path) -> None:
+    """Arrays of earlier versions: question and rationale only, no sources."""
+    saved.write(tmp_path, "saliency")
+    old = load(tmp_path)
+    assert old.about.accumulate_over == "question_and_rationale"
+    assert "question_to_second_half" not in old.rows()[0]
+    assert "sources" not in all_figures(old)
+    with_sources.write(tmp_path, "saliency")
+    assert load(tmp_path).rows()[30]["question_to_second_half"] == [1.0] * 4
+    for missing in ("saliency_between", "received_pairs"):
+        fewer = {name: values for name, values in with_sources.arrays.items() if name != missing}
+        write_tensors(tmp_path / "saliency.safetensors", as_float32(fewer), asdict(with_sources.about))
+        with pytest.raises(UserError, match=f"array '{missing}' must have shape"):
+            load(tmp_path)
+
+
+def test_both_ranges_of_accumulation_from_one_file(with_sources: Saved) -> None:
+    between = with_sources.arrays["saliency_between"].copy()
+    between[:, 1, 5] = 5000.0  # virtual token 4 of layer 3, in the tokens between question and rationale
+    arrays = {**with_sources.arrays, "saliency_between": between}
+    span = replace(with_sources, arrays=arrays)
+    parts = replace(span, about=replace(span.about, accumulate_over="question_and_rationale"))
+    assert [one and one["token"] for one in span.accumulations()] == [4] * EXAMPLES
+    assert [one and one["token"] for one in parts.accumulations()] == [None] * 30 + [1] * 10
+
+
+def test_by_grade(with_sources: Saved) -> None:
+    """The prompt's share is greater in every incorrect example, the question's smaller; S_qr is equal."""
+    figure = by_grade(with_sources)
+    titles = {axes.get_title().split("\n")[0]: axes for axes in figure.axes}
+    names = ["prompt", "question", "first half", "second half"]
+    assert list(titles)[4:] == [f"share from {name}" for name in names]
+    assert "P(incorrect > correct) = 1.000" in titles["share from prompt"].get_title()
+    assert "P(incorrect > correct) = 0.000" in titles["share from question"].get_title()
+    s_qr = titles["$S_{qr}$, question to second half"]
+    assert "P(incorrect > correct) = 0.500, p = 1" in s_qr.get_title()
+    correct, incorrect = titles["share from prompt"].lines[:2]
+    assert correct.get_label() == "correct (n = 9)"
+    assert correct.get_ydata().tolist() == pytest.approx([0.1] * 3)
+    assert incorrect.get_ydata()[-1] == pytest.approx(11.5 / 20.5)
+    assert "layer 5 (shaded)" in figure.get_suptitle()
+    assert [found.source for found in late_shares(with_sources)] == names
+    assert "the second half's flow in layer 5, incorrect against correct: prompt 56.1% against 10.0%" in told(
+        with_sources
+    )
+
+
+def test_sources(with_sources: Saved) -> None:
+    """Shares by layer; beside them rollout where it was measured."""
+    titles = [axes.get_title() for axes in by_layer(with_sources).axes]
+    assert titles == ["flow", "share of what the second half receives", "curve"]
+    (axes,) = sources(with_sources).axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["question"].get_ydata()[:3] == pytest.approx([4 / 9, 0.4, 0.4])
+    assert drawn["prompt"].get_xdata().tolist() == [3, 4, 5]
+    rollout = np.tile([0.4, 0.3, 0.1, 0.15, 0.05], (EXAMPLES, 4, 1))
+    both = replace(with_sources, arrays={**with_sources.arrays, "rollout": rollout})
+    _, right = sources(both).axes
+    assert right.lines[0].get_ydata().tolist() == pytest.approx([0.4] * 4)
+    assert both.rows()[0]["rollout"]["question"] == pytest.approx([0.3] * 4)
+
+
+def test_flows_to_the_second_half(with_sources: Saved) -> None:
+    _, _, question, first_half = flows(with_sources).axes
+    for axes, value in ((question, 1.0), (first_half, 1.5)):
+        assert axes.lines[0].get_ydata().tolist() == [value] * 4
+        assert axes.lines[1].get_label() == "from the prompt"
+        assert axes.lines[1].get_ydata()[0] == 0.5
+
+
+def test_means_over_examples(with_sources: Saved) -> None:
+    """For TensorBoard: by layer, and of what has no layer."""
+    means = with_sources.by_layer()
+    assert means["question_to_second_half"] == dict.fromkeys(LAYERS, 1.0)
+    assert list(means["share_from_prompt"]) == [3, 4, 5]
+    assert with_sources.scalars() == {"late_flow": 19.5, "accumulation_share": 0.25}
 
 
 def test_flows(saved: Saved) -> None:
@@ -196,11 +301,21 @@ def test_matrix(matrix: Matrix) -> None:
     across = [label.get_text() for label in shallow.get_xticklabels()]
     assert across[:2] == ["BOS", "p0"]
     assert across[-6:] == ["Q", ":", r"\$1", "\\n", " 2", "</s>"]
+    bars = [of_matrix(matrix, ABOUT, kind).axes[-1].get_ylabel() for kind in ("saliency", "attention")]
+    assert bars == ["saliency: flow from column to row", "attention of row on column, mean over heads"]
 
 
-def test_without_incorrect_examples_the_rest_is_drawn(saved: Saved, matrix: Matrix) -> None:
-    everything = set(all_figures(saved, matrix))
-    assert everything - set(all_figures(without(saved, 0))) == {"late_flow", "gap", "matrix"}
+def test_without_incorrect_examples_the_rest_is_drawn(
+    saved: Saved, with_sources: Saved, matrix: Matrix
+) -> None:
+    everything = set(all_figures(with_sources, {"saliency": matrix, "attention": matrix}))
+    assert everything - set(all_figures(without(with_sources, 0))) == {
+        "late_flow",
+        "gap",
+        "by_grade",
+        "matrix",
+        "attention_matrix",
+    }
     assert "without correct and incorrect examples these are not compared" in told(without(saved, 0))
 
 
@@ -211,6 +326,24 @@ def test_without_a_prompt_curves_are_drawn(saved: Saved) -> None:
     assert set(all_figures(bare)) == {"by_layer", "differences", "summary", "gap"}
     assert bare.rows()[3]["accumulation"] is None
     assert list(bare.by_layer()) == ["curve"]
+    assert bare.scalars() == {}
+
+
+def test_without_a_prompt_sources_are_drawn(with_sources: Saved) -> None:
+    """S_qr and S_rr of a model without a prompt."""
+    columns = ("saliency", "attention", "saliency_between", "attention_between")
+    none = {name: with_sources.arrays[name][..., :0] for name in columns}
+    received = with_sources.arrays["received"].copy()
+    received[..., 0] = np.nan
+    about = replace(with_sources.about, shallow=[], boundaries=[], stages=[], lead=0)
+    bare = replace(with_sources, about=about, arrays={**with_sources.arrays, **none, "received": received})
+    figures = all_figures(bare)
+    assert set(figures) == {"flows", "sources", "by_grade", "by_layer", "differences", "summary", "gap"}
+    assert len(figures["flows"].axes) == 2
+    assert len(figures["by_grade"].axes) == 5  # S_qr, S_rr, and shares of three sources
+    row = bare.rows()[3]
+    assert (row["prompt_to_second_half"], row["question_to_second_half"]) == ([None] * 4, [1.0] * 4)
+    assert "prompt" not in told(bare)
 
 
 def test_one_layer_of_one_example(saved: Saved) -> None:
@@ -223,9 +356,13 @@ def test_one_layer_of_one_example(saved: Saved) -> None:
 
 def test_drawn_again_from_files(saved: Saved, matrix: Matrix, tmp_path: Path) -> None:
     saved.write(tmp_path, "saliency")
-    write_matrix(matrix, tmp_path, "saliency")
+    ExampleMatrices(matrix.id, matrix, matrix._replace(tokens=[*"ABCDEF"])).write(tmp_path, "saliency")
+    stored = load_matrix(tmp_path, kind="attention")
+    assert stored is not None
+    assert stored.tokens == [*"ABCDEF"]
     paths = draw(tmp_path)
-    assert {path.name for path in paths} == {f"saliency_{name}.png" for name in all_figures(saved, matrix)}
+    names = all_figures(saved, {"saliency": matrix, "attention": matrix})
+    assert {path.name for path in paths} == {f"saliency_{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
@@ -234,9 +371,10 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
         (tmp_path / name).mkdir()
         saved.write(tmp_path / name, "saliency")
     runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
-    assert compare([*runs, "--out", str(tmp_path / "out")]) == 0
+    assert compare([*runs, "--out", str(tmp_path / "out"), "--examples", "all"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["first", "second"]
+    assert lines[0] == "compared are all examples of each run: 40 of first, 40 of second"
+    assert [line.split("|")[1].strip() for line in lines[3:5]] == ["first", "second"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "curves.png",
         "differences.png",
@@ -244,3 +382,35 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
     }
     assert compare(["nothing", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == "error: 'nothing' is not NAME=FOLDER\n"
+
+
+def test_compared_examples_are_correct_in_all_runs(
+    saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DHAM's Figure 1; shared ones where a run has no grades, and all of each on demand."""
+    graded = np.where(np.arange(EXAMPLES) % 2 == 0, 1.0, 0.0)
+    fewer = replace(saved, correct=np.ones(EXAMPLES)).select([12, 3, 8, 5])
+    runs = {"first": replace(saved, correct=graded), "second": fewer}
+    chosen, shared, note = chosen_examples(runs, "correct")
+    assert [run.ids for run in chosen.values()] == [["made/8", "made/12"]] * 2
+    assert note == "the 2 of 4 shared examples that are correct in all runs"
+    assert [run.ids for run in shared.values()] == [["made/3", "made/5", "made/8", "made/12"]] * 2
+    rows = [8, 12]
+    for name, values in chosen["second"].arrays.items():
+        assert np.array_equal(values, saved.arrays[name][rows], equal_nan=True)
+    assert chosen_examples(runs, "shared")[2] == "the 4 examples that all runs share"
+    ungraded = {**runs, "second": replace(fewer, correct=np.full(4, np.nan))}
+    chosen, _, note = chosen_examples(ungraded, "correct")
+    assert len(chosen["first"].ids) == 4
+    assert note == "the 4 examples that all runs share, correct or not: no grades in second"
+    wrong = {**runs, "second": replace(fewer, correct=np.zeros(4))}
+    with pytest.raises(UserError, match="none of the 4 shared examples is correct in all runs"):
+        chosen_examples(wrong, "correct")
+    with pytest.raises(UserError, match="the runs share no example"):
+        chosen_examples({"a": saved.select([1]), "b": saved.select([2])}, "correct")
+    saved.write(tmp_path, "saliency")
+    flags = [f"a={tmp_path}", "--out", str(tmp_path / "out"), "--examples"]
+    assert compare([*flags, "right"]) == 2
+    assert "--examples 'right' is unknown" in capsys.readouterr().err
+    assert compare([*flags, "correct"]) == 0
+    assert "compared are the 9 of 40 shared examples that are correct in all runs" in capsys.readouterr().out

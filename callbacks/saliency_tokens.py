@@ -1,0 +1,61 @@
+"""What saliency is measured of: the layers of a module, the tokens of one example."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from callbacks.saliency_files import About
+from callbacks.saliency_matrix import ExampleMatrices, Matrix
+from datamodules.encoding import Tokens
+from lightning_modules.backbone.model import Backbone
+from lightning_modules.backbone.prefix import Prefix
+from lightning_modules.base import SoftPromptModule
+from lightning_modules.diagnosis import matrices
+from lightning_modules.functional.information_flow import ALPHA, shallow_layers
+
+
+def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
+    """Layers and stages of a module's prompt; the rest of :class:`About` is the caller's."""
+    depth = range(module.backbone.num_layers)
+    columns = [[] if prefix is None else prefix.columns(layer)[prefix.lead :] for layer in depth]
+    return About(
+        layers=list(layers),
+        shallow=shallow_layers([layer for layer in depth if columns[layer]]),
+        boundaries=[layer for layer in depth[1:] if columns[layer] != columns[layer - 1]],
+        stages=[] if prefix is None else list(prefix.stages),
+        lead=0 if prefix is None else prefix.lead,
+        alpha=ALPHA,
+        label="",
+        split="",
+    )
+
+
+def matrices_of(
+    backbone: Backbone, tokens: Tokens, prefix: Prefix, about: About, name: str
+) -> ExampleMatrices:
+    """Saliency and attention of one example: the mean of the shallow layers, and the last layer.
+
+    Args:
+        tokens: a batch of one.
+        name: the example's id.
+    """
+    shallow = [layer for layer in about.layers if layer in about.shallow]
+    panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
+    if shallow:
+        panels = {f"mean of layers {shallow[0]} to {shallow[-1]}": shallow} | panels
+    found = matrices(backbone, tokens, prefix, panels)
+    tokens = tokens.right_padded()
+    length = next(iter(found.saliency.values())).shape[0]
+    texts = [str(backbone.tokenizer.decode([token])) for token in tokens.input_ids[0, :length]]
+    question, rationale = ((int(a), int(b)) for a, b in (tokens.question[0], tokens.rationale[0]))
+    both = (
+        Matrix(
+            name,
+            {key: np.asarray(value.cpu(), dtype=float) for key, value in values.items()},
+            texts,
+            question,
+            rationale,
+        )
+        for values in found
+    )
+    return ExampleMatrices(name, *both)

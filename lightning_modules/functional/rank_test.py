@@ -1,0 +1,42 @@
+"""Comparison of two groups of examples by rank."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Comparison(NamedTuple):
+    """Incorrect against correct examples.
+
+    Attributes:
+        greater: P(a value of an incorrect example > that of a correct one), ties half; 0.5 is no difference.
+        p: two-sided Mann-Whitney.
+        correct, incorrect: numbers of examples with a value.
+    """
+
+    greater: float
+    p: float
+    correct: int
+    incorrect: int
+
+
+def compare_groups(values: ArrayLike, correct: ArrayLike) -> Comparison:
+    """Compare the values of incorrect and correct examples with a Mann-Whitney U test.
+
+    Args:
+        values: (N,); NaN: the example has none.
+        correct: (N,), 1, 0, or NaN for an example of neither group.
+
+    Returns:
+        NaN as ``greater`` and ``p`` when a group is empty.
+    """
+    from scipy.stats import mannwhitneyu
+
+    numbers, marks = np.asarray(values, dtype=float), np.asarray(correct, dtype=float)
+    right, wrong = (numbers[(marks == mark) & ~np.isnan(numbers)] for mark in (1, 0))
+    if not len(right) or not len(wrong):
+        return Comparison(float("nan"), float("nan"), len(right), len(wrong))
+    test = mannwhitneyu(wrong, right)
+    share = float(test.statistic) / (len(right) * len(wrong))
+    return Comparison(share, float(test.pvalue), len(right), len(wrong))
