@@ -35,6 +35,7 @@ from scripts.comparison import (
     for_test,
     read,
     starts_processes,
+    with_sources,
 )
 from utilities.errors import UserError, choose
 from utilities.files import new_folder, write_text
@@ -241,6 +242,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="what to compare")
     parser.add_argument("--run-dir", type=Path, help="folder of all runs and table.md; default: runs/FILE")
     parser.add_argument("--rows", help="names of the rows to run, with commas between; default: all")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="DATASET=FOLDER",
+        help="folder of a data set, for the rows that use it, such as prontoqa=FOLDER; may be repeated",
+    )
     parser.add_argument("--resume", action="store_true", help="keep what --run-dir has, run what it lacks")
     options = parser.parse_args(given[:at])
     console = Console(width=None if Console().is_terminal else 160)
@@ -249,7 +257,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise UserError(
                 "start scripts.compare in one process: its rows start their own (--trainer.devices)"
             )
-        comparison = read(options.file)
+        comparison = with_sources(read(options.file), options.source)
         names = options.rows.split(",") if options.rows else list(comparison.rows)
         rows = [choose("row", name.strip(), comparison.rows) for name in names]
         folder = options.run_dir or Path("runs", options.file.stem)

@@ -15,7 +15,7 @@ import cli
 from callbacks.act import ACT
 from callbacks.dpc import DPC
 from scripts.compare import main
-from scripts.comparison import UNTRAINED, Again, for_test, read, starts_processes
+from scripts.comparison import UNTRAINED, Again, for_test, read, starts_processes, with_sources
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 from tests.tiny_folder import QUIET, save_tiny_backbone
 from utilities.errors import UserError
@@ -311,6 +311,61 @@ def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     line = error_of(capsys, table, "--rows", "Bare,G = 3", "--run-dir", tmp_path / "run")
     assert line == "error: row 'G = 3' is unknown: did you mean 'G = 2'? Allowed: Bare, G = 2"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def two_data_sets(tmp_path: Path) -> Path:
+    """A comparison with rows of two data sets, chosen by file and by flag, and a folder for each."""
+    for folder in ("gsm8k", "arc"):
+        (tmp_path / folder).mkdir()
+    values = {
+        "title": "two",
+        "files": [str(CONFIGS / "data/arc.yaml")],
+        "rows": {
+            "ARC": ["--model=PromptTuning"],
+            "ARC again": {"of": "ARC", "test": ["--trainer.callbacks=callbacks.dpc.DPC"]},
+            "file": ["-c", str(CONFIGS / "data/gsm8k.yaml"), UNTRAINED],
+            "flag": ["--data", "datamodules.GSM8K"],
+            "generated": ["--data=Generated"],
+        },
+    }
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def test_a_source_goes_to_the_rows_of_its_data_set(two_data_sets: Path) -> None:
+    folder = two_data_sets.parent
+    sources = [f"gsm8k={folder / 'gsm8k'}", f"ARC={folder / 'arc'}"]
+    comparison = with_sources(read(two_data_sets), sources)
+    last = {row: comparison.flags(row)[-1] for row in comparison.rows}
+    assert last == {
+        **dict.fromkeys(("ARC", "ARC again"), f"--data.source={folder / 'arc'}"),
+        **dict.fromkeys(("file", "flag"), f"--data.source={folder / 'gsm8k'}"),
+        "generated": "--data=Generated",
+    }
+    assert for_test(comparison.flags("file"))[-1] == last["file"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["gsm8k"], "--source must be DATASET=FOLDER, such as prontoqa=FOLDER, got 'gsm8k'"),
+        (["gsm8k="], "--source must be DATASET=FOLDER"),
+        (["gms8k=."], "--source: data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: aqua, arc"),
+        (["generated=."], "data set 'generated' is unknown"),
+        (["math=."], "--source: no row has data set MATH"),
+        (["arc=.", "ARC=.."], "--source gives data set ARC twice"),
+        (["arc=./nowhere"], "data folder ./nowhere does not exist"),
+    ],
+)
+def test_mistaken_sources(
+    sources: list[str], expected: str, two_data_sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = two_data_sets.parent / "run"
+    flags = [f"--source={value}" for value in sources]
+    assert expected in error_of(capsys, two_data_sets, *flags, "--run-dir", run)
+    assert not run.exists()
 
 
 MISTAKES = {
