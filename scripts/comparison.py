@@ -205,17 +205,22 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
 
 
 def data_set(flags: Sequence[str]) -> str | None:
-    """Class name of the data set that a row's flags choose last; None for a class of the user's own."""
-    name = None
+    """Name of the data set that a row's flags choose; None for a class of the user's own."""
+    name = chosen_class(flags, "data")
+    return name if name in datamodules.__all__ else None
+
+
+def chosen_class(flags: Sequence[str], section: str) -> str:
+    """Name of the class that flags and files choose last for ``model`` or ``data``, without its module."""
+    path = ""
     for option, following in pairwise([*flags, ""]):
         option, equals, value = option.partition("=")
         value = value if equals else following
-        if option == "--data":
-            name = value
+        if option == f"--{section}":
+            path = value
         elif option in ("-c", "--config"):
-            name = _from_file(Path(value), "data").get("class_path", name)
-    name = str(name).rpartition(".")[2]
-    return name if name in datamodules.__all__ else None
+            path = str(_from_file(Path(value), section).get("class_path", path))
+    return path.rpartition(".")[2]
 
 
 def starts_processes(flags: Sequence[str]) -> bool:
