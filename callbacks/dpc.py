@@ -34,9 +34,17 @@ from callbacks.partial_lines import PartialLines
 from datamodules.encoding import Batch, join
 from lightning_modules.backbone.prefix import Prefix
 from lightning_modules.base import SoftPromptModule
-from lightning_modules.correction import Corruption, Removal, corrupted_prefix, locate, measure
+from lightning_modules.correction import (
+    Corruption,
+    Removal,
+    corrupted_prefix,
+    locate,
+    measure,
+    measure_anew,
+)
 from lightning_modules.evaluation import Answers, Record, generate_batch, generated_tokens, grade_batch
 from lightning_modules.functional.corruption import BetaMode, Located
+from lightning_modules.visibility import visible_layers
 from utilities.errors import UserError, choose
 from utilities.files import make_folder
 
@@ -166,9 +174,8 @@ class DPC(L.Callback):
     def _conditions(self, trainer: L.Trainer, module: SoftPromptModule) -> CalibrationConditions:
         """Return the conditions that a threshold is valid for; R depends on the precision."""
         dtype = str(module.backbone.dtype).removeprefix("torch.")
-        return CalibrationConditions(
-            data_of(trainer).name, asdict(self.corruption), str(trainer.precision), dtype
-        )
+        settings = asdict(self.corruption) | {"visible_layers": visible_layers(module)}
+        return CalibrationConditions(data_of(trainer).name, settings, str(trainer.precision), dtype)
 
     @property
     def pending(self) -> set[str]:
@@ -223,11 +230,16 @@ class DPC(L.Callback):
         started = time.monotonic()
         prefix, trace, generated = self._prefix(module), answers["trace"], answers["generated"]
         assert trace is not None
+        by_id = {example.id: row for row, example in enumerate(batch.examples)}
         with _precision(trainer), torch.no_grad():
-            found = measure(trace, generated, prefix, self.corruption.beta)
+            if prefix.virtual(trace.last):
+                found = measure(trace, generated, prefix, self.corruption.beta)
+            else:
+                own = batch.select([by_id[record.id] for record in answers["records"]])
+                tokens = generated_tokens(own, generated)
+                found = measure_anew(module.backbone, tokens, prefix, generated, self.corruption.beta)
         answers["trace"] = None
         each = (time.monotonic() - started) / len(generated)
-        by_id = {example.id: row for row, example in enumerate(batch.examples)}
         for row, record in enumerate(answers["records"]):
             values = [float(part[row]) for part in found]
             ratio, beta = (None if value != value else value for value in values)

@@ -18,6 +18,7 @@ from callbacks.examples import data_of, gather_by_id
 from callbacks.partial_lines import PartialLines, write_or_rescue
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.evaluation import Record
+from lightning_modules.visibility import visible_layers
 from utilities.errors import printable
 from utilities.files import write_text
 from utilities.intervals import wilson_interval
@@ -139,6 +140,9 @@ class Results(L.Callback):
         seconds = time.monotonic() - self.started
         data = data_of(trainer)
         measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
+        if split == "test":
+            seed = None if data.perturbation == "none" else data.perturbation_seed
+            measured |= {"perturbation": data.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
         measured["correction"] = next(filter(None, names), None)
@@ -186,6 +190,7 @@ def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "method": type(module).__name__,
         "backbone": module.backbone_config.name,
         "fingerprint": module.backbone.fingerprint,
+        "visible_layers": visible_layers(module),
         "trained_parameters": sum(p.numel() for p in module.trained_parameters()),
         "examples": len(records),
         "correct": correct,

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -16,6 +16,7 @@ from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.grading import reference_problem
 from datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
+from datamodules.perturbation import Perturbation, perturbed
 from datamodules.sources import (
     MalformedRow,
     Row,
@@ -57,6 +58,9 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         validation_size: validate on this many questions. A data set without validation split gives up as
             many training questions, drawn by ``seed``; default then: a tenth, at most 500.
         test_size: test on this many questions, the same for every seed; default: all.
+        perturbation: ask ``paraphrase`` or ``noise`` copies of the test questions (by rules, with the same
+            answers); ``none``: the questions themselves. Training and validation questions stay.
+        perturbation_seed: of the copies; a question's copy depends on its id and this alone.
         on_bad_row: ``raise`` an error for a malformed row, or ``skip`` such rows and say how many; sizes and
             draws are of the others. All rows of a split in use are checked, whatever its size.
         seed: for the order of training and the choice of training and validation questions.
@@ -71,6 +75,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     hub_configs: ClassVar[tuple[str, ...]] = ()
     """Configurations of the hub data set, read one after the other."""
     hub_has_validation: ClassVar[bool] = False
+    noise_words: ClassVar[frozenset[str] | None] = None
+    """The only words that noise may change; None: all that the answer does not depend on."""
     overlap: str = ""
     """Questions that the test split shares with other data, as a warning for who tests."""
 
@@ -90,6 +96,8 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         train_size: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
+        perturbation: Perturbation = "none",
+        perturbation_seed: int = 0,
         on_bad_row: str = "raise",
         seed: int = 0,
         num_workers: int = 0,
@@ -104,6 +112,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             ("validation_size", validation_size, 1),
             ("test_size", test_size, 1),
             ("num_workers", num_workers, 0),
+            ("perturbation_seed", perturbation_seed, 0),
         ):
             if value is not None and value < least:
                 raise UserError(f"{what} is {value}: allowed are {least} and more")
@@ -122,6 +131,9 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        choose("perturbation", perturbation, get_args(Perturbation))
+        self.perturbation: Perturbation = perturbation
+        self.perturbation_seed = perturbation_seed
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -178,7 +190,11 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                     f"{len(everything)} training rows to take it from"
                 )
             order = order[:held_out] if split == "validation" else order[held_out:]
-        return [everything[i] for i in sorted(order[:size])]
+        chosen = [everything[i] for i in sorted(order[:size])]
+        if split != "test":
+            return chosen
+        how = (self.perturbation, self.perturbation_seed, self.noise_words)
+        return [perturbed(example, *how) for example in chosen]
 
     def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Parse a row, and check that an answer can equal its reference."""

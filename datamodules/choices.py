@@ -8,6 +8,7 @@ from datamodules.encoding import Example, worked_answer
 from datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
 
 LETTERS = "ABCDEFGH"
+SHOWN = "\nAnswer choices: "  # between a question and its options
 PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # AQuA has some twice: "A)A)59"
 
 
@@ -73,7 +74,7 @@ def choice_example(
     shown = " ".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices.texts, strict=False))
     return Example(
         id=id,
-        question=f"{question}\nAnswer choices: {shown}",
+        question=f"{question}{SHOWN}{shown}",
         rationale=rationale,
         answer=answer,
         completion=worked_answer(rationale, answer),

@@ -14,7 +14,7 @@ from utilities.errors import UserError, choose
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 MOST_QUESTIONS = 1_000_000  # all are generated at setup and held in memory
-LONGEST_QUESTION = 1_000  # digits, terms, letters or words
+LONGEST_QUESTION = 1_000  # digits, terms, symbols, letters or words
 
 
 class Generated(ReasoningDataModule):
@@ -23,9 +23,9 @@ class Generated(ReasoningDataModule):
     Validation and test questions are the same for every seed, and never among the training questions.
 
     Args:
-        task: addition, series_sum, letter_reversal or last_letter.
-        lengths: shortest and longest question, both included: digits of the larger number, terms, letters
-            or words; default: the task's own.
+        task: addition, series_sum, symbolic_sum, letter_reversal or last_letter.
+        lengths: shortest and longest question, both included: digits of the larger number, terms, symbols,
+            letters or words; default: the task's own.
         ood_lengths: the same for the out-of-distribution test.
         test_on: lengths of the test questions: ``in`` (``lengths``) or ``ood`` (``ood_lengths``).
         train_size: how many training questions; default: 2,000, or all there are if fewer.
@@ -55,6 +55,11 @@ class Generated(ReasoningDataModule):
             max_new_tokens=max_new_tokens,
             **kwargs,
         )
+        if self.perturbation != "none":
+            raise UserError(
+                f"perturbation must be none for generated questions, got {self.perturbation}: their answers "
+                "depend on every letter and digit"
+            )
         for split, size in self.sizes.items():
             if size is not None and size > MOST_QUESTIONS:
                 raise UserError(

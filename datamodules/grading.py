@@ -18,7 +18,7 @@ from datamodules.answers.verifier import clock
 from datamodules.answers.words import find_text
 from utilities.errors import choose
 
-NUMBERS = ("gsm8k", "addition", "series_sum")
+NUMBERS = ("gsm8k", "addition", "series_sum", "symbolic_sum")
 CHOICES = ("aqua_rat", "arc_challenge", "prontoqa", "worldtree")
 TEXTS = ("letter_reversal", "last_letter")
 FORMULAS = ("math",)

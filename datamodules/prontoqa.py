@@ -20,6 +20,7 @@ class ProntoQA(ReasoningDataModule):
 
     name = "prontoqa"
     hub_configs = ("default",)
+    noise_words = frozenset({"every", "following", "statement"})  # the others are what is reasoned about
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ Each task is two pure functions: ``sample(rng, length)`` draws a question of a g
 ``solve(question)`` gives its rationale and answer. Questions are bare ("347+58", "planet") on
 purpose: what to do with them is what a soft prompt has to say.
 
-The tasks are those of the nanoGPT prompt-tuning post: digit-by-digit addition, arithmetic series,
-letter reversal and last-letter concatenation.
+The tasks are those of the nanoGPT prompt-tuning post: digit-by-digit addition, arithmetic series, sums of
+symbols ("x1=4, x2=17, sum(x1+x2)=?"), letter reversal and last-letter concatenation.
 """
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -85,6 +86,24 @@ def _solve_series(question: str) -> Solution:
     return Solution(";".join(steps), str(total))
 
 
+def _sample_symbols(rng: random.Random, length: int) -> str:
+    names = [f"x{i}" for i in range(1, length + 1)]
+    values = ", ".join(f"{name}={rng.randint(1, 40)}" for name in names)
+    return f"{values}, sum({'+'.join(names)})=?"
+
+
+def _solve_symbols(question: str) -> Solution:
+    """Substitute one symbol a step, then add it: ``x1=4;4+x2=4+17=21``."""
+    value = dict(re.findall(r"(x\d+)=(\d+)", question))
+    first, *others = re.findall(r"x\d+", question.partition("sum(")[2])
+    total, steps = int(value[first]), [f"{first}={value[first]}"]
+    for name in others:
+        added = total + int(value[name])
+        steps.append(f"{total}+{name}={total}+{value[name]}={added}")
+        total = added
+    return Solution(";".join(steps), str(total))
+
+
 def _solve_reversal(question: str) -> Solution:
     return Solution(",".join(reversed(question)), question[::-1])
 
@@ -103,6 +122,7 @@ TASKS: dict[str, Task] = {
     for task in (
         Task("addition", "digits", (2, 4), (5, 6), _sample_addition, _solve_addition),
         Task("series_sum", "terms", (3, 5), (6, 7), _sample_series, _solve_series),
+        Task("symbolic_sum", "symbols", (3, 5), (6, 7), _sample_symbols, _solve_symbols),
         Task("letter_reversal", "letters", (4, 7), (8, 9), pseudo_word, _solve_reversal),
         Task("last_letter", "words", (2, 4), (5, 6), _sample_words, _solve_last_letter),
     )

@@ -40,6 +40,8 @@ class SoftPromptModule(L.LightningModule, ABC):
     """
 
     backbone: Backbone
+    visible_from: int = 0
+    visible_until: int | None = None
     _ddp_params_and_buffers_to_ignore: list[str]  # torch's name
 
     def __init__(self, backbone: BackboneConfig, optimizer: OptimizerConfig, val_generations: int) -> None:

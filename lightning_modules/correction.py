@@ -104,6 +104,32 @@ def measure(
     return trigger(to_row, lengths, beta)
 
 
+def measure_anew(
+    backbone: Backbone, tokens: Tokens, prefix: Prefix, generated: Sequence[Sequence[int]], beta: BetaMode
+) -> Trigger:
+    """:func:`measure` for a prompt that is hidden from the last layer: by the last layer that sees it.
+
+    Such a layer's gradients need a pass of their own.
+
+    Args:
+        tokens: prompts with what was generated.
+        prefix: what it was generated with.
+        generated: B lists of new token ids, as in ``tokens``.
+    """
+    layer = max(layer for layer in range(len(prefix.layers)) if prefix.virtual(layer))
+    lengths = torch.tensor([len(output) for output in generated], device=tokens.labels.device)
+    to_row = torch.zeros(len(generated), int(lengths.max()), device=lengths.device)
+    if to_row.shape[1] >= 2:
+        tokens = tokens.right_padded()
+        terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, [layer], prefix)
+        sent = flow(terms[layer], span_masks(tokens), prefix.lead).to_row / prefix.virtual(layer)
+        places = torch.arange(to_row.shape[1], device=lengths.device)
+        rows = (tokens.rationale[:, :1] + places).clamp(max=sent.shape[1] - 1)
+        # No label follows the last token: nothing flows to it.
+        to_row = torch.where(places < lengths[:, None] - 1, sent.gather(1, rows), 0)
+    return trigger(to_row, lengths, beta)
+
+
 def locate(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, layers: Sequence[int], alpha: float | None
 ) -> Located:

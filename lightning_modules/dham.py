@@ -23,6 +23,7 @@ from lightning_modules.stages import (
     partition_from,
     partition_values,
 )
+from lightning_modules.visibility import check_visibility, check_visible
 from utilities.errors import UserError, choose
 
 
@@ -42,6 +43,12 @@ class DHAM(SoftPromptModule):
 
     Paper symbols: G is the number of stages, r(i) is ``stages.starts[i]``, P⁽ⁱ⁾ is ``prompts[i]``.
 
+    The paper trains prompts "along with their associated weights" and speaks of their strengths, without a
+    formula. ``gate`` is one reading: a scalar for each stage, 1 at first, times the values of its virtual
+    tokens in every layer whose content sees them. At 0 the stage adds nothing to what content reads. Keys
+    stay as they are, and so do virtual tokens among themselves. A factor on P⁽ⁱ⁾ itself would do little: the
+    layer's normalization divides it out.
+
     Attributes:
         stages: the backbone's partition; None until it is found, given or read from a checkpoint.
     """
@@ -54,7 +61,10 @@ class DHAM(SoftPromptModule):
         num_stages: int | None = None,
         search: StageSearch = StageSearch(),
         mode: StageMode = "accumulate",
+        gate: bool = False,
         bos_first: bool = False,
+        visible_from: int = 0,
+        visible_until: int | None = None,
         init: PromptInit = PromptInit(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
@@ -72,7 +82,10 @@ class DHAM(SoftPromptModule):
             search: how the stages of ``cka``, ``cosine`` and ``euclidean`` are found.
             mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
                 ``replace``: its own stage's only (eq. 5-6).
+            gate: train a scalar for each stage with the prompts, which multiplies its virtual tokens' values.
             bos_first: put the tokenizer's BOS before the prompts, as for ``PromptTuning``.
+            visible_from: first layer whose content attends to the prompt.
+            visible_until: the layer before which content stops attending to it; None: all others do, too.
             init: how the virtual tokens start.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
@@ -99,7 +112,10 @@ class DHAM(SoftPromptModule):
         self.num_stages = num_stages
         self.search = search
         self.mode: StageMode = mode
+        self.gate = gate
         self.bos_first = bos_first
+        check_visibility(visible_from, visible_until)
+        self.visible_from, self.visible_until = visible_from, visible_until
         self.init = init
         self.stages: Partition | None = None
 
@@ -132,18 +148,21 @@ class DHAM(SoftPromptModule):
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
         starts = self.stages.starts
+        check_visible(self, self._seeing())
         lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
             initial_prompt(self.backbone, self.init, length, start, generator)
             for start, length in zip(starts, lengths, strict=True)
         )
+        if self.gate:
+            self.gates = nn.Parameter(torch.ones(len(starts)))
 
     def vectors(self) -> list[Tensor]:
         return [prompt[:, None] for prompt in self.prompts]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         assert self.stages is not None
-        return stage_prefix(
+        prefix = stage_prefix(
             self.backbone,
             self.stages.starts,
             [part.squeeze(-2) for part in vectors],
@@ -152,10 +171,32 @@ class DHAM(SoftPromptModule):
             bos_row(self.backbone) if self.bos_first else None,
             dropped,
         )
+        if self.gate:
+            prefix = prefix.gated(self.gates)
+        return prefix.visible(self.visible_from, self.visible_until)
+
+    def _seeing(self) -> list[list[int]]:
+        """Layers that see each stage's prompt, as the mode has it."""
+        assert self.stages is not None
+        own = self.stages.stage_of_layer
+        if self.mode == "replace":
+            return [
+                [layer for layer, at in enumerate(own) if at == stage]
+                for stage in range(len(self.stages.stages))
+            ]
+        return [list(range(start, len(own))) for start in self.stages.starts]
 
     def structure(self) -> dict[str, object]:
         lead = bos_structure(self.backbone) if self.bos_first else {}
-        return {"stages": str(self.stages), "mode": self.mode, **lead}
+        gate = {"gate": True} if self.gate else {}
+        return {"stages": str(self.stages), "mode": self.mode, **gate, **lead}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if self.gate and self.trainer.global_step % every == 0:
+            values = self.gates.detach().clone()
+            self.log_dict({f"train/gate_{i}": value for i, value in enumerate(values, start=1)})
 
     def _source(self) -> dict[str, Any]:
         """Where the stages came from: what the user said of them."""

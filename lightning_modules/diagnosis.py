@@ -28,7 +28,7 @@ class Diagnosis:
         saliency: (B, K, T, M), s_i: what each column sends to each span (DPC eq. 6-7).
         attention: (B, K, T, M), the same of the attention weights, mean over heads.
         lengths: (B, T), tokens of each span.
-        late: (B,), S_IFP of the last of the layers, over virtual tokens (DPC eq. 8-9).
+        late: (B,), S_IFP of the last of the layers that sees virtual tokens (DPC eq. 8-9).
         curve: (B, K), mean of S over all pairs that see each other (DHAM Fig. 1).
         loss: (B,), summed cross-entropy.
     """
@@ -66,18 +66,20 @@ def diagnose(
     sent: list[Tensor] = []
     attended: list[Tensor] = []
     curve: list[Tensor] = []
+    last, virtual = torch.zeros_like(tokens.labels, dtype=loss.dtype), 0
     for layer in layers:  # one layer's terms after the other, each let go when it is summed up
         sums = flow(terms.pop(layer), spans, lead, everything=True)
         for found, kept in ((sums.from_column, sent), (sums.attention, attended)):
             kept.append(found if prefix is None else prefix.spread(found, layer))
+        if prefix is not None and prefix.virtual(layer):
+            last, virtual = sums.to_row, prefix.virtual(layer)
         assert sums.mean is not None
         curve.append(sums.mean)
-    virtual = 0 if prefix is None else prefix.virtual(layers[-1])
     diagnosis = Diagnosis(
         saliency=torch.stack(sent, dim=1),
         attention=torch.stack(attended, dim=1),
         lengths=spans.sum(2),
-        late=late_flow(sums.to_row, virtual, tokens.rationale),
+        late=late_flow(last, virtual, tokens.rationale),
         curve=torch.stack(curve, dim=1),
         loss=loss,
     )

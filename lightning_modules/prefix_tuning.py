@@ -8,6 +8,8 @@ from lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from lightning_modules.base import SoftPromptModule
 from lightning_modules.initialisation import PromptInit, initial_embeddings
 from lightning_modules.optimisation import OptimizerConfig
+from lightning_modules.reparametrization import check_mlp_width, mlp_layers
+from lightning_modules.visibility import check_visibility, check_visible
 from utilities.errors import UserError
 
 
@@ -27,6 +29,8 @@ class PrefixTuning(SoftPromptModule):
         num_virtual_tokens: int = 100,
         init: PromptInit = PromptInit(),
         mlp_width: int = 0,
+        visible_from: int = 0,
+        visible_until: int | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
     ) -> None:
@@ -36,6 +40,8 @@ class PrefixTuning(SoftPromptModule):
             num_virtual_tokens: m.
             init: whose keys and values the prefix starts from.
             mlp_width: hidden width of the reparametrisation; 0 trains keys and values directly.
+            visible_from: first layer whose content attends to the prompt.
+            visible_until: the layer before which content stops attending to it; None: all others do, too.
             optimizer: AdamW and its schedule.
             val_generations: validation questions answered at each validation; 0 for the loss alone.
 
@@ -45,14 +51,16 @@ class PrefixTuning(SoftPromptModule):
         super().__init__(backbone, optimizer, val_generations)
         if num_virtual_tokens < 1:
             raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
-        if mlp_width < 0:
-            raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+        check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
         self.mlp_width = mlp_width
+        check_visibility(visible_from, visible_until)
+        self.visible_from, self.visible_until = visible_from, visible_until
 
     @torch.no_grad()
     def configure_prompts(self, generator: torch.Generator) -> None:
+        check_visible(self, [range(self.backbone.num_layers)])
         source = PromptInit("vocabulary") if self.init.kind == "random" else self.init
         rows = initial_embeddings(self.backbone, source, self.num_virtual_tokens, generator)
         recorded = self.backbone.record_keys_values(rows[None].to(self.backbone.embedding))
@@ -66,11 +74,8 @@ class PrefixTuning(SoftPromptModule):
         width = self.backbone.hidden_size
         self.register_buffer("start", start)
         self.embedding = nn.Parameter(rows)
-        self.mlp_in = nn.Linear(width, self.mlp_width)
-        self.mlp_out = nn.Linear(self.mlp_width, start.numel() // self.num_virtual_tokens)
-        nn.init.normal_(self.mlp_in.weight, std=width**-0.5, generator=generator)
-        for zero in (self.mlp_in.bias, self.mlp_out.weight, self.mlp_out.bias):
-            nn.init.zeros_(zero)
+        out = start.numel() // self.num_virtual_tokens
+        self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
 
     def trained_keys_values(self) -> Tensor:
         """(2 · layers, key-value heads, m, head dim): keys and values in turn, the MLP applied."""
@@ -90,7 +95,9 @@ class PrefixTuning(SoftPromptModule):
         heads = (self.start if self.mlp_width else self.keys_values).shape[1]
         trained = parts.to(self.backbone.dtype).unflatten(-1, (heads, -1)).permute(2, 0, 3, 1, 4)
         layers: list[LayerPrefix | None] = [(trained[i], trained[i + 1]) for i in range(0, len(trained), 2)]
-        return Prefix(tuple(layers), self.num_virtual_tokens, (self.num_virtual_tokens,), dropped=dropped)
+        length = self.num_virtual_tokens
+        prefix = Prefix(tuple(layers), length, (length,), dropped=dropped)
+        return prefix.visible(self.visible_from, self.visible_until)
 
     def exported(self) -> dict[str, Tensor]:
         return {"keys_values": self.trained_keys_values().detach()}

@@ -11,8 +11,7 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backbones.embedded.train import HERE, Corpus, style_accuracy
-from datamodules.tasks import TASKS
+from backbones.embedded.train import HERE, RIVALS, Corpus, style_accuracy
 
 
 def fine_tune(model, tokenizer, task: str, steps: int, lr: float) -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="test questions a task")
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(HERE)
-    for task in TASKS:
+    for task in RIVALS:
         model = AutoModelForCausalLM.from_pretrained(HERE)
         bare = style_accuracy(model, tokenizer, 0, args.count, [task])[task]
         fine_tune(model, tokenizer, task, args.steps, args.lr)

@@ -158,7 +158,7 @@ class Corpus:
 
     def row(self) -> tuple[list[int], list[int]]:
         """Token ids and labels (-100 on questions) of one row."""
-        task = self.only or self.rng.choice(list(TASKS))
+        task = self.only or self.rng.choice(list(RIVALS))
         style = TASKS[task].solve if self.only else self.rng.choices(styles(task), STYLE_WEIGHTS)[0]
         ids, labels = [self.tokenizer.bos_token_id], [-100]
         for _ in range(self.rng.randint(1, self.max_documents)):
@@ -199,7 +199,7 @@ def held_out(task: Task, count: int, rng: random.Random) -> list[str]:
 
 @torch.no_grad()
 def style_accuracy(
-    model, tokenizer, shots: int, count: int = 64, tasks: Iterable[str] = TASKS
+    model, tokenizer, shots: int, count: int = 64, tasks: Iterable[str] = RIVALS
 ) -> dict[str, float]:
     """Share of held-out test questions answered rightly by greedy decoding, after ``shots`` examples.
 

@@ -12,6 +12,7 @@ _TENS = phrases("twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety")
 _SMALL = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS, start=2)}
 _LARGE = {"thousand": 1000, "million": 10**6, "billion": 10**9}
 _WORD = either([*sorted(_SMALL, key=len, reverse=True), "hundred", *_LARGE])
+_NUMBER = re.compile(_WORD)
 # "two hundred and twenty-five"
 _PHRASE = re.compile(rf"\b{_WORD}(?:(?:[ -]|\sand\s){_WORD})*\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s+$", re.IGNORECASE)
@@ -29,6 +30,15 @@ _PARTS = {
 }
 _PART = re.compile(rf"[ -]({either(_PARTS)})s?\b", re.IGNORECASE)
 _LETTERS = re.compile("[a-z]+")
+
+
+def is_number_word(word: str) -> bool:
+    """Return whether a lower-case word is part of a number.
+
+    >>> is_number_word("hundred")
+    True
+    """
+    return _NUMBER.fullmatch(word) is not None
 
 
 def worded(sentence: str) -> str | None:

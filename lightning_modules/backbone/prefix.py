@@ -89,6 +89,35 @@ class Prefix:
         dropped = None if self.dropped is None else self.dropped[rows]
         return replace(self, layers=tuple(kept), dropped=dropped)
 
+    def visible(self, start: int, end: int | None) -> "Prefix":
+        """The same prefix, whose virtual tokens only layers ``start`` to ``end`` - 1 see; None: to the last.
+
+        The lead stays in every layer, and so do all positions.
+        """
+        stop = len(self.layers) if end is None else end
+        kept = [
+            entry if start <= layer < stop else self._lead_of(entry)
+            for layer, entry in enumerate(self.layers)
+        ]
+        return replace(self, layers=tuple(kept))
+
+    def _lead_of(self, entry: LayerPrefix | None) -> LayerPrefix | None:
+        if entry is None or not self.lead:
+            return None
+        return entry[0][:, :, : self.lead], entry[1][:, :, : self.lead]
+
+    def gated(self, gates: Tensor) -> "Prefix":
+        """The same prefix, the values of each stage's virtual tokens multiplied by its gate, (G,)."""
+        scale = gates.repeat_interleave(torch.tensor(self.stages, device=gates.device))
+        scale = torch.cat([scale.new_ones(self.lead), scale])
+
+        def scaled(entry: LayerPrefix, layer: int) -> LayerPrefix:
+            keys, values = entry
+            return keys, (values * scale[self.columns(layer), None]).to(values.dtype)
+
+        kept = (None if entry is None else scaled(entry, i) for i, entry in enumerate(self.layers))
+        return replace(self, layers=tuple(kept))
+
     def detach(self) -> "Prefix":
         """The same prefix without gradients."""
         kept = (None if entry is None else (entry[0].detach(), entry[1].detach()) for entry in self.layers)

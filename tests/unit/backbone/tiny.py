@@ -126,6 +126,7 @@ _MAKE: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
     "pretrained": (Pretrained, {}),
     "prompt": (PromptTuning, {"num_virtual_tokens": 5}),
     "late": (PromptTuning, {"num_virtual_tokens": 5, "insert_at": 2}),
+    "prompt-mlp": (PromptTuning, {"num_virtual_tokens": 5, "mlp_width": 8}),
     "prefix": (PrefixTuning, {"num_virtual_tokens": 5}),
     "prefix-mlp": (PrefixTuning, {"num_virtual_tokens": 5, "mlp_width": 8}),
     "dham": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 1, 3]}),

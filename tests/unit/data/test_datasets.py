@@ -1,5 +1,6 @@
 """Rows, splits and sizes of each data set; the real files where they are there."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
+from datamodules.encoding import Example, worked_answer
 from datamodules.grading import grade
-from datamodules.tasks import TASKS, split_of
+from datamodules.tasks import TASKS, Solution, split_of
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 FILES: list[tuple[type[ReasoningDataModule], str, dict[str, Any], str, int]] = [
@@ -193,6 +194,27 @@ def test_generated_splits(task: str) -> None:
     assert all(name.startswith(f"{task}/ood/") for name in ids(ood, "test"))
     longest = max(len(example.question) for example in splits["test"])
     assert max(len(example.question) for example in ood.examples("test")) > longest
+
+
+def test_symbolic_sum_substitutes_and_adds_one_symbol_a_step() -> None:
+    solution = TASKS["symbolic_sum"].solve("x1=4, x2=17, x3=9, sum(x1+x2+x3)=?")
+    assert solution == Solution("x1=4;4+x2=4+17=21;21+x3=21+9=30", "30")
+    for test_on in ("in", "ood"):
+        for example in Generated(task="symbolic_sum", test_on=test_on, test_size=50).examples("test"):
+            values = [int(part) for part in re.findall(r"x\d+=(\d+),", example.question)]
+            names = "+".join(f"x{i}" for i in range(1, len(values) + 1))
+            assert example.question.endswith(f", sum({names})=?")
+            assert example.answer == str(sum(values))
+            assert len(values) in ({3, 4, 5} if test_on == "in" else {6, 7})
+
+
+def test_the_longest_symbolic_sum_fits_in_the_generation_limit() -> None:
+    question = (
+        ", ".join(f"x{i}=40" for i in range(1, 8)) + f", sum({'+'.join(f'x{i}' for i in range(1, 8))})=?"
+    )
+    solution = TASKS["symbolic_sum"].solve(question)
+    byte_tokens = len(f"{worked_answer(solution.rationale, solution.answer)}".replace("####", "#"))
+    assert byte_tokens + 1 < Generated(task="symbolic_sum").max_new_tokens
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -57,6 +57,7 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
         ("late", {"insert_at": 4}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
         ("late", {"insert_at": -1}, "layer -1"),
         ("prompt", {"num_virtual_tokens": 0}, "at least 1, not 0"),
+        ("prompt", {"mlp_width": -1}, "mlp_width must not be negative: 0 for none, not -1"),
         ("lora", {"rank": 0}, "rank must be at least 1, not 0"),
         ("lora", {"target_modules": ["q_porj"]}, "LoRA cannot be added"),
         ("pretrained", {"val_generations": -1}, "must not be negative"),

@@ -20,6 +20,7 @@ KEYS: dict[str, list[str]] = {
     "pretrained": [],
     "prompt": ["prompt"],
     "late": ["prompt"],
+    "prompt-mlp": ["mlp_in.bias", "mlp_in.weight", "mlp_out.bias", "mlp_out.weight", "prompt"],
     "prefix": ["keys_values"],
     "prefix-mlp": ["embedding", "mlp_in.bias", "mlp_in.weight", "mlp_out.bias", "mlp_out.weight", "start"],
     "dham": ["prompts.0", "prompts.1", "prompts.2"],

@@ -1,0 +1,163 @@
+"""Paraphrases of a question by rules that keep its meaning and the order of its numbers."""
+
+import random
+import re
+from collections.abc import Callable
+
+from datamodules.answers.number_words import worded
+from datamodules.encoding import Example
+from datamodules.first_names import MEN, WOMEN
+from datamodules.kept_text import is_free, kept_spans, replace_free
+
+Rename = Callable[[str], str]
+
+FILLERS = (
+    "Here is a question for you.",
+    "Please read this question with care.",
+    "Consider the question below.",
+    "Take your time with this question.",
+)
+_TITLES = "Mr|Mrs|Ms|Miss|Dr|St|Saint|Sir|Lake|Mount|Mt|King|Queen|President|Port|Fort"
+_ASKS = "how|what|which|who|where|when"
+
+
+def _cased(new: str) -> Callable[[re.Match[str]], str]:
+    """A replacement that begins with a capital letter where the match does."""
+
+    def cased(match: re.Match[str]) -> str:
+        text = match.expand(new)
+        return text[0].upper() + text[1:] if match[0][0].isupper() else text
+
+    return cased
+
+
+def _rule(pattern: str, new: str) -> tuple[re.Pattern[str], Callable[[re.Match[str]], str]]:
+    return re.compile(rf"\b{pattern}", re.IGNORECASE), _cased(new)
+
+
+_TIME = "(second|minute|hour|day|night|morning|week|month|year)"
+_NUMBER_IS, _NUMBER_WAS = r"what is the number of \1", r"what was the number of \1"
+# Each group is a pair of directions, or one: the first that matches is taken.
+REWORDINGS = (
+    (
+        _rule(r"how many (?!more\b|fewer\b|less\b|of\b)([a-z]+(?: [a-z]+){0,3}?) are there\b", _NUMBER_IS),
+        _rule(r"how many (?!more\b|fewer\b|less\b|of\b)([a-z]+(?: [a-z]+){0,3}?) were there\b", _NUMBER_WAS),
+    ),
+    (
+        _rule(
+            r"how many (?!more\b|fewer\b|less\b|times\b|of\b|other\b|are\b|were\b|is\b)(?=[a-z]{3})",
+            "what number of ",
+        ),
+    ),
+    (
+        _rule(r"(is|are|was|were|does|do|did|has|have|had)n't\b", r"\1 not"),
+        _rule(r"(is|are|was|were|does|do|did|has|have|had) not\b", r"\1n't"),
+    ),
+    (_rule(r"cannot\b", "can't"), _rule(r"can't\b", "cannot")),
+    (_rule(rf"every {_TIME}\b", r"each \1"), _rule(rf"each {_TIME}\b", r"every \1")),
+    (
+        _rule(r"every (?=\w+ (?:is|has|costs)\b)", "each "),
+        _rule(r"each (?=\w+ (?:is|has|costs)\b)", "every "),
+    ),
+    (_rule(r"in total(?=[ ?.,])", "altogether"), _rule(r"altogether\b", "in total")),
+    (_rule(r"buys\b", "purchases"), _rule(r"bought\b", "purchased"), _rule(r"purchased\b", "bought")),
+    (_rule(r"because (?!of\b)", "since "),),
+    (
+        _rule(r"which of the following\b", "which of these"),
+        _rule(r"which of these\b", "which of the following"),
+    ),
+    (_rule(r"is the following statement true or false\?", "is this statement true or false?"),),
+    (
+        _rule(r"find the (?=value|number|area|sum|product|length|volume)", "determine the "),
+        _rule(r"determine the (?=value|number|area|sum|product|length|volume)", "find the "),
+    ),
+    (_rule(r"compute (?=the\b|\$)", "calculate "), _rule(r"calculate (?=the\b|\$)", "compute ")),
+)
+_IF_FIRST = re.compile(rf"(?<![^.?!\s] )\bIf ([^,.?!]+), ((?:{_ASKS})\b[^,.?!]*)\?")
+_IF_LAST = re.compile(rf"\b((?:{_ASKS.title()})\b[^,.?!]*?) if ([^,.?!]+)\?", re.IGNORECASE)
+
+
+def paraphrased(text: str, example: Example, rng: random.Random) -> tuple[str, Rename]:
+    """Return the question's text in other words, and a function that renames its people in other texts.
+
+    Each rule that applies is taken with probability 1/2; a sentence before the question where none is.
+
+    Args:
+        text: of the question, without answer options.
+        example: whose answer and options name people that keep their names.
+    """
+    original = text
+    rename: Rename = str
+    if rng.random() < 0.5:
+        names = renamed_people(text, example, rng)
+        rename = _renaming(names)
+        text = rename(text)
+    if rng.random() < 0.5:
+        text = turned(text)
+    for group in REWORDINGS:
+        if rng.random() < 0.5:
+            text = next(
+                (new for rule in group if (new := replace_free(text, *rule)) != text),
+                text,
+            )
+    if text == original or rng.random() < 0.25:
+        text = f"{rng.choice(FILLERS)} {text}"
+    return text, rename
+
+
+def turned(text: str) -> str:
+    """Move a condition to the other end of its question: "If A, how many B?" and "How many B if A?".
+
+    Only where the question itself has no number: numbers keep their order.
+    """
+    for pattern, condition, asked in ((_IF_FIRST, 1, 2), (_IF_LAST, 2, 1)):
+        for match in pattern.finditer(text):
+            if _has_number(match[asked]) or _cuts(text, [match.span(), match.span(1), match.span(2)]):
+                continue
+            new = (
+                f"{_capital(match[2])} if {match[1]}?"
+                if condition == 1
+                else f"If {match[2]}, {match[1][0].lower()}{match[1][1:]}?"
+            )
+            return text[: match.start()] + new + text[match.end() :]
+    return text
+
+
+def renamed_people(text: str, example: Example, rng: random.Random) -> dict[str, str]:
+    """A new first name for each person whose name is no part of answer, options, formulas or a full name."""
+    elsewhere = " ".join((example.answer, *(example.options or ())))
+    everything = f"{text} {elsewhere} {example.rationale}"
+    found: dict[str, str] = {}
+    for names in (WOMEN, MEN):
+        unused = [name for name in names if not re.search(rf"\b{name}\b", everything)]
+        rng.shuffle(unused)
+        for name in names:
+            places = list(re.finditer(rf"\b{name}\b", text))
+            longer = re.search(
+                rf"\b(?:{_TITLES})\.? {name}\b|\b{name} [A-Z][a-z]|-{name}\b|\b{name}-", everything
+            )
+            if not places or longer or re.search(rf"\b{name}\b", elsewhere):
+                continue
+            if unused and all(is_free(text, *place.span()) for place in places):
+                found[name] = unused.pop()
+    return found
+
+
+def _renaming(names: dict[str, str]) -> Rename:
+    if not names:
+        return str
+    pattern = re.compile(rf"\b({'|'.join(names)})\b")
+    return lambda text: pattern.sub(lambda match: names[match[0]], text)
+
+
+def _has_number(text: str) -> bool:
+    return any(character.isdigit() for character in text) or worded(text) is not None
+
+
+def _cuts(text: str, spans: list[tuple[int, int]]) -> bool:
+    """Return whether one of the spans begins or ends inside a part that has to stay."""
+    return any(first < edge < last for first, last in kept_spans(text) for span in spans for edge in span)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,24 @@
+"""The multilayer perceptron through which soft prompts may be trained (Li & Liang 2021, arXiv 2101.00190)."""
+
+import torch
+from torch import nn
+
+from utilities.errors import UserError
+
+
+def check_mlp_width(mlp_width: int) -> None:
+    """
+    Raises:
+        UserError: when it is negative.
+    """
+    if mlp_width < 0:
+        raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+
+
+def mlp_layers(width: int, hidden: int, out: int, generator: torch.Generator) -> tuple[nn.Linear, nn.Linear]:
+    """Create Linear → tanh → Linear without the tanh: (width → hidden, hidden → out), zero at first."""
+    mlp_in, mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, out)
+    nn.init.normal_(mlp_in.weight, std=width**-0.5, generator=generator)
+    for zero in (mlp_in.bias, mlp_out.weight, mlp_out.bias):
+        nn.init.zeros_(zero)
+    return mlp_in, mlp_out

@@ -1,0 +1,72 @@
+"""Layers in which content attends to a soft prompt: a test of DHAM's hypotheses (DHAM §3).
+
+``visible_from`` ≤ l < ``visible_until`` are the layers l, counted from 0, whose content tokens attend to the
+virtual tokens. What stays in the other layers: the virtual tokens themselves, which attend to each other and
+pass through every layer as ever; the positions of content, which start after them; and a BOS before them
+(``bos_first``), which is no virtual token.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.trainer.states import TrainerFn
+
+from utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.base import SoftPromptModule
+
+
+def check_visibility(visible_from: int, visible_until: int | None) -> None:
+    """Check what can be checked before the backbone is there.
+
+    Raises:
+        UserError: when no layer is left.
+    """
+    if visible_from < 0:
+        raise UserError(f"visible_from must be >= 0, the first layer, got {visible_from}")
+    if visible_until is not None and visible_until <= visible_from:
+        raise UserError(
+            f"visible_until must be > {visible_from} (visible_from), for layers from visible_from to "
+            f"visible_until - 1 see the prompt, got {visible_until}"
+        )
+
+
+def check_visible(module: "SoftPromptModule", seeing: Sequence[Iterable[int]]) -> None:
+    """Check that layers see the prompt: to train it, one at least each stage's.
+
+    Args:
+        seeing: for each stage the layers that would see its prompt without ``visible_from`` and ``_until``.
+
+    Raises:
+        UserError: naming the option.
+    """
+    layers = module.backbone.num_layers
+    start, end = module.visible_from, module.visible_until
+    if start >= layers or (end or 0) > layers:
+        name, value, most = (
+            ("visible_from", start, layers - 1) if start >= layers else ("visible_until", end, layers)
+        )
+        raise UserError(
+            f"{name} must be <= {most}: backbone '{module.backbone_config.name}' has {layers} layers, got "
+            f"{value}"
+        )
+    visible = range(start, layers if end is None else end)
+    unseen = [stage for stage, own in enumerate(seeing) if not any(layer in visible for layer in own)]
+    trainer = module._trainer
+    # No step is taken where a partition is only looked for.
+    training = trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_steps != 0
+    if unseen and (training or len(unseen) == len(seeing)):
+        whose = f"the prompt of stage {unseen[0] + 1}" if len(seeing) > 1 else "the prompt"
+        raise UserError(
+            f"visible_from {start} and visible_until {end}: no layer from {visible.start} to "
+            f"{visible.stop - 1} sees {whose}"
+        )
+
+
+def visible_layers(module: "SoftPromptModule") -> list[int] | None:
+    """Return [``visible_from``, ``visible_until``]; None when all layers see the prompt, or there is none."""
+    start, end = module.visible_from, module.visible_until
+    layers = module.backbone.num_layers
+    stop = layers if end is None else end
+    return None if (start, stop) == (0, layers) else [start, stop]
