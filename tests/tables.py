@@ -53,6 +53,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
 TEST = [*QUIET, "--trainer.precision=32-true"]
 DATA = ["--data.validation_size=2", "--data.test_size=2", "--data.max_new_tokens=2", "--data.train_size=8"]
 FIT = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", *TEST]
+ACT, DPC = "--trainer.callbacks=callbacks.act.ACT", "--trainer.callbacks=callbacks.dpc.DPC"
 SEARCH = ["--model.search.examples=8", "--model.search.resamples=5"]
 
 
@@ -172,7 +173,7 @@ class Tables:
     def _smaller_row(self, comparison: Comparison, row: str) -> list[str] | Again:
         own = comparison.rows[row]
         if isinstance(own, Again):
-            search = ["--trainer.callbacks.examples=1"] if any("act.ACT" in flag for flag in own.test) else []
+            search = ["--trainer.callbacks.examples=1"] if ACT in own.test else []
             return replace(own, test=[*own.test, *search])
         flags = comparison.flags(row)
         backbone = backbone_of(flags)
@@ -198,9 +199,9 @@ def problem(test: Path, trained: Path | None, row: list[str] | Again) -> str:
         if checkpoint["global_step"] != 1:
             return f"it made {checkpoint['global_step']} steps"
     if isinstance(row, Again):
-        expected = "act.json" if any("act.ACT" in flag for flag in row.test) else "dpc.jsonl"
-        if not (test / expected).is_file():
-            return f"its test wrote no {expected}"
+        for callback, file in ((ACT, "act.json"), (DPC, "dpc.jsonl")):
+            if callback in row.test and not (test / file).is_file():
+                return f"its test wrote no {file}"
         if row.calibrate and trained and not list(trained.glob("checkpoints/*.dpc.json")):
             return "it has no threshold"
     return ""

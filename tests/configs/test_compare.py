@@ -40,7 +40,8 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
         if isinstance(own, Again):
             again = [*placed(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
             *_, trainer, _ = instantiate(files, *comparison.options, *again, command="test")
-            assert any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
+            corrected = any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
+            assert corrected == any(flag.startswith("--trainer.callbacks=") for flag in own.test)
             continue
         flags = [*comparison.options, *placed(own)]
         untrained = UNTRAINED in own
