@@ -2,9 +2,15 @@
 
 On GSM8K with a 3B model, PEFT's public benchmark reports 5.7 % for a random start at a low learning
 rate and 34.3 % for vocabulary rows at 1e-3.
+
+``init_texts`` holds the training examples that DPC (Fan et al. 2025, arXiv:2503.13208, appendix A.1) prints
+as init texts, in the appendix's words and order. What it typesets is written as the data sets' rows write it:
+fractions inline, LaTeX for MATH. The appendix itself leaves out GSM8K's calculator notes and labels the parts
+(``Question:``, ``Answer:``).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +20,8 @@ from lightning_modules.backbone.model import Backbone
 from utilities.errors import UserError, choose
 
 Kind = Literal["random", "text", "vocabulary", "hybrid"]
+WITH_TEXT = ("text", "hybrid")
+PRESETS = {file.stem: file for file in sorted(Path(__file__).with_name("init_texts").glob("*.txt"))}
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,38 @@ class PromptInit:
             repeated or cut), ``vocabulary`` (rows of the embedding matrix, sampled without
             replacement), ``hybrid`` (random, with the trigger words of ``text`` last).
         text: the text of ``text``, the trigger words of ``hybrid``.
+        preset: ``gsm8k``, ``math`` or ``aqua`` instead of a text: the data set's training example that DPC
+            (appendix A.1) starts Llama 2 and Mistral from.
     """
 
     kind: Kind = "vocabulary"
     text: str = ""
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         choose("prompt init", self.kind, get_args(Kind))
-        if self.kind in ("text", "hybrid") and not self.text.strip():
-            raise UserError(f"prompt init '{self.kind}' needs a text that is not empty (model.init.text)")
+        if self.preset is not None:
+            choose("prompt init preset", self.preset, PRESETS)
+            if self.kind not in WITH_TEXT:
+                raise UserError(
+                    f"prompt init '{self.kind}' takes no preset, got '{self.preset}' (model.init.preset): "
+                    "allowed with kind text, hybrid"
+                )
+            if self.text:
+                raise UserError(
+                    f"prompt init takes model.init.text or model.init.preset, got both ('{self.preset}')"
+                )
+        elif self.kind in WITH_TEXT and not self.text.strip():
+            raise UserError(
+                f"prompt init '{self.kind}' needs a text that is not empty (model.init.text) or a preset "
+                f"({', '.join(PRESETS)})"
+            )
+
+    def source_text(self) -> str:
+        """Read the text: the given one, or the preset's."""
+        if self.preset is None:
+            return self.text
+        return PRESETS[self.preset].read_text(encoding="utf-8").rstrip("\n")
 
 
 def initial_embeddings(
@@ -56,7 +87,7 @@ def initial_embeddings(
         if len(rows) < length:
             rows = rows.repeat(-(-length // len(rows)))[:length]
         return matrix[rows]
-    ids = text_ids(backbone, init.text)
+    ids = text_ids(backbone, init.source_text())
     if init.kind == "text":
         return matrix[ids.repeat(-(-length // len(ids)))[:length]]
     words = ids[:length]

@@ -39,8 +39,10 @@ from scripts.comparison import (
     Comparison,
     Run,
     for_test,
+    of_hardware,
     read,
     starts_processes,
+    with_sources,
 )
 from scripts.comparison_results import (
     RECORDS,
@@ -64,7 +66,7 @@ class Runs:
     Beside them are ``table.md``, and each row's flags and seconds in ``compare.json``.
 
     Args:
-        extra: flags that win over those of all rows.
+        extra: flags that win over those of all rows; of tests only those of the hardware.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, extra: Sequence[str], console: Console) -> None:
@@ -93,7 +95,7 @@ class Runs:
         self.console.rule(escape(run.name))
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
         flags = [*self.comparison.flags(run.row), *own, *self.extra]
-        test = self.comparison.test_flags(run.row)
+        test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
         wanted = [*flags, *test]
         if self.records.get(run.name, {}).get("flags", wanted) != wanted:
             raise UserError(
@@ -210,19 +212,27 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.compare",
         description=__doc__,
-        epilog="After --: flags for every row of FILE, which win over the file's.",
+        epilog="After --: flags for every fit, which win over FILE's; those of the hardware "
+        "(--trainer.accelerator, devices, num_nodes, strategy, precision) for every test, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="what to compare")
+    parser.add_argument("targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="what to compare")
     parser.add_argument("--run-dir", type=Path, help="folder of all results; default: runs/FILE")
     parser.add_argument("--rows", help="names of the rows to run, with commas between; default: all")
+    parser.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="DATASET=FOLDER",
+        help="folder of a data set, for the rows that use it, such as prontoqa=FOLDER; may be repeated",
+    )
     parser.add_argument("--resume", action="store_true", help="keep what --run-dir has, run what it lacks")
     parser.add_argument("--against", metavar="ROW", help="compare every other row with this one, by question")
     parser.add_argument("--figure", choices=get_args(FigureKind), help="draw the accuracies as accuracy.png")
     options = parser.parse_args(given[:at])
     console = Console(width=None if Console().is_terminal else 200)
     try:
-        if any(Path(source.partition("=")[2] or source).is_dir() for source in options.source):
+        if any(Path(target.partition("=")[2] or target).is_dir() for target in options.targets):
             return _compare_finished(options, given[at + 1 :], console)
         return _run(options, given[at + 1 :], console)
     except UserError as error:
@@ -233,12 +243,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, extra: list[str], console: Console) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("start scripts.compare in one process: its rows start their own (--trainer.devices)")
-    if len(options.source) > 1:
+    if len(options.targets) > 1:
         raise UserError(
-            f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.source)}"
+            f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.targets)}"
         )
-    file = Path(options.source[0])
-    comparison = read(file)
+    file = Path(options.targets[0])
+    comparison = with_sources(read(file), options.source)
     changes = {key: value for key in ("against", "figure") if (value := getattr(options, key)) is not None}
     if "against" in changes:
         choose("row", changes["against"], comparison.rows)
@@ -262,9 +272,11 @@ def _run(options: argparse.Namespace, extra: list[str], console: Console) -> int
 
 
 def _compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:
-    if extra or options.rows or options.resume:
-        raise UserError("--rows, --resume and flags after -- belong to a FILE.yaml, not to finished runs")
-    rows = finished_rows(options.source, options.against)
+    if extra or options.rows or options.resume or options.source:
+        raise UserError(
+            "--rows, --resume, --source and flags after -- belong to a FILE.yaml, not to finished runs"
+        )
+    rows = finished_rows(options.targets, options.against)
     if options.against is not None:
         choose("row", options.against, [row.name for row in rows])
     title = f"Finished runs: {', '.join(row.name for row in rows)}"

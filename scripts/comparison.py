@@ -1,7 +1,7 @@
 """The YAML file of a comparison: the rows of a table and their flags."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -9,15 +9,20 @@ from typing import Any, NamedTuple, get_args
 import torch
 import yaml
 
+import datamodules
 from command_line.assembly import check_flags
+from datamodules.sources import local_folder
 from scripts.comparison_results import folder_name
 from scripts.comparison_table import FigureKind
-from utilities.errors import UserError, choose
+from utilities.errors import UserError, choose, nearest
 from utilities.reading import read_text
 from utilities.yaml_values import parse_yaml, plain
 
 UNTRAINED = "--model=Pretrained"
 # What a test without a checkpoint takes of a row's flags.
+HARDWARE = tuple(
+    f"--trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
+)
 FOR_TEST = ("-c", "--config", "--data", "--backbone", UNTRAINED)
 
 
@@ -167,14 +172,77 @@ def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) ->
 
 
 def for_test(flags: Iterable[str]) -> list[str]:
-    """Those flags that a test without a checkpoint takes, with the values after them."""
+    """Return those flags that a test without a checkpoint takes, with the values after them."""
+    return _beginning_with(FOR_TEST, flags)
+
+
+def of_hardware(flags: Iterable[str]) -> list[str]:
+    """Return those flags that say what a command runs on, with the values after them."""
+    return _beginning_with(HARDWARE, flags)
+
+
+def _beginning_with(names: tuple[str, ...], flags: Iterable[str]) -> list[str]:
     kept, keep = [], False
     for flag in flags:
         if flag.startswith("--") or flag == "-c":
-            keep = flag.startswith(FOR_TEST)
+            keep = flag.startswith(names)
         if keep:
             kept.append(flag)
     return kept
+
+
+def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
+    """Add ``--data.source`` to the rows of some data sets.
+
+    Args:
+        sources: each as ``DATASET=FOLDER`` (or a hub id); the data set's name in any case.
+
+    Raises:
+        UserError: for a data set that is unknown, reads no files or is in no row, or a folder that does not
+            exist.
+    """
+    known = {name.lower(): name for name in datamodules.__all__ if name != "Generated"}
+    used = {row: data_set(comparison.flags(row)) for row in comparison.rows}
+    folders: dict[str | None, str] = {}
+    for value in sources:
+        name, equals, folder = value.partition("=")
+        if not equals or not folder:
+            raise UserError(f"--source must be DATASET=FOLDER, such as prontoqa=FOLDER, got {value!r:.100}")
+        if name.lower() not in known:
+            raise UserError(f"--source: data set {name!r:.100} is unknown: {nearest(name.lower(), known)}")
+        name = known[name.lower()]
+        if name not in used.values():
+            raise UserError(f"--source: no row has data set {name}")
+        if name in folders:
+            raise UserError(f"--source gives data set {name} twice")
+        local_folder(folder)
+        folders[name] = folder
+    rows: dict[str, list[str] | Again] = {
+        row: [*flags, f"--data.source={folders[used[row]]}"]
+        if isinstance(flags, list) and used[row] in folders
+        else flags
+        for row, flags in comparison.rows.items()
+    }
+    return replace(comparison, rows=rows)
+
+
+def data_set(flags: Sequence[str]) -> str | None:
+    """Name of the data set that a row's flags choose; None for a class of the user's own."""
+    name = chosen_class(flags, "data")
+    return name if name in datamodules.__all__ else None
+
+
+def chosen_class(flags: Sequence[str], section: str) -> str:
+    """Name of the class that flags and files choose last for ``model`` or ``data``, without its module."""
+    path = ""
+    for option, following in pairwise([*flags, ""]):
+        option, equals, value = option.partition("=")
+        value = value if equals else following
+        if option == f"--{section}":
+            path = value
+        elif option in ("-c", "--config"):
+            path = str(_from_file(Path(value), section).get("class_path", path))
+    return path.rpartition(".")[2]
 
 
 def starts_processes(flags: Sequence[str]) -> bool:
@@ -184,8 +252,9 @@ def starts_processes(flags: Sequence[str]) -> bool:
     for option, following in pairwise([*flags, ""]):
         name, equals, value = option.partition("=")
         value = value if equals else following
-        if name in ("-c", "--config") and Path(value).is_file():
-            values |= _trainer_values(Path(value), values)
+        if name in ("-c", "--config"):
+            trainer = _from_file(Path(value), "trainer")
+            values |= {key: trainer[key] for key in values if key in trainer}
         elif name.removeprefix("--trainer.") in values:
             given[name.removeprefix("--trainer.")] = value
     values |= given
@@ -196,10 +265,9 @@ def starts_processes(flags: Sequence[str]) -> bool:
     return count != 1 or str(values["num_nodes"]) != "1"
 
 
-def _trainer_values(file: Path, names: Collection[str]) -> dict[str, Any]:
-    """Read some of the trainer's options from a file; none if it is not valid, which the command reports."""
+def _from_file(file: Path, section: str) -> dict[str, Any]:
+    """Read a section of a configuration file; nothing if it is not valid, which the command reports."""
     try:
-        trainer = yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"]
-        return {name: trainer[name] for name in names if name in trainer}
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8"))[section])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return {}

@@ -126,6 +126,7 @@ MODEL = {
     "init": Values("{kind: random}", "3"),
     "init.kind": Values("random", "txt"),
     "init.text": Values("Think.", " ", "--model.init.kind=text"),
+    "init.preset": Values("gsm8k", "gms8k", "--model.init.kind=text", message="preset 'gms8k' is unknown"),
     "optimizer": Values("{lr: 0.01}", "3"),
     "optimizer.lr": Values("0.01", "-1"),
     "optimizer.weight_decay": Values("0.1", "x"),

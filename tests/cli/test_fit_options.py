@@ -167,8 +167,8 @@ NEUTRAL = {
         --data.revision""",
     "classes, whose options are listed; another method is refused by name": "--model --data",
 }
-# Handled like the option beside it, by a class that needs other data.
-ALIKE = {"--data.subset": "--data.keep_calculator"}
+# Handled like the option beside it, by a class that needs other data, or in place of it.
+ALIKE = {"--data.subset": "--data.keep_calculator", "--model.init.preset": "--model.init.text"}
 
 
 def all_options() -> set[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 EVERY = sorted(CONFIGS.rglob("*.yaml"))
-COMPARISONS = [path for path in EVERY if path.parent.name.startswith(("table", "dpc")) or path.stem == "demo"]
+COMPARISONS = [path for path in EVERY if path.parent.parent.name == "experiment" or path.stem == "demo"]
 FILES = [path for path in EVERY if path not in COMPARISONS]
 EXPERIMENTS = [path for path in FILES if path.parent.name == "experiment"]
 

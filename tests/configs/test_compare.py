@@ -15,7 +15,7 @@ import cli
 from callbacks.act import ACT
 from callbacks.dpc import DPC
 from scripts.compare import main
-from scripts.comparison import UNTRAINED, Again, for_test, read, starts_processes
+from scripts.comparison import UNTRAINED, Again, for_test, of_hardware, read, starts_processes, with_sources
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 from tests.tiny_folder import QUIET, save_tiny_backbone
 from utilities.errors import UserError
@@ -25,7 +25,7 @@ TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
 
 def placed(flags: list[str]) -> list[str]:
     """Files as they are found from any folder."""
-    return [str(ROOT / flag) if flag.startswith("configs/") else flag for flag in flags]
+    return [re.sub(r"^(--config=)?(configs/)", rf"\1{ROOT}/\2", flag) for flag in flags]
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=name)
@@ -40,7 +40,8 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
         if isinstance(own, Again):
             again = [*placed(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
             *_, trainer, _ = instantiate(files, *comparison.options, *again, command="test")
-            assert any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
+            corrected = any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
+            assert corrected == any(flag.startswith("--trainer.callbacks=") for flag in own.test)
             continue
         flags = [*comparison.options, *placed(own)]
         untrained = UNTRAINED in own
@@ -52,22 +53,103 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
         )
         assert type(model).__name__ == ("Pretrained" if untrained else config.model.class_path.split(".")[-1])
         stages[row] = (getattr(model, "partition", None), getattr(model, "num_stages", None))
-        if path.parent.name == "table3":
+        if path.parent.name in ("dham", "dpc"):
+            assert data.backbone.name == backbone_of(path)
+        if path.stem.startswith("table3") and path.parent.name == "dham":
             assert model.num_virtual_tokens == 64
-            backbone = yaml.safe_load((CONFIGS / "backbone" / path.name).read_text(encoding="utf-8"))
-            assert data.backbone.name == backbone["backbone"]["name"]
-    if path.parent.name == "table3":
+    if path.parent.name == "dham" and path.stem.startswith("table3"):
         assert stages == {f"G={groups}": ("cka", groups) for groups in range(2, 9)}
-    elif path.parent.name == "table2":
-        fixed = 3 if path.stem.startswith("llama3") else 4
-        assert stages == {row: (row, fixed if row == "uniform" else None) for row in TABLE2}
-    elif path.parent.name != "dpc":
+    elif path.parent.name == "dham" and path.stem.startswith("table2"):
+        fixed = 3 if "llama3" in path.stem else 4
+        expected = {row: (row, fixed if row == "uniform" else None) for row in TABLE2}
+        assert {row: values for row, values in stages.items() if row != "PT"} == expected
+        assert ("PT" in stages) == ("llama3" in path.stem)
+    elif path.stem == "demo":
         assert stages["DHAM"] == ("cka", None)
+
+
+def backbone_of(path: Path) -> str:
+    """Name of the model that a table's file name ends in or begins with."""
+    (file,) = [file for file in (CONFIGS / "backbone").iterdir() if file.stem in path.stem]
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["backbone"]["name"]
+
+
+DPC_ROWS = ["Pretrained", "PT", "PT + ACT", "PT + DPC"]
+MATHEMATICS = ["GSM8K", "MATH", "AQuA"]
+METHODS = ["Pretrained", "PT", "prefix tuning", "PT + ACT", "LoRA", "PT + DPC", "DHAM"]
+PAPER_TABLES = {
+    **{f"dpc/table1_{model}": (DPC_ROWS, MATHEMATICS) for model in ("llama2_13b", "llama3_8b", "mistral_7b")},
+    "dpc/table2_llama3_8b": (["PT", "DPC", "random", "all"], MATHEMATICS),
+    **{
+        f"dpc/table3_{model}": (["PT", "DPC"], ["ProntoQA", "ARC", "WorldTree"])
+        for model in ("llama3_8b", "mistral_7b")
+    },
+    **{
+        f"dham/table1_{model}": (METHODS, MATHEMATICS)
+        for model in ("llama2_13b", "llama3_8b", "mistral_7b", "deepseek_7b")
+    },
+}
+
+
+@pytest.mark.parametrize("table", PAPER_TABLES)
+def test_the_papers_tables_have_their_rows(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    methods, data = PAPER_TABLES[table]
+    rows = read(CONFIGS / "experiment" / f"{table}.yaml").rows
+    assert list(rows) == [f"{name} {method}" for name in data for method in methods]
+    calibrated = {row for row, own in rows.items() if isinstance(own, Again) and own.calibrate}
+    assert calibrated == {row for row in rows if row.endswith(("DPC", "random"))}
+
+
+# DPC's appendix A.1, and what DHAM's section 5.1 says of its own prompts.
+START = {"llama3_8b": "random", "llama2_13b": "text", "mistral_7b": "text", "deepseek_7b": "vocabulary"}
+
+
+@pytest.mark.parametrize("table", [table for table in PAPER_TABLES if "table2" not in table])
+def test_prompts_are_as_the_papers_say(table: str, instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.chdir(ROOT)
+        comparison = read(CONFIGS / "experiment" / f"{table}.yaml")
+    model = re.sub(r".*/table\d_", "", table)
+    files = [file.removeprefix("configs/") for file in comparison.files]
+    for row, own in comparison.rows.items():
+        if isinstance(own, Again) or not row.endswith(("PT", "DHAM")):
+            continue
+        module, data, *_ = instantiate(files, *comparison.options, *placed(own), "--trainer.accelerator=cpu")
+        if row.endswith("DHAM"):
+            assert (module.num_virtual_tokens, module.optimizer_config.lr) == (64, 2e-5)
+            assert (module.search.min_stages, module.search.max_stages) == (3, 5)
+            continue
+        assert (module.num_virtual_tokens, module.optimizer_config.lr) == (100, 1e-3)
+        assert (module.insert_at, data.batch_size) == (0, 8)
+        assert module.init.kind == START[model]
+        if START[model] == "text" and "table1" in table:
+            assert module.init.preset == row.split()[0].lower()
+
+
+def test_figure_3_inserts_at_the_papers_layers(instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as there:
+        there.chdir(ROOT)
+        comparison = read(CONFIGS / "experiment/dham/figure3_llama3_8b.yaml")
+    files = [file.removeprefix("configs/") for file in comparison.files]
+    layers = {}
+    for row, own in comparison.rows.items():
+        assert isinstance(own, list)
+        if UNTRAINED not in own:
+            module, *_ = instantiate(files, *comparison.options, *own, "--trainer.accelerator=cpu")
+            assert (module.num_virtual_tokens, module.optimizer_config.lr) == (64, 2e-5)
+            layers[row] = module.insert_at + 1
+    assert layers == {f"Layer {layer}": layer for layer in (1, 9, 14, 24)}
 
 
 def test_an_untrained_row_takes_data_and_backbone() -> None:
     flags = ["-c", "a.yaml", UNTRAINED, "--trainer.max_steps", "3", "--data.seed", "1", "--model.x=1"]
     assert for_test(flags) == ["-c", "a.yaml", UNTRAINED, "--data.seed", "1"]
+
+
+def test_tests_run_on_the_hardware_that_was_asked_for() -> None:
+    flags = ["--trainer.accelerator", "cpu", "--trainer.max_steps=3", "--trainer.devices=2", "--data.seed=1"]
+    assert of_hardware(flags) == ["--trainer.accelerator", "cpu", "--trainer.devices=2"]
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +327,61 @@ def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     line = error_of(capsys, table, "--rows", "Bare,G = 3", "--run-dir", tmp_path / "run")
     assert line == "error: row 'G = 3' is unknown: did you mean 'G = 2'? Allowed: Bare, G = 2"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def two_data_sets(tmp_path: Path) -> Path:
+    """A comparison with rows of two data sets, chosen by file and by flag, and a folder for each."""
+    for folder in ("gsm8k", "arc"):
+        (tmp_path / folder).mkdir()
+    values = {
+        "title": "two",
+        "files": [str(CONFIGS / "data/arc.yaml")],
+        "rows": {
+            "ARC": ["--model=PromptTuning"],
+            "ARC again": {"of": "ARC", "test": ["--trainer.callbacks=callbacks.dpc.DPC"]},
+            "file": ["-c", str(CONFIGS / "data/gsm8k.yaml"), UNTRAINED],
+            "flag": ["--data", "datamodules.GSM8K"],
+            "generated": ["--data=Generated"],
+        },
+    }
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def test_a_source_goes_to_the_rows_of_its_data_set(two_data_sets: Path) -> None:
+    folder = two_data_sets.parent
+    sources = [f"gsm8k={folder / 'gsm8k'}", f"ARC={folder / 'arc'}"]
+    comparison = with_sources(read(two_data_sets), sources)
+    last = {row: comparison.flags(row)[-1] for row in comparison.rows}
+    assert last == {
+        **dict.fromkeys(("ARC", "ARC again"), f"--data.source={folder / 'arc'}"),
+        **dict.fromkeys(("file", "flag"), f"--data.source={folder / 'gsm8k'}"),
+        "generated": "--data=Generated",
+    }
+    assert for_test(comparison.flags("file"))[-1] == last["file"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["gsm8k"], "--source must be DATASET=FOLDER, such as prontoqa=FOLDER, got 'gsm8k'"),
+        (["gsm8k="], "--source must be DATASET=FOLDER"),
+        (["gms8k=."], "--source: data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: aqua, arc"),
+        (["generated=."], "data set 'generated' is unknown"),
+        (["math=."], "--source: no row has data set MATH"),
+        (["arc=.", "ARC=.."], "--source gives data set ARC twice"),
+        (["arc=./nowhere"], "data folder ./nowhere does not exist"),
+    ],
+)
+def test_mistaken_sources(
+    sources: list[str], expected: str, two_data_sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = two_data_sets.parent / "run"
+    flags = [f"--source={value}" for value in sources]
+    assert expected in error_of(capsys, two_data_sets, *flags, "--run-dir", run)
+    assert not run.exists()
 
 
 MISTAKES = {

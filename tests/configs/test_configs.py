@@ -14,6 +14,7 @@ import datamodules
 import lightning_modules
 from callbacks.progress import ExamplesProgressBar
 from lightning_modules.base import SoftPromptModule
+from tests.configs.data import ROWS, write_data
 from tests.configs.files import CONFIGS, EVERY, EXPERIMENTS, FILES, name
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
@@ -98,48 +99,12 @@ def test_flags_before_files_win_too(instantiate: Any) -> None:
     assert (first.code, first.errors) == (2, ["error: num_stages must be at least 1, not 0"])
 
 
-GSM8K_ROWS = [
-    {"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(12)
-]
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "gsm8k": GSM8K_ROWS,
-    "math": [{"problem": row["question"], "solution": "It is $\\boxed{4}$."} for row in GSM8K_ROWS],
-    "aqua": [
-        {"question": row["question"], "options": ["A)1", "B)2"], "rationale": "Try.", "correct": "B"}
-        for row in GSM8K_ROWS
-    ],
-    "arc": [
-        {
-            "question": row["question"],
-            "choices": {"text": ["no", "yes"], "label": ["1", "2"]},
-            "answerKey": "2",
-        }
-        for row in GSM8K_ROWS
-    ],
-    "prontoqa": [
-        {
-            "context": f"Max is {row['question']}",
-            "question": "Is Max?",
-            "options": ["A) True", "B) False"],
-            "answer": "A",
-            "explanation": ["Max is.", "He is."],
-        }
-        for row in GSM8K_ROWS
-    ],
-}
-ROWS["worldtree"] = [row | {"explanation": [{"text": "yes is a kind of answer"}]} for row in ROWS["arc"]]
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny backbone with a long context, and a folder of rows for each data set."""
     root = tmp_path_factory.mktemp("folders")
     save_tiny_backbone(root / "backbone", positions=2048)
-    for data, rows in ROWS.items():
-        (root / data).mkdir()
-        for split in ("train", "validation", "test"):
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (root / data / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    write_data(root)
     return root
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.backbone.attention import register
+from lightning_modules.backbone.loading import BackboneConfig, load_model
 from lightning_modules.backbone.model import Backbone
-from lightning_modules.initialisation import PromptInit, initial_embeddings, initial_prompt
+from lightning_modules.initialisation import PRESETS, PromptInit, initial_embeddings, initial_prompt
 from tests.unit.backbone.tiny import Characters, method, tiny_backbone
 from utilities.errors import UserError
 
@@ -160,14 +162,60 @@ def test_masters_are_float32_over_a_bfloat16_backbone(name: str) -> None:
     assert loss.dtype == torch.float32
 
 
+# What DPC's appendix A.1 prints, line breaks aside.
+PRINTED = {
+    "gsm8k": "Question: Natalia sold clips to 48 of her friends in April, and then she sold half as many "
+    "clips"
+    " in May. How many clips did Natalia sell altogether in April and May? Answer: Natalia sold "
+    "48/2=24 clips in May. Natalia sold 48+24=72 clips altogether in April and May. #### 72",
+    "math": "Problem: What is the degree of the polynomial $(4+5x^3+100+2\\pi x^4+\\sqrt{10}x^4+9)$? "
+    "Solution: "
+    "This polynomial is not written in standard form. However, we don't need to write it in standard "
+    "form, nor do we need to pay attention to the coefficients. We just look for the exponents on "
+    "$x$. We have an $x^4$ term and no other term of higher degree, so $\\boxed{4}$ is the degree of "
+    "the polynomial.",
+    "aqua": "Question: A person is traveling at 20 km/hr and reached his destination in 2.5 hr. Find the "
+    "distance? A) 53 km B) 55 km C) 52 km D) 60 km E) 50 km T = 2.5 hrs = 5/2 hrs D = T*S = 20*5/2 = "
+    "50 km Answer is E",
+}
+
+
+@pytest.mark.parametrize("preset", PRINTED)
+def test_presets_are_the_papers_examples(preset: str) -> None:
+    assert set(PRESETS) == set(PRINTED)
+    assert " ".join(PromptInit("text", preset=preset).source_text().split()) == PRINTED[preset]
+
+
+@pytest.mark.parametrize("kind", ["text", "hybrid"])
+def test_a_preset_starts_as_its_text_does(kind: str) -> None:
+    register()
+    config = BackboneConfig(name="embedded")
+    backbone = Backbone(config, load_model(config).model)
+    text = PromptInit("text", preset="math").source_text()
+    starts = [
+        initial_embeddings(backbone, init, 100, seeded())
+        for init in (PromptInit(kind, preset="math"), PromptInit(kind, text))
+    ]
+    assert torch.equal(*starts)
+    assert not torch.equal(
+        starts[0], initial_embeddings(backbone, PromptInit(kind, preset="aqua"), 100, seeded())
+    )
+
+
 @pytest.mark.parametrize(
-    ("kind", "text", "words"),
+    ("arguments", "words"),
     [
-        ("text", "", "needs a text"),
-        ("hybrid", "  ", "needs a text"),
-        ("vocabluary", "", "did you mean 'vocabulary'"),
+        (("text", ""), "needs a text"),
+        (("hybrid", "  "), r"needs a text .* or a preset \(aqua, gsm8k, math\)"),
+        (("vocabluary", ""), "did you mean 'vocabulary'"),
+        (
+            ("text", "", "gms8k"),
+            "preset 'gms8k' is unknown: did you mean 'gsm8k'. Allowed: aqua, gsm8k, math",
+        ),
+        (("random", "", "gsm8k"), "prompt init 'random' takes no preset, got 'gsm8k'"),
+        (("text", "Think", "gsm8k"), "takes model.init.text or model.init.preset, got both"),
     ],
 )
-def test_bad_init_is_refused(kind: str, text: str, words: str) -> None:
+def test_bad_init_is_refused(arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(UserError, match=rf"^[^\n]*{words}[^\n]*$"):
-        PromptInit(kind, text)
+        PromptInit(*arguments)
