@@ -139,6 +139,9 @@ MODEL = {
     "target_modules": Values("[q_proj]", "[foo]", LORA, message="LoRA cannot be added"),
     "mlp_width": Values("4", "-1", PREFIX),
     "insert_at": Values("1", "4"),
+    "visible_from": Values("1", "-1"),
+    "visible_until": Values("2", "0"),
+    "gate": Values("true", "maybe", DHAM),
 }
 DATA = {
     "source": Values("./rows", "./nowhere", GSM8K, message="./nowhere"),
@@ -158,6 +161,8 @@ DATA = {
     "train_size": Values("8", "0"),
     "validation_size": Values("3", "0"),
     "test_size": Values("3", "0"),
+    "perturbation": Values("noise", "nose", GSM8K),
+    "perturbation_seed": Values("1", "-1", GSM8K),
     "on_bad_row": Values("skip", "skp", GSM8K),
     "date": Values("2026-01-31", "31.1.2026"),
     "seed": Values("1", "x"),

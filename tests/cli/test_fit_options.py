@@ -160,7 +160,7 @@ NEUTRAL = {
         --data.num_workers""",
     "of evaluations, or checks that change nothing": """--trainer.limit_test_batches
         --trainer.limit_predict_batches --trainer.num_sanity_val_steps --trainer.inference_mode
-        --data.test_size --data.ood_lengths --data.test_on""",
+        --data.test_size --data.ood_lengths --data.test_on --data.perturbation --data.perturbation_seed""",
     "files: what is read or written, and from where": """--trainer.enable_checkpointing --weights_only
         --ckpt_path --backbone.trust_remote_code""",
     "which weights, compared by fingerprint; which rows of the hub": """--backbone.name --backbone.revision
