@@ -23,7 +23,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     """Return the table's lines in the order of COLUMNS: each run, and each row's mean over its seeds.
 
     Raises:
-        UserError: if results cannot be read, or two compared rows are tests of different data.
+        UserError: if results cannot be read.
     """
     lines = []
     for row in rows:
@@ -52,7 +52,7 @@ def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | Non
         f"{summary.correct / summary.examples:.3f}",
         f"{low:.3f} – {high:.3f}",
         _counts([summary]),
-        *_paired_cells(None if reference is None else Pair.of(reference, row, [seed])),
+        *_paired_cells(row, reference, [seed]),
         *(NONE if value is None else f"{value:.0f} s" for value in seconds),
     ]
 
@@ -64,7 +64,7 @@ def _mean_cells(row: Row, reference: Row | None) -> list[str]:
         f"{row.name}, mean of {len(summaries)} seeds",
         *(NONE, NONE, f"{mean:.3f}", f"{interval.low:.3f} – {interval.high:.3f}"),
         _counts(summaries),
-        *_paired_cells(None if reference is None else Pair.of(reference, row)),
+        *_paired_cells(row, reference, list(row.runs)),
         *(NONE, NONE),
     ]
 
@@ -76,9 +76,12 @@ def _counts(summaries: Sequence[Summary]) -> str:
     return f"{sum(summary.correct for summary in summaries)} / {examples}" + (f" ({part})" if part else "")
 
 
-def _paired_cells(pair: Pair | None) -> list[str]:
-    if pair is None:
+def _paired_cells(row: Row, reference: Row | None, seeds: Sequence[int | None]) -> list[str]:
+    if reference is None:
         return [NONE] * 5
+    pair = Pair.of(reference, row, seeds)
+    if pair is None:
+        return [f"{reference.name} (other questions)", *[NONE] * 4]
     before, after = pair.grades
     fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
     low, high = difference_interval(before, after)
