@@ -219,7 +219,7 @@ ELSEWHERE = [
     (["--data=GSM8K", "--data.source=./nowhere"], "data folder ./nowhere does not exist"),
     (["--data=GSM8K", "--data.source=owner/nothing"], "data set 'owner/nothing' (main, train) cannot be"),
     (["--backbone.name=./nowhere"], "backbone folder ./nowhere does not exist"),
-    (["--backbone.name=owner/nothing"], "backbone 'owner/nothing' cannot be loaded: "),
+    (["--backbone.name=owner/nothing"], "backbone 'owner/nothing' is neither a folder nor complete"),
     (["--backbone.name=./gguf"], "name one with backbone.gguf_file (a.gguf, b.gguf)"),
     (["--backbone.name=./gguf/a.gguf"], "is a GGUF file: give its folder as backbone.name"),
     (["--run_dir=given.yaml/run"], "folder given.yaml/run cannot be written to: Not a directory"),

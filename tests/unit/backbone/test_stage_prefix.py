@@ -97,7 +97,8 @@ def test_methods(tiny: Backbone, family: str, name: str) -> None:
     elif name.startswith("dham"):
         logits = slow_logits(model, ids, mask, list(module.stages.starts), prompts, module.mode)
     else:
-        logits = slow_logits(model, ids, mask, [getattr(module, "insert_at", 0)][: len(prompts)], prompts)
+        rows = [part[:, 0] for part in module.vectors()]
+        logits = slow_logits(model, ids, mask, [getattr(module, "insert_at", 0)][: len(rows)], rows)
     assert_agrees(tiny, module.prefix(), logits, prompts, prompts)
 
 
