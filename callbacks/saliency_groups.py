@@ -94,11 +94,13 @@ class LateShare(NamedTuple):
 
 
 def late_shares(saved: Saved) -> list[LateShare]:
-    """Shares of the sources in the last third of the layers, incorrect against correct examples."""
+    """Compare the sources' shares in the last third of the layers, without a prompt that is hidden there."""
     sources = SENDERS if saved.about.stages else SENDERS[1:]
     found = []
     for source in sources:
         values = saved.in_late_layers(saved.share_from(source))
+        if np.isnan(values).all():
+            continue
         wrong, right = (float(np.nanmedian(values[saved.correct == mark])) for mark in (0, 1))
         compared = compare_groups(values, saved.correct)
         found.append(LateShare(source.replace("_", " "), wrong, right, compared))
@@ -150,6 +152,11 @@ def _by_grade(axes: Axes, saved: Saved, title: str, values: Floats) -> None:
         band(axes, layers, chosen, colour, f"{name} (n = {len(chosen)})")
     late = late_layers(layers)
     axes.axvspan(late[0] - 0.5, late[-1] + 0.5, color=NEUTRAL, alpha=0.08, linewidth=0)
-    found = compare_groups(saved.in_late_layers(values), saved.correct)
-    axes.set_title(f"{title}\nP(incorrect > correct) = {found.greater:.3f}, p = {found.p:.2g}", fontsize=10)
+    averages = saved.in_late_layers(values)
+    if np.isnan(averages).all():
+        test = "the prompt is hidden from the shaded layers"
+    else:
+        found = compare_groups(averages, saved.correct)
+        test = f"P(incorrect > correct) = {found.greater:.3f}, p = {found.p:.2g}"
+    axes.set_title(f"{title}\n{test}", fontsize=10)
     finish_layers(axes, saved.about)

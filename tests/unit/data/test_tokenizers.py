@@ -161,7 +161,10 @@ def test_the_blank_before_an_answer_is_the_chat_template_s(write_rows: WriteRows
 def moved(data: GSM8K, bos_first: bool = True) -> Batch:
     """Return the only batch of the test split, for a model with ``bos_first``."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=SimpleNamespace(bos_first=bos_first), global_rank=0, world_size=1
+        lightning_module=SimpleNamespace(bos_first=bos_first),
+        global_rank=0,
+        world_size=1,
+        limit_test_batches=1.0,
     )
     (batch,) = data.test_dataloader()
     return batch
@@ -260,7 +263,10 @@ def test_the_partition_search_keeps_the_bos_of_its_examples(write_rows: WriteRow
     data._tokenizer = tokenizer
     data.setup("fit")
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=SimpleNamespace(bos_first=True), global_rank=0, world_size=1
+        lightning_module=SimpleNamespace(bos_first=True),
+        global_rank=0,
+        world_size=1,
+        limit_test_batches=1.0,
     )
     for batch in data.calibration_loader(3, 0):
         assert (batch.gold.input_ids[:, 0] == tokenizer.bos_token_id).all()
