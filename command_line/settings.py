@@ -58,6 +58,8 @@ def check_settings(config: Namespace) -> None:
         UserError: naming the option, its value and what is allowed.
     """
     seed = config.get("seed_everything")
+    if seed is None:
+        raise UserError("seed_everything needs a value, got null: 0 is the default")
     if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
     for option, minimum in MINIMUM.items():

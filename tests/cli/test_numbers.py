@@ -73,3 +73,33 @@ def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> 
     Path("given.yaml").write_text(yaml.safe_dump({section: values}), encoding="utf-8")
     flags = [flag for flag in common if not flag.startswith("--backbone")]
     assert_one_error(call("fit", *flags, "-c", "given.yaml"), f"given.yaml: {option} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.visible_from=null"],
+        ["--model.mlp_width=null"],
+        ["--data.perturbation=null"],
+        ["--data.perturbation_seed=null"],
+        ["--trainer.callbacks=DPC", "--trainer.callbacks.mode=null"],
+        ["--trainer.callbacks=SaliencyDiagnostics", "--trainer.callbacks.rollout=null"],
+    ],
+)
+def test_null_is_refused_on_the_command_line(flags: list[str], common: list[str]) -> None:
+    """The parser passes it on to classes, which would compare it with a number."""
+    option = flags[-1].partition("=")[0]
+    assert_one_error(call("test", *common, *flags), f"option {option} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("seed_everything: null", "seed_everything"),
+        ("backbone: {name: null}", "backbone.name"),
+        ("trainer: {callbacks: {class_path: DPC, init_args: {mode: null}}}", "trainer.callbacks.mode"),
+    ],
+)
+def test_null_in_a_file_is_refused_by_name(text: str, name: str, common: list[str]) -> None:
+    Path("given.yaml").write_text(text + "\n", encoding="utf-8")
+    assert_one_error(call("test", *common, "-c", "given.yaml"), f"{name} needs a value, got null")
