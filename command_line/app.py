@@ -107,7 +107,7 @@ class PromptCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
         check_nulls(self.config[self.wanted])
         normalize_settings(self.config[self.wanted])
-        check_settings(self.config[self.wanted])
+        check_settings(self.config[self.wanted], self.wanted)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(BackboneConfig, "backbone")

@@ -103,3 +103,30 @@ def test_null_is_refused_on_the_command_line(flags: list[str], common: list[str]
 def test_null_in_a_file_is_refused_by_name(text: str, name: str, common: list[str]) -> None:
     Path("given.yaml").write_text(text + "\n", encoding="utf-8")
     assert_one_error(call("test", *common, "-c", "given.yaml"), f"{name} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--early_stopping.patience=99999999999999999999"], "early_stopping.patience must be between -2^53"),
+        (["--data.seed=-99999999999999999999"], "data.seed must be between -2^53 and 2^53, got -99999"),
+        (["--model.mlp_width=1000000000000"], "mlp_width must be <= 1,048,576"),
+        (["--trainer.accumulate_grad_batches=99999999"], "accumulate_grad_batches must be <= 65536"),
+        (
+            ["--trainer.callbacks.threshold=0.5"],
+            "--trainer.callbacks: 'threshold' is an option of a class that",
+        ),
+    ],
+)
+def test_numbers_that_no_run_can_hold_are_refused(flags: list[str], message: str, common: list[str]) -> None:
+    """A checkpoint could be written with larger integers, but not read."""
+    assert_one_error(call("fit", *common, *flags), message)
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "limit"), [("test", "test"), ("validate", "val"), ("predict", "predict")]
+)
+def test_an_evaluation_of_no_question_is_refused(subcommand: str, limit: str, common: list[str]) -> None:
+    option = f"trainer.limit_{limit}_batches"
+    outcome = call(subcommand, *common, f"--{option}=0", stdin="a\n")
+    assert_one_error(outcome, f"{option} must be > 0 for {subcommand}, which would answer no question")
