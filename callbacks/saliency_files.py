@@ -248,6 +248,8 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
     lines = read_lines(path, "saliency")
     values = [parse_json(line, f"saliency {path}:{number}") for number, line in enumerate(lines, start=1)]
     rows = validated(list[Row], values, f"saliency {path}")
+    if len({row.id for row in rows}) < len(rows):
+        raise UserError(f"saliency {path} has the id of an example more than once")
     path = path.with_suffix(".safetensors")
     arrays, stored = read_arrays(path)
     about = validated(About, stored, f"saliency {path}")

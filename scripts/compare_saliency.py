@@ -116,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> int:
             name, equals, folder = run.partition("=")
             if not equals:
                 raise UserError(f"'{run}' is not NAME=FOLDER")
-            name = printable(name)
+            name = printable(name or Path(folder).resolve().name)
             if name in named:
                 raise UserError(f"two runs have the name '{name}': give other names as NAME=FOLDER")
             named[name] = load(Path(folder), options.stem)
