@@ -12,7 +12,7 @@ from command_line.processes import check_environment, tell
 from command_line.streams import close_output, open_streams
 from datamodules import __all__ as DATA_SETS
 from lightning_modules import __all__ as METHODS
-from utilities.errors import UserError, nearest
+from utilities.errors import UserError, nearest, unusable_path
 
 VERSION = "0.1.0"
 
@@ -82,13 +82,16 @@ def main(args: Sequence[str] | None = None) -> int:
         code = _run(arguments, readable)
         close_output()
         return code
-    except UserError as error:
-        if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
-            traceback.print_exc()
-        tell(error)
-        return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else unusable_path(error)
+        if mistake is None:
+            raise
+        if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        tell(mistake)
+        return mistake.exit_code
 
 
 def _run(arguments: list[str], readable: bool) -> int:

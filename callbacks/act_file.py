@@ -9,6 +9,7 @@ from lightning_modules.backbone.calibration import Calibration
 from lightning_modules.backbone.model import Backbone
 from utilities.errors import UserError
 from utilities.files import write_text
+from utilities.json_text import dump_json
 from utilities.reading import read_json, validated
 
 FILE = "act.json"
@@ -65,7 +66,7 @@ def save_search(found: HeadSearch, path: Path) -> None:
     """Write a search as JSON that people can read: a field a line, a layer's heads a line."""
     lines = [f'"format": {FORMAT}']
     for name, value in asdict(found).items():
-        text = json.dumps(value, ensure_ascii=False)
+        text = dump_json(value)
         if isinstance(value, dict) and value:
             rows = ",\n".join(f"    {json.dumps(str(layer))}: {heads}" for layer, heads in value.items())
             text = f"{{\n{rows}\n  }}"

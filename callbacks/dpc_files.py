@@ -14,6 +14,7 @@ from lightning_modules.evaluation import Record
 from lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
 from utilities.errors import UserError
 from utilities.files import write_text
+from utilities.json_text import dump_json
 from utilities.reading import read_json, validated
 
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
@@ -57,7 +58,7 @@ class Correction(NamedTuple):
         own = {key: value for key, value in self._asdict().items() if key not in sides}
         own["seconds"] = round(self.seconds, 4)
         more = {"question": self.before.question, "reference": self.before.reference}
-        return json.dumps({"id": self.id} | more | own | sides, ensure_ascii=False)
+        return dump_json({"id": self.id} | more | own | sides)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration as JSON."""
     if path.exists():
         rank_zero_info(f"note: {path} is replaced")
-    write_text(path, json.dumps(asdict(calibration), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, dump_json(asdict(calibration), indent=2) + "\n")
 
 
 def calibration_file(checkpoint: str | os.PathLike[str] | None) -> Path:

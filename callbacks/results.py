@@ -22,6 +22,7 @@ from lightning_modules.visibility import visible_layers
 from utilities.errors import printable
 from utilities.files import write_text
 from utilities.intervals import coverage, wilson_interval
+from utilities.json_text import dump_json
 
 SAMPLES = 8
 
@@ -218,4 +219,4 @@ def sample_page(records: Sequence[Record]) -> str:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record._asdict(), ensure_ascii=False)
+    return dump_json(record._asdict())

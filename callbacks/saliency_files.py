@@ -3,7 +3,6 @@
 ``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -25,7 +24,8 @@ from lightning_modules.functional.information_flow import (
 )
 from utilities.errors import UserError
 from utilities.files import write_text
-from utilities.reading import parse_json, read_text, validated
+from utilities.json_text import dump_json, read_lines
+from utilities.reading import parse_json, validated
 from utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
@@ -233,7 +233,7 @@ class Saved:
 
     def write(self, folder: Path, stem: str) -> None:
         """Rows and arrays into a folder."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+        text = "".join(dump_json(row) + "\n" for row in self.rows())
         write_text(folder / f"{stem}.jsonl", text)
         write_tensors(folder / f"{stem}.safetensors", as_float32(self.arrays), asdict(self.about))
 
@@ -245,9 +245,11 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
         UserError: if the files are missing or damaged.
     """
     path = folder / f"{stem}.jsonl"
-    lines = read_text(path, "saliency").splitlines()
+    lines = read_lines(path, "saliency")
     values = [parse_json(line, f"saliency {path}:{number}") for number, line in enumerate(lines, start=1)]
     rows = validated(list[Row], values, f"saliency {path}")
+    if len({row.id for row in rows}) < len(rows):
+        raise UserError(f"saliency {path} has the id of an example more than once")
     path = path.with_suffix(".safetensors")
     arrays, stored = read_arrays(path)
     about = validated(About, stored, f"saliency {path}")

@@ -19,6 +19,7 @@ from command_line.answers import check_answers, write_answers
 from command_line.flow_table import print_flow
 from command_line.folders import Folders, flatten, run_folders
 from command_line.messages import ParserMessage
+from command_line.nulls import check_nulls
 from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
 from command_line.processes import check_machines, note
 from command_line.questions import read_questions
@@ -104,8 +105,9 @@ class PromptCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]  # always a list here
+        check_nulls(self.config[self.wanted])
         normalize_settings(self.config[self.wanted])
-        check_settings(self.config[self.wanted])
+        check_settings(self.config[self.wanted], self.wanted)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(BackboneConfig, "backbone")

@@ -7,7 +7,6 @@ it is promptstage's or Lightning's, or also named on the command line.
 import os
 import re
 from collections.abc import Collection, Mapping
-from functools import cache
 from typing import Any
 
 from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
@@ -21,6 +20,7 @@ from command_line.file_values import (
     leaves,
     written_paths,
 )
+from command_line.nulls import null_options, trainer_options
 from command_line.options import COMMAND_ONLY
 from command_line.schema import (
     FAMILIES,
@@ -30,7 +30,6 @@ from command_line.schema import (
     is_text,
     is_text_list,
     option_types,
-    parameters,
     takes_null,
 )
 from utilities.errors import UserError, nearest
@@ -258,12 +257,13 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
         kind = options.get(path, int)
         if is_choice(kind) or not is_text(kind):
             return False
+        if scalar.value is None and path == ("backbone", "name"):
+            return False  # no backbone has this name
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
     values = plain(tree, as_text)
-    _check_nulls(
-        values, options | {("trainer", *path): kind for path, kind in _trainer_options().items()}, where
-    )
+    for name in null_options(values, options | trainer_options()):
+        raise UserError(f"{where}: {name} needs a value, got null")
     groups = {path[:end] for path in options for end in range(1, len(path))}
     for group in sorted({*groups, ("trainer",), ("early_stopping",)}):
         inner: Any = values
@@ -276,28 +276,6 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
     # The parser would first look for a file of that name.
     named_classes = {section: values[section] for section in FAMILIES if isinstance(values.get(section), str)}
     return values | {section: {"class_path": name} for section, name in named_classes.items()}
-
-
-@cache
-def _trainer_options() -> dict[OptionPath, Any]:
-    from lightning.pytorch import Trainer
-
-    return parameters(Trainer.__init__)
-
-
-def _check_nulls(values: Mapping[str, Any], options: Mapping[OptionPath, Any], where: str) -> None:
-    """
-    Raises:
-        UserError: for a null that an option does not take; the parser would pass it on.
-    """
-    for path, kind in options.items():
-        inner: Any = values
-        for key in path[:-1]:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        null = isinstance(inner, Mapping) and path[-1] in inner and inner[path[-1]] is None
-        if null and kind is not Any and not takes_null(kind):
-            name = ".".join(key for key in path if key != "init_args")
-            raise UserError(f"{where}: {name} needs a value, got null")
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:

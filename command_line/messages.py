@@ -201,6 +201,8 @@ def _readable(problem: str) -> str:
     given = re.search(r".*(?:Got value|Given value): (.*)$", text)
     if match := re.match(r"Unable to load config '(.*?)'", text):
         return f"expected a mapping of options, not {match.group(1)}"
+    if match := re.search(r"NestedArg\(key='([\w.]+)'", text):
+        return f"'{match.group(1)}' is an option of a class that is not named"
     allowed = [
         name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
     ]

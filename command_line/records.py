@@ -9,6 +9,7 @@ from typing import Any
 from command_line.processes import note
 from datamodules.grading import grade
 from utilities.errors import UserError
+from utilities.reading import parse_unique
 
 # What grading and comparing need; any other field is passed through.
 FIELDS: dict[str, tuple[Any, str]] = {
@@ -109,7 +110,7 @@ def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode())
+        value = parse_unique(line.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):

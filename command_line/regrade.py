@@ -1,7 +1,6 @@
 """``python cli.py grade``: today's graders over the records of an earlier run; nothing is generated."""
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from datamodules.grading import CHOICES, Grade, grade
 from utilities.errors import UserError, nearest, printable
 from utilities.files import write_text
 from utilities.intervals import coverage, wilson_interval
+from utilities.json_text import dump_json
 
 LISTED = ("became correct", "became wrong", "changed prediction only")
 UNLISTED = "changed reason only"
@@ -128,7 +128,7 @@ def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
 
 
 def _line(record: dict[str, Any]) -> str:
-    text = json.dumps(record, ensure_ascii=False) + "\n"
+    text = dump_json(record) + "\n"
     # Half a surrogate pair, which JSON allows, has no UTF-8: write it as JSON's escape.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lightning_modules.stored_numbers import LARGEST_COUNT
 from utilities.errors import UserError
 
 # Minimum of each number.
@@ -33,6 +34,16 @@ MINIMUM: dict[str, float] = {
     "trainer.gradient_clip_val": 0,
     "trainer.reload_dataloaders_every_n_epochs": 0,
 }
+# The limit on the batches of each evaluation.
+EVALUATED = {
+    "test": "limit_test_batches",
+    "validate": "limit_val_batches",
+    "calibrate": "limit_val_batches",
+    "predict": "limit_predict_batches",
+    "saliency": "limit_predict_batches",
+}
+# The batches of a step are read before it, for its number of tokens.
+LARGEST_ACCUMULATION = 1 << 16
 LARGEST_SEED = 2**32 - 1
 
 # Trainer options that are not supported: the only value allowed, and why.
@@ -51,19 +62,30 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def check_settings(config: Namespace) -> None:
+def check_settings(config: Namespace, subcommand: str) -> None:
     """Check the options of the trainer and the run.
 
     Raises:
         UserError: naming the option, its value and what is allowed.
     """
     seed = config.get("seed_everything")
+    if seed is None:
+        raise UserError("seed_everything needs a value, got null: 0 is the default")
     if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
+    _check_sizes(config.as_dict(), "")
     for option, minimum in MINIMUM.items():
         value = config.get(option)
         if _is_number(value) and value < minimum:
             raise UserError(f"{option} must be >= {minimum}, got {value}")
+    accumulated = config.get("trainer.accumulate_grad_batches")
+    if _is_number(accumulated) and accumulated > LARGEST_ACCUMULATION:
+        raise UserError(
+            f"trainer.accumulate_grad_batches must be <= {LARGEST_ACCUMULATION}, got {accumulated}"
+        )
+    limit = EVALUATED.get(subcommand)
+    if limit is not None and config.get(f"trainer.{limit}") == 0:
+        raise UserError(f"trainer.{limit} must be > 0 for {subcommand}, which would answer no question")
     interval = config.get("trainer.val_check_interval")
     if _is_number(interval) and interval <= 0:
         raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")
@@ -86,6 +108,18 @@ def normalize_settings(config: Namespace) -> None:
             callback for i, callback in enumerate(callbacks) if callback not in callbacks[:i]
         ]
     _replace_enumerations(config)
+
+
+def _check_sizes(node: Any, name: str) -> None:
+    """Check that a checkpoint, which holds no larger integers, can store every option."""
+    if isinstance(node, int) and abs(node) > LARGEST_COUNT:
+        raise UserError(f"{name.replace('.init_args', '')} must be between -2^53 and 2^53, got {node}")
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _check_sizes(value, f"{name}.{key}" if name else key)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _check_sizes(value, name)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """Rows of a data set, from a local folder of JSON lines or from the Hugging Face hub."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from lightning.pytorch.utilities import rank_zero_info
 
 from utilities.errors import UserError
+from utilities.reading import parse_unique
 
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
@@ -234,7 +234,7 @@ def _first_line(path: Path, line: bytes) -> bytes:
 def json_row(line: bytes, where: str) -> Row:
     """Read one line as a JSON object; another line becomes a row with a ``problem``."""
     try:
-        value = json.loads(line.decode().rstrip("\r\n"))
+        value = parse_unique(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return Row({}, where, f"not UTF-8: {error}")
     except (ValueError, RecursionError) as error:

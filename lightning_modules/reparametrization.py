@@ -5,14 +5,18 @@ from torch import nn
 
 from utilities.errors import UserError
 
+LARGEST_WIDTH = 1 << 20
+
 
 def check_mlp_width(mlp_width: int) -> None:
     """
     Raises:
-        UserError: when it is negative.
+        UserError: when it is negative, or so large that it can only be a mistake.
     """
     if mlp_width < 0:
         raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+    if mlp_width > LARGEST_WIDTH:
+        raise UserError(f"mlp_width must be <= {LARGEST_WIDTH:,}, got {mlp_width:,}")
 
 
 def mlp_layers(width: int, hidden: int, out: int, generator: torch.Generator) -> tuple[nn.Linear, nn.Linear]:

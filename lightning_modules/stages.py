@@ -10,6 +10,7 @@ from lightning_modules.backbone.model import Backbone
 from lightning_modules.functional.partition import Partition, from_starts, single, uniform
 from utilities.errors import UserError, choose, nearest
 from utilities.files import write_text
+from utilities.json_text import dump_json
 from utilities.reading import read_json, validated
 
 SEARCHED = ("cka", "cosine", "euclidean")
@@ -139,7 +140,7 @@ def save_partition(partition: Partition, path: Path) -> None:
     """Write a partition as JSON that people can read: a field a line, a layer's similarities a line."""
     values = partition_values(partition)
     similarity = values.pop("similarity")
-    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines = [f"  {dump_json(key)}: {json.dumps(value)}" for key, value in values.items()]
     if similarity is None:
         lines.append('  "similarity": null')
     else:

@@ -17,7 +17,6 @@ the answers it fixed and broke, and the exact p (McNemar's test); ``pairs.jsonl`
 
 import argparse
 import gc
-import json
 import os
 import shlex
 import subprocess
@@ -56,8 +55,9 @@ from scripts.comparison_results import (
     write_pairs,
 )
 from scripts.comparison_table import COLUMNS, FigureKind, accuracy_figure, cells, markdown, pairs
-from utilities.errors import UserError, choose
-from utilities.files import make_folder, new_folder, write_bytes, write_text
+from utilities.errors import UserError, choose, printable
+from utilities.files import new_folder, write_bytes, write_text
+from utilities.json_text import dump_json
 
 
 class Runs:
@@ -140,7 +140,7 @@ class Runs:
 
     def _record(self, run: Run, **values: Any) -> None:
         self.records.setdefault(run.name, {}).update(values)
-        write_text(self.record_file, json.dumps(self.records, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.record_file, dump_json(self.records, indent=2) + "\n")
 
     def _run(self, arguments: list[str]) -> float:
         """Run a ``cli.py`` command and return its duration in seconds.
@@ -148,7 +148,7 @@ class Runs:
         On one device it runs in this process, since a new one would import torch again. Lightning starts
         the other ranks by running the program again, which must then be ``cli.py``, not this one.
         """
-        command = f"$ python cli.py {shlex.join(arguments)}"
+        command = printable(f"$ python cli.py {shlex.join(arguments)}")
         self.console.print(command, style="dim", markup=False, highlight=False)
         started = time.monotonic()
         if starts_processes(arguments):
@@ -232,11 +232,11 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given[:at])
     console = Console(width=None if Console().is_terminal else 200)
     try:
-        if any(Path(target.partition("=")[2] or target).is_dir() for target in options.targets):
+        if any(os.path.isdir(target.partition("=")[2] or target) for target in options.targets):
             return _compare_finished(options, given[at + 1 :], console)
         return _run(options, given[at + 1 :], console)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -279,15 +279,20 @@ def _compare_finished(options: argparse.Namespace, extra: list[str], console: Co
     rows = finished_rows(options.targets, options.against)
     if options.against is not None:
         choose("row", options.against, [row.name for row in rows])
+        compared = {pair.after.name for pair in pairs(rows)}
+        for row in rows:
+            if row.against is not None and row.name not in compared:
+                note = f"note: row '{row.name}' shares no question and seed with '{row.against}'"
+                print(f"{printable(note)}: it is not compared", file=sys.stderr)
     title = f"Finished runs: {', '.join(row.name for row in rows)}"
     if options.run_dir is None:
         if options.figure:
             raise UserError("--figure needs --run-dir: the folder that accuracy.png is written to")
         show(title, cells(rows), console)
         return 0
-    make_folder(options.run_dir)
-    show(title, report(title, rows, options.run_dir, options.figure), console)
-    console.print(f"the table is in {options.run_dir / 'table.md'}")
+    folder = new_folder(options.run_dir)  # a comparison's or a run's own files stay
+    show(title, report(title, rows, folder, options.figure), console)
+    console.print(printable(f"the table is in {folder / 'table.md'}"), markup=False)
     return 0
 
 

@@ -19,9 +19,10 @@ from callbacks.figures import png
 from callbacks.saliency_curves import curves, differences_of, gaps_of
 from callbacks.saliency_files import Saved, load
 from lightning_modules.functional.information_flow import curve_shape
-from utilities.errors import UserError, choose
-from utilities.files import write_bytes
+from utilities.errors import UserError, choose, printable
+from utilities.files import make_folder, write_bytes
 
+BAR = r"\|"  # in a cell of a table
 Examples = Literal["correct", "shared", "all"]
 
 
@@ -86,8 +87,9 @@ def table(named: Mapping[str, Saved]) -> list[str]:
         whole = curve_shape(np.median(values, axis=0))
         shapes = np.median([curve_shape(curve)[:3] for curve in values], axis=0)
         peak = f"layer {saved.about.layers[whole.peak_layer]}"
+        cell = name.replace("|", BAR)
         lines.append(
-            f"| {name} | {len(values)} | {whole.peaks}, {whole.reversals}, {whole.variation:.2f}, {peak} "
+            f"| {cell} | {len(values)} | {whole.peaks}, {whole.reversals}, {whole.variation:.2f}, {peak} "
             f"| {shapes[0]:g}, {shapes[1]:g}, {shapes[2]:.2f} |"
         )
     return lines
@@ -114,14 +116,17 @@ def main(args: Sequence[str] | None = None) -> int:
             name, equals, folder = run.partition("=")
             if not equals:
                 raise UserError(f"'{run}' is not NAME=FOLDER")
+            name = printable(name or Path(folder).resolve().name)
+            if name in named:
+                raise UserError(f"two runs have the name '{name}': give other names as NAME=FOLDER")
             named[name] = load(Path(folder), options.stem)
         named, graded, note = chosen_examples(named, options.examples)
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(graded)}
         for name, figure in figures.items():
             write_bytes(options.out / f"{name}.png", png(figure))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     print(f"compared are {note}")
     print("\n".join(table(named)))

@@ -14,7 +14,7 @@ from command_line.assembly import check_flags
 from datamodules.sources import local_folder
 from scripts.comparison_results import folder_name
 from scripts.comparison_table import FigureKind
-from utilities.errors import UserError, choose, nearest
+from utilities.errors import UserError, choose, nearest, printable
 from utilities.reading import read_text
 from utilities.yaml_values import parse_yaml, plain
 
@@ -138,8 +138,10 @@ def read(path: Path) -> Comparison:
         check_flags(flags, f"{path}: {what}")
     folders = [folder_name(str(row)) for row in rows]
     for row, folder in zip(rows, folders, strict=True):
-        if not isinstance(row, str) or not folder or folders.count(folder) > 1:
-            raise UserError(f"{path}: row '{row}' needs a name, a text, that gives a folder of its own")
+        if not isinstance(row, str) or not row.isprintable() or not folder or folders.count(folder) > 1:
+            raise UserError(
+                f"{path}: row '{row}' needs a name, a printable text, that gives a folder of its own"
+            )
     for file in lists.get("files", []):
         if not Path(file).is_file():
             raise UserError(f"{path}: file {file} does not exist (paths start from {Path.cwd()})")
@@ -151,7 +153,7 @@ def read(path: Path) -> Comparison:
         choose(f"{path}: against", str(against), rows)
     if figure is not None:
         choose(f"{path}: figure", str(figure), get_args(FigureKind))
-    return Comparison(values["title"], rows, **lists, seeds=seeds, against=against, figure=figure)
+    return Comparison(printable(values["title"]), rows, **lists, seeds=seeds, against=against, figure=figure)
 
 
 def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) -> Again:

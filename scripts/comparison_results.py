@@ -1,6 +1,6 @@
 """Results of finished tests, as the rows of a comparison."""
 
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utilities.errors import UserError
-from utilities.reading import parse_json, read_json, read_text, validated
+from utilities.errors import UserError, printable
+from utilities.json_text import dump_json, read_lines
+from utilities.reading import parse_json, read_json, validated
 
 RECORDS = "compare.json"  # of a comparison's folder: flags and seconds of its runs
 RECORDS_LIMIT = 1 << 30  # bytes of a test's records
@@ -30,6 +31,10 @@ class Summary:
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.examples or not self.examples:
             raise ValueError(f"{self.correct} of {self.examples} examples are correct")
+        if self.trained_parameters < 0:
+            raise ValueError(f"trained_parameters must be >= 0, got {self.trained_parameters}")
+        if 0 != self.questions < self.examples:
+            raise ValueError(f"{self.examples} examples of {self.questions} questions")
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,10 @@ class Evaluation:
         """The graded examples by id.
 
         Raises:
-            UserError: if they cannot be read, or an id is repeated.
+            UserError: if they cannot be read, an id is repeated, or the summary counts others.
         """
         file = self.folder / "results.jsonl"
-        lines = read_text(file, "records", RECORDS_LIMIT).splitlines()
+        lines = read_lines(file, "records", RECORDS_LIMIT)
         places = [f"line {number} of {file}" for number in range(1, len(lines) + 1)]
         answers = [
             validated(Answer, parse_json(line, place), place)
@@ -84,6 +89,12 @@ class Evaluation:
         by_id = {answer.id: answer for answer in answers}
         if len(by_id) < len(answers):
             raise UserError(f"records {file} have the id of an example more than once")
+        correct = sum(answer.correct for answer in answers)
+        if (len(answers), correct) != (self.summary.examples, self.summary.correct):
+            raise UserError(
+                f"records {file} have {correct} of {len(answers)} correct, the summary beside them "
+                f"{self.summary.correct} of {self.summary.examples}"
+            )
         return by_id
 
 
@@ -201,7 +212,7 @@ def stages_of(run: Path) -> str:
     stages = content.get("stages_as_runs") if isinstance(content, dict) else None
     if not isinstance(stages, str):
         raise UserError(f"partition file {file}: field 'stages_as_runs' must be a text")
-    return stages
+    return printable(stages)
 
 
 def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
@@ -237,10 +248,11 @@ def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
 
 def _named(argument: str) -> tuple[str, Path]:
     name, equals, folder = argument.partition("=")
-    path = Path(folder if equals and not Path(argument).exists() else argument)
-    if not path.is_dir():
+    path = Path(folder if equals and not os.path.exists(argument) else argument)
+    if not os.path.isdir(path):  # False for names that the system refuses, where Path.is_dir raises
         raise UserError(f"folder {path} does not exist: FOLDER or NAME=FOLDER of a finished run is needed")
-    return (name if equals and path == Path(folder) else path.resolve().name), path
+    own = name if equals and path == Path(folder) else ""
+    return printable(own or path.resolve().name), path
 
 
 def _evaluation(folder: Path) -> Evaluation:
@@ -266,16 +278,21 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
     runs: dict[str, dict[int | None, Evaluation]] = {}
     for run_name, record in read_records(folder).items():
-        match = re.fullmatch(r"(.*), seed (-?\d+)", run_name)
+        match = re.fullmatch(r"(.*), seed (-?\d{1,20})", run_name)
         row, seed = (match[1], int(match[2])) if match else (run_name, None)
+        row = printable(row)
         run = folder / folder_name(run_name)
         test = newest_test(run)
         if test is not None:
-            seconds = {part: record[part] for part in ("fit", "test") if isinstance(record.get(part), float)}
+            seconds = {part: record[part] for part in ("fit", "test") if _is_duration(record.get(part))}
             runs.setdefault(row, {})[seed] = Evaluation(test, stages_of(run), seconds)
     if not runs:
         raise UserError(f"comparison {folder} has no finished test")
     return [Row(f"{name}: {row}" if prefixed else row, found, None, name, row) for row, found in runs.items()]
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, float) and 0 <= value < 1e9
 
 
 def folder_name(row: str) -> str:
@@ -290,4 +307,4 @@ def write_pairs(pairs: Sequence[Pair]) -> str:
         for pair in pairs
         for change in pair.changes()
     ]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(dump_json(line) + "\n" for line in lines)

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scripts.comparison_results import Evaluation, Pair, Row, Summary
-from utilities.intervals import Interval, accuracy_interval, coverage, difference_interval, paired_p
+from utilities.intervals import (
+    Interval,
+    accuracy_interval,
+    coverage,
+    difference_interval,
+    paired_p,
+    wilson_interval,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +50,8 @@ def pairs(rows: Sequence[Row]) -> list[Pair]:
 
 def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | None) -> list[str]:
     summary = run.summary
-    low, high = accuracy_interval(np.array([[i < summary.correct for i in range(summary.examples)]]))
+    assert len(run.answers) == summary.examples  # reads and checks the records, too
+    low, high = wilson_interval(summary.correct, summary.examples)
     seconds = (run.seconds.get(part) for part in ("fit", "test"))
     return [
         row.run_name(seed),

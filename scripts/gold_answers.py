@@ -19,7 +19,7 @@ from datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
 from datamodules.base import ReasoningDataModule
 from datamodules.encoding import Example
 from datamodules.grading import grade
-from utilities.errors import UserError
+from utilities.errors import UserError, printable
 
 SPLITS: list[tuple[type[ReasoningDataModule], str, dict[str, Any], tuple[str, ...]]] = [
     (GSM8K, "gsm8k", {}, ("train", "test")),
@@ -79,7 +79,7 @@ def main() -> int:
     try:
         return report(checks(folder))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 

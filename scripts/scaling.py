@@ -37,7 +37,7 @@ from scripts.footprint import (
     step_working,
     trained_state,
 )
-from utilities.errors import UserError
+from utilities.errors import UserError, printable
 
 GPUS = (24, 40, 80)  # GiB
 # Of a GPU; the rest is for CUDA itself, libraries' buffers and the allocator's gaps.
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise UserError(f"{flag} must be at least 1, not {value}")
         shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     print(
         f"{args.dtype}; a micro-batch of {args.batch_size} × {args.length} tokens, {args.virtual_tokens} "

@@ -1,6 +1,7 @@
 """Errors a user can cause, and text that is safe to print."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -14,6 +15,20 @@ class RunFailure(UserError):
     """Failure of a run, such as a NaN loss: shown as one line, exit code 1, no traceback."""
 
     exit_code = 1
+
+
+def unusable_path(error: BaseException | None) -> UserError | None:
+    """Return the mistake of a path that no file system takes; None for errors of other causes.
+
+    ``Path.is_dir`` and the like raise for such a path, where for others they return False.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return UserError(f"path {str(error.filename)[:60]}… is longer than the file system allows")
+        if isinstance(error, ValueError) and str(error) == "embedded null byte":
+            return UserError("a path must not contain a NUL character")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def printable(text: str) -> str:

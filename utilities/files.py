@@ -61,12 +61,13 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: if it cannot be created, or is a link.
     """
-    if path.is_symlink():
+    if os.path.islink(path):  # False for names that the system refuses, where Path.is_symlink raises
         raise UserError(f"folder {path} cannot be written to: it is a link")
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"folder {path} cannot be written to: {reason}") from error
 
 
 def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
@@ -92,8 +93,9 @@ def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
                 lock.release()
         except FolderInUse:
             pass
-        except OSError as error:
-            raise UserError(f"folder {path} cannot be written to: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"folder {path} cannot be written to: {reason}") from error
         number += 1
 
 

@@ -62,19 +62,25 @@ def parse_json(text: str, where: str) -> Any:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not a JSON number")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is repeated")
-        return values
-
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=_unique)
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply") from error
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON: {error}") from error
+
+
+def parse_unique(text: str) -> Any:
+    """Parse JSON, of which every reader takes the same values: repeated keys raise a ValueError."""
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is repeated")
+    return values
 
 
 def validated(kind: type[T], values: Any, where: str) -> T:

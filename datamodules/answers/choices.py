@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datamodules.answers.choice_lines import bare, doubted, option_of
 from datamodules.answers.commitments import BOXED, Commitment, commitments
 from datamodules.answers.letters import without_spans
+from datamodules.answers.listed_options import without_listed
 from datamodules.answers.options import Option
 from datamodules.answers.retractions import retracted_at
 from datamodules.answers.sentences import MAX_SENTENCE
@@ -20,7 +21,7 @@ def find_choice(text: str, options: Sequence[Option]) -> Found | None:
 
     None where there is none, or the text breaks off right after "the answer is".
     """
-    text = without_spans(text)
+    text = without_listed(without_spans(text), options)
     turned = retracted_at(text) or 0
     given = [commitment for commitment in commitments(text) if commitment.start >= turned]
     for commitment in reversed(given):

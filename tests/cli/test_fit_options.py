@@ -19,7 +19,7 @@ from lightning_modules.base import SoftPromptModule
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, call
 from tests.unit.data.rows import gsm8k_rows
-from utilities.errors import UserError
+from utilities.errors import UserError, shown
 
 Observe = Callable[[Any], object]
 
@@ -279,7 +279,9 @@ def test_fixed_options_take_effect_in_a_fresh_fit(common: list[str], trained: Pa
 def test_fixed_options_are_refused_in_a_resumed_fit(option: str, trained: Path) -> None:
     before = hashes(trained)
     outcome = call("fit", *QUIET, f"--ckpt_path={trained}", f"{option}={FIXED[option]}")
-    assert_one_error(outcome, f"{option} must be ", f"got {yaml.safe_load(FIXED[option])!r}", "resumed fit")
+    assert_one_error(
+        outcome, f"{option} must be ", f"got {shown(yaml.safe_load(FIXED[option]))}", "resumed fit"
+    )
     assert hashes(trained) == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules import base
-from tests.tiny_folder import Outcome, call
+from tests.tiny_folder import QUIET, Outcome, call
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -305,3 +305,16 @@ def test_a_stored_flag_never_runs_foreign_code(trained: Path, monkeypatch: pytes
     with pytest.raises(ZeroDivisionError):
         call("test", "--ckpt_path", "evil.ckpt", "--trainer.accelerator=cpu")
     assert seen == [False]
+
+
+@pytest.mark.parametrize("option", ["--run_dir", "--ckpt_path", "--backbone.name", "--model.partition"])
+def test_a_path_that_no_file_system_takes_is_one_line(option: str) -> None:
+    """``Path.is_dir`` raises for it."""
+    flags = ["--model=DHAM", "--data=Generated", "--data.task=addition", *QUIET]
+    outcome = call("fit", *flags, f"{option}={'x/' * 3000}")
+    assert_one_error(outcome, "path x/x/", "is longer than the file system allows")
+
+
+def test_a_path_with_a_nul_is_one_line(finished_run: Path) -> None:
+    outcome = call("grade", finished_run / "test", "--output", "a\0b")
+    assert_one_error(outcome, "a path must not contain a NUL character")

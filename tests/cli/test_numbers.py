@@ -73,3 +73,60 @@ def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> 
     Path("given.yaml").write_text(yaml.safe_dump({section: values}), encoding="utf-8")
     flags = [flag for flag in common if not flag.startswith("--backbone")]
     assert_one_error(call("fit", *flags, "-c", "given.yaml"), f"given.yaml: {option} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.visible_from=null"],
+        ["--model.mlp_width=null"],
+        ["--data.perturbation=null"],
+        ["--data.perturbation_seed=null"],
+        ["--trainer.callbacks=DPC", "--trainer.callbacks.mode=null"],
+        ["--trainer.callbacks=SaliencyDiagnostics", "--trainer.callbacks.rollout=null"],
+    ],
+)
+def test_null_is_refused_on_the_command_line(flags: list[str], common: list[str]) -> None:
+    """The parser passes it on to classes, which would compare it with a number."""
+    option = flags[-1].partition("=")[0]
+    assert_one_error(call("test", *common, *flags), f"option {option} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("seed_everything: null", "seed_everything"),
+        ("backbone: {name: null}", "backbone.name"),
+        ("trainer: {callbacks: {class_path: DPC, init_args: {mode: null}}}", "trainer.callbacks.mode"),
+    ],
+)
+def test_null_in_a_file_is_refused_by_name(text: str, name: str, common: list[str]) -> None:
+    Path("given.yaml").write_text(text + "\n", encoding="utf-8")
+    assert_one_error(call("test", *common, "-c", "given.yaml"), f"{name} needs a value, got null")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--early_stopping.patience=99999999999999999999"], "early_stopping.patience must be between -2^53"),
+        (["--data.seed=-99999999999999999999"], "data.seed must be between -2^53 and 2^53, got -99999"),
+        (["--model.mlp_width=1000000000000"], "mlp_width must be <= 1,048,576"),
+        (["--trainer.accumulate_grad_batches=99999999"], "accumulate_grad_batches must be <= 65536"),
+        (
+            ["--trainer.callbacks.threshold=0.5"],
+            "--trainer.callbacks: 'threshold' is an option of a class that",
+        ),
+    ],
+)
+def test_numbers_that_no_run_can_hold_are_refused(flags: list[str], message: str, common: list[str]) -> None:
+    """A checkpoint could be written with larger integers, but not read."""
+    assert_one_error(call("fit", *common, *flags), message)
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "limit"), [("test", "test"), ("validate", "val"), ("predict", "predict")]
+)
+def test_an_evaluation_of_no_question_is_refused(subcommand: str, limit: str, common: list[str]) -> None:
+    option = f"trainer.limit_{limit}_batches"
+    outcome = call(subcommand, *common, f"--{option}=0", stdin="a\n")
+    assert_one_error(outcome, f"{option} must be > 0 for {subcommand}, which would answer no question")

@@ -79,7 +79,7 @@ MATHEMATICS = ["GSM8K", "MATH", "AQuA"]
 METHODS = ["Pretrained", "PT", "prefix tuning", "PT + ACT", "LoRA", "PT + DPC", "DHAM"]
 PAPER_TABLES = {
     **{f"dpc/table1_{model}": (DPC_ROWS, MATHEMATICS) for model in ("llama2_13b", "llama3_8b", "mistral_7b")},
-    "dpc/table2_llama3_8b": (["PT", "DPC", "random", "all"], MATHEMATICS),
+    "dpc/table2_llama3_8b": (["PT", "DPC", "random", "random, all", "all"], MATHEMATICS),
     **{
         f"dpc/table3_{model}": (["PT", "DPC"], ["ProntoQA", "ARC", "WorldTree"])
         for model in ("llama3_8b", "mistral_7b")

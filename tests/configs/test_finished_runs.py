@@ -9,6 +9,7 @@ import pytest
 from scripts.compare import main
 from scripts.comparison_results import RECORDS, Pair, Row, finished_rows, folder_name
 from scripts.comparison_table import COLUMNS, accuracy_figure, accuracy_of, cells
+from utilities.errors import UserError
 from utilities.intervals import accuracy_interval, mcnemar, wilson_interval
 
 
@@ -176,3 +177,63 @@ def test_damaged_results(
 
 def test_a_row_without_tests_in_common_is_not_paired() -> None:
     assert Pair.of(Row("a", {}), Row("b", {})) is None
+
+
+def test_counts_of_a_summary_are_those_of_its_records(tmp_path: Path) -> None:
+    run = save_test(tmp_path / "a", "1101")
+    other = save_test(tmp_path / "b", "1001")
+    file = run / "test" / "summary.json"
+    for changed, message in [
+        ({"examples": 9}, "have 3 of 4 correct, the summary beside them 3 of 9"),
+        ({"correct": 2}, "have 3 of 4 correct, the summary beside them 2 of 4"),
+        ({"examples": 10**30}, "the summary beside them 3 of 1" + "0" * 30),
+        ({"questions": 2}, "4 examples of 2 questions"),
+        ({"trained_parameters": -1}, "trained_parameters must be >= 0, got -1"),
+    ]:
+        summary = {"trained_parameters": 512, "examples": 4, "correct": 3} | changed
+        file.write_text(json.dumps(summary), encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            cells(finished_rows([str(run), str(other)], "b"))
+
+
+def test_texts_keep_their_separators_on_one_line(tmp_path: Path) -> None:
+    """``str.splitlines`` takes U+2028 and U+0085 for the end of a line."""
+    run, other = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "01")
+    file = run / "test" / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines[0]["question"] = "one\u2028two\x85three\x0c\u202e\x9b"
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    file.write_text(text, encoding="utf-8")
+    assert main([str(run), str(other), "--against", "a", "--run-dir", str(tmp_path / "out")]) == 0
+    written = (tmp_path / "out" / "pairs.jsonl").read_text(encoding="utf-8")
+    assert written.replace("\n", "").isprintable()
+    assert json.loads(written.splitlines()[0])["question"] == "Question 0?"  # the compared row's own
+
+
+def test_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = save_test(tmp_path / "a", "10")
+    assert main([f"\x1b[31mred\n={run}", "--run-dir", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert r"| \x1b[31mred\n |" in table
+    assert "\x1b" not in table + capsys.readouterr().out
+    assert main([f"\x1b[31m={tmp_path}/none"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_second_table_keeps_the_first(tmp_path: Path) -> None:
+    run, out = save_test(tmp_path / "a", "10"), tmp_path / "out"
+    assert main([str(run), "--run-dir", str(out)]) == main([f"b={run}", "--run-dir", str(out)]) == 0
+    assert "runs: a\n" in (out / "table.md").read_text(encoding="utf-8")
+    assert "runs: b\n" in (tmp_path / "out-2" / "table.md").read_text(encoding="utf-8")
+
+
+def test_rows_without_common_questions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(save_test(tmp_path / name, "10", task=name)) for name in "ab"]
+    assert main([*runs, "--against", "a"]) == 0
+    assert "note: row 'b' shares no question and seed with 'a': it is not compared" in capsys.readouterr().err
+
+
+def test_a_target_that_no_file_system_takes_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("x" * 6000, "x\0y", "PT=" + "x" * 6000):
+        assert main([target]) == 2
+        assert capsys.readouterr().err.startswith("error: ")

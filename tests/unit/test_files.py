@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from utilities.errors import UserError
-from utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, write_text
+from utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, make_folder, write_text
+from utilities.json_text import dump_json
 from utilities.reading import parse_json, read_bytes, read_json, read_text, validated
 from utilities.yaml_values import parse_yaml
 
@@ -187,3 +188,16 @@ def test_a_lock_file_of_a_stopped_command_blocks_nothing(tmp_path: Path) -> None
     assert folder == tmp_path / "test"
     lock.release()
     assert not (tmp_path / "test" / LOCK).exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 6000, "a\0b"])
+def test_a_folder_with_an_impossible_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written to"):
+        make_folder(tmp_path / name)
+
+
+def test_json_escapes_what_acts_on_a_terminal() -> None:
+    value = {"q": "é\u202e\x9b\x1b\u2028\u200b 漢"}
+    text = dump_json(value)
+    assert text == '{"q": "é\\u202e\\u009b\\u001b\\u2028\\u200b 漢"}'
+    assert json.loads(text) == value

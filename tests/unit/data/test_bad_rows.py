@@ -37,6 +37,7 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
     (GSM8K, '{"question": "a', "not valid JSON: Unterminated string starting at: line 1 column 14 (char 13)"),
     (GSM8K, "[1]", "expected a JSON object, got [1]"),
     (GSM8K, f'{{"question": {"1" * 5000}}}', "not valid JSON: Exceeds the limit (4300 digits)"),
+    (GSM8K, '{"question": "a", "question": "b"}', "not valid JSON: field 'question' is repeated"),
     (GSM8K, "[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
     # Changes of a good row; None takes the field away.
     (GSM8K, {"answer": None}, "no field 'answer' (fields: question)"),

@@ -135,3 +135,32 @@ def test_boxes() -> None:
 def test_unknown_data_set() -> None:
     with pytest.raises(UserError, match="data set 'gms8k' is unknown: did you mean 'gsm8k'"):
         grade("gms8k", "1", "1")
+
+
+@pytest.mark.parametrize(
+    ("generation", "prediction"),
+    [
+        ("A) 21 B) 22 C) 23 D) 24 E) 25", None),
+        ("(A) 21 (B) 22 (C) 23 (D) 24 (E) 25", None),
+        ("a) 21, b) 22, c) 23, d) 24 and e) 25.", None),
+        ("A: 21; B: 22; C: 23; D: 24; E: 25", None),
+        ("A - 21, B - 22, C - 23", None),
+        ("A) 21 B) 22", None),  # broken off
+        ("Answer: A) 21 B) 22 C) 23 D) 24 E) 25", None),
+        ("#### A) 21 B) 22 C) 23", None),
+        ("The answer is A, B, C, D and E", None),
+        ("A) 21 B) 22 C) 23 D) 24 E) 25 The answer is C", "C"),
+        ("A. 21 B. 22 C. 23 D. 24 E. 25\nAnswer: D", "D"),
+        ("A) 21 B) 22 C) 23 D) 24 E) 25. So B) 22.", "B"),
+        ("A) 21", "A"),
+        ("A) 21 is the answer, B) 22 is too large.", "A"),
+    ],
+)
+def test_options_listed_on_one_line_are_no_choice(generation: str, prediction: str | None) -> None:
+    options = ["21", "22", "23", "24", "25"]
+    assert grade("aqua_rat", generation, "A", options).prediction == prediction
+
+
+def test_two_options_listed_on_one_line_are_no_choice() -> None:
+    assert grade("prontoqa", "A) True B) False", "A", ["True", "False"]).prediction is None
+    assert grade("prontoqa", "A) True B) False\nB", "A", ["True", "False"]).prediction == "B"

@@ -1,0 +1,61 @@
+"""Refusal of null for options that need a value: the parser passes it on."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from jsonargparse import Namespace
+
+from command_line.schema import OptionPath, option_types, parameters, takes_null
+from utilities.errors import UserError
+
+
+@cache
+def trainer_options() -> dict[OptionPath, Any]:
+    """Return the types of the trainer's options by path."""
+    from lightning.pytorch import Trainer
+
+    return {("trainer", *path): kind for path, kind in parameters(Trainer.__init__).items()}
+
+
+def null_options(values: Mapping[str, Any], options: Mapping[OptionPath, Any]) -> Iterator[str]:
+    """Yield the options that are null and do not take it."""
+    for path, kind in options.items():
+        inner: Any = values
+        for key in path[:-1]:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        null = isinstance(inner, Mapping) and path[-1] in inner and inner[path[-1]] is None
+        if null and kind is not Any and not takes_null(kind):
+            yield ".".join(key for key in path if key != "init_args")
+
+
+def check_nulls(config: Namespace) -> None:
+    """Check a parsed configuration, promptstage's callbacks included.
+
+    Raises:
+        UserError: for a null that an option does not take.
+    """
+    from command_line.settings import as_list
+
+    values = config.as_dict()
+    classes = {
+        section: values[section]["class_path"]
+        for section in ("model", "data")
+        if isinstance(values.get(section), Mapping)
+    }
+    # A class of the user's own has been imported by now, if he has named it.
+    found = [f"option --{name}" for name in null_options(values, option_types(classes, classes.values()))]
+    for callback in as_list(values["trainer"].get("callbacks")):
+        found += _of_callback(callback)
+    if found:
+        raise UserError(f"{found[0]} needs a value, got null")
+
+
+def _of_callback(spec: Any) -> Iterator[str]:
+    module, _, name = str(spec.get("class_path") if isinstance(spec, Mapping) else "").rpartition(".")
+    if not module.startswith("callbacks."):
+        return  # what Lightning's refuse is reported when they are instantiated
+    cls = getattr(importlib.import_module(module), name)
+    for option in null_options(spec.get("init_args") or {}, parameters(cls.__init__)):
+        yield f"{name}: option --trainer.callbacks.{option}"

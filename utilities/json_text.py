@@ -1,0 +1,34 @@
+"""JSON that is safe to print, and lines of files."""
+
+import json
+import os
+import re
+from typing import Any
+
+from utilities.reading import LIMIT, read_text
+
+# Control characters beyond ASCII's first 32, bidirectional and zero-width marks, line separators.
+_INVISIBLE = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+
+
+def dump_json(value: Any, indent: int | None = None) -> str:
+    r"""Write JSON in which characters that act on terminals, and line separators, are escapes.
+
+    Other characters beyond ASCII are written as they are; the value read back is the same.
+
+    >>> print(dump_json({"q": "é\u202e\x9b"}))
+    {"q": "é\u202e\u009b"}
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def read_lines(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> list[str]:
+    """Read the lines of a UTF-8 file; raises as :func:`utilities.reading.read_bytes` does.
+
+    ``str.splitlines`` would also split at U+2028 and other separators within a JSON text.
+    """
+    lines = read_text(path, what, limit).split("\n")
+    return lines if lines[-1] else lines[:-1]
