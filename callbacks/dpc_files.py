@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.evaluation import Record
 from lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
-from utilities.errors import UserError
+from utilities.errors import UserError, shown
 from utilities.files import write_text
 from utilities.json_text import dump_json
 from utilities.reading import read_json, validated
@@ -193,7 +193,9 @@ def read_calibration(
     for name, value in _plain(conditions.settings).items():
         calibrated = found.settings.get(name, EARLIER_SETTINGS.get(name))
         if calibrated != value:
-            raise UserError(f"{path} was calibrated with {name} {calibrated}, not {value}: {again}")
+            raise UserError(
+                f"{path} was calibrated with {name} {shown(calibrated)}, not {shown(value)}: {again}"
+            )
     for name, stored, current in (
         ("--trainer.precision", found.precision, conditions.precision),
         ("--backbone.dtype", found.dtype, conditions.dtype),

@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_a_trained_prompt_is_hidden_in_a_test(trained: Path) -> None:
     outcome = done("test", *QUIET, "--ckpt_path", trained, HIDDEN)
-    assert "note: --model.visible_until is 2 (the checkpoint was made with None)" in outcome.notes
+    assert "note: --model.visible_until is 2 (the checkpoint was made with null)" in outcome.notes
     assert read(trained / "test" / "summary.json")["visible_layers"] is None
     assert read(trained / "test-2" / "summary.json")["visible_layers"] == [0, 2]
     done("validate", *QUIET, "--ckpt_path", trained, "--model.visible_from=3")
@@ -58,7 +58,7 @@ def test_a_threshold_holds_for_the_layers_it_was_calibrated_with(trained: Path) 
     rows = [json.loads(line) for line in (trained / "test-2" / "dpc.jsonl").read_text().splitlines()]
     assert any(row["ratio"] is not None for row in rows)
     refused = call("test", *QUIET, "--ckpt_path", trained, DPC)
-    assert_one_error(refused, "was calibrated with visible_layers [0, 2], not None: run 'python cli.py")
+    assert_one_error(refused, "was calibrated with visible_layers [0, 2], not null: run 'python cli.py")
 
 
 def test_a_fit_with_a_hidden_prompt(common: list[str], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_fit_with_a_hidden_prompt(common: list[str], tmp_path: Path) -> None:
     done("test", *QUIET, "--ckpt_path", run)
     assert read(run / "test" / "summary.json")["visible_layers"] == [1, 4]
     resumed = call("fit", *QUIET, "--ckpt_path", run, HIDDEN, "--trainer.max_steps=3")
-    assert_one_error(resumed, "--model.visible_until must be None as in the checkpoint, got 2")
+    assert_one_error(resumed, "--model.visible_until must be null as in the checkpoint, got 2")
 
 
 @pytest.mark.parametrize("mode", ["accumulate", "replace"])
