@@ -168,7 +168,7 @@ def test_calibrated_on_validation(trained: Path) -> None:
 
     parts = option("accumulate_over", "question_and_rationale")
     narrower = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, parts)
-    assert_one_error(narrower, "calibrated with accumulate_over span, not question_and_rationale")
+    assert_one_error(narrower, "calibrated with accumulate_over 'span', not 'question_and_rationale'")
     other = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, option("gamma", 20))
     assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
@@ -211,7 +211,7 @@ def test_a_calibration_without_the_range_was_made_with_the_earlier_one(trained: 
     found = json.loads(best.read_text(encoding="utf-8"))
     assert found["settings"].pop("accumulate_over") == "span"
     best.write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(UserError, match="calibrated with accumulate_over question_and_rationale, not span"):
+    with pytest.raises(UserError, match="calibrated with accumulate_over 'question_and_rationale', not 'span'"):
         read_calibration(best, checkpoint, CONDITIONS)
     earlier = CONDITIONS._replace(settings=asdict(Corruption(accumulate_over="question_and_rationale")))
     assert read_calibration(best, checkpoint, earlier).threshold == found["threshold"]
