@@ -1,4 +1,4 @@
-"""How information flows from the soft prompt to question and rationale, example by example.
+"""Saliency diagnostics: information flow from the soft prompt to question and rationale, by example.
 
 Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
 TensorBoard it logs figures, means over examples and charts of all layers. The means of an evaluation are
@@ -48,17 +48,17 @@ class SaliencyDiagnostics(L.Callback):
 
     Args:
         layers: decoder blocks to look at, ascending; None: all. The lowest decides the cost.
-        examples: the first so many of the split; None: all.
+        examples: how many of the split, from the first; None: all.
         label: what the loss is taken of: the gold ``rationale``, or the model's own ``generation``; None:
             generation in ``test`` and ``predict``, rationale elsewhere.
-        every_n_steps: in ``fit``, look at validation examples every so many optimiser steps; None: at each
+        every_n_steps: in ``fit``, measure validation examples every this many optimizer steps; None: at each
             validation.
         curve_only: the layer curve alone, which a model without a soft prompt has, too.
         alpha: how far above the mean a virtual token's flow must be for accumulation (DPC: 10).
         accumulate_over: rows whose flow counts for accumulation: ``span``: from the question's first token to
             the rationale's last (DPC eq. 7); ``question_and_rationale``: without what stands between these.
-        balanced: measure the first so many correctly and the first so many incorrectly answered examples of
-            the split, as DPC §2.2.2 does with 50; None: whatever the answer. In ``validate`` and ``test``.
+        balanced: measure this many correctly and this many incorrectly answered examples, the first ones of
+            the split (DPC §2.2.2: 50, at random); None: whatever the answer. In ``validate`` and ``test``.
         rollout: attention rollout (Abnar & Zuidema 2020) of the rationale's second half, too. It needs all
             layers and computes the attention weights of each, n × n in blocks of rows, a second time.
         folder: where the files go; None: the run's.

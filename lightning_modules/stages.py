@@ -24,7 +24,7 @@ Pooling = Literal["mean", "token"]
 
 @dataclass(frozen=True)
 class StageSearch:
-    """How stages are found before fit (DHAM §4.1, Algorithm 1); unused by stages that are given.
+    """Settings of the search for stages before fit (DHAM §4.1, Algorithm 1); unused if stages are given.
 
     Attributes:
         min_stages: fewest stages to choose from.
@@ -32,12 +32,12 @@ class StageSearch:
         contiguous: a stage is a run of layers, found by dynamic programming; false: average linkage on
             the similarities, as in Algorithm 1, whose stages may interleave.
         unbiased: the unbiased estimator of CKA, which does not depend on the number of examples.
-        examples: calibration examples, drawn from the training questions.
-        rationales: read their worked answers, too.
-        pooling: ``mean``: one feature row an example, the mean over its tokens; ``token``: each token is a
-            row, which takes memory for all of them. The first token is left out: it rules every mean.
+        examples: size of the probe set, drawn from the training questions.
+        rationales: include their worked answers.
+        pooling: ``mean``: one feature row per example, the mean over its tokens; ``token``: one row per
+            token, so memory grows with their number. The first token is left out: it dominates every mean.
         resamples: bootstrap resamples that vote on the number of stages; 0: silhouette alone decides.
-        seed: of the draws.
+        seed: for drawing the probe set and the resamples.
     """
 
     min_stages: int = 3

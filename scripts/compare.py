@@ -3,16 +3,16 @@
     python -m scripts.compare FILE.yaml
     python -m scripts.compare PT=runs/pt DHAM=runs/dham --against PT
 
-A FILE's rows are trained and tested, unless --run-dir has them: each row is a ``fit`` and a ``test`` of
-``cli.py``, as a user would type them; they are printed, and run in this process on one device, else in
-processes of their own. A row with ``--model=Pretrained`` is only tested: of all flags it takes those of data
-and backbone. A row ``of`` another one tests that one's prompt again, with a correction.
-``configs/experiment/demo.yaml`` is such a FILE, ``scripts/comparison.py`` lists its keys.
+Each row of FILE.yaml is a ``fit`` and a ``test`` of ``cli.py``, which are printed as a user would type them.
+With --resume, results that --run-dir already has are kept. Commands run in this process on one device, else
+in subprocesses. A row with ``--model=Pretrained`` is only tested, and uses only the flags of data and
+backbone. A row ``of`` another row tests that row's prompt again, for example with a correction.
+``configs/experiment/demo.yaml`` is an example; ``scripts/comparison.py`` documents the keys.
 
-Finished runs are folders of runs, of their tests, or of comparisons, with or without a NAME.
+Finished runs are run folders, test folders, or comparison folders, each with an optional NAME.
 
-A row that is compared with another one (``--against``) has the difference in accuracy with its 95 % interval,
-the answers it fixed and broke, and the exact p (McNemar's test); ``pairs.jsonl`` lists those answers.
+``--against ROW`` adds to every other row the difference in accuracy with its 95 % confidence interval, the
+answers fixed and broken, and the exact p of McNemar's test; ``pairs.jsonl`` lists those answers.
 """
 
 import argparse
@@ -63,10 +63,10 @@ from utilities.json_text import dump_json
 class Runs:
     """The runs of a comparison in a folder.
 
-    Beside them are ``table.md``, and each row's flags and seconds in ``compare.json``.
+    The folder also holds ``table.md`` and ``compare.json``, which has each row's flags and durations.
 
     Args:
-        extra: flags that win over those of all rows; of tests only those of the hardware.
+        extra: flags that override those of all rows; tests get only the hardware flags.
     """
 
     def __init__(self, comparison: Comparison, folder: Path, extra: Sequence[str], console: Console) -> None:
@@ -83,10 +83,10 @@ class Runs:
         return self.folder / folder_name(run.name)
 
     def complete(self, run: Run) -> None:
-        """Run what a row still lacks of a fit, of a calibration and of a test; first the row it is of.
+        """Run the missing fit, calibration and test of a row, after those of the row it is ``of``.
 
         Raises:
-            UserError: when it was begun with other flags.
+            UserError: when the row was started with other flags.
             SystemExit: when a command failed.
         """
         source = run.of(self.comparison)
@@ -161,7 +161,7 @@ class Runs:
         return round(time.monotonic() - started, 1)
 
     def rows(self) -> list[Row]:
-        """The rows that have a result."""
+        """Return the rows that have a result."""
         rows = []
         for name in self.comparison.rows:
             done = {run.seed: self.path(run) for run in self.comparison.runs([name])}
@@ -206,28 +206,34 @@ def show(title: str, lines: Sequence[Sequence[str]], console: Console) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a comparison; the exit code is 2 for a mistake of the user."""
+    """Run a comparison; the exit code is 2 after a user error."""
     given = list(sys.argv[1:] if args is None else args)
     at = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(
         prog="python -m scripts.compare",
         description=__doc__,
-        epilog="After --: flags for every fit, which win over FILE's; those of the hardware "
-        "(--trainer.accelerator, devices, num_nodes, strategy, precision) for every test, too.",
+        epilog="Flags after -- are added to every fit and override FILE's; hardware flags "
+        "(--trainer.accelerator, devices, num_nodes, strategy, precision) are added to every test, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="what to compare")
-    parser.add_argument("--run-dir", type=Path, help="folder of all results; default: runs/FILE")
-    parser.add_argument("--rows", help="names of the rows to run, with commas between; default: all")
+    parser.add_argument(
+        "targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="a comparison, or finished runs"
+    )
+    parser.add_argument("--run-dir", type=Path, help="output folder; default for FILE.yaml: runs/FILE")
+    parser.add_argument("--rows", help="comma-separated names of the rows to run; default: all")
     parser.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="DATASET=FOLDER",
-        help="folder of a data set, for the rows that use it, such as prontoqa=FOLDER; may be repeated",
+        help="folder of a data set, for the rows that use it, as in prontoqa=FOLDER; may be repeated",
     )
-    parser.add_argument("--resume", action="store_true", help="keep what --run-dir has, run what it lacks")
-    parser.add_argument("--against", metavar="ROW", help="compare every other row with this one, by question")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the results in --run-dir and run the missing ones"
+    )
+    parser.add_argument(
+        "--against", metavar="ROW", help="compare every other row with ROW, question by question"
+    )
     parser.add_argument("--figure", choices=get_args(FigureKind), help="draw the accuracies as accuracy.png")
     options = parser.parse_args(given[:at])
     console = Console(width=None if Console().is_terminal else 200)

@@ -1,10 +1,11 @@
-"""Saliency of several runs side by side: figures on shared scales, and a table of the curves' shapes.
+"""Compare the saliency of several runs: figures on shared scales and a table of curve shapes.
 
     python -m scripts.compare_saliency --out FOLDER "bare=runs/bare/validate" "layer 0=runs/pt/validate"
 
-Each folder holds what ``SaliencyDiagnostics`` wrote. Curves are of the examples that are correct in all runs,
-as in DHAM's Figure 1, so that correctness does not confound their shape. The gaps between correct and
-incorrect examples are of the examples that all runs share, whatever their grade.
+Each folder holds the output of ``SaliencyDiagnostics``. By default curves are drawn for the examples that are
+correct in all runs, as in Figure 1 of DHAM ('Unlocking coherent reasoning in LLMs with hierarchical soft
+prompts', under review), so that correctness does not confound their shape. Gaps between correct and incorrect
+examples are drawn for all shared examples.
 """
 
 import argparse
@@ -29,14 +30,14 @@ Examples = Literal["correct", "shared", "all"]
 def chosen_examples(
     named: Mapping[str, Saved], examples: Examples
 ) -> tuple[dict[str, Saved], dict[str, Saved], str]:
-    """Restrict runs to the examples that are compared.
+    """Restrict runs to the examples to compare.
 
     Args:
         examples: ``correct``: those correct in all runs, or those shared where a run has no grades;
             ``shared``: those of all runs; ``all``: each run's own.
 
     Returns:
-        Runs with these examples, runs with the examples that gaps are drawn of, and a line about the choice.
+        Runs with these examples, runs with the examples for the gaps, and a description of the choice.
 
     Raises:
         UserError: when no example is left.
@@ -76,7 +77,7 @@ def _restricted(saved: Saved, ids: Sequence[str]) -> Saved:
 
 
 def table(named: Mapping[str, Saved]) -> list[str]:
-    """A Markdown table: shape of the median curve, and medians of the examples' own shapes."""
+    """Return a Markdown table: shape of the median curve, and medians of the examples' own shapes."""
     lines = [
         "| run | examples | curve of medians: peaks, reversals, variation, peak | examples' median: peaks, "
         "reversals, variation |",
@@ -96,7 +97,7 @@ def table(named: Mapping[str, Saved]) -> list[str]:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Draw and print; the exit code is 0, or 2 for a mistake of the user."""
+    """Draw the figures and print the table; the exit code is 2 after a user error."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
@@ -104,10 +105,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--examples",
         default="correct",
-        help="correct: those correct in all runs, or the shared ones where a run has no grades (default); "
-        "shared: those of all runs; all: each run's own",
+        help="correct (default): those correct in all runs, or all shared ones if a run has no grades; "
+        "shared: those in all runs; all: each run's own",
     )
-    parser.add_argument("--stem", default="saliency", help="what the files' names begin with")
+    parser.add_argument("--stem", default="saliency", help="prefix of the input file names")
     options = parser.parse_args(args)
     try:
         choose("--examples", options.examples, get_args(Examples))
