@@ -25,6 +25,7 @@ from lightning_modules.stages import (
 )
 from lightning_modules.visibility import check_visibility, check_visible
 from utilities.errors import UserError, choose, shown
+from utilities.reading import validated
 
 
 def split_budget(total: int, stages: int) -> list[int]:
@@ -219,6 +220,7 @@ class DHAM(SoftPromptModule):
             raise UserError(
                 "the checkpoint's entry 'partition_source' must name options of DHAM's stages only"
             )
+        validated(dict[str, Any], dict(source), "the checkpoint's entry 'partition_source'")
         for name, value in source.items():
             if self._source()[name] != value:
                 raise UserError(

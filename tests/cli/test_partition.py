@@ -231,6 +231,17 @@ def test_a_trained_prompt_keeps_its_stages(dham: list[str]) -> None:
     assert hashes(Path("run")) == before
 
 
+@pytest.mark.parametrize("value", [torch.zeros(2), [torch.zeros(2)], {"a": torch.zeros(2)}], ids=str)
+def test_a_tensor_among_a_checkpoints_options_is_refused(value: object, dham: list[str]) -> None:
+    assert call("fit", *dham, "--trainer.max_steps=1", "--run_dir=run").code == 0
+    path = Path("run/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["partition_source"]["search.resamples"] = value
+    torch.save(checkpoint, path)
+    test = call("test", *QUIET, f"--ckpt_path={path}")
+    assert_one_error(test, "the checkpoint's entry 'partition_source'", "Tensor is not JSON serializable")
+
+
 @pytest.mark.parametrize("stages", [1, 4])
 @pytest.mark.parametrize("method", ["cka", "euclidean"])
 def test_one_stage_or_one_a_layer(stages: int, method: str, dham: list[str]) -> None:
