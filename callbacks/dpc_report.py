@@ -34,7 +34,7 @@ def report(
     Args:
         target: file that the calibration is saved to for ``test``.
     """
-    summary = about | summarise(found)
+    summary = about | summarize(found)
     if calibration is not None and target is not None:
         save_calibration(calibration, target)  # first, as the result of the command
         given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
@@ -77,7 +77,7 @@ def scalars(summary: dict[str, Any], calibration: Calibration | None) -> dict[st
     """Return what TensorBoard shows as scalars; accuracies only of graded answers.
 
     Args:
-        summary: of :func:`summarise`.
+        summary: of :func:`summarize`.
         calibration: its threshold's accuracy in place of the one with every answer corrected.
     """
     if calibration is not None:
@@ -102,7 +102,7 @@ def calibration_warnings(calibration: Calibration, corrections: Sequence[Correct
     return [f"warning: DPC: {text}" for text in warnings]
 
 
-def summarise(found: Sequence[Correction]) -> dict[str, Any]:
+def summarize(found: Sequence[Correction]) -> dict[str, Any]:
     """Counts, accuracies with 95 % Wilson intervals, McNemar's exact test, the trigger as error detector.
 
     Precision and recall are of the triggered among examples that were wrong before; ``auroc`` and
@@ -170,11 +170,11 @@ def trigger_figure(found: Sequence[Correction]) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     bins = np.linspace(0, 1, 26)
-    for marks, colour, name in ((~wrong, RIGHT, "correct"), (wrong, WRONG, "incorrect")):
+    for marks, color, name in ((~wrong, RIGHT, "correct"), (wrong, WRONG, "incorrect")):
         if marks.any():
             weights = np.full(int(marks.sum()), 1 / marks.sum())
             label = f"{name} (n = {int(marks.sum())})"
-            left.hist(ratios[marks], bins.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
+            left.hist(ratios[marks], bins.tolist(), weights=weights, color=color, alpha=0.6, label=label)
     threshold = found[0].threshold
     if threshold is not None:
         left.axvline(threshold, color=NEUTRAL, linestyle="--", label=f"threshold {threshold:.3f}")
@@ -201,12 +201,12 @@ def threshold_figure(calibration: Calibration) -> Figure:
     figure = Figure(figsize=(5.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
     thresholds = [point["threshold"] for point in calibration.curve]
-    for name, colour, label in (
+    for name, color, label in (
         ("correct", RIGHT, "accuracy after correction"),
         ("triggered", WRONG, "corrected"),
     ):
         shares = [point[name] / calibration.n for point in calibration.curve]
-        axes.step(thresholds, shares, where="post", color=colour, label=label)
+        axes.step(thresholds, shares, where="post", color=color, label=label)
     axes.axhline(calibration.correct_before / calibration.n, color=NEUTRAL, linestyle=":", label="before")
     axes.axvline(calibration.threshold, color=NEUTRAL, linestyle="--", label="chosen")
     axes.set_xlabel("threshold of R")

@@ -15,11 +15,11 @@ from utilities.errors import printable
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
 # Of correct, of incorrect examples, and of what is neither.
 RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
-STAGE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
+STAGE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
 
 
-def _colour(stage: int) -> str:
-    return STAGE_COLOURS[stage % len(STAGE_COLOURS)]
+def _color(stage: int) -> str:
+    return STAGE_COLORS[stage % len(STAGE_COLORS)]
 
 
 def _matrix(partition: Partition) -> np.ndarray:
@@ -74,7 +74,7 @@ def similarity(partition: Partition) -> Figure:
     width = 0.035 * layers
     for layer, stage in enumerate(partition.stage_of_layer):
         place = (-0.5 - 1.4 * width, layer - 0.5)
-        axes.add_patch(Rectangle(place, width, 1, facecolor=_colour(stage), linewidth=0))
+        axes.add_patch(Rectangle(place, width, 1, facecolor=_color(stage), linewidth=0))
     axes.set_xlim(-0.5 - 1.5 * width, layers - 0.5)
     axes.set_xticks(_layer_ticks(layers))
     axes.set_yticks(_layer_ticks(layers))
@@ -116,9 +116,9 @@ def dendrogram(partition: Partition) -> Figure:
         axes.set_ylim(0, 1.2 * heights[-1] or 1)  # room for the legend
         axes.legend(loc="upper right", frameon=False)
     for label in axes.get_xticklabels():
-        label.set_color(_colour(partition.stage_of_layer[int(label.get_text())]))
+        label.set_color(_color(partition.stage_of_layer[int(label.get_text())]))
         label.set_fontweight("bold")
-    axes.set_xlabel("layer, in the colour of its stage")
+    axes.set_xlabel("layer, in the color of its stage")
     axes.set_ylabel("1 − similarity")
     found = "contiguous segments, found apart" if partition.contiguous else "this cut"
     axes.set_title(f"average linkage; the stages are {found}: {partition}", fontsize=10)
@@ -167,5 +167,5 @@ def votes(partition: Partition) -> Figure:
 
 
 def _bars(axes: Axes, heights: Mapping[int, float], chosen: set[int]) -> None:
-    colours = ["#d55e00" if place in chosen else "#0072b2" for place in heights]
-    axes.bar(list(heights), list(heights.values()), color=colours)
+    colors = ["#d55e00" if place in chosen else "#0072b2" for place in heights]
+    axes.bar(list(heights), list(heights.values()), color=colors)

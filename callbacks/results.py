@@ -148,7 +148,7 @@ class Results(L.Callback):
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
         measured["correction"] = next(filter(None, names), None)
-        summary = measured | summarise(module, records, seconds)
+        summary = measured | summarize(module, records, seconds)
         if self.folder is not None:
             self._write(records, summary)
         prefix = module.validation_tags[0].partition("/")[0]  # "calibrate" in a calibration
@@ -185,7 +185,7 @@ class Results(L.Callback):
                 logger.save()
 
 
-def summarise(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:
+def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:
     """Counts, accuracy with its 95 % Wilson interval, tokens and time of an evaluation."""
     correct = sum(record.correct for record in records)
     low, high = wilson_interval(correct, len(records))

@@ -12,10 +12,10 @@ from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain
 from callbacks.saliency_files import About, Floats, Saved
 from lightning_modules.diagnosis import SPANS
 
-COLOURS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
+COLORS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
 ONE_KIND = "no correct or no incorrect examples to compare"
 SHOWN = 20  # examples in a heat map
-DECADES = 1e-3  # logarithmic colour scales end so far below their greatest value
+DECADES = 1e-3  # logarithmic color scales end so far below their greatest value
 
 
 def normalised(curves: Floats) -> Floats:
@@ -24,15 +24,15 @@ def normalised(curves: Floats) -> Floats:
     return (curves - low) / np.where(high > low, high - low, 1)
 
 
-def band(axes: Axes, layers: Sequence[int], values: Floats, colour: str, name: str, style: str = "-") -> None:
+def band(axes: Axes, layers: Sequence[int], values: Floats, color: str, name: str, style: str = "-") -> None:
     """Median over examples (N, K) with their quartiles; a layer of NaN is left out."""
     seen = ~np.isnan(values).all(0)
     if not seen.any():
         return
     places, values = np.array(layers)[seen], values[:, seen]
     low, middle, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
-    axes.plot(places, middle, style, color=colour, label=name)
-    axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(places, middle, style, color=color, label=name)
+    axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def boundaries(axes: Axes, about: About) -> None:
@@ -69,7 +69,7 @@ def curves(named: Mapping[str, Saved]) -> Figure:
     panels = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
     for i, (axes, (name, saved)) in enumerate(zip(panels, named.items(), strict=True)):
         values = normalised(saved.arrays["curve"])
-        band(axes, saved.about.layers, values, COLOURS[i % len(COLOURS)], plain(name))
+        band(axes, saved.about.layers, values, COLORS[i % len(COLORS)], plain(name))
         boundaries(axes, saved.about)
         axes.set_title(f"{plain(name)} (n = {len(values)})", fontsize=10)
         axes.set_xlabel("layer")
@@ -83,7 +83,7 @@ def differences(saved: Saved) -> Figure:
 
 
 def differences_of(named: Mapping[str, Saved]) -> Figure:
-    """The same of several runs, on one colour scale."""
+    """The same of several runs, on one color scale."""
     steps = [np.diff(normalised(saved.arrays["curve"])[:SHOWN], axis=1) for saved in named.values()]
     most = max(1e-12, *(float(np.abs(values).max(initial=0)) for values in steps))
     figure = Figure(figsize=(4.2 * len(named) + 1.6, 3.8), layout="constrained")
@@ -113,8 +113,8 @@ def gaps_of(named: Mapping[str, Saved]) -> Figure:
         if saved.both:
             values = normalised(saved.arrays["curve"])
             difference = values[saved.correct == 1].mean(0) - values[saved.correct == 0].mean(0)
-            colours = [RIGHT if value > 0 else WRONG for value in difference]
-            lower.bar(saved.about.layers, difference, color=colours)
+            colors = [RIGHT if value > 0 else WRONG for value in difference]
+            lower.bar(saved.about.layers, difference, color=colors)
         boundaries(lower, saved.about)
         lower.axhline(0, color=NEUTRAL, linewidth=0.8)
         lower.set_xlabel("layer")
@@ -151,10 +151,10 @@ def summary(saved: Saved) -> Figure:
 def compared(axes: Axes, saved: Saved) -> None:
     """Curves of correct and incorrect examples, as far as there are such."""
     values = normalised(saved.arrays["curve"])
-    for mark, colour, name in ((1, RIGHT, "correct"), (0, WRONG, "incorrect")):
+    for mark, color, name in ((1, RIGHT, "correct"), (0, WRONG, "incorrect")):
         chosen = values[saved.correct == mark]
         if len(chosen):
-            band(axes, saved.about.layers, chosen, colour, f"{name} (n = {len(chosen)})")
+            band(axes, saved.about.layers, chosen, color, f"{name} (n = {len(chosen)})")
     boundaries(axes, saved.about)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)

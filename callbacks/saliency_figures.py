@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from callbacks.saliency_charts import charts
 from callbacks.saliency_curves import (
-    COLOURS,
+    COLORS,
     DECADES,
     band,
     differences,
@@ -126,12 +126,10 @@ def by_layer(saved: Saved) -> Figure:
     for axes, (title, names) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for name, colour in zip(names, COLOURS, strict=False):
+        for name, color in zip(names, COLORS, strict=False):
             values = measures[name]
             label = name.replace("_", " ")
-            axes.plot(
-                list(values), list(values.values()), marker="o", markersize=3, color=colour, label=label
-            )
+            axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=color, label=label)
         axes.set_title(title, fontsize=10)
         finish_layers(axes, saved.about)
     figure.axes[0].set_ylabel(f"mean of {len(saved.ids)} examples")
@@ -167,7 +165,7 @@ def flows(saved: Saved) -> Figure:
 
 
 def sources(saved: Saved) -> Figure:
-    """Where the flow to the rationale's second half comes from, layer by layer, beside attention rollout.
+    """Draw the sources of the flow to the rationale's second half by layer, beside attention rollout.
 
     Shares of all that the second half receives: the papers' claim is about where from, and the magnitude of
     saliency differs between examples and layers. Rollout is Abnar & Zuidema (2020).
@@ -179,8 +177,8 @@ def sources(saved: Saved) -> Figure:
     for axes, (title, of) in zip(
         figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
-        for colour, source in zip(COLOURS, (*SENDERS, "other"), strict=False):
-            band(axes, saved.about.layers, of(source), colour, NAMES_OF_SOURCES[source])
+        for color, source in zip(COLORS, (*SENDERS, "other"), strict=False):
+            band(axes, saved.about.layers, of(source), color, NAMES_OF_SOURCES[source])
         axes.set_ylim(0, 1)
         axes.set_title(f"{title} (n = {len(saved.ids)})", fontsize=10)
         finish_layers(axes, saved.about)
@@ -200,12 +198,12 @@ def sink(saved: Saved) -> Figure:
         axes.set_title(f"{of}: prompt to rationale", fontsize=10)
     left.set_ylabel("mean a virtual token; median of examples")
     names = ["BOS"] * saved.about.lead + ["first virtual token"]
-    for of, colour in (("saliency", RIGHT), ("attention", WRONG)):
+    for of, color in (("saliency", RIGHT), ("attention", WRONG)):
         sent = saved.arrays[of].sum(2)
         shares = sent / np.nansum(sent, axis=2, keepdims=True)
         for column, style in zip(range(len(names)), ("-", "--"), strict=False):
             label = f"{of}, {names[column]}"
-            band(right, saved.about.layers, shares[:, :, column], colour, label, style)
+            band(right, saved.about.layers, shares[:, :, column], color, label, style)
     right.set_title("share of all that is seen before the content", fontsize=10)
     right.set_ylim(0, 1)
     finish_layers(right, saved.about)

@@ -1,4 +1,4 @@
-"""What ``SaliencyDiagnostics`` keeps: rows for reading, arrays for figures.
+"""Output files of ``SaliencyDiagnostics``: rows for reading, arrays for figures.
 
 ``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order.
 """
@@ -118,7 +118,7 @@ class Saved:
 
     @property
     def has_sources(self) -> bool:
-        """Whether the sources of the second half's flow are known; files of earlier versions lack them."""
+        """Return whether the second half's sources are stored; earlier versions left them out."""
         return "received" in self.arrays
 
     def to_second_half(self, source: str) -> Floats:

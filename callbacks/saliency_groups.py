@@ -25,7 +25,7 @@ SYMBOLS = {
 
 
 def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
-    """How often the late flow changes with accumulation and without, and Fisher's exact p (DPC Fig. 4a).
+    """Compute how often late flow changes with and without accumulation, and Fisher's exact p (DPC Fig. 4a).
 
     The paper gives no threshold for a change: here it is a quantile of these examples' S_IFP.
     """
@@ -65,10 +65,10 @@ def late_flow(saved: Saved) -> Figure:
     left, box = figure.subplots(1, 2, width_ratios=[2, 1])
     bins = np.histogram_bin_edges(late[late <= np.nanquantile(late, 0.99)], bins=30)
     groups = [late[saved.correct == 1], late[saved.correct == 0]]
-    for values, colour, name in zip(groups, (RIGHT, WRONG), ("correct", "incorrect"), strict=True):
+    for values, color, name in zip(groups, (RIGHT, WRONG), ("correct", "incorrect"), strict=True):
         weights = np.full(len(values), 1 / len(values))
         label = f"{name} (n = {len(values)})"
-        left.hist(values, bins.tolist(), weights=weights, color=colour, alpha=0.6, label=label)
+        left.hist(values, bins.tolist(), weights=weights, color=color, alpha=0.6, label=label)
     last = saved.about.layers[-1]
     left.set_xlabel(f"S_IFP: prompt to the rationale's second half, layer {last} (up to its 99 % quantile)")
     left.set_ylabel("share of examples")
@@ -147,9 +147,9 @@ def by_grade(saved: Saved) -> Figure:
 
 def _by_grade(axes: Axes, saved: Saved, title: str, values: Floats) -> None:
     layers = saved.about.layers
-    for mark, colour, name in ((1, RIGHT, "correct"), (0, WRONG, "incorrect")):
+    for mark, color, name in ((1, RIGHT, "correct"), (0, WRONG, "incorrect")):
         chosen = values[saved.correct == mark]
-        band(axes, layers, chosen, colour, f"{name} (n = {len(chosen)})")
+        band(axes, layers, chosen, color, f"{name} (n = {len(chosen)})")
     late = late_layers(layers)
     axes.axvspan(late[0] - 0.5, late[-1] + 0.5, color=NEUTRAL, alpha=0.08, linewidth=0)
     averages = saved.in_late_layers(values)

@@ -26,7 +26,7 @@ def of_matrix(matrix: Matrix, about: About, kind: Kind = "saliency") -> Figure:
     figure = Figure(figsize=(width * len(matrix.panels) + 1.5, side + 1.5), layout="constrained")
     large = max(8, round(1.3 * side))  # words in a large figure are read from further away
     greatest = max(float(values.max()) for values in matrix.panels.values())
-    # One scale for all panels: what is compared has the same colours.
+    # One scale for all panels: what is compared has the same colors.
     norm = LogNorm(greatest * DECADES, greatest, clip=True)
     shown = figure.subplots(1, len(matrix.panels), squeeze=False)[0]
     for axes, (name, values) in zip(shown, matrix.panels.items(), strict=True):

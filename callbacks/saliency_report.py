@@ -1,4 +1,4 @@
-"""What becomes of measured saliency: files, a line in the terminal, TensorBoard, figures."""
+"""Report of measured saliency: files, a line in the terminal, TensorBoard, figures."""
 
 from pathlib import Path
 

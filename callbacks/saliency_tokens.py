@@ -1,4 +1,4 @@
-"""What saliency is measured of: the layers of a module, the tokens of one example."""
+"""Inputs of a saliency measurement: the layers of a module, the tokens of one example."""
 
 from collections.abc import Sequence
 

@@ -123,7 +123,7 @@ def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figur
     """Draw each row's accuracy with its 95 % interval; groups of rows share labels and have a color each."""
     from matplotlib.figure import Figure
 
-    from callbacks.figures import STAGE_COLOURS, plain
+    from callbacks.figures import STAGE_COLORS, plain
 
     groups = list(dict.fromkeys(row.group for row in rows))
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -136,7 +136,7 @@ def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figur
         heights = np.array([100 * mean for mean, _ in accuracies])
         reach = 100 * np.array([[mean - low, high - mean] for mean, (low, high) in accuracies]).T.clip(0)
         places = np.array([float(labels.index(row.label)) for row in own])
-        color = STAGE_COLOURS[number % len(STAGE_COLOURS)]
+        color = STAGE_COLORS[number % len(STAGE_COLORS)]
         name = plain(group) or None
         if kind == "bars":
             places = places + (number - (len(groups) - 1) / 2) * width

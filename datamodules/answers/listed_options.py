@@ -29,7 +29,7 @@ def without_listed(text: str, options: Sequence[Option]) -> str:
 
 
 def _list_end(text: str, start: int, options: Sequence[Option]) -> int | None:
-    """Where the list that starts here ends; None where none does."""
+    """Return the end of the list that starts here; None where none does."""
     return _run_end(text, start, options, _full, 2) or _run_end(text, start, options, _bare, _LETTERS)
 
 
@@ -40,7 +40,7 @@ def _run_end(
     pattern: Callable[[Option], re.Pattern[str]],
     least: int,
 ) -> int | None:
-    """Where the first options in a row, written as a pattern says, end; None for fewer than ``least``."""
+    """Return the end of the options that a pattern matches in a row; None for fewer than ``least``."""
     end, listed = start, 0
     for option in options:
         between = _BETWEEN.match(text, end) if listed else None

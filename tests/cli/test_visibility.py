@@ -79,10 +79,14 @@ def test_a_stage_that_no_layer_sees_is_not_trained(common: list[str], tmp_path: 
     done("test", *QUIET, "--ckpt_path", tmp_path / "run", HIDDEN)
 
 
-def test_partition_takes_the_option(common: list[str], tmp_path: Path) -> None:
+def test_a_partition_does_not_depend_on_visibility(common: list[str], tmp_path: Path) -> None:
     flags = [flag for flag in common if not flag.startswith(("--model", "--data.train_size"))]
     searched = ["--model.search.max_stages=3", "--model.search.examples=8", f"--run_dir={tmp_path / 'run'}"]
-    done("partition", *flags, *searched, "--data.train_size=32", "--model.num_virtual_tokens=4", HIDDEN)
+    given = [*flags, *searched, "--data.train_size=32", "--model.num_virtual_tokens=4"]
+    for option in ([], [HIDDEN]):
+        done("partition", *given, *option)
+    hidden, shown = (read(path) for path in sorted(tmp_path.glob("run*/partition.json")))
+    assert hidden["stages"] == shown["stages"]  # stages are the backbone's own
 
 
 @pytest.mark.parametrize("method", ["Pretrained", "LoRA"])
