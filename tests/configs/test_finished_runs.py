@@ -9,6 +9,7 @@ import pytest
 from scripts.compare import main
 from scripts.comparison_results import RECORDS, Pair, Row, finished_rows, folder_name
 from scripts.comparison_table import COLUMNS, accuracy_figure, accuracy_of, cells
+from tests.configs.comparisons import error_of
 from utilities.errors import UserError
 from utilities.intervals import accuracy_interval, mcnemar, wilson_interval
 
@@ -136,13 +137,6 @@ def test_a_figure_groups_the_rows_of_comparisons(kind: str, tmp_path: Path) -> N
         assert sorted(patch.get_height() for patch in axes.patches) == pytest.approx([25, 25, 75, 75])
     else:
         assert [line.get_ydata().tolist() for line in axes.get_lines()[::3]] == [[75, 75], [25, 25]]
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,20 @@ def moved(name: str, backbone: Backbone, seed: int = 1, **changes: Any) -> SoftP
     return module.to(backbone.dtype)
 
 
+def losses_of_steps(module: SoftPromptModule, steps: int = 3) -> list[float]:
+    """Train a method's parameters on one sequence; return the loss before each step."""
+    ids = torch.arange(8)[None]
+    optimizer = torch.optim.AdamW(module.trained_parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss, _ = module.backbone.loss(ids, ids, module.prefix())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def random_ids(*lengths: int, seed: int = 2, vocabulary: int = END) -> list[Tensor]:
     """One row of token ids for each length, without the end token."""
     draw = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_modules.backbone.model import Backbone
 from lightning_modules.initialisation import PromptInit
-from tests.unit.backbone.tiny import Characters, method, moved, random_ids, tiny_backbone
+from tests.unit.backbone.tiny import Characters, losses_of_steps, method, moved, random_ids, tiny_backbone
 from utilities.errors import UserError
 
 THINK = PromptInit("text", "Think")
@@ -63,15 +63,7 @@ def test_mlp_starts_at_the_init_and_moves(kind: str) -> None:
     module, direct = (method(name, backbone, init=init) for name in ("prefix-mlp", "prefix"))
     start = module.trained_keys_values()
     assert torch.equal(start, direct.keys_values)
-    ids = torch.arange(8)[None]
-    optimizer = torch.optim.AdamW(module.trained_parameters(), lr=1e-2)
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss, _ = backbone.loss(ids, ids, module.prefix())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of_steps(module)
     change = (module.trained_keys_values() - start).abs().flatten(1).amax(1)
     assert change.min() > 1e-4  # every layer's keys and values
     assert losses[-1] < losses[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.model import Backbone
-from tests.unit.backbone.tiny import method, moved, tiny_backbone
+from tests.unit.backbone.tiny import losses_of_steps, method, moved, tiny_backbone
 
 LAYERS = pytest.mark.parametrize("insert_at", [0, 2])
 
@@ -20,16 +20,8 @@ def test_the_mlp_starts_at_the_init(llama: Backbone, insert_at: int) -> None:
 def test_the_loss_falls_through_the_mlp(insert_at: int) -> None:
     backbone = tiny_backbone("llama", torch.float32)
     module = method("prompt", backbone, insert_at=insert_at, mlp_width=8)
-    ids = torch.arange(8)[None]
-    optimizer = torch.optim.AdamW(module.trained_parameters(), lr=1e-2)
     start = {name: value.clone() for name, value in module.state_dict().items()}
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss, _ = backbone.loss(ids, ids, module.prefix())
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of_steps(module)
     assert losses[-1] < losses[0]
     for name, value in module.state_dict().items():
         assert not torch.equal(value, start[name]), name
