@@ -1,7 +1,6 @@
 """What all data sets share: load, choose rows, tokenise, batch."""
 
 import os
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,7 +15,9 @@ from datamodules.encoding import Collate, Encoded, Example, encode
 from datamodules.grading import reference_problem
 from datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
+from datamodules.option_checks import check_numbers, check_stop, check_workers
 from datamodules.perturbation import Perturbation, perturbed
+from datamodules.samplers import drawn
 from datamodules.sources import (
     MalformedRow,
     Row,
@@ -105,26 +106,21 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for what, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("generation limit max_new_tokens", max_new_tokens, 1),
-            ("max_length", max_length, 1),
-            ("train_size", train_size, 1),
-            ("validation_size", validation_size, 1),
-            ("test_size", test_size, 1),
-            ("num_workers", num_workers, 0),
-            ("perturbation_seed", perturbation_seed, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{what} is {value}: allowed are {least} and more")
-        if num_workers > (most := max(64, 8 * (os.cpu_count() or 1))):
-            raise UserError(f"num_workers must be <= {most} on this machine, got {num_workers}")
-        if stop is not None and "" in stop:
-            raise UserError("stop holds an empty text, which would end every generation at once")
-        for text in stop or ():
-            if problem := text_problem(text):
-                raise UserError(f"stop {problem}")
+        check_numbers(
+            {
+                "batch_size": batch_size,
+                "eval_batch_size": eval_batch_size,
+                "generation limit max_new_tokens": max_new_tokens,
+                "max_length": max_length,
+                "train_size": train_size,
+                "validation_size": validation_size,
+                "test_size": test_size,
+            },
+            least=1,
+        )
+        check_numbers({"num_workers": num_workers, "perturbation_seed": perturbation_seed}, least=0)
+        check_workers(num_workers)
+        check_stop(stop)
         self.source, self.revision = source, revision
         self.backbone = backbone
         self.template = check_template(template)
@@ -184,10 +180,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             skip = self.on_bad_row == "skip"
             self._parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
         everything = self._parsed[stored]
-        order = list(range(len(everything)))
-        # Each draw has its own random numbers, so that no size changes another choice.
-        random.Random(f"{stored}/{self.seed if stored == 'train' else 0}").shuffle(order)
-        size = self.sizes[split]
+        held_out = 0
         if carved:
             held_out = self.sizes["validation"] or max(1, min(500, len(everything) // 10))
             if held_out >= len(everything):
@@ -195,8 +188,10 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                     f"validation_size is {held_out}, but {self.name} has no validation split and only "
                     f"{len(everything)} training rows to take it from"
                 )
-            order = order[:held_out] if split == "validation" else order[held_out:]
-        chosen = [everything[i] for i in sorted(order[:size])]
+        # Each draw has its own random numbers, so that no size changes another choice.
+        seed = f"{stored}/{self.seed if stored == 'train' else 0}"
+        own = slice(held_out) if split == "validation" and carved else slice(held_out, None)
+        chosen = [everything[i] for i in drawn(len(everything), seed, own, self.sizes[split])]
         if split != "test":
             return chosen
         how = (self.perturbation, self.perturbation_seed, self.noise_words)

@@ -6,6 +6,13 @@ from collections.abc import Sequence
 MEGABATCH = 50  # global batches among which examples are sorted by length
 
 
+def drawn(n: int, seed: str, part: slice, size: int | None) -> list[int]:
+    """Draw ``size`` of ``range(n)`` from a part of its shuffled order, ascending; None: all of the part."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return sorted(order[part][:size])
+
+
 def shares(n: int, parts: int) -> list[range]:
     """``range(n)`` cut into ``parts`` contiguous ranges whose sizes differ by at most one."""
     return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
