@@ -116,6 +116,8 @@ class DPC(L.Callback):
         self.mode = choose("mode", mode, get_args(Mode))
         if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
             raise UserError(f"threshold is a share from 0 to 1, not {threshold}")
+        if threshold is not None and self.mode not in TRIGGERED:
+            raise UserError(f"threshold has no effect in mode {self.mode}: allowed in {', '.join(TRIGGERED)}")
         chosen = None if shallow is None else tuple(shallow)
         self.corruption = Corruption(gamma, alpha, beta, chosen, removal, accumulate_over)
         self.source = threshold if isinstance(threshold, Path) else None

@@ -102,7 +102,9 @@ def told(saved: Saved) -> str:
             f"{name} {wrong:.1%} against {right:.1%} (p = {found.p:.2g})"
             for name, wrong, right, found in late_shares(saved)
         ]
-        parts.append(f"the second half's flow in {where}, incorrect against correct: {', '.join(shares)}")
+        parts.append(
+            f"the second half's flow in {where}, medians, incorrect against correct: {', '.join(shares)}"
+        )
     return "; ".join(parts)
 
 

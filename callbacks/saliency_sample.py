@@ -67,10 +67,11 @@ class BalancedSample:
         right, wrong = (
             [one.id for one in graded if one.correct == mark][: self.number] for mark in (True, False)
         )
-        if min(len(right), len(wrong)) < self.number:
+        counts = {"correct": len(right), "incorrect": len(wrong)}
+        fewer = [f"{count} {kind}" for kind, count in counts.items() if count < self.number]
+        if fewer:
             rank_zero_info(
-                f"saliency: balanced is {self.number}, but there are only {len(right)} correct and "
-                f"{len(wrong)} incorrect answers"
+                f"saliency: balanced is {self.number}, but there are only {' and '.join(fewer)} answers"
             )
         return sorted(right + wrong, key=self._places.__getitem__)
 

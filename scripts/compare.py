@@ -45,11 +45,13 @@ from scripts.comparison import (
 )
 from scripts.comparison_results import (
     RECORDS,
+    TESTED,
     Evaluation,
     Row,
     finished_rows,
+    finished_test,
+    finished_tests,
     folder_name,
-    newest_test,
     read_records,
     stages_of,
     write_pairs,
@@ -101,7 +103,7 @@ class Runs:
             raise UserError(
                 f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
             )
-        if newest_test(self.path(run)):
+        if finished_tests(self.path(run)):
             self.console.print(f"{self.path(run)} is kept", markup=False, highlight=False)
             return
         self._record(run, flags=wanted)
@@ -111,7 +113,9 @@ class Runs:
             model = [f"--ckpt_path={self.path(source)}"]
             self._fit(run if source == run else source, flags)
             self._calibrate(run, source, test)
-        self._record(run, test=self._run(["test", *model, f"--run_dir={self.path(run)}", *test]))
+        seconds = self._run(["test", *model, f"--run_dir={self.path(run)}", *test])
+        tested = finished_test(self.path(run))
+        self._record(run, test=seconds, **{TESTED: None if tested is None else tested.name})
 
     def _fit(self, run: Run, flags: list[str]) -> None:
         folder = self.path(run)
@@ -168,11 +172,14 @@ class Runs:
             runs = {
                 seed: self._evaluation(name, seed, test)
                 for seed, run in done.items()
-                if (test := newest_test(run))
+                if (test := finished_test(run, self._tested(name, seed)))
             }
             if runs:
                 rows.append(Row(name, runs, self.comparison.reference(name), label=name))
         return rows
+
+    def _tested(self, row: str, seed: int | None) -> Any:
+        return self.records.get(Run(row, seed).name, {}).get(TESTED)
 
     def _evaluation(self, row: str, seed: int | None, test: Path) -> Evaluation:
         run = Run(row, seed)

@@ -16,6 +16,7 @@ from utilities.json_text import dump_json, read_lines
 from utilities.reading import parse_json, read_json, validated
 
 RECORDS = "compare.json"  # of a comparison's folder: flags and seconds of its runs
+TESTED = "tested"  # of these records: name of the folder of a run's test
 RECORDS_LIMIT = 1 << 30  # bytes of a test's records
 
 
@@ -196,11 +197,28 @@ class Pair:
                     yield Change(seed, before[name], after[name])
 
 
-def newest_test(run: Path) -> Path | None:
-    """Return the folder of a run's newest finished test; None before one has ended."""
-    finished = run.glob("test*/summary.json")
-    newest = max(finished, key=lambda file: file.stat().st_mtime, default=None)
-    return None if newest is None else newest.parent
+def finished_tests(run: Path) -> list[Path]:
+    """Return the folders of a run's finished tests."""
+    return sorted(file.parent for file in run.glob("test*/summary.json"))
+
+
+def finished_test(run: Path, name: Any = None) -> Path | None:
+    """Return the folder of a run's finished test; None before one has ended.
+
+    Args:
+        name: of that folder, where it is known.
+
+    Raises:
+        UserError: if there are several, which may have been run with different options.
+    """
+    tests = finished_tests(run)
+    tests = [test for test in tests if test.name == name] or tests
+    if len(tests) > 1:
+        names = ", ".join(test.name for test in tests)
+        raise UserError(
+            f"run {run} has {len(tests)} finished tests ({names}): give the folder of one of them"
+        )
+    return tests[0] if tests else None
 
 
 def stages_of(run: Path) -> str:
@@ -224,7 +242,8 @@ def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
         against: the row that all others are compared with; None: none.
 
     Raises:
-        UserError: if a folder does not exist or has no finished test, or two rows have the same name.
+        UserError: if a folder does not exist, has no finished test or several, or two rows have the same
+            name.
     """
     named = [_named(argument) for argument in arguments]
     several = sum((folder / RECORDS).exists() for _, folder in named) > 1
@@ -257,7 +276,7 @@ def _named(argument: str) -> tuple[str, Path]:
 
 def _evaluation(folder: Path) -> Evaluation:
     """Find the finished test of a folder, which is a run's or a test's own."""
-    test = folder if (folder / "summary.json").exists() else newest_test(folder)
+    test = folder if (folder / "summary.json").exists() else finished_test(folder)
     if test is None:
         raise UserError(f"run {folder} has no finished test: run 'python cli.py test --ckpt_path {folder}'")
     return Evaluation(test, stages_of(test.parent))
@@ -282,7 +301,7 @@ def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
         row, seed = (match[1], int(match[2])) if match else (run_name, None)
         row = printable(row)
         run = folder / folder_name(run_name)
-        test = newest_test(run)
+        test = finished_test(run, record.get(TESTED))
         if test is not None:
             seconds = {part: record[part] for part in ("fit", "test") if _is_duration(record.get(part))}
             runs.setdefault(row, {})[seed] = Evaluation(test, stages_of(run), seconds)

@@ -91,10 +91,12 @@ def _paired_cells(row: Row, reference: Row | None, seeds: Sequence[int | None]) 
     if pair is None:
         return [f"{reference.name} (other questions)", *[NONE] * 4]
     before, after = pair.grades
+    sizes = {len(row.runs[seed].answers) for row in (reference, row) for seed in pair.seeds}
+    common = "" if sizes == {len(pair.ids)} else f" ({len(pair.ids)} common questions)"
     fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
     low, high = difference_interval(before, after)
     return [
-        pair.before.name,
+        f"{reference.name}{common}",
         f"{after.mean() - before.mean():+.3f}",
         f"{low:+.3f} – {high:+.3f}",
         f"{fixed} / {broken}",

@@ -89,17 +89,19 @@ def test_measuring_changes_nothing(trained: Path) -> None:
 @pytest.mark.usefixtures("graded_by_checksum")
 @pytest.mark.parametrize("mode", ["dpc", "all", "random", "random_all"])
 def test_corrected_answers_count(mode: str, trained: Path) -> None:
-    outcome = run_test(trained, option("mode", mode), option("threshold", 0.1), option("gamma", 95))
+    decides = mode in ("dpc", "random")
+    threshold = [option("threshold", 0.1)] if decides else []
+    outcome = run_test(trained, option("mode", mode), *threshold, option("gamma", 95))
     rows, told = read(trained / "test-2"), summary(trained / "test-2")
     records = read(trained / "test-2", "results.jsonl")
     for row, record in zip(rows, records, strict=True):
         assert (row["id"], row["after"]["generation"]) == (record["id"], record["generation"])
         assert row["after"]["correct"] == record["correct"]
-        expected = mode in ("all", "random_all") or (row["ratio"] is not None and row["ratio"] > 0.1)
+        expected = not decides or (row["ratio"] is not None and row["ratio"] > 0.1)
         assert row["triggered"] == (expected and row["before"]["new_tokens"] > 0)
         assert (row["token"] is not None, row["stage"]) == (row["triggered"], 0 if row["triggered"] else None)
         assert (row["layer"] is None) == (mode.startswith("random") or not row["triggered"])
-        assert row["threshold"] == (None if mode in ("all", "random_all") else 0.1)
+        assert row["threshold"] == (0.1 if decides else None)
         assert row["seconds"] > 0
         if not row["triggered"]:
             assert row["before"] == row["after"]
@@ -297,6 +299,10 @@ MISTAKES = [
     (
         [],
         "has no calibrated threshold (run/checkpoints/best.dpc.json): run",
+    ),
+    (
+        [option("mode", "all"), option("threshold", 0.5)],
+        "threshold has no effect in mode all: allowed in dpc,",
     ),
     ([option("threshold", 1.5)], "threshold is a share from 0 to 1, not 1.5"),
     ([option("gamma", 120)], "gamma is a percentage from 0 to 100, not 120"),

@@ -77,6 +77,18 @@ def test_only_common_questions_are_paired(tmp_path: Path) -> None:
     runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110011"), ("b", "01"))]
     line = cells(finished_rows(runs, "a"))[1]
     assert (column(line, "fixed / broken"), column(line, "difference")) == ("0 / 1", "-0.500")
+    assert column(line, "against") == "a (2 common questions)"
+
+
+def test_a_run_with_several_tests_is_refused(tmp_path: Path) -> None:
+    """They may have been run with other options, such as a correction."""
+    run = save_test(tmp_path / "a", "1100")
+    (run / "test").rename(run / "test-2")
+    save_test(run, "1111")
+    with pytest.raises(UserError, match=r"a has 2 finished tests \(test, test-2\): give the folder of one"):
+        finished_rows([str(run)], None)
+    rows = finished_rows([f"plain={run / 'test'}", f"corrected={run / 'test-2'}"], "plain")
+    assert column(cells(rows)[1], "fixed / broken") == "0 / 2"
 
 
 def test_tests_of_other_data_are_not_paired(tmp_path: Path) -> None:

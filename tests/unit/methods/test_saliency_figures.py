@@ -162,8 +162,9 @@ def test_by_grade(with_sources: Saved) -> None:
     assert incorrect.get_ydata()[-1] == pytest.approx(11.5 / 20.5)
     assert "layer 5 (shaded)" in figure.get_suptitle()
     assert [found.source for found in late_shares(with_sources)] == names
-    assert "the second half's flow in layer 5, incorrect against correct: prompt 56.1% against 10.0%" in told(
-        with_sources
+    assert (
+        "the second half's flow in layer 5, medians, incorrect against correct: prompt 56.1% against 10.0%"
+        in told(with_sources)
     )
 
 
