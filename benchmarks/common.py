@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.encoding import Collate, Tokens, encode
-from datamodules.gsm8k import GSM8K
-from datamodules.templates import Template
-from lightning_modules.backbone.loading import BackboneConfig
-from utilities.errors import UserError
+from promptstage.datamodules.encoding import Collate, Tokens, encode
+from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.datamodules.templates import Template
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import ROOT, alternate, ratios, smollm2
-from datamodules.encoding import Batch
-from datamodules.gsm8k import GSM8K
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
-from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
-from lightning_modules.evaluation import generate_batch, generated_tokens
-from lightning_modules.prompt_tuning import PromptTuning
+from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
+from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
+from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
 def materialised(model: Any, prompt: torch.Tensor, batch: Batch, generated: list[list[int]]) -> torch.Tensor:

@@ -13,10 +13,10 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import ROOT, alternate, ratios, smollm2
-from datamodules.gsm8k import GSM8K
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import stage_prefix
+from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import stage_prefix
 
 
 def main() -> None:

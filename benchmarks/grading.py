@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, alternate, ratios
-from datamodules import GSM8K, MATH
-from datamodules.base import ReasoningDataModule
-from datamodules.grading import grade
+from promptstage.datamodules import GSM8K, MATH
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.grading import grade
 
 CASES = ROOT / "tests" / "unit" / "grading" / "cases"
 ROWS = 500

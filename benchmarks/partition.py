@@ -18,11 +18,11 @@ import lightning as L
 import torch
 
 from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
-from callbacks.partition import CKAPartition
-from datamodules.gsm8k import GSM8K
-from lightning_modules.dham import DHAM
-from lightning_modules.functional.cka import LinearCKA, use_grams
-from lightning_modules.functional.partition import find_partition
+from promptstage.callbacks.partition import CKAPartition
+from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.functional.cka import LinearCKA, use_grams
+from promptstage.lightning_modules.functional.partition import find_partition
 
 # Layers, rows, width: SmolLM2; the embedded backbone with tokens for rows; 8B, 13B and 70B models.
 SHAPES = [

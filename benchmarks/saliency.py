@@ -21,10 +21,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.backbone.prefix import stage_prefix
-from lightning_modules.functional.saliency import saliency
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.functional.saliency import saliency
 
 
 def text_ids(backbone: Backbone, length: int) -> Tensor:

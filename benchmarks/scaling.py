@@ -20,12 +20,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.common import gsm8k_batch, peak_memory, smollm2
 from benchmarks.dpc import no_end
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.generation import PrefixCache, generate
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import stage_prefix
-from scripts.footprint import (
+from promptstage.command_line.footprint import shape_of
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.functional.footprint import (
     FLOAT32,
     Shape,
     Step,
@@ -35,7 +36,6 @@ from scripts.footprint import (
     step_activations,
     step_working,
 )
-from scripts.scaling import shape_of
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from benchmarks.common import alternate, gsm8k_batch, matrix_product_rate, peak_memory, ratios, smollm2
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import stage_prefix
 
 
 def main() -> None:

@@ -13,16 +13,16 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
-from callbacks.examples import data_of, warn_repeated
-from callbacks.progress import plain_bar
-from datamodules.loaders import EvaluationLoader
-from lightning_modules.backbone.calibration import Calibration
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.distribution import needs_whole_backbone
-from lightning_modules.evaluation import Decoding, answer
-from utilities.errors import UserError
-from utilities.files import make_folder
+from promptstage.callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
+from promptstage.callbacks.examples import data_of, warn_repeated
+from promptstage.callbacks.progress import plain_bar
+from promptstage.datamodules.loaders import EvaluationLoader
+from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.distribution import needs_whole_backbone
+from promptstage.lightning_modules.evaluation import Decoding, answer
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import make_folder
 
 LEAST_LAYERS = 5
 

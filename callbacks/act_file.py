@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lightning_modules.backbone.calibration import Calibration
-from lightning_modules.backbone.model import Backbone
-from utilities.errors import UserError
-from utilities.files import write_text
-from utilities.json_text import dump_json
-from utilities.reading import read_json, validated
+from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_text
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import read_json, validated
 
 FILE = "act.json"
 FORMAT = 1

@@ -10,8 +10,8 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.backbone.loading import BackboneConfig
-from utilities.errors import printable
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import printable
 
 
 class StepAxis(L.Callback):

@@ -21,8 +21,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.act import ACT
-from callbacks.dpc_files import (
+from promptstage.callbacks.act import ACT
+from promptstage.callbacks.dpc_files import (
     CalibrationConditions,
     Correction,
     calibrate,
@@ -30,13 +30,13 @@ from callbacks.dpc_files import (
     choose_calibration_file,
     read_calibration,
 )
-from callbacks.dpc_report import report
-from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from callbacks.partial_lines import PartialLines
-from datamodules.encoding import Batch, join
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.correction import (
+from promptstage.callbacks.dpc_report import report
+from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from promptstage.callbacks.partial_lines import PartialLines
+from promptstage.datamodules.encoding import Batch, join
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.correction import (
     Corruption,
     Removal,
     corrupted_prefix,
@@ -44,12 +44,18 @@ from lightning_modules.correction import (
     measure,
     measure_anew,
 )
-from lightning_modules.evaluation import Answers, Record, generate_batch, generated_tokens, grade_batch
-from lightning_modules.functional.corruption import BetaMode, Located
-from lightning_modules.functional.information_flow import AccumulateOver
-from lightning_modules.visibility import visible_layers
-from utilities.errors import UserError, choose
-from utilities.files import make_folder
+from promptstage.lightning_modules.evaluation import (
+    Answers,
+    Record,
+    generate_batch,
+    generated_tokens,
+    grade_batch,
+)
+from promptstage.lightning_modules.functional.corruption import BetaMode, Located
+from promptstage.lightning_modules.functional.information_flow import AccumulateOver
+from promptstage.lightning_modules.visibility import visible_layers
+from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.files import make_folder
 
 Mode = Literal["dpc", "all", "random", "random_all", "none"]
 TRIGGERED = ("dpc", "random")  # modes in which the threshold decides

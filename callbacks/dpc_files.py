@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_modules.evaluation import Record
-from lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
-from utilities.errors import UserError, shown
-from utilities.files import write_text
-from utilities.json_text import dump_json
-from utilities.reading import read_json, validated
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
+from promptstage.utilities.errors import UserError, shown
+from promptstage.utilities.files import write_text
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import read_json, validated
 
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
 # What calibrations of earlier versions, whose settings lack these, were found with.

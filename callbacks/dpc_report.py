@@ -10,13 +10,13 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from callbacks.board import boards, code_block, logged_step
-from callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
-from callbacks.examples import warn_repeated
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
-from callbacks.partial_lines import write_or_rescue
-from utilities.files import write_bytes, write_text
-from utilities.intervals import mcnemar, wilson_interval
+from promptstage.callbacks.board import boards, code_block, logged_step
+from promptstage.callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
+from promptstage.callbacks.examples import warn_repeated
+from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from promptstage.callbacks.partial_lines import write_or_rescue
+from promptstage.utilities.files import write_bytes, write_text
+from promptstage.utilities.intervals import mcnemar, wilson_interval
 
 SHOWN = 6  # examples on the page of text
 

@@ -8,9 +8,9 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.base import ReasoningDataModule
-from lightning_modules.distribution import needs_whole_backbone
-from utilities.errors import UserError
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.lightning_modules.distribution import needs_whole_backbone
+from promptstage.utilities.errors import UserError
 
 # The split that each command evaluates.
 SPLITS: dict[str, str] = {

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lightning_modules.functional.partition import Partition
-from lightning_modules.functional.segmentation import dendrogram as linkage
-from utilities.errors import printable
+from promptstage.lightning_modules.functional.partition import Partition
+from promptstage.lightning_modules.functional.segmentation import dendrogram as linkage
+from promptstage.utilities.errors import printable
 
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
 # Of correct, of incorrect examples, and of what is neither.

@@ -7,8 +7,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from utilities.errors import UserError
-from utilities.failures import is_out_of_memory
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.failures import is_out_of_memory
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -8,8 +8,8 @@ from typing import TextIO
 
 import lightning as L
 
-from utilities.errors import UserError
-from utilities.files import write_text
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_text
 
 NEWLINE = "\n"
 

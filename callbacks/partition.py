@@ -14,17 +14,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.board import boards
-from callbacks.examples import data_of, warn_repeated
-from callbacks.progress import plain_bar
-from lightning_modules.dham import DHAM
-from lightning_modules.distribution import share_backbone
-from lightning_modules.functional.cka import similarity_measure
-from lightning_modules.functional.partition import Partition, find_partition
-from lightning_modules.functional.similarity import LayerFeatures
-from lightning_modules.stages import of_backbone, save_partition
-from utilities.errors import UserError
-from utilities.files import write_bytes
+from promptstage.callbacks.board import boards
+from promptstage.callbacks.examples import data_of, warn_repeated
+from promptstage.callbacks.progress import plain_bar
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.distribution import share_backbone
+from promptstage.lightning_modules.functional.cka import similarity_measure
+from promptstage.lightning_modules.functional.partition import Partition, find_partition
+from promptstage.lightning_modules.functional.similarity import LayerFeatures
+from promptstage.lightning_modules.stages import of_backbone, save_partition
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_bytes
 
 # With fewer of the resamples behind a number of stages, another draw of examples may well choose another.
 SPLIT = 0.6
@@ -66,7 +66,7 @@ class CKAPartition(L.Callback):
         loggers = boards(trainer)
         if partition.similarity is None or not (loggers or self.folder):
             return
-        from callbacks import figures
+        from promptstage.callbacks import figures
 
         for name, figure in figures.of_partition(partition).items():
             if self.folder is not None:

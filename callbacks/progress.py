@@ -9,8 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
-from callbacks.examples import data_of
-from datamodules.base import ReasoningDataModule
+from promptstage.callbacks.examples import data_of
+from promptstage.datamodules.base import ReasoningDataModule
 
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
 LOG_SECONDS = 60.0  # between two lines in a log

@@ -13,16 +13,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.board import boards, code_block, log_run, logged_step, set_logged_step, table_row
-from callbacks.examples import data_of, gather_by_id
-from callbacks.partial_lines import PartialLines, write_or_rescue
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.evaluation import Record
-from lightning_modules.visibility import visible_layers
-from utilities.errors import printable
-from utilities.files import write_text
-from utilities.intervals import coverage, wilson_interval
-from utilities.json_text import dump_json
+from promptstage.callbacks.board import boards, code_block, log_run, logged_step, set_logged_step, table_row
+from promptstage.callbacks.examples import data_of, gather_by_id
+from promptstage.callbacks.partial_lines import PartialLines, write_or_rescue
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.visibility import visible_layers
+from promptstage.utilities.errors import printable
+from promptstage.utilities.files import write_text
+from promptstage.utilities.intervals import coverage, wilson_interval
+from promptstage.utilities.json_text import dump_json
 
 SAMPLES = 8
 

@@ -10,12 +10,12 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.checkpointing import read_checkpoint, verify
-from utilities.errors import UserError, printable
-from utilities.files import write_text
-from utilities.reading import read_text
-from utilities.tensor_files import write_tensors
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.checkpointing import read_checkpoint, verify
+from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.files import write_text
+from promptstage.utilities.reading import read_text
+from promptstage.utilities.tensor_files import write_tensors
 
 PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
 

@@ -18,19 +18,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from callbacks.saliency_files import About, Saved
-from callbacks.saliency_matrix import ExampleMatrices
-from callbacks.saliency_report import draw_steps, report
-from callbacks.saliency_sample import BalancedSample
-from callbacks.saliency_tokens import about_of, matrices_of
-from datamodules.encoding import Batch
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.diagnosis import diagnose
-from lightning_modules.evaluation import generate_batch, generated_tokens
-from lightning_modules.functional.information_flow import ACCUMULATE_OVER, ALPHA, AccumulateOver
-from utilities.errors import UserError, choose
+from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from promptstage.callbacks.saliency_files import About, Saved
+from promptstage.callbacks.saliency_matrix import ExampleMatrices
+from promptstage.callbacks.saliency_report import draw_steps, report
+from promptstage.callbacks.saliency_sample import BalancedSample
+from promptstage.callbacks.saliency_tokens import about_of, matrices_of
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.diagnosis import diagnose
+from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
+from promptstage.lightning_modules.functional.information_flow import ACCUMULATE_OVER, ALPHA, AccumulateOver
+from promptstage.utilities.errors import UserError, choose
 
 Label = Literal["rationale", "generation"]
 

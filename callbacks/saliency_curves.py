@@ -8,9 +8,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, plain
-from callbacks.saliency_files import About, Floats, Saved
-from lightning_modules.diagnosis import SPANS
+from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, plain
+from promptstage.callbacks.saliency_files import About, Floats, Saved
+from promptstage.lightning_modules.diagnosis import SPANS
 
 COLORS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
 ONE_KIND = "no correct or no incorrect examples to compare"

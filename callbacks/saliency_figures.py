@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG, png
-from callbacks.saliency_charts import charts
-from callbacks.saliency_curves import (
+from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from promptstage.callbacks.saliency_charts import charts
+from promptstage.callbacks.saliency_curves import (
     COLORS,
     DECADES,
     band,
@@ -22,8 +22,8 @@ from callbacks.saliency_curves import (
     gap,
     summary,
 )
-from callbacks.saliency_files import SENDERS, Saved, load
-from callbacks.saliency_groups import (
+from promptstage.callbacks.saliency_files import SENDERS, Saved, load
+from promptstage.callbacks.saliency_groups import (
     SYMBOLS,
     accumulation,
     by_grade,
@@ -33,10 +33,10 @@ from callbacks.saliency_groups import (
     late_shares,
     span_of_layers,
 )
-from callbacks.saliency_matrix import Kind, Matrix, load_matrix
-from callbacks.saliency_matrix_figure import of_matrix
-from lightning_modules.diagnosis import SPANS
-from utilities.files import write_bytes
+from promptstage.callbacks.saliency_matrix import Kind, Matrix, load_matrix
+from promptstage.callbacks.saliency_matrix_figure import of_matrix
+from promptstage.lightning_modules.diagnosis import SPANS
+from promptstage.utilities.files import write_bytes
 
 NAMES_OF_SOURCES = {
     "prompt": "prompt",

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_modules.diagnosis import SOURCES, SPANS
-from lightning_modules.functional.information_flow import (
+from promptstage.lightning_modules.diagnosis import SOURCES, SPANS
+from promptstage.lightning_modules.functional.information_flow import (
     AccumulateOver,
     curve_shape,
     late_layers,
@@ -22,11 +22,11 @@ from lightning_modules.functional.information_flow import (
     span_means,
     strongest_accumulation,
 )
-from utilities.errors import UserError
-from utilities.files import write_text
-from utilities.json_text import dump_json, read_lines
-from utilities.reading import parse_json, validated
-from utilities.tensor_files import read_tensors, write_tensors
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_text
+from promptstage.utilities.json_text import dump_json, read_lines
+from promptstage.utilities.reading import parse_json, validated
+from promptstage.utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
 # Sources of the rationale's second half that have a name of their own; ``other`` is the template's tokens.

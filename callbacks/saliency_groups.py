@@ -6,15 +6,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from callbacks.figures import NEUTRAL, RIGHT, WRONG
-from callbacks.saliency_curves import band, finish_layers
-from callbacks.saliency_files import SENDERS, Floats, Saved
-from lightning_modules.functional.information_flow import (
+from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG
+from promptstage.callbacks.saliency_curves import band, finish_layers
+from promptstage.callbacks.saliency_files import SENDERS, Floats, Saved
+from promptstage.lightning_modules.functional.information_flow import (
     Conditional,
     change_given_accumulation,
     late_layers,
 )
-from lightning_modules.functional.rank_test import Comparison, compare_groups
+from promptstage.lightning_modules.functional.rank_test import Comparison, compare_groups
 
 SYMBOLS = {
     "prompt_to_question": "$S_{pq}$, prompt to question",

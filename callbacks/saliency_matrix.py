@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from callbacks.saliency_files import Floats, as_float32, read_arrays
-from utilities.errors import UserError
-from utilities.reading import validated
-from utilities.tensor_files import write_tensors
+from promptstage.callbacks.saliency_files import Floats, as_float32, read_arrays
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.reading import validated
+from promptstage.utilities.tensor_files import write_tensors
 
 Kind = Literal["saliency", "attention"]
 _NAMES: dict[Kind, str] = {"saliency": "matrix", "attention": "attention_matrix"}

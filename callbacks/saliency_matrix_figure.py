@@ -5,11 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from callbacks.figures import plain
-from callbacks.saliency_curves import DECADES
-from callbacks.saliency_files import About
-from callbacks.saliency_matrix import Kind, Matrix
-from lightning_modules.diagnosis import SPANS
+from promptstage.callbacks.figures import plain
+from promptstage.callbacks.saliency_curves import DECADES
+from promptstage.callbacks.saliency_files import About
+from promptstage.callbacks.saliency_matrix import Kind, Matrix
+from promptstage.lightning_modules.diagnosis import SPANS
 
 MEANING: dict[Kind, str] = {
     "saliency": "saliency: flow from column to row",

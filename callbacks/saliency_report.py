@@ -6,11 +6,11 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.board import boards, logged_step
-from callbacks.saliency_charts import log_by_layer, log_over_steps
-from callbacks.saliency_files import Saved, load
-from callbacks.saliency_matrix import ExampleMatrices, Kind, Matrix
-from utilities.files import make_folder, write_bytes
+from promptstage.callbacks.board import boards, logged_step
+from promptstage.callbacks.saliency_charts import log_by_layer, log_over_steps
+from promptstage.callbacks.saliency_files import Saved, load
+from promptstage.callbacks.saliency_matrix import ExampleMatrices, Kind, Matrix
+from promptstage.utilities.files import make_folder, write_bytes
 
 STEPS = "saliency_steps"  # what fit sees, in the run's folder
 
@@ -24,8 +24,8 @@ def report(
         folder: of the run, or of an evaluation's results.
         first: add the layout of TensorBoard's custom scalars, once in a fit.
     """
-    from callbacks.figures import png
-    from callbacks.saliency_figures import all_figures, told
+    from promptstage.callbacks.figures import png
+    from promptstage.callbacks.saliency_figures import all_figures, told
 
     learning = trainer.state.fn == TrainerFn.FITTING
     folder = folder / STEPS if learning else folder
@@ -56,8 +56,8 @@ def report(
 
 def draw_steps(trainer: L.Trainer, folder: Path) -> None:
     """Draw how the flow changed while the prompt learnt, from what this fit has saved."""
-    from callbacks.figures import png
-    from callbacks.saliency_curves import while_learning
+    from promptstage.callbacks.figures import png
+    from promptstage.callbacks.saliency_curves import while_learning
 
     folder = folder / STEPS
     stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.examples import gather_by_id
-from datamodules.encoding import Batch, join
+from promptstage.callbacks.examples import gather_by_id
+from promptstage.datamodules.encoding import Batch, join
 
 
 class Candidate(NamedTuple):

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from callbacks.saliency_files import About
-from callbacks.saliency_matrix import ExampleMatrices, Matrix
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.diagnosis import matrices
-from lightning_modules.functional.information_flow import ALPHA, shallow_layers
+from promptstage.callbacks.saliency_files import About
+from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.diagnosis import matrices
+from promptstage.lightning_modules.functional.information_flow import ALPHA, shallow_layers
 
 
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:

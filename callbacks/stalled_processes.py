@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from utilities.errors import printable
+from promptstage.utilities.errors import printable
 
 AFTER = 300.0  # seconds without progress
 BEAT = 5.0  # seconds between two heartbeats

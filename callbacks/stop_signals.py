@@ -13,9 +13,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.results import Results
-from lightning_modules.base import SoftPromptModule
-from utilities.errors import printable
+from promptstage.callbacks.results import Results
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.utilities.errors import printable
 
 # Signals that end a command: a request to terminate, and a closed terminal.
 ENDING = (signal.SIGTERM, signal.SIGHUP)

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from datamodules.encoding import Batch
+from promptstage.datamodules.encoding import Batch
 
 
 class Throughput(L.Callback):

@@ -6,9 +6,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.evaluation import Record
-from utilities.errors import UserError
-from utilities.files import write_text
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_text
 
 FIELDS = ("id", "question", "generation", "prediction")
 

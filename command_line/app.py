@@ -10,29 +10,34 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-import datamodules
-import lightning_modules
-from callbacks.act_file import FILE as ACT_FILE
-from callbacks.results import Results
-from callbacks.saliency_files import load
-from command_line.answers import check_answers, write_answers
-from command_line.flow_table import print_flow
-from command_line.folders import Folders, flatten, run_folders
-from command_line.messages import ParserMessage
-from command_line.nulls import check_nulls
-from command_line.options import MODEL_SECTIONS, TRAINED_WITH, TRAINING, add_options, kept_settings
-from command_line.processes import check_machines, note
-from command_line.questions import read_questions
-from command_line.quiet import hide_loading_bar
-from command_line.resume import check_resume
-from command_line.settings import check_settings, normalize_settings
-from command_line.trainer import PromptTrainer, trainer_settings
-from datamodules.base import ReasoningDataModule
-from datamodules.templates import CHAT
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.dham import DHAM
-from utilities.errors import UserError, shown
+from promptstage import datamodules, lightning_modules
+from promptstage.callbacks.act_file import FILE as ACT_FILE
+from promptstage.callbacks.results import Results
+from promptstage.callbacks.saliency_files import load
+from promptstage.command_line.answers import check_answers, write_answers
+from promptstage.command_line.flow_table import print_flow
+from promptstage.command_line.folders import Folders, flatten, run_folders
+from promptstage.command_line.messages import ParserMessage
+from promptstage.command_line.nulls import check_nulls
+from promptstage.command_line.options import (
+    MODEL_SECTIONS,
+    TRAINED_WITH,
+    TRAINING,
+    add_options,
+    kept_settings,
+)
+from promptstage.command_line.processes import check_machines, note
+from promptstage.command_line.questions import read_questions
+from promptstage.command_line.quiet import hide_loading_bar
+from promptstage.command_line.resume import check_resume
+from promptstage.command_line.settings import check_settings, normalize_settings
+from promptstage.command_line.trainer import PromptTrainer, trainer_settings
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.templates import CHAT
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.utilities.errors import UserError, shown
 
 METHODS = {name: getattr(lightning_modules, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(datamodules, name) for name in datamodules.__all__}
@@ -100,7 +105,7 @@ class PromptCLI(LightningCLI):
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # the results have a line of their own
         if subcommand == "partition":
-            parser.set_defaults({"model": {"class_path": "lightning_modules.dham.DHAM"}})
+            parser.set_defaults({"model": {"class_path": "promptstage.DHAM"}})
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from utilities.errors import UserError
+from promptstage.utilities.class_names import current_name
+from promptstage.utilities.errors import UserError
 
 # Lightning's loggers that require a folder.
 FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
@@ -32,7 +33,7 @@ def in_order(args: list[str]) -> list[str]:
     Args:
         args: the command line, subcommand first.
     """
-    subcommand, *rest = args
+    subcommand, *rest = map(_current, args)
 
     def rank(option: list[str]) -> int:
         name = option[0].partition("=")[0]
@@ -40,6 +41,12 @@ def in_order(args: list[str]) -> list[str]:
 
     options = sorted(options_of(rest), key=rank)
     return [subcommand, *(arg for option in options for arg in _completed(option))]
+
+
+def _current(arg: str) -> str:
+    """Replace a class name of an earlier version in ``--option NAME`` or ``--option=NAME``."""
+    option, equals, value = arg.partition("=")
+    return f"{option}={current_name(value)}" if equals else current_name(arg)
 
 
 def _completed(option: list[str]) -> list[str]:

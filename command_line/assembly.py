@@ -10,18 +10,18 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from command_line.arguments import FOLDER_LOGGERS, options_of
-from command_line.configuration import (
+from promptstage.command_line.arguments import FOLDER_LOGGERS, options_of
+from promptstage.command_line.configuration import (
     CLASSES,
     Importable,
     classes_in,
     is_known_class,
     read_configuration,
 )
-from command_line.file_values import sets_output_path
-from command_line.options import OF_SUBCOMMANDS
-from command_line.processes import note
-from command_line.schema import (
+from promptstage.command_line.file_values import sets_output_path
+from promptstage.command_line.options import OF_SUBCOMMANDS
+from promptstage.command_line.processes import note
+from promptstage.command_line.schema import (
     FAMILIES,
     OptionPath,
     is_choice,
@@ -31,11 +31,11 @@ from command_line.schema import (
     takes_list,
     takes_null,
 )
-from command_line.settings import as_list
-from datamodules.sources import text_problem
-from utilities.errors import UserError
-from utilities.reading import read_text
-from utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
+from promptstage.command_line.settings import as_list
+from promptstage.datamodules.sources import text_problem
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.reading import read_text
+from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
 # Options whose value may be a mapping with more options.
@@ -202,7 +202,7 @@ def _extract_texts(
     for section in FAMILIES:
         if section in texts:
             if section not in classes:
-                raise UserError(f"--{section} is required: one of {', '.join(sorted(FAMILIES[section][1]))}")
+                raise UserError(f"--{section} is required: one of {', '.join(sorted(FAMILIES[section]))}")
             texts[section] = {"class_path": classes[section]} | texts[section]
     return texts, rest
 

@@ -11,18 +11,20 @@ from typing import Any
 
 from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
 
-from command_line.file_values import (
+import promptstage
+from promptstage.command_line.file_values import (
     CLASSES,
     check_names,
     class_paths,
     drop_overridden,
     is_class_name,
     leaves,
+    with_current_names,
     written_paths,
 )
-from command_line.nulls import null_options, trainer_options
-from command_line.options import COMMAND_ONLY
-from command_line.schema import (
+from promptstage.command_line.nulls import null_options, trainer_options
+from promptstage.command_line.options import COMMAND_ONLY
+from promptstage.command_line.schema import (
     FAMILIES,
     OptionPath,
     is_choice,
@@ -32,10 +34,10 @@ from command_line.schema import (
     option_types,
     takes_null,
 )
-from utilities.errors import UserError, nearest
-from utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
+from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
 
-PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+PACKAGES = tuple(f"promptstage.{name}" for name in ("lightning_modules", "datamodules", "callbacks"))
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
 # Besides those: packages of Lightning classes that the command line may give by their short names.
 NAMED_BY_USERS = (
@@ -82,6 +84,9 @@ MAXIMUM = {"devices": 64, "num_nodes": 4096}
 
 def is_known_class(name: str) -> bool:
     """Return whether a dotted name is in promptstage, or in a package of Lightning that files may name."""
+    package, _, last = name.rpartition(".")
+    if package == "promptstage":
+        return last in promptstage.__all__
     return name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
 
 
@@ -102,7 +107,7 @@ class Importable:
         allowed = [name for name in modules if name.split(".")[0] != "jsonargparse"]
         set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=[*PACKAGES, *LIGHTNING, *NAMED_BY_USERS, *allowed],
+            import_path_allowlist=["promptstage", *LIGHTNING, *NAMED_BY_USERS, *allowed],
             instantiate_subclass_spec_in_any=False,
         )
         # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
@@ -261,7 +266,7 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
             return False  # no backbone has this name
         return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
 
-    values = plain(tree, as_text)
+    values = with_current_names(plain(tree, as_text))
     for name in null_options(values, options | trainer_options()):
         raise UserError(f"{where}: {name} needs a value, got null")
     groups = {path[:end] for path in options for end in range(1, len(path))}
@@ -296,6 +301,4 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
     if not is_ours(section, name):
         importable.check(name, where, f"--{section}")
         if name not in importable.typed:
-            raise UserError(
-                f"{where}: --{section} '{name}' is unknown: {nearest(name, FAMILIES[section][1])}"
-            )
+            raise UserError(f"{where}: --{section} '{name}' is unknown: {nearest(name, FAMILIES[section])}")

@@ -5,9 +5,10 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from command_line.schema import OptionPath
-from utilities.errors import UserError
-from utilities.yaml_values import Tree
+from promptstage.command_line.schema import OptionPath
+from promptstage.utilities.class_names import current_name
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.yaml_values import Tree
 
 # Trainer options that instantiate objects; they are never read from a checkpoint.
 CLASSES = ("callbacks", "logger", "plugins", "profiler", "strategy")
@@ -62,6 +63,15 @@ def class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath
             yield from class_paths(value, path)
     elif isinstance(values, str) and path[:1] == ("trainer",) and len(path) == 2 and path[1] in CLASSES:
         yield path, values
+
+
+def with_current_names(values: Any) -> Any:
+    """Return plain values with the class names of earlier versions replaced by the present ones."""
+    if isinstance(values, Mapping):
+        return {key: with_current_names(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [with_current_names(value) for value in values]
+    return current_name(values) if isinstance(values, str) else values
 
 
 def written_paths(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

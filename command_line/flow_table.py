@@ -4,9 +4,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.saliency_files import Saved
-from lightning_modules.evaluation import Record
-from utilities.errors import printable
+from promptstage.callbacks.saliency_files import Saved
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.utilities.errors import printable
 
 
 def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from utilities.errors import UserError
-from utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OWN = tuple(
     str(ROOT / name)
-    for name in ("callbacks", "command_line", "datamodules", "lightning_modules", "scripts", "utilities")
+    for name in ("callbacks", "command_line", "datamodules", "comparisons", "lightning_modules", "utilities")
 )
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 # Exceptions that libraries raise for values that they reject.

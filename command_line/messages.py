@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lightning.pytorch import callbacks
 
-from command_line.library_errors import library_mistake
-from utilities.errors import UserError, nearest
-from utilities.failures import run_failure
-from utilities.files import DISK_FULL
+from promptstage.command_line.library_errors import library_mistake
+from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.failures import run_failure
+from promptstage.utilities.files import DISK_FULL
 
 Classes = Mapping[str, Mapping[str, type]]
 NONE = "NoneType"
@@ -22,9 +22,9 @@ HAVE_CLASSES = tuple(
     f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "strategy", "profiler", "accelerator")
 )
 CALLBACKS = {
-    "act": "callbacks.act.ACT",
-    "dpc": "callbacks.dpc.DPC",
-    "saliencydiagnostics": "callbacks.saliency.SaliencyDiagnostics",
+    "act": "ACT",
+    "dpc": "DPC",
+    "saliencydiagnostics": "SaliencyDiagnostics",
 }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from command_line.schema import OptionPath, option_types, parameters, takes_null
-from utilities.errors import UserError
+from promptstage.command_line.schema import OptionPath, option_types, parameters, takes_null
+from promptstage.utilities.errors import UserError
 
 
 @cache
@@ -36,7 +36,7 @@ def check_nulls(config: Namespace) -> None:
     Raises:
         UserError: for a null that an option does not take.
     """
-    from command_line.settings import as_list
+    from promptstage.command_line.settings import as_list
 
     values = config.as_dict()
     classes = {
@@ -54,7 +54,7 @@ def check_nulls(config: Namespace) -> None:
 
 def _of_callback(spec: Any) -> Iterator[str]:
     module, _, name = str(spec.get("class_path") if isinstance(spec, Mapping) else "").rpartition(".")
-    if not module.startswith("callbacks."):
+    if not module.startswith("promptstage.callbacks."):
         return  # what Lightning's refuse is reported when they are instantiated
     cls = getattr(importlib.import_module(module), name)
     for option in null_options(spec.get("init_args") or {}, parameters(cls.__init__)):

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError, printable
 
 if TYPE_CHECKING:
     from lightning import Trainer

@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from datamodules.sources import MalformedRow, json_row, text_field
-from utilities.errors import UserError
+from promptstage.datamodules.sources import MalformedRow, json_row, text_field
+from promptstage.utilities.errors import UserError
 
 LARGEST = 256 << 20  # bytes
 LINE_END = re.compile(r"\r?\n")

@@ -5,8 +5,8 @@ import threading
 import warnings
 from typing import Any
 
-from utilities.errors import printable
-from utilities.files import DISK_FULL
+from promptstage.utilities.errors import printable
+from promptstage.utilities.files import DISK_FULL
 
 # Advertisements, the end of a fit that is only to find stages, and signals told as faults (LastCheckpoint and
 # StopSignals tell them better); under two names that Lightning logs by.

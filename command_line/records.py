@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from command_line.processes import note
-from datamodules.grading import grade
-from utilities.errors import UserError
-from utilities.reading import parse_unique
+from promptstage.command_line.processes import note
+from promptstage.datamodules.grading import grade
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.reading import parse_unique
 
 # What grading and comparing need; any other field is passed through.
 FIELDS: dict[str, tuple[Any, str]] = {

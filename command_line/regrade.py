@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from command_line.records import check_data_set, find_records, read_records, total_questions
-from datamodules.grading import CHOICES, Grade, grade
-from utilities.errors import UserError, nearest, printable
-from utilities.files import write_text
-from utilities.intervals import coverage, wilson_interval
-from utilities.json_text import dump_json
+from promptstage.command_line.records import check_data_set, find_records, read_records, total_questions
+from promptstage.datamodules.grading import CHOICES, Grade, grade
+from promptstage.utilities.errors import UserError, nearest, printable
+from promptstage.utilities.files import write_text
+from promptstage.utilities.intervals import coverage, wilson_interval
+from promptstage.utilities.json_text import dump_json
 
 LISTED = ("became correct", "became wrong", "changed prediction only")
 UNLISTED = "changed reason only"

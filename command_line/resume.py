@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from utilities.errors import UserError, shown
+from promptstage.utilities.errors import UserError, shown
 
 # A method's other options are fixed once its parameters are created.
 _FREE_OF_MODEL = ("model.init_args.optimizer.", "model.init_args.val_generations")

@@ -11,19 +11,19 @@ from typing import Any
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.stop_signals import StopSignals
-from command_line.app import DATA_SETS, METHODS, PromptCLI
-from command_line.arguments import in_order, options_of, resolve_checkpoint
-from command_line.assembly import assemble, typed_classes
-from command_line.configuration import Importable, stored_configuration, trainer_objects
-from command_line.library_errors import first_line
-from command_line.messages import ParserMessage, explain, mistake_behind
-from command_line.options import kept_settings
-from command_line.processes import connection_lost, follow_parent, leave_group, note
-from command_line.quiet import be_quiet
-from lightning_modules.checkpoint_schema import check_complete
-from lightning_modules.checkpointing import read_checkpoint
-from utilities.errors import UserError
+from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
+from promptstage.command_line.arguments import in_order, options_of, resolve_checkpoint
+from promptstage.command_line.assembly import assemble, typed_classes
+from promptstage.command_line.configuration import Importable, stored_configuration, trainer_objects
+from promptstage.command_line.library_errors import first_line
+from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
+from promptstage.command_line.options import kept_settings
+from promptstage.command_line.processes import connection_lost, follow_parent, leave_group, note
+from promptstage.command_line.quiet import be_quiet
+from promptstage.lightning_modules.checkpoint_schema import check_complete
+from promptstage.lightning_modules.checkpointing import read_checkpoint
+from promptstage.utilities.errors import UserError
 
 
 def run(args: list[str]) -> int:

@@ -9,23 +9,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import datamodules
-import lightning_modules
+import promptstage
+from promptstage import datamodules, lightning_modules
 
 SECTIONS = ("model", "data")
-FAMILIES: dict[str, tuple[str, list[str]]] = {
-    "model": ("lightning_modules", lightning_modules.__all__),
-    "data": ("datamodules", datamodules.__all__),
-}
+FAMILIES: dict[str, list[str]] = {"model": lightning_modules.__all__, "data": datamodules.__all__}
 
 OptionPath = tuple[str, ...]
 
 
 def class_named(section: str, name: str) -> type | None:
     """Return the method (``model``) or data set (``data``) of a short or dotted name, or None."""
-    package, names = FAMILIES[section]
-    if name in names:
-        return getattr(importlib.import_module(package), name)
+    if name in FAMILIES[section]:
+        return getattr(promptstage, name)
     module, _, last = name.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), last) if module else None
@@ -36,10 +32,8 @@ def class_named(section: str, name: str) -> type | None:
 
 def is_ours(section: str, name: str) -> bool:
     """Return whether a short or dotted name is a method or data set of promptstage."""
-    package, names = FAMILIES[section]
-    if name in names:
-        return True
-    return name.startswith(f"{package}.") and name.rpartition(".")[2] in names
+    package, _, last = name.rpartition(".")
+    return last in FAMILIES[section] and package.partition(".")[0] in ("", "promptstage")
 
 
 @cache
@@ -81,7 +75,7 @@ def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[Opt
         classes: for ``model`` and ``data`` the class that is used, if it is known.
         typed: class paths that may be imported although they are not promptstage's.
     """
-    from lightning_modules.backbone.loading import BackboneConfig
+    from promptstage.lightning_modules.backbone.loading import BackboneConfig
 
     options = _flat(("backbone",), BackboneConfig)
     for name, kind in COMMAND.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lightning_modules.stored_numbers import LARGEST_COUNT
-from utilities.errors import UserError
+from promptstage.lightning_modules.stored_numbers import LARGEST_COUNT
+from promptstage.utilities.errors import UserError
 
 # Minimum of each number.
 MINIMUM: dict[str, float] = {

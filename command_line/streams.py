@@ -5,7 +5,7 @@ import io
 import os
 import sys
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 
 class _Output(io.FileIO):

@@ -9,32 +9,32 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 
-from callbacks.act import ACT
-from callbacks.board import EventLog, StepAxis
-from callbacks.dpc import DPC
-from callbacks.early_stopping import EarlyStoppingReport
-from callbacks.final_validation import FinalValidation
-from callbacks.last_checkpoint import LastCheckpoint
-from callbacks.partition import CKAPartition
-from callbacks.progress import ExamplesProgressBar
-from callbacks.results import Results
-from callbacks.run_folder import RunFolder
-from callbacks.saliency import SaliencyDiagnostics
-from callbacks.stalled_processes import StalledProcesses
-from callbacks.stop_signals import StopSignals
-from callbacks.throughput import Throughput
-from command_line.folders import Folders
-from command_line.settings import as_list
-from command_line.user_callbacks import (
+from promptstage.callbacks.act import ACT
+from promptstage.callbacks.board import EventLog, StepAxis
+from promptstage.callbacks.dpc import DPC
+from promptstage.callbacks.early_stopping import EarlyStoppingReport
+from promptstage.callbacks.final_validation import FinalValidation
+from promptstage.callbacks.last_checkpoint import LastCheckpoint
+from promptstage.callbacks.partition import CKAPartition
+from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.callbacks.results import Results
+from promptstage.callbacks.run_folder import RunFolder
+from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.callbacks.stalled_processes import StalledProcesses
+from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.callbacks.throughput import Throughput
+from promptstage.command_line.folders import Folders
+from promptstage.command_line.settings import as_list
+from promptstage.command_line.user_callbacks import (
     check_callbacks,
     check_monitors,
     distinguish,
     place_checkpoints,
     replace_defaults,
 )
-from lightning_modules.checkpointing import PromptCheckpointIO
-from lightning_modules.precision import check_precision
-from utilities.errors import UserError, nearest
+from promptstage.lightning_modules.checkpointing import PromptCheckpointIO
+from promptstage.lightning_modules.precision import check_precision
+from promptstage.utilities.errors import UserError, nearest
 
 
 class PromptTrainer(L.Trainer):

@@ -21,11 +21,11 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from callbacks.act import ACT
-from callbacks.dpc import DPC
-from callbacks.saliency import SaliencyDiagnostics
-from command_line.processes import note
-from utilities.errors import UserError, choose
+from promptstage.callbacks.act import ACT
+from promptstage.callbacks.dpc import DPC
+from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.command_line.processes import note
+from promptstage.utilities.errors import UserError, choose
 
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
@@ -69,10 +69,10 @@ def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
         UserError: naming the first metric that it does not log.
     """
     callbacks = list(callbacks)
-    libraries = ("lightning.", "callbacks.", "promptstage.")
+    libraries = ("lightning.", "promptstage.")
     if any(not type(callback).__module__.startswith(libraries) for callback in callbacks):
         return  # it may log metrics of its own
-    if not type(config.model).__module__.startswith(("lightning_modules.", "promptstage.")):
+    if not type(config.model).__module__.startswith("promptstage."):
         return
     metrics = [*TRAIN_METRICS]
     if config.trainer.limit_val_batches != 0:

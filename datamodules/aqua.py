@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.base import ReasoningDataModule
-from datamodules.choices import choice_example, lettered_choices
-from datamodules.encoding import Example
-from datamodules.sources import text_field
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.choices import choice_example, lettered_choices
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.sources import text_field
 
 
 class AQuA(ReasoningDataModule):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.chat import to_date
-from datamodules.encoding import Collate, Encoded, Example, encode
-from datamodules.grading import reference_problem
-from datamodules.limits import check_positions, check_vocabulary, longest, short_enough
-from datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
-from datamodules.option_checks import check_numbers, check_stop, check_workers
-from datamodules.perturbation import Perturbation, perturbed
-from datamodules.samplers import drawn
-from datamodules.sources import (
+from promptstage.datamodules.chat import to_date
+from promptstage.datamodules.encoding import Collate, Encoded, Example, encode
+from promptstage.datamodules.grading import reference_problem
+from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
+from promptstage.datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
+from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
+from promptstage.datamodules.perturbation import Perturbation, perturbed
+from promptstage.datamodules.samplers import drawn
+from promptstage.datamodules.sources import (
     MalformedRow,
     Row,
     local_folder,
@@ -27,10 +27,10 @@ from datamodules.sources import (
     read_jsonl,
     text_problem,
 )
-from datamodules.templates import Template, check_template
-from datamodules.token_ids import adds_bos
-from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
-from utilities.errors import UserError, choose
+from promptstage.datamodules.templates import Template, check_template
+from promptstage.datamodules.token_ids import adds_bos
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
+from promptstage.utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from datamodules.bounded import CallError, bounded
-from utilities.errors import UserError
+from promptstage.datamodules.bounded import CallError, bounded
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datamodules.encoding import Example, worked_answer
-from datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
+from promptstage.datamodules.encoding import Example, worked_answer
+from promptstage.datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
 
 LETTERS = "ABCDEFGH"
 SHOWN = "\nAnswer choices: "  # between a question and its options

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from datamodules.templates import Template
-from datamodules.token_ids import closing_tokens, continuation, question_columns
-from utilities.errors import UserError
+from promptstage.datamodules.templates import Template
+from promptstage.datamodules.token_ids import closing_tokens, continuation, question_columns
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

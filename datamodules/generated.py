@@ -1,4 +1,4 @@
-"""Generated tasks of :mod:`datamodules.tasks` as a data set."""
+"""Generated tasks of :mod:`promptstage.datamodules.tasks` as a data set."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -6,11 +6,11 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example, worked_answer
-from datamodules.sources import Row
-from datamodules.tasks import TASKS, questions
-from utilities.errors import UserError, choose
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example, worked_answer
+from promptstage.datamodules.sources import Row
+from promptstage.datamodules.tasks import TASKS, questions
+from promptstage.utilities.errors import UserError, choose
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 MOST_QUESTIONS = 1_000_000  # all are generated at setup and held in memory

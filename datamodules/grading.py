@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from datamodules.answers.boxes import last_boxed
-from datamodules.answers.choices import find_choice
-from datamodules.answers.equivalence import same_formula
-from datamodules.answers.formulas import find_formula, joined_boxes
-from datamodules.answers.normalise import normalise
-from datamodules.answers.number_answers import find_number
-from datamodules.answers.numbers import reference_value, to_fraction
-from datamodules.answers.options import parse_options, which
-from datamodules.answers.text import Found, readable
-from datamodules.answers.verifier import clock
-from datamodules.answers.words import find_text
-from utilities.errors import choose
+from promptstage.datamodules.answers.boxes import last_boxed
+from promptstage.datamodules.answers.choices import find_choice
+from promptstage.datamodules.answers.equivalence import same_formula
+from promptstage.datamodules.answers.formulas import find_formula, joined_boxes
+from promptstage.datamodules.answers.normalize import normalise
+from promptstage.datamodules.answers.number_answers import find_number
+from promptstage.datamodules.answers.numbers import reference_value, to_fraction
+from promptstage.datamodules.answers.options import parse_options, which
+from promptstage.datamodules.answers.text import Found, readable
+from promptstage.datamodules.answers.verifier import clock
+from promptstage.datamodules.answers.words import find_text
+from promptstage.utilities.errors import choose
 
 NUMBERS = ("gsm8k", "addition", "series_sum", "symbolic_sum")
 CHOICES = ("aqua_rat", "arc_challenge", "prontoqa", "worldtree")

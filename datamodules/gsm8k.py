@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example, worked_answer
-from datamodules.sources import MalformedRow, text_field
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example, worked_answer
+from promptstage.datamodules.sources import MalformedRow, text_field
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

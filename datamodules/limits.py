@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.encoding import Encoded
-from utilities.errors import UserError
+from promptstage.datamodules.encoding import Encoded
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

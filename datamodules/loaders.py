@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.encoding import Batch, Collate, Encoded
-from datamodules.samplers import evaluation_batches, train_batches
-from utilities.errors import UserError
+from promptstage.datamodules.encoding import Batch, Collate, Encoded
+from promptstage.datamodules.samplers import evaluation_batches, train_batches
+from promptstage.utilities.errors import UserError
 
 
 class EvaluationLoader:
-    """Batches of :func:`~datamodules.samplers.evaluation_batches`.
+    """Batches of :func:`~promptstage.datamodules.samplers.evaluation_batches`.
 
     With a limit these are of the first rows, not of the longest, which come first in a whole evaluation.
 
@@ -79,7 +79,7 @@ def dealt(
 
 
 class TrainLoader:
-    """Batches of :func:`~datamodules.samplers.train_batches`, from wherever training stands.
+    """Batches of :func:`~promptstage.datamodules.samplers.train_batches`, from wherever training stands.
 
     The order is a function of seed and epoch, so a position needs no state: epoch and batch number. They
     are asked for at the first batch of an epoch, not at ``iter()``: Lightning calls ``iter()`` before it

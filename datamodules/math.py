@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.answers.boxes import last_boxed
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
-from datamodules.sources import MalformedRow, Row, read_hub, text_field
-from utilities.errors import choose
+from promptstage.datamodules.answers.boxes import last_boxed
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.sources import MalformedRow, Row, read_hub, text_field
+from promptstage.utilities.errors import choose
 
 MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")
 

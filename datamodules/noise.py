@@ -4,9 +4,9 @@ import random
 import re
 from collections.abc import Collection
 
-from datamodules.answers.number_words import is_number_word
-from datamodules.encoding import Example
-from datamodules.kept_text import is_free
+from promptstage.datamodules.answers.number_words import is_number_word
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.kept_text import is_free
 
 TYPOS, CASES, SPACES = 0.1, 0.05, 0.05  # shares of the words and spaces that may change
 _WORD = re.compile(r"(?<![\w'-])[a-z]{5,}(?![\w'-])")

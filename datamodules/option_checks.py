@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from datamodules.sources import text_problem
-from utilities.errors import UserError
+from promptstage.datamodules.sources import text_problem
+from promptstage.utilities.errors import UserError
 
 
 def check_numbers(options: Mapping[str, int | None], least: int) -> None:

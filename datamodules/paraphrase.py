@@ -4,10 +4,10 @@ import random
 import re
 from collections.abc import Callable
 
-from datamodules.answers.number_words import worded
-from datamodules.encoding import Example
-from datamodules.first_names import MEN, WOMEN
-from datamodules.kept_text import is_free, kept_spans, replace_free
+from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.first_names import MEN, WOMEN
+from promptstage.datamodules.kept_text import is_free, kept_spans, replace_free
 
 Rename = Callable[[str], str]
 

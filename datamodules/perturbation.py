@@ -9,10 +9,10 @@ import random
 from collections.abc import Collection
 from typing import Literal
 
-from datamodules.choices import SHOWN
-from datamodules.encoding import Example
-from datamodules.noise import noisy
-from datamodules.paraphrase import paraphrased
+from promptstage.datamodules.choices import SHOWN
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.noise import noisy
+from promptstage.datamodules.paraphrase import paraphrased
 
 Perturbation = Literal["none", "paraphrase", "noise"]
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import ReasoningDataModule
-from datamodules.choices import choice_example, lettered_choices
-from datamodules.encoding import Example
-from datamodules.sources import Row, text_field, texts_field
-from utilities.errors import UserError
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.choices import choice_example, lettered_choices
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.sources import Row, text_field, texts_field
+from promptstage.utilities.errors import UserError
 
 TEST = "validation"  # papers report on the 500 questions that are stored under this name
 

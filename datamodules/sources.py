@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from utilities.errors import UserError
-from utilities.reading import parse_unique
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.reading import parse_unique
 
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}

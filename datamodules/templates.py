@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from datamodules.chat import INSTEAD, ChatTemplate
-from datamodules.sources import text_problem
-from utilities.errors import UserError, nearest
+from promptstage.datamodules.chat import INSTEAD, ChatTemplate
+from promptstage.datamodules.sources import text_problem
+from promptstage.utilities.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import ReasoningDataModule
-from datamodules.choices import choice_example, labelled_choices
-from datamodules.encoding import Example
-from datamodules.sources import field, numbered, object_field, text_field
-from utilities.errors import UserError
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.choices import choice_example, labelled_choices
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.sources import field, numbered, object_field, text_field
+from promptstage.utilities.errors import UserError
 
 FILES = "a local folder with train.jsonl, validation.jsonl and test.jsonl"
 

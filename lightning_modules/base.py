@@ -14,22 +14,27 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from datamodules.encoding import Batch
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.callback_states import restored_states, scores_only
-from lightning_modules.checkpointing import check_keys, describe, verify
-from lightning_modules.context import check_context
-from lightning_modules.distribution import distribute
-from lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
-from lightning_modules.finiteness import check_evaluation, check_state, check_step, gradients_overflow
-from lightning_modules.optimisation import OptimizerConfig
-from lightning_modules.positions import check_virtual_tokens
-from lightning_modules.precision import check_precision, check_trained_dtypes
-from lightning_modules.training_state import check_numbers, stored_random_state
-from utilities.errors import UserError
-from utilities.intervals import wilson_interval
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.callback_states import restored_states, scores_only
+from promptstage.lightning_modules.checkpointing import check_keys, describe, verify
+from promptstage.lightning_modules.context import check_context
+from promptstage.lightning_modules.distribution import distribute
+from promptstage.lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
+from promptstage.lightning_modules.finiteness import (
+    check_evaluation,
+    check_state,
+    check_step,
+    gradients_overflow,
+)
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.positions import check_virtual_tokens
+from promptstage.lightning_modules.precision import check_precision, check_trained_dtypes
+from promptstage.lightning_modules.training_state import check_numbers, stored_random_state
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.intervals import wilson_interval
 
 
 class SoftPromptModule(L.LightningModule, ABC):

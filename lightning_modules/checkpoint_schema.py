@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from utilities.errors import UserError
-from utilities.reading import validated
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.reading import validated
 
 if TYPE_CHECKING:
     import lightning as L

@@ -13,13 +13,13 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.checkpoint_schema import check_contents, check_progress
-from lightning_modules.training_state import check_numbers
-from utilities.errors import UserError
-from utilities.files import make_folder, write_bytes
+from promptstage.lightning_modules.checkpoint_schema import check_contents, check_progress
+from promptstage.lightning_modules.training_state import check_numbers
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 FORMAT = 1
 

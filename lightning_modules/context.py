@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_modules.backbone.loading import context_length
+from promptstage.lightning_modules.backbone.loading import context_length
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 @torch.no_grad()

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.functional.corruption import (
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.functional.corruption import (
     BETA_MODES,
     BetaMode,
     Located,
@@ -22,15 +22,15 @@ from lightning_modules.functional.corruption import (
     corrupt,
     trigger,
 )
-from lightning_modules.functional.information_flow import (
+from promptstage.lightning_modules.functional.information_flow import (
     ACCUMULATE_OVER,
     AccumulateOver,
     accumulation_mask,
     shallow_layers,
     span_mask,
 )
-from lightning_modules.functional.saliency import flow, saliency
-from utilities.errors import UserError, choose
+from promptstage.lightning_modules.functional.saliency import flow, saliency
+from promptstage.utilities.errors import UserError, choose
 
 Removal = Literal["zero", "drop"]
 

@@ -7,13 +7,19 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import Prefix, StageMode, bos_row, bos_structure, stage_prefix
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.functional.partition import Partition
-from lightning_modules.initialisation import PromptInit, initial_prompt
-from lightning_modules.optimisation import OptimizerConfig
-from lightning_modules.stages import (
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.prefix import (
+    Prefix,
+    StageMode,
+    bos_row,
+    bos_structure,
+    stage_prefix,
+)
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.functional.partition import Partition
+from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.stages import (
     SEARCHED,
     StageSearch,
     check_partition,
@@ -23,9 +29,9 @@ from lightning_modules.stages import (
     partition_from,
     partition_values,
 )
-from lightning_modules.visibility import check_visibility, check_visible
-from utilities.errors import UserError, choose, shown
-from utilities.reading import validated
+from promptstage.lightning_modules.visibility import check_visibility, check_visible
+from promptstage.utilities.errors import UserError, choose, shown
+from promptstage.utilities.reading import validated
 
 
 def split_budget(total: int, stages: int) -> list[int]:

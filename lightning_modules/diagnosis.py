@@ -8,14 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.functional.information_flow import first_half, late_flow, second_half, span_mask
-from lightning_modules.functional.rollout import rollout
-from lightning_modules.functional.saliency import AttentionTerms, Flow, attention_weights, flow, saliency
-from utilities.errors import UserError
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.functional.information_flow import (
+    first_half,
+    late_flow,
+    second_half,
+    span_mask,
+)
+from promptstage.lightning_modules.functional.rollout import rollout
+from promptstage.lightning_modules.functional.saliency import (
+    AttentionTerms,
+    Flow,
+    attention_weights,
+    flow,
+    saliency,
+)
+from promptstage.utilities.errors import UserError
 
 SPANS = ("question", "rationale")
 # What the rationale's second half reads: the virtual tokens, the question, the rationale's first half, its

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_modules.backbone.loading import Shard
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.sharding import Shards
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.loading import Shard
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.sharding import Shards
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:

@@ -6,13 +6,13 @@ from typing import NamedTuple, TypedDict
 
 import torch
 
-from datamodules.encoding import IGNORED, Batch, Tokens
-from datamodules.grading import grade
-from lightning_modules.backbone.calibration import Calibration
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
+from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
+from promptstage.datamodules.grading import grade
+from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 
 class Record(NamedTuple):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_modules.training_state import first_non_finite
-from utilities.errors import RunFailure
+from promptstage.lightning_modules.training_state import first_non_finite
+from promptstage.utilities.errors import RunFailure
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:

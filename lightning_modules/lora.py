@@ -2,10 +2,10 @@
 
 import torch
 
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.optimisation import OptimizerConfig
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.utilities.errors import UserError
 
 
 class LoRA(SoftPromptModule):

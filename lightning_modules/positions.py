@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from lightning_modules.backbone.loading import context_length
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.loading import context_length
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def check_virtual_tokens(module: "SoftPromptModule") -> None:

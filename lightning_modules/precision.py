@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 ALLOWED = ("32-true", "bf16-mixed", "16-mixed")
 _SHORT = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.prefix import LayerPrefix, Prefix
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.initialisation import PromptInit, initial_embeddings
-from lightning_modules.optimisation import OptimizerConfig
-from lightning_modules.reparametrization import check_mlp_width, mlp_layers
-from lightning_modules.visibility import check_visibility, check_visible
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.initialization import PromptInit, initial_embeddings
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
+from promptstage.lightning_modules.visibility import check_visibility, check_visible
+from promptstage.utilities.errors import UserError
 
 
 class PrefixTuning(SoftPromptModule):

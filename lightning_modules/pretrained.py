@@ -2,9 +2,9 @@
 
 import torch
 
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.optimisation import OptimizerConfig
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.optimization import OptimizerConfig
 
 
 class Pretrained(SoftPromptModule):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 LARGEST_WIDTH = 1 << 20
 

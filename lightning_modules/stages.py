@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.functional.partition import Partition, from_starts, single, uniform
-from utilities.errors import UserError, choose, nearest
-from utilities.files import write_text
-from utilities.json_text import dump_json
-from utilities.reading import read_json, validated
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.functional.partition import Partition, from_starts, single, uniform
+from promptstage.utilities.errors import UserError, choose, nearest
+from promptstage.utilities.files import write_text
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import read_json, validated
 
 SEARCHED = ("cka", "cosine", "euclidean")
 NAMED = ("uniform", "single")

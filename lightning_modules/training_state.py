@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.stored_numbers import is_rate, short_repr, to_float
-from utilities.errors import UserError
+from promptstage.lightning_modules.stored_numbers import is_rate, short_repr, to_float
+from promptstage.utilities.errors import UserError
 
 
 def check_numbers(checkpoint: Mapping[str, Any], name: str) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.trainer.states import TrainerFn
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def check_visibility(visible_from: int, visible_until: int | None) -> None:

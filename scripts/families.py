@@ -47,9 +47,9 @@ def examine(model_type: str) -> tuple[Outcome, Outcome | None]:
 
 def judge(folder: Path, checkpointing: bool) -> Outcome:
     """Load and compare a saved model."""
-    from lightning_modules.backbone.loading import BackboneConfig
-    from lightning_modules.backbone.model import Backbone
-    from utilities.errors import UserError
+    from promptstage.lightning_modules.backbone.loading import BackboneConfig
+    from promptstage.lightning_modules.backbone.model import Backbone
+    from promptstage.utilities.errors import UserError
 
     try:
         backbone = Backbone(BackboneConfig(name=str(folder), gradient_checkpointing=checkpointing))
@@ -72,8 +72,8 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from lightning_modules.backbone.generation import generate
-    from lightning_modules.backbone.prefix import stage_prefix
+    from promptstage.lightning_modules.backbone.generation import generate
+    from promptstage.lightning_modules.backbone.prefix import stage_prefix
 
     stock: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32
@@ -151,7 +151,7 @@ def _reason(message: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    from lightning_modules.backbone.boundary import reason
+    from promptstage.lightning_modules.backbone.boundary import reason
 
     return f"{type(error).__name__}: {reason(error)}"
 
@@ -246,7 +246,7 @@ def main() -> int:
     parser.add_argument("types", nargs="*", help="model types, such as llama; default: all")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     args = parser.parse_args()
-    import lightning_modules.backbone.model  # noqa: F401  # once, not in each process
+    import promptstage.lightning_modules.backbone.model  # noqa: F401  # once, not in each process
 
     if args.types and len(set(args.types) - set(model_types())):
         raise SystemExit(f"unknown types: {', '.join(sorted(set(args.types) - set(model_types())))}")

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
-from datamodules.grading import grade
-from utilities.errors import UserError, printable
+from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.grading import grade
+from promptstage.utilities.errors import UserError, printable
 
 SPLITS: list[tuple[type[ReasoningDataModule], str, dict[str, Any], tuple[str, ...]]] = [
     (GSM8K, "gsm8k", {}, ("train", "test")),

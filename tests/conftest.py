@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import FAMILIES, tiny_backbone
 
 REAL_DATA = ("gsm8k", "math", "aqua_rat", "arc_challenge", "prontoqa", "worldtree")

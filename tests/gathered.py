@@ -10,8 +10,8 @@ if __name__ == "__main__":
     import torch.distributed as dist
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group as torch_fsdp
 
-    import cli
-    from lightning_modules.base import SoftPromptModule
+    from promptstage import cli
+    from promptstage.lightning_modules.base import SoftPromptModule
 
     gathered: list[int] = []
     gather, step = torch_fsdp.foreach_all_gather, SoftPromptModule.training_step

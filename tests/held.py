@@ -10,8 +10,8 @@ if __name__ == "__main__":
     import torch
     from torch.distributed.tensor import DTensor
 
-    import cli
-    from callbacks.throughput import Throughput
+    from promptstage import cli
+    from promptstage.callbacks.throughput import Throughput
 
     def count(self: Throughput, trainer: Any, module: Any, *args: Any) -> None:
         """Numbers of float32 values; ``storage``: in all tensors that are alive."""

@@ -30,7 +30,7 @@ def on_processes(processes: int, commands: Sequence[Command]) -> str:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    import cli
+    from promptstage import cli
 
     for arguments in json.loads(sys.argv[1]):
         if code := cli.main(arguments):

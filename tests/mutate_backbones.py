@@ -34,9 +34,9 @@ def mutations(flips: int = 0, seed: int = 0) -> list[tuple[str, Mutation]]:
 
 def outcome(folder: Path) -> tuple[str, str]:
     """Load a folder; return loaded, refused, TRACEBACK, HANG or CODE RUN, and the message."""
-    from lightning_modules.backbone.loading import BackboneConfig, context_length, load_tokenizer
-    from lightning_modules.backbone.model import Backbone
-    from utilities.errors import UserError
+    from promptstage.lightning_modules.backbone.loading import BackboneConfig, context_length, load_tokenizer
+    from promptstage.lightning_modules.backbone.model import Backbone
+    from promptstage.utilities.errors import UserError
 
     def late(*_: object) -> None:
         raise Hang

@@ -10,8 +10,8 @@ if __name__ == "__main__":
     import torch
     import torch.distributed as dist
 
-    import cli
-    from lightning_modules.base import SoftPromptModule
+    from promptstage import cli
+    from promptstage.lightning_modules.base import SoftPromptModule
 
     kind, *arguments = sys.argv[1:]
     original = SoftPromptModule.training_step

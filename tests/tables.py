@@ -24,8 +24,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from scripts.compare import Runs
-from scripts.comparison import (
+from promptstage.comparisons.compare import Runs
+from promptstage.comparisons.plan import (
     UNTRAINED,
     Again,
     Comparison,
@@ -35,11 +35,11 @@ from scripts.comparison import (
     read,
     with_sources,
 )
+from promptstage.utilities.errors import UserError
 from tests.configs.data import ROWS, write_data
 from tests.configs.files import COMPARISONS, ROOT, name
 from tests.tiny_folder import QUIET
 from tests.unit.data.tokenizers import make
-from utilities.errors import UserError
 
 LAYERS = 24  # DHAM's Figure 3 inserts a prompt at its layer 24; Table 3 needs 8
 # Backbone of the tables → class of its configuration, what differs from the others', kind of tokenizer.

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
-import cli
+from promptstage import cli
 
 QUIET = [
     "--trainer.accelerator=cpu",
@@ -21,7 +21,7 @@ def save_tiny_backbone(folder: Path, positions: int = 512, layers: int = 4) -> P
     """A random Llama of width 32 with the embedded backbone's tokenizer."""
     import torch
 
-    from backbones.embedded.train import build_model, build_tokenizer
+    from promptstage.backbones.embedded.train import build_model, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

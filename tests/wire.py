@@ -12,8 +12,8 @@ if __name__ == "__main__":
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     from torch.nn.parallel import DistributedDataParallel
 
-    import cli
-    from lightning_modules.base import SoftPromptModule
+    from promptstage import cli
+    from promptstage.lightning_modules.base import SoftPromptModule
 
     sent: dict[str, Any] = {"at the start": 0, "buffers": 0, "gradients": []}
     broadcast, construct = dist._broadcast_coalesced, DistributedDataParallel.__init__

@@ -2,7 +2,7 @@
 
 import re
 
-from utilities.errors import RunFailure
+from promptstage.utilities.errors import RunFailure
 
 # Messages of torch where it raises a plain RuntimeError instead of OutOfMemoryError.
 _ALLOCATION = re.compile(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCK = ".lock"

@@ -5,7 +5,7 @@ import os
 import re
 from typing import Any
 
-from utilities.reading import LIMIT, read_text
+from promptstage.utilities.reading import LIMIT, read_text
 
 # Control characters beyond ASCII's first 32, bidirectional and zero-width marks, line separators.
 _INVISIBLE = re.compile(
@@ -26,7 +26,7 @@ def dump_json(value: Any, indent: int | None = None) -> str:
 
 
 def read_lines(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> list[str]:
-    """Read the lines of a UTF-8 file; raises as :func:`utilities.reading.read_bytes` does.
+    """Read the lines of a UTF-8 file; raises as :func:`promptstage.utilities.reading.read_bytes` does.
 
     ``str.splitlines`` would also split at U+2028 and other separators within a JSON text.
     """

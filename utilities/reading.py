@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any, TypeVar
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 T = TypeVar("T")
 LIMIT = 64 << 20  # bytes of a JSON or YAML file; a partition of 128 layers has 200 kB

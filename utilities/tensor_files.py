@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utilities.errors import UserError
-from utilities.files import write_bytes
-from utilities.reading import parse_json, read_bytes
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import write_bytes
+from promptstage.utilities.reading import parse_json, read_bytes
 
 ENTRY = "promptstage"  # the only metadata entry: safetensors writes several in a random order
 LIMIT = 4 << 30  # bytes

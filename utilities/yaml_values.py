@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 LIMIT = 1 << 20  # characters of a configuration
 MOST_VALUES = 20_000

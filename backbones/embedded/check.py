@@ -1,4 +1,4 @@
-"""What the embedded backbone knows: ``python -m backbones.embedded.check``.
+"""What the embedded backbone knows: ``python -m promptstage.backbones.embedded.check``.
 
 For each task, on held-out test questions: how often the bare backbone gives the right answer, and how often
 after a short full fine-tuning on the task's own steps. The first is to be low and the second high: the
@@ -11,7 +11,7 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backbones.embedded.train import HERE, RIVALS, Corpus, style_accuracy
+from promptstage.backbones.embedded.train import HERE, RIVALS, Corpus, style_accuracy
 
 
 def fine_tune(model, tokenizer, task: str, steps: int, lr: float) -> None:

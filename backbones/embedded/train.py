@@ -1,4 +1,4 @@
-"""Train the embedded backbone from scratch: ``python -m backbones.embedded.train --help``.
+"""Train the embedded backbone from scratch: ``python -m promptstage.backbones.embedded.train --help``.
 
 The corpus mixes, for the same question, several skills and answer styles: the worked steps, the
 bare answer, and rivals that do something else with the question. A document alone therefore does
@@ -18,7 +18,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from datamodules.tasks import TASKS, Solution, Task, split_of
+from promptstage.datamodules.tasks import TASKS, Solution, Task, split_of
 
 HERE = Path(__file__).parent
 Style = Callable[[str], Solution]

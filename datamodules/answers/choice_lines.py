@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from datamodules.answers.letters import Mention, denied, leading, mention_at, mentions
-from datamodules.answers.option_texts import by_text, whole_text
-from datamodules.answers.options import Option, hedge, simple
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.letters import Mention, denied, leading, mention_at, mentions
+from promptstage.datamodules.answers.option_texts import by_text, whole_text
+from promptstage.datamodules.answers.options import Option, hedge, simple
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.text import Found
 
 _BOX = re.compile(r"\\f?boxed\s*")
 _MARKUP = re.compile(

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from datamodules.answers.choice_lines import bare, doubted, option_of
-from datamodules.answers.commitments import BOXED, Commitment, commitments
-from datamodules.answers.letters import without_spans
-from datamodules.answers.listed_options import without_listed
-from datamodules.answers.options import Option
-from datamodules.answers.retractions import retracted_at
-from datamodules.answers.sentences import MAX_SENTENCE
-from datamodules.answers.text import Found
-from datamodules.answers.unmarked_choices import unmarked
+from promptstage.datamodules.answers.choice_lines import bare, doubted, option_of
+from promptstage.datamodules.answers.commitments import BOXED, Commitment, commitments
+from promptstage.datamodules.answers.letters import without_spans
+from promptstage.datamodules.answers.listed_options import without_listed
+from promptstage.datamodules.answers.options import Option
+from promptstage.datamodules.answers.retractions import retracted_at
+from promptstage.datamodules.answers.sentences import MAX_SENTENCE
+from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.unmarked_choices import unmarked
 
 _BEFORE_ANSWER = " :*_\n>#\"'"
 _EMPTY = " \n*_:$.{}()"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from datamodules.answers.boxes import boxed
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.retractions import RETRACTION
+from promptstage.datamodules.answers.boxes import boxed
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.retractions import RETRACTION
 
 MOST = 50  # commitments looked at, from the end
 MARKED, BOXED, WORDED = "after ####", "boxed", "after 'answer is'"  # the rules

@@ -8,17 +8,17 @@ something; then single expressions by math-verify, kept from what it gets wrong.
 import re
 from functools import partial
 
-from datamodules.answers.exact import exact, same_in_base
-from datamodules.answers.intervals import as_intervals
-from datamodules.answers.matrices import same_matrix
-from datamodules.answers.named_answers import letter_of
-from datamodules.answers.names import without_name
-from datamodules.answers.normalise import normalise, spell
-from datamodules.answers.parts import same_parts
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.units import unit_of
-from datamodules.answers.verdicts import Same, Verdict, every, some
-from datamodules.answers.verifier import clock, verified
+from promptstage.datamodules.answers.exact import exact, same_in_base
+from promptstage.datamodules.answers.intervals import as_intervals
+from promptstage.datamodules.answers.matrices import same_matrix
+from promptstage.datamodules.answers.named_answers import letter_of
+from promptstage.datamodules.answers.names import without_name
+from promptstage.datamodules.answers.normalize import normalise, spell
+from promptstage.datamodules.answers.parts import same_parts
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.units import unit_of
+from promptstage.datamodules.answers.verdicts import Same, Verdict, every, some
+from promptstage.datamodules.answers.verifier import clock, verified
 
 LONGEST = 300  # characters of an answer that is compared as mathematics and not only as text
 MOST_POWERS = 12  # of an expression that is computed with

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from datamodules.answers.numbers import MAX_DIGITS
+from promptstage.datamodules.answers.numbers import MAX_DIGITS
 
 _BRACKETED = re.compile(r"\([^(),]*\)")
 _DECIMAL = re.compile(

@@ -2,7 +2,7 @@ r"""Formulas on one line, for telling whether an option's text and what a text s
 
 import re
 
-from datamodules.answers.normalise import normalise
+from promptstage.datamodules.answers.normalize import normalise
 
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4}")  # a text with words is no formula
 _RATIO = re.compile(r"(?<=\d):(?=\d)")

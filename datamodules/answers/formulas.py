@@ -2,15 +2,15 @@
 
 import re
 
-from datamodules.answers.commitments import BOXED, Commitment, commitments
-from datamodules.answers.math_in_text import NEARBY, first_formulas, is_doubted
-from datamodules.answers.named_answers import find_named
-from datamodules.answers.number_words import worded
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.retractions import retracted_at
-from datamodules.answers.sentences import conclusion
-from datamodules.answers.stated_formulas import stated_formula
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.commitments import BOXED, Commitment, commitments
+from promptstage.datamodules.answers.math_in_text import NEARBY, first_formulas, is_doubted
+from promptstage.datamodules.answers.named_answers import find_named
+from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.retractions import retracted_at
+from promptstage.datamodules.answers.sentences import conclusion
+from promptstage.datamodules.answers.stated_formulas import stated_formula
+from promptstage.datamodules.answers.text import Found
 
 _EMPTY = " \n*_:$.{}"  # a mark with nothing else behind it gives no answer
 _BOX_SOON = 80  # characters behind "the answer is" in which a box is the answer instead

@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.names import without_element
+from promptstage.datamodules.answers.names import without_element
 
 _VARIABLE = r"(?:[a-zA-Z]|\\(?:lambda|theta|alpha|beta|mu))(?:\([a-z]\))?"
 # 2<x<=3 and 3>=x>2

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from datamodules.answers.options import Option
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.options import Option
+from promptstage.datamodules.answers.patterns import either, phrases
 
 # "among the five options A through E", "(A) to (E)", "A-E".
 _SPAN = re.compile(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from datamodules.answers.options import Option
+from promptstage.datamodules.answers.options import Option
 
 _BETWEEN = re.compile(r"[ ,;/&|]*(?:(?:and|or)\b)?[ ]*", re.IGNORECASE)
 _LETTERS = 3  # "A and B" without texts may be two answers

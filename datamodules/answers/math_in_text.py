@@ -2,8 +2,8 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.text import Found
 
 FORMULA = re.compile(
     r"""

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from datamodules.answers.verdicts import Same, Verdict, every
+from promptstage.datamodules.answers.verdicts import Same, Verdict, every
 
 _MATRIX = re.compile(
     r"""

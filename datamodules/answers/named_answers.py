@@ -2,10 +2,10 @@
 
 import re
 
-from datamodules.answers.letters import without_spans
-from datamodules.answers.math_in_text import without_reason
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.letters import without_spans
+from promptstage.datamodules.answers.math_in_text import without_reason
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.text import Found
 
 _GROUPS = (
     phrases("monday, tuesday, wednesday, thursday, friday, saturday, sunday"),

@@ -2,15 +2,15 @@
 
 import re
 
-from datamodules.answers.commitments import BOXED, MARKED, Commitment, commitments
-from datamodules.answers.number_words import worded
-from datamodules.answers.numbers import MINUTES, NUMBER, numbers, plain
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.retractions import retracted_at
-from datamodules.answers.rivals import rival
-from datamodules.answers.sentences import MAX_SENTENCE, conclusion
-from datamodules.answers.stated_numbers import BOLD, pick
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.commitments import BOXED, MARKED, Commitment, commitments
+from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.numbers import MINUTES, NUMBER, numbers, plain
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.retractions import retracted_at
+from promptstage.datamodules.answers.rivals import rival
+from promptstage.datamodules.answers.sentences import MAX_SENTENCE, conclusion
+from promptstage.datamodules.answers.stated_numbers import BOLD, pick
+from promptstage.datamodules.answers.text import Found
 
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's notes
 _EMPTY = " \n*_:$.{}"

@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 _ONES = phrases(
     """zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen,

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 MAX_DIGITS = 1000  # beyond this no answer is meant, and turning it into an integer costs
 

@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from datamodules.answers.flat_formulas import flat
-from datamodules.answers.letters import denied, labelled
-from datamodules.answers.numbers import numbers, plain, value
-from datamodules.answers.options import Option, hedge, named, simple
-from datamodules.answers.stated_numbers import pick
-from datamodules.answers.text import Found
-from datamodules.answers.truth import truth_values
+from promptstage.datamodules.answers.flat_formulas import flat
+from promptstage.datamodules.answers.letters import denied, labelled
+from promptstage.datamodules.answers.numbers import numbers, plain, value
+from promptstage.datamodules.answers.options import Option, hedge, named, simple
+from promptstage.datamodules.answers.stated_numbers import pick
+from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.truth import truth_values
 
 _ONE_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _ASIDE = re.compile(r"\([^()]*[a-z]{3}[^()]*\)")  # "(not the moon)"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.text import Found
 
 # The letter that stands before an option's text, perhaps twice: "A)21", "(B) 7", "C)C)59".
 _PREFIX = re.compile(

@@ -7,8 +7,8 @@ Order and kind of brackets count where they mean something: the point (1,2) is n
 import re
 from typing import NamedTuple
 
-from datamodules.answers.names import without_element, without_name
-from datamodules.answers.verdicts import Same, Verdict, every
+from promptstage.datamodules.answers.names import without_element, without_name
+from promptstage.datamodules.answers.verdicts import Same, Verdict, every
 
 _OPENING, _CLOSING = "([{", ")]}"
 _ORDERED = {"()", "[]", "(]", "[)"}

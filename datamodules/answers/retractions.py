@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 # "Oh, hmm, but wait": what may stand before it.
 _HESITATION = r"(?: oh,?[ ] | hmm+[,. ]+ | but[ ] | (?:no|ah|ok|okay),?[ ] )*"

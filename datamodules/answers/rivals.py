@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from datamodules.answers.numbers import NUMBER, numbers, value
+from promptstage.datamodules.answers.numbers import NUMBER, numbers, value
 
 # "5 or 6", "5 apples or maybe 6"
 _OR = re.compile(

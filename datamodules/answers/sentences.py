@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 LONGEST = 1_000  # characters at the end of a sentence that are looked at
 MAX_SENTENCE = 2_000  # characters of a line that are looked at, where it gives an answer

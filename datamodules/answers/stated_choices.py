@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from datamodules.answers.choice_lines import doubted, second
-from datamodules.answers.letters import by_name, denied, names_of
-from datamodules.answers.options import Option, hedge
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.choice_lines import doubted, second
+from promptstage.datamodules.answers.letters import by_name, denied, names_of
+from promptstage.datamodules.answers.options import Option, hedge
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.text import Found
 
 _RULE = "option stated"
 

@@ -2,10 +2,16 @@
 
 import re
 
-from datamodules.answers.math_in_text import FORMULA, JOINED, content, first_formulas, without_reason
-from datamodules.answers.numbers import numbers, plain
-from datamodules.answers.stated_numbers import pick
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.math_in_text import (
+    FORMULA,
+    JOINED,
+    content,
+    first_formulas,
+    without_reason,
+)
+from promptstage.datamodules.answers.numbers import numbers, plain
+from promptstage.datamodules.answers.stated_numbers import pick
+from promptstage.datamodules.answers.text import Found
 
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _STATES = re.compile(r"\s(?:is|are|equals)\s")

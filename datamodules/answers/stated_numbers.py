@@ -2,8 +2,8 @@
 
 import re
 
-from datamodules.answers.numbers import NUMBER, numbers
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.numbers import NUMBER, numbers
+from promptstage.datamodules.answers.patterns import either, phrases
 
 BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from datamodules.answers.turns import cut
+from promptstage.datamodules.answers.turns import cut
 
 LONGEST = 8_000  # characters at the end of a generation in which an answer is looked for
 # Of a longer generation: another turn is looked for in the first characters, the answer in the last.

@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 _TRUTH = re.compile(r"\b(?P<un>un)?(?P<value>true|false)(?:ly)?\b", re.IGNORECASE)
 # The text before a truth value that is not the case: "not necessarily true", "can't be true".

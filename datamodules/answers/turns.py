@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 # Chat templates' tokens: <|im_start|>, </s>, <end_of_turn>, [INST].
 _TOKEN = either(

@@ -2,7 +2,7 @@
 
 import re
 
-from datamodules.answers.patterns import either
+from promptstage.datamodules.answers.patterns import either
 
 _ANGLES = "degrees? deg radians?"
 _LENGTHS = """

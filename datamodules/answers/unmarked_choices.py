@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from datamodules.answers.choice_lines import by_mention, doubted, second
-from datamodules.answers.letters import by_name, leading, letters_of, only
-from datamodules.answers.option_texts import by_text, whole_text
-from datamodules.answers.options import Option, hedge, named, simple
-from datamodules.answers.sentences import conclusion
-from datamodules.answers.stated_choices import stated
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.choice_lines import by_mention, doubted, second
+from promptstage.datamodules.answers.letters import by_name, leading, letters_of, only
+from promptstage.datamodules.answers.option_texts import by_text, whole_text
+from promptstage.datamodules.answers.options import Option, hedge, named, simple
+from promptstage.datamodules.answers.sentences import conclusion
+from promptstage.datamodules.answers.stated_choices import stated
+from promptstage.datamodules.answers.text import Found
 
 # "Options: A) 1 B) 2"
 _LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)

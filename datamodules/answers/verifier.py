@@ -12,22 +12,20 @@ it then finds its connection closed.
 import atexit
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from contextlib import suppress
 from multiprocessing import Pipe
-from pathlib import Path
 from typing import Any
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.run_module import module_command
 
 START = 120  # seconds that a worker may take to start; usually about two
 SLACK = 5  # seconds after a deadline until a worker that should have kept it counts as dead
 
-_ROOT = Path(__file__).parents[2]
-_PROGRAM = "datamodules.answers.verifier_process"
+_PROGRAM = "promptstage.datamodules.answers.verifier_process"
 _workers: set["_Worker"] = set()
 _idle: deque["_Worker"] = deque()  # its methods are atomic, so that threads need no lock
 
@@ -101,11 +99,10 @@ class _Worker:
         self._connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM],
+                module_command(_PROGRAM),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": _with_root(os.environ.get("PYTHONPATH"))},
                 process_group=0,  # Ctrl-C is for this process, which may want to go on
             )
         _workers.add(self)
@@ -152,11 +149,6 @@ class _Worker:
         """In a fork of the owner: keep nothing open by which the worker would outlive the owner."""
         self._connection.close()
         self.process.returncode = 0  # not a child of this process, and not to be waited for
-
-
-def _with_root(path: str | None) -> str:
-    """``path`` for a process that imports from this project, wherever it is started."""
-    return f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)
 
 
 def _forget_workers() -> None:

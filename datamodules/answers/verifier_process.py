@@ -50,7 +50,7 @@ def _reset_signals() -> None:
 def _warm_up() -> str | None:
     """Load what all forks then have; what went wrong, if something did."""
     try:
-        from datamodules.answers.algebra import EXAMPLES, equal
+        from promptstage.datamodules.answers.algebra import EXAMPLES, equal
 
         for given, reference in EXAMPLES:
             equal(given, reference)
@@ -99,7 +99,7 @@ class _Fork:
 
 def _answer(questions: Connection, inherited: tuple[Connection, ...]) -> None:
     """A fork's whole life."""
-    from datamodules.answers.algebra import equal
+    from promptstage.datamodules.answers.algebra import equal
 
     for connection in inherited:
         connection.close()

@@ -2,11 +2,11 @@
 
 import re
 
-from datamodules.answers.commitments import MARKED, Commitment, commitments
-from datamodules.answers.patterns import either, phrases
-from datamodules.answers.retractions import retracted_at
-from datamodules.answers.sentences import conclusion
-from datamodules.answers.text import Found
+from promptstage.datamodules.answers.commitments import MARKED, Commitment, commitments
+from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.retractions import retracted_at
+from promptstage.datamodules.answers.sentences import conclusion
+from promptstage.datamodules.answers.text import Found
 
 # Fonts, quotation marks and emphasis; no apostrophe within a word.
 _MARKUP = re.compile(

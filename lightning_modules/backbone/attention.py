@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightning_modules.backbone.calibration import Attended, CalibratedHeads
-from lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.calibration import Attended, CalibratedHeads
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
 IMPLEMENTATION = "promptstage"

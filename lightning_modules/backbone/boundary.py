@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from utilities.errors import UserError
+from promptstage.utilities.errors import UserError
 
 SECONDS = 30.0
 LONGEST = 300

@@ -7,7 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.calibration import ColumnSums, calibrate, column_sums, find_sinks
+from promptstage.lightning_modules.functional.calibration import (
+    ColumnSums,
+    calibrate,
+    column_sums,
+    find_sinks,
+)
 
 # Weights made at a time, in elements: 64 MB in float32.
 MOST = 1 << 24

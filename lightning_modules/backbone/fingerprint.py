@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_modules.backbone.model_folder import check_archive, file_states, stored_tensors
-from lightning_modules.backbone.user_cache import recall, remember
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.model_folder import check_archive, file_states, stored_tensors
+from promptstage.lightning_modules.backbone.user_cache import recall, remember
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     import torch

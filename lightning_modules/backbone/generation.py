@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.calibration import CalibratedHeads, Calibration
-from lightning_modules.backbone.prefix import LayerPrefix, Prefix
-from lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lightning_modules.backbone.model import Backbone
+    from promptstage.lightning_modules.backbone.model import Backbone
 
 
 class _PrefixCacheLayer(CacheLayerMixin):

@@ -7,9 +7,9 @@ a backbone then works on a folder, whose files are checked before they are read.
 from functools import cache
 from pathlib import Path
 
-from lightning_modules.backbone.boundary import reason
-from lightning_modules.backbone.model_folder import check_files, weight_names
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.model_folder import check_files, weight_names
+from promptstage.utilities.errors import UserError
 
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 

@@ -10,12 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from lightning_modules.backbone.boundary import reading
-from lightning_modules.backbone.hub import configuration_folder, download_weights
-from lightning_modules.backbone.model_folder import check_files, file_states, stored_shapes, weight_files
-from lightning_modules.backbone.model_size import check_size
-from lightning_modules.backbone.user_cache import recall, remember
-from utilities.errors import UserError, choose
+from promptstage.lightning_modules.backbone.boundary import reading
+from promptstage.lightning_modules.backbone.hub import configuration_folder, download_weights
+from promptstage.lightning_modules.backbone.model_folder import (
+    check_files,
+    file_states,
+    stored_shapes,
+    weight_files,
+)
+from promptstage.lightning_modules.backbone.model_size import check_size
+from promptstage.lightning_modules.backbone.user_cache import recall, remember
+from promptstage.utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -183,7 +188,7 @@ def load_model(config: BackboneConfig) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from lightning_modules.backbone.attention import IMPLEMENTATION
+    from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION
 
     model_config = _read_config(config)
     where, kwargs = _location(config)

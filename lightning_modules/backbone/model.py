@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
-from lightning_modules.backbone.fingerprint import identify
-from lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
-from lightning_modules.backbone.prefix import LayerPrefix, Prefix
-from lightning_modules.backbone.rope import note_batch_dependence
-from lightning_modules.backbone.sharding import Shards, Whole, fetch_before_backward
-from lightning_modules.backbone.verification import check_structure, verify
-from lightning_modules.functional.cross_entropy import head_cross_entropy
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation, Packing, register
+from promptstage.lightning_modules.backbone.fingerprint import identify
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.rope import note_batch_dependence
+from promptstage.lightning_modules.backbone.sharding import Shards, Whole, fetch_before_backward
+from promptstage.lightning_modules.backbone.verification import check_structure, verify
+from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning_modules.backbone.boundary import reason
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.backbone.model_folder import StoredTensor
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone.model_folder import StoredTensor
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.attention import Observation
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.functional.saliency import AttentionTerms
+from promptstage.lightning_modules.backbone.attention import Observation
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
 
 def attention_terms(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datamodules.token_ids import adds_bos
-from utilities.errors import UserError
+from promptstage.datamodules.token_ids import adds_bos
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning_modules.backbone.model import Backbone
+    from promptstage.lightning_modules.backbone.model import Backbone
 
 LayerPrefix = tuple[Tensor, Tensor]
 StageMode = Literal["accumulate", "replace"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.prefix import LayerPrefix
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix
 
 
 class Whole:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
-    from lightning_modules.backbone.model import Backbone
+    from promptstage.lightning_modules.backbone.model import Backbone
 
 _PREFIX, _CONTENT = 6, 5
 _LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.attention import AttentionContext, Observation
-from lightning_modules.functional.saliency import AttentionTerms
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation
+from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
 if TYPE_CHECKING:
-    from lightning_modules.backbone.model import Backbone
+    from promptstage.lightning_modules.backbone.model import Backbone
 
 
 class _Step(NamedTuple):

@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone import user_cache
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.boundary import reason
-from lightning_modules.backbone.exact_arithmetic import float32_arithmetic
-from lightning_modules.backbone.generation import PrefixCache, next_logits
-from lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
-from lightning_modules.backbone.text_reference import Reference, draw_tokens, limits, text_reference
-from utilities.errors import UserError
+from promptstage.lightning_modules.backbone import user_cache
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
+from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
+from promptstage.lightning_modules.backbone.text_reference import (
+    Reference,
+    draw_tokens,
+    limits,
+    text_reference,
+)
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning_modules.backbone.model import Backbone
+    from promptstage.lightning_modules.backbone.model import Backbone
 
 _SEEDS = (0, 1)
 _STEPS = 2

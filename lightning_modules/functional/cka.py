@@ -11,7 +11,11 @@ proposed by Nguyen et al. 2021; it does not grow with d / n, and may be negative
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.similarity import CosineSimilarity, EuclideanSimilarity, Similarity
+from promptstage.lightning_modules.functional.similarity import (
+    CosineSimilarity,
+    EuclideanSimilarity,
+    Similarity,
+)
 
 # What a layer varies by, relative to its size, below which it is constant but for rounding.
 CONSTANT = 1e-20

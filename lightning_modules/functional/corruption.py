@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.information_flow import accumulates
+from promptstage.lightning_modules.functional.information_flow import accumulates
 
 BetaMode = Literal["mean", "median", "max"]
 BETA_MODES = get_args(BetaMode)

@@ -1,8 +1,9 @@
 """What the papers read off saliency: flows between prompt, question and rationale, and the shape of curves.
 
-Everything follows from the sums of :class:`~lightning_modules.functional.saliency.Flow`. Spans are half-open
-columns (B, 2) of content tokens, as the batch has them; p is the number of a layer's virtual tokens. Paper
-symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's middle token.
+Everything follows from the sums of :class:`~promptstage.lightning_modules.functional.saliency.Flow`.
+Spans are half-open columns (B, 2) of content tokens, as the batch has them; p is the number of a
+layer's virtual tokens. Paper symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's
+middle token.
 """
 
 from collections.abc import Sequence

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.segmentation import (
+from promptstage.lightning_modules.functional.segmentation import (
     Floats,
     Labels,
     contiguous_cuts,
     dendrogram_cuts,
     silhouette,
 )
-from lightning_modules.functional.similarity import Similarity
+from promptstage.lightning_modules.functional.similarity import Similarity
 
 Votes = dict[int, float]
 

@@ -9,7 +9,7 @@ with one column per group: no n × n product is needed.
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.saliency import BLOCK, AttentionTerms, attention_weights
+from promptstage.lightning_modules.functional.saliency import BLOCK, AttentionTerms, attention_weights
 
 RESIDUAL = 0.5  # the identity's weight in Ã
 

@@ -1,6 +1,7 @@
 """How alike the layers of a model are: cosine and Euclidean similarity, over batches and ranks alike.
 
-Linear CKA, the measure of DHAM, is in :mod:`~lightning_modules.functional.cka`; all have one interface.
+Linear CKA, the measure of DHAM, is in :mod:`~promptstage.lightning_modules.functional.cka`; all have one
+interface.
 """
 
 from abc import ABC, abstractmethod

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from command_line import app
-from lightning_modules import evaluation
-from lightning_modules.backbone.calibration import Calibration
+from promptstage.command_line import app
+from promptstage.lightning_modules import evaluation
+from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
-from utilities.errors import UserError
 
 CALLBACK = "--trainer.callbacks=callbacks.act.ACT"
 FEW = "--trainer.callbacks.examples=6"
@@ -194,6 +194,6 @@ def test_search_survives_a_failure(bare: list[str], monkeypatch: pytest.MonkeyPa
     def fail(*args: Any) -> None:
         raise UserError("stopped")
 
-    monkeypatch.setattr("lightning_modules.base.SoftPromptModule.test_step", fail)
+    monkeypatch.setattr("promptstage.lightning_modules.base.SoftPromptModule.test_step", fail)
     assert_one_error(call("test", *bare, CALLBACK, FEW, "--run_dir=run"), "stopped")
     assert Path("run/test/act.json").exists()

@@ -30,7 +30,7 @@ def test_a_run_keeps_its_date(common: list[str], tmp_path: Path, monkeypatch: py
     assert fit.code == 0, fit.err
     today = date.today().isoformat()
     assert stored(Path("run"), "config.yaml") == today
-    monkeypatch.setattr("command_line.app.date", Later)
+    monkeypatch.setattr("promptstage.command_line.app.date", Later)
     resumed = call("fit", *common[:4], "--ckpt_path=run", "--trainer.max_steps=2")
     assert resumed.code == 0, resumed.err
     assert stored(Path("run"), "config-2.yaml") == today

@@ -11,12 +11,12 @@ import torch
 from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.dpc_files import CalibrationConditions, read_calibration
-from lightning_modules import evaluation
-from lightning_modules.correction import Corruption
+from promptstage.callbacks.dpc_files import CalibrationConditions, read_calibration
+from promptstage.lightning_modules import evaluation
+from promptstage.lightning_modules.correction import Corruption
+from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
-from utilities.errors import UserError
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
 CONDITIONS = CalibrationConditions("last_letter", asdict(Corruption()), "32-true", "float32")
@@ -69,7 +69,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         records = original(*args)
         return [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records]
 
-    for module in ("lightning_modules.evaluation", "callbacks.dpc"):
+    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc"):
         monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cli
+from promptstage import cli
 from tests.cli.commands import STEPS, files, fit, refused
 from tests.tiny_folder import QUIET, call
 
@@ -157,7 +157,7 @@ VALUES = [
 def test_values_that_cannot_work_are_refused_before_any_work(
     flag: str, message: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules import base
+    from promptstage.lightning_modules import base
 
     def loaded(*args: object) -> None:
         raise AssertionError("a backbone was loaded before the mistake was reported")
@@ -194,8 +194,8 @@ def test_a_bug_of_ours_keeps_its_traceback(
     where: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is raised within Lightning's loop."""
-    from callbacks.throughput import Throughput
-    from lightning_modules.base import SoftPromptModule
+    from promptstage.callbacks.throughput import Throughput
+    from promptstage.lightning_modules.base import SoftPromptModule
 
     def broken(*args: object, **kwargs: object) -> None:
         raise ValueError("a bug")

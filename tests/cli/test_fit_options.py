@@ -11,15 +11,15 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Timer
 
-from callbacks.last_checkpoint import LastCheckpoint
-from command_line.app import DATA_SETS, METHODS, PromptCLI
-from command_line.messages import class_options
-from command_line.resume import check_resume
-from lightning_modules.base import SoftPromptModule
+from promptstage.callbacks.last_checkpoint import LastCheckpoint
+from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
+from promptstage.command_line.messages import class_options
+from promptstage.command_line.resume import check_resume
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.utilities.errors import UserError, shown
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, call
 from tests.unit.data.rows import gsm8k_rows
-from utilities.errors import UserError, shown
 
 Observe = Callable[[Any], object]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from command_line.app import DATA_SETS, METHODS, PromptCLI
-from command_line.messages import class_options
+from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
+from promptstage.command_line.messages import class_options
 from tests.cli.flag_values import FLAGS
 from tests.tiny_folder import QUIET, Outcome, call
 

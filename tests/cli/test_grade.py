@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import cli
-from datamodules.grading import grade
+from promptstage import cli
+from promptstage.datamodules.grading import grade
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.cli.test_processes import CLI, ROOT
 from tests.tiny_folder import call
@@ -232,7 +232,7 @@ def test_a_bar_on_a_terminal_that_waits(records: Records, monkeypatch: pytest.Mo
 
     screens = []
     for seconds in (0, 1):
-        monkeypatch.setattr("command_line.regrade.SECONDS", seconds)
+        monkeypatch.setattr("promptstage.command_line.regrade.SECONDS", seconds)
         monkeypatch.setattr(sys, "stderr", Terminal())
         assert cli.main(["grade", str(write(records))]) == 0
         screens.append(sys.stderr.getvalue())  # type: ignore[attr-defined]  # a StringIO

@@ -100,7 +100,7 @@ def test_a_run_folders_own_modules_are_not_imported(
 
 
 OWN = """
-from lightning_modules.prompt_tuning import PromptTuning
+from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
 class Mine(PromptTuning):

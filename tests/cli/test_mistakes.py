@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules import base
+from promptstage.lightning_modules import base
 from tests.tiny_folder import QUIET, Outcome, call
 
 
@@ -73,7 +73,7 @@ TYPOS = [
     ("--trainer.callbacks=EarlyStoping", "'EarlyStoping' is unknown: did you mean EarlyStopping? Allowed: "),
     (
         "--trainer.callbacks=SaliencyDiagnostic",
-        "did you mean callbacks.saliency.SaliencyDiagnostics? Allowed: ",
+        "did you mean SaliencyDiagnostics? Allowed: ",
     ),
     (
         "--trainer.callbacks=3",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.utilities.failures import is_out_of_memory, run_failure
 from tests.tiny_folder import QUIET, Outcome, call
-from utilities.failures import is_out_of_memory, run_failure
 
 
 def too_much() -> Any:

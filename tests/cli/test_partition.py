@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import partition as callback
+from promptstage.callbacks import partition as callback
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 

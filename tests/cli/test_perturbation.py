@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import GSM8K
+from promptstage.datamodules import GSM8K
 from tests.tiny_folder import QUIET, call
 from tests.unit.data.rows import gsm8k_rows
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import datamodules
-from command_line.questions import read_questions
-from datamodules import Generated
+from promptstage import datamodules
+from promptstage.command_line.questions import read_questions
+from promptstage.datamodules import Generated
+from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
-from utilities.errors import UserError
 
 
 def from_bytes(data: bytes, folder: Path) -> list[str]:
@@ -112,7 +112,7 @@ def test_unreadable_files_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("x" * 5000, "~nobody-of-this-name/x", str(tmp_path / "nowhere"), "a\0b"):
         with pytest.raises(UserError, match=r"cannot be read|does not exist"):
             read_questions(name)
-    monkeypatch.setattr("command_line.questions.LARGEST", 1 << 20)
+    monkeypatch.setattr("promptstage.command_line.questions.LARGEST", 1 << 20)
     with pytest.raises(UserError, match="is larger than 1 MiB"):
         from_bytes(b"x\n" * (1 << 20), tmp_path)
 

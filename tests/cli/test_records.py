@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lightning_modules import evaluation
+from promptstage.lightning_modules import evaluation
 from tests.tiny_folder import QUIET, call
 
 RECORD = {
@@ -49,7 +49,7 @@ def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
         records = original(*args)
         return [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records]
 
-    monkeypatch.setattr("lightning_modules.evaluation.grade_batch", grade_batch)
+    monkeypatch.setattr("promptstage.lightning_modules.evaluation.grade_batch", grade_batch)
 
 
 @pytest.mark.usefixtures("every_other_right")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.base import SoftPromptModule
 from tests.cli.test_mistakes import hashes
 from tests.tiny_folder import QUIET, call
 

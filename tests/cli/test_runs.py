@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from command_line.folders import run_folders
-from lightning_modules.base import SoftPromptModule
+from promptstage.command_line.folders import run_folders
+from promptstage.lightning_modules.base import SoftPromptModule
 from tests.cli.test_mistakes import hashes
 from tests.tiny_folder import QUIET, call
 

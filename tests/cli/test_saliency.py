@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from callbacks.dpc import DPC
-from callbacks.saliency import SaliencyDiagnostics
-from lightning_modules import evaluation
-from lightning_modules.diagnosis import SOURCES
-from lightning_modules.pretrained import Pretrained
+from promptstage.callbacks.dpc import DPC
+from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.lightning_modules import evaluation
+from promptstage.lightning_modules.diagnosis import SOURCES
+from promptstage.lightning_modules.pretrained import Pretrained
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.tensor_files import tensors_digest
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
-from utilities.errors import UserError
-from utilities.tensor_files import tensors_digest
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 GRADIENTS = "--trainer.inference_mode=false"
@@ -255,7 +255,7 @@ def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     def grade_batch(*args: Any) -> list[evaluation.Record]:
         return [r._replace(correct=len(r.question) % 2 == 0) for r in original(*args)]
 
-    monkeypatch.setattr("lightning_modules.evaluation.grade_batch", grade_batch)
+    monkeypatch.setattr("promptstage.lightning_modules.evaluation.grade_batch", grade_batch)
 
 
 @pytest.mark.usefixtures("graded_by_length")

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks import partial_lines
-from callbacks.stop_signals import slurm_job
-from lightning_modules.base import SoftPromptModule
+from promptstage.callbacks import partial_lines
+from promptstage.callbacks.stop_signals import slurm_job
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.tensor_files import read_tensors
 from tests.many_commands import ROOT
 from tests.tiny_folder import QUIET, call
-from utilities.errors import UserError
-from utilities.tensor_files import read_tensors
 
 DPC = ["--trainer.callbacks=callbacks.dpc.DPC", "--trainer.callbacks.mode=all"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from command_line.quiet import be_quiet
+from promptstage.command_line.quiet import be_quiet
+from promptstage.utilities.errors import printable
 from tests.cli.test_mistakes import assert_one_error
 from tests.many_commands import ROOT
 from tests.tiny_folder import QUIET, call
-from utilities.errors import printable
 
 HOSTILE = "a\x1b[2Jb\x9b31mc\u202ed\u2066e\u200ff\u061cg\u200bh\r\nend"
 SHOWN = r"a\x1b[2Jb\x9b31mc\u202ed\u2066e\u200ff\u061cg\u200bh\r\nend"

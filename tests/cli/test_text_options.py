@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from command_line.assembly import assemble, typed_classes
-from command_line.configuration import Importable, read_configuration
+from promptstage.command_line.assembly import assemble, typed_classes
+from promptstage.command_line.configuration import Importable, read_configuration
+from promptstage.utilities.yaml_values import dump_yaml, parse_yaml, plain
 from tests.tiny_folder import QUIET, call
-from utilities.yaml_values import dump_yaml, parse_yaml, plain
 
 TEXTS = [
     "Solve the problem: think step by step",

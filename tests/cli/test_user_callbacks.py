@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
-from command_line.user_callbacks import ACCURACY, TRAIN_METRICS, UNSUPPORTED
+from promptstage.command_line.user_callbacks import ACCURACY, TRAIN_METRICS, UNSUPPORTED
 from tests.cli.commands import STEPS, files, fit, refused
 from tests.tiny_folder import QUIET, call
 
@@ -21,7 +21,7 @@ def last_step() -> int:
 
 
 def test_metrics_to_monitor_are_those_of_a_fit(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from callbacks.run_folder import RunFolder
+    from promptstage.callbacks.run_folder import RunFolder
 
     logged: set[str] = set()
     monkeypatch.setattr(
@@ -115,7 +115,7 @@ def test_own_early_stopping_replaces_the_default(small: list[str]) -> None:
 def test_own_progress_bar_replaces_the_default(
     name: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from callbacks.run_folder import RunFolder
+    from promptstage.callbacks.run_folder import RunFolder
 
     used: list[str] = []
 
@@ -192,7 +192,7 @@ def test_a_timer_ends_a_fit(small: list[str]) -> None:
 
 def callbacks_of(*flags: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run a fit, and return the names of the user's callbacks that its trainer gets."""
-    from command_line import trainer
+    from promptstage.command_line import trainer
 
     names: list[str] = []
     monkeypatch.setattr(

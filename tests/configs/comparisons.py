@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.compare import main
+from promptstage.comparisons.compare import main
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from command_line import app
+from promptstage.command_line import app
 from tests.configs.files import CONFIGS
 from tests.tiny_folder import call
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import cli
-from scripts.compare import main
-from scripts.comparison import starts_processes
+from promptstage import cli
+from promptstage.comparisons.compare import main
+from promptstage.comparisons.plan import starts_processes
 from tests.configs.comparisons import error_of
 from tests.configs.files import ROOT
 from tests.tiny_folder import QUIET, save_tiny_backbone

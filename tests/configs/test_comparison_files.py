@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.comparison import UNTRAINED, for_test, of_hardware, read, with_sources
+from promptstage.comparisons.plan import UNTRAINED, for_test, of_hardware, read, with_sources
+from promptstage.utilities.errors import UserError
 from tests.configs.comparisons import error_of
 from tests.configs.files import CONFIGS
-from utilities.errors import UserError
 
 
 def test_an_untrained_row_takes_data_and_backbone() -> None:

@@ -10,10 +10,9 @@ import pytest
 import yaml
 from lightning import LightningDataModule
 
-import datamodules
-import lightning_modules
-from callbacks.progress import ExamplesProgressBar
-from lightning_modules.base import SoftPromptModule
+from promptstage import datamodules, lightning_modules
+from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.lightning_modules.base import SoftPromptModule
 from tests.configs.data import ROWS, write_data
 from tests.configs.files import CONFIGS, EVERY, EXPERIMENTS, FILES, name
 from tests.tiny_folder import QUIET, call, save_tiny_backbone

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.compare import main
-from scripts.comparison_results import RECORDS, Pair, Row, finished_rows, folder_name
-from scripts.comparison_table import COLUMNS, accuracy_figure, accuracy_of, cells
+from promptstage.comparisons.compare import main
+from promptstage.comparisons.results import RECORDS, Pair, Row, finished_rows, folder_name
+from promptstage.comparisons.table import COLUMNS, accuracy_figure, accuracy_of, cells
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.intervals import accuracy_interval, mcnemar, wilson_interval
 from tests.configs.comparisons import error_of
-from utilities.errors import UserError
-from utilities.intervals import accuracy_interval, mcnemar, wilson_interval
 
 
 def save_test(run: Path, grades: str, reference: str = "7", task: str = "q") -> Path:

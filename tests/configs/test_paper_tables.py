@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from callbacks.act import ACT
-from callbacks.dpc import DPC
-from scripts.comparison import UNTRAINED, Again, for_test, read
+from promptstage.callbacks.act import ACT
+from promptstage.callbacks.dpc import DPC
+from promptstage.comparisons.plan import UNTRAINED, Again, for_test, read
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 
 TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.comparison import read
+from promptstage.comparisons.plan import read
 from tests.configs.files import COMPARISONS, ROOT, name
 from tests.tables import FAMILIES, Row, Tables, all_rows, covering, run_all
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.saliency_files import load
+from promptstage.callbacks.saliency_files import load
 from tests.many_commands import on_processes
 from tests.tiny_folder import call
 

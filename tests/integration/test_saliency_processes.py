@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.saliency_files import load
-from callbacks.saliency_matrix import load_matrix
+from promptstage.callbacks.saliency_files import load
+from promptstage.callbacks.saliency_matrix import load_matrix
 from tests.tiny_folder import save_tiny_backbone
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from tests.many_commands import ROOT
 JOB = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-import callbacks.stalled_processes as stalled
-from lightning_modules.base import SoftPromptModule
-import cli
+from promptstage.callbacks import stalled_processes as stalled
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage import cli
 stalled.AFTER, stalled.BEAT = 6.0, 0.5
 step = SoftPromptModule.training_step
 def hangs(self, *args):

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from utilities.errors import UserError
-from utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, make_folder, write_text
-from utilities.json_text import dump_json
-from utilities.reading import parse_json, read_bytes, read_json, read_text, validated
-from utilities.yaml_values import parse_yaml
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, make_folder, write_text
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import parse_json, read_bytes, read_json, read_text, validated
+from promptstage.utilities.yaml_values import parse_yaml
 
 CLAIM = """
 import sys, time
 from pathlib import Path
-from utilities.files import claim_folder
+from promptstage.utilities.files import claim_folder
 sys.stdin.readline()
 folder, lock = claim_folder(Path(sys.argv[1]))
 time.sleep(0.2)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from promptstage import cli
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import time
-from command_line import processes
+from promptstage.command_line import processes
 processes.GRACE = 0.5
 processes.follow_parent()
 print("ready", flush=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from callbacks import progress
-from callbacks.progress import FORMAT, ExamplesProgressBar, ExamplesTqdm
+from promptstage.callbacks import progress
+from promptstage.callbacks.progress import FORMAT, ExamplesProgressBar, ExamplesTqdm
 
 
 def bar(file: io.StringIO, leave: bool = True) -> ExamplesTqdm:

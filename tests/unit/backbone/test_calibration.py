@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone import calibration as calibrated_module
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.calibration import Attended, CalibratedHeads, Calibration
-from lightning_modules.backbone.generation import PrefixCache, generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone import calibration as calibrated_module
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.calibration import Attended, CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.test_generation import Ending, common_token, one_each
 from tests.unit.backbone.tiny import METHODS, moved, pad, random_ids, random_model, tiny_backbone

@@ -6,8 +6,8 @@ import lightning as L
 import pytest
 import torch
 
-from datamodules.encoding import Batch, Example, Tokens
-from lightning_modules.backbone.model import Backbone
+from promptstage.datamodules.encoding import Batch, Example, Tokens
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import METHODS, method, moved, pad, random_ids, tiny_backbone
 
 SOFT = [name for name in METHODS if name not in ("pretrained", "lora", "prefix", "prefix-mlp")]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.backbone.attention import IMPLEMENTATION, register
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import tiny_backbone, wrap
-from utilities.errors import UserError
 
 
 def refused_config(name: str) -> Any:

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lightning_modules.backbone.fingerprint import sampled_fingerprint
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.fingerprint import sampled_fingerprint
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import method, random_model, tiny_backbone
-from utilities.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 EMBEDDED = "08962e9c381f1e64"
@@ -128,7 +128,7 @@ def test_change_in_place_is_seen_though_size_and_time_are_the_same(stored: Path,
 def test_digest_is_remembered_once_the_file_has_settled(
     stored: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lightning_modules.backbone.fingerprint as fingerprint
+    from promptstage.lightning_modules.backbone import fingerprint
 
     monkeypatch.setattr(fingerprint, "_SETTLED", 3600.0)
     first = load(stored).fingerprint

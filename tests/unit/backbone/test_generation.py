@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.initialisation import PromptInit
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.initialization import PromptInit
 from tests.unit.backbone.tiny import METHODS, Characters, method, moved, pad, random_ids, tiny_backbone
 
 LENGTHS = (7, 2, 5, 1, 9, 4)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from lightning_modules.backbone import hub as downloads
-from lightning_modules.backbone.attention import register
-from lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
+from promptstage.lightning_modules.backbone import hub as downloads
+from promptstage.lightning_modules.backbone.attention import register
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
+from promptstage.utilities.errors import UserError
 from tests.hub import Hub, serve
 from tests.tiny_folder import save_tiny_backbone
-from utilities.errors import UserError
 
 NAME = "someone/tiny"
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightning_modules.backbone.attention import IMPLEMENTATION
-from lightning_modules.backbone.boundary import deadline, reading, reason
-from lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION
+from promptstage.lightning_modules.backbone.boundary import deadline, reading, reason
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
 from tests.mutate_backbones import Mutation, mutated, mutations
 from tests.tiny_folder import save_tiny_backbone
-from utilities.errors import UserError
 
 # One of each kind that takes a path of its own; the script runs all.
 FAST = (
@@ -215,7 +215,7 @@ def test_end_token_beyond_the_embedding_is_refused(copy: Path) -> None:
 
 
 def test_token_of_a_text_beyond_the_embedding_is_refused(copy: Path) -> None:
-    from datamodules.generated import Generated
+    from promptstage.datamodules.generated import Generated
 
     config = BackboneConfig(name=str(copy))
     tokenizer = load_tokenizer(config)

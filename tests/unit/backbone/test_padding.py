@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.attention import AttentionContext
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from tests.unit.backbone.tiny import FAMILIES, METHODS, moved, pad, random_ids, tiny_backbone
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}

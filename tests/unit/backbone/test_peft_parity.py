@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.initialisation import PromptInit
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.initialization import PromptInit
 from tests.unit.backbone.tiny import exact_norms, method, pad, random_ids, random_model, tiny_backbone
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import pad, random_ids, tiny_backbone
 
 LENGTHS = (9, 2, 6)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from lightning_modules.backbone.rope import batch_dependent_from
+from promptstage.lightning_modules.backbone.rope import batch_dependent_from
 from tests.unit.backbone.tiny import model_config, tiny_backbone
 
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.functional.rollout import rollout
-from lightning_modules.functional.saliency import AttentionTerms, flow, saliency
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.functional.rollout import rollout
+from promptstage.lightning_modules.functional.saliency import AttentionTerms, flow, saliency
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model, tiny_backbone
 

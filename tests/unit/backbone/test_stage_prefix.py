@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix, stage_prefix
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix, stage_prefix
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
 from tests.unit.backbone.tiny import METHODS, WIDTH, moved, pad, random_ids, random_model
 

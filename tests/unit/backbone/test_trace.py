@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
-from lightning_modules.functional.saliency import saliency
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.functional.saliency import saliency
 from tests.unit.backbone.tiny import FAMILIES, moved, pad, random_ids, tiny_backbone
 
 SOFT = ("prompt", "late", "dham", "dham-replace", "prefix")

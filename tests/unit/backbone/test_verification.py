@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.backbone import verification
-from lightning_modules.backbone.attention import IMPLEMENTATION, register
-from lightning_modules.backbone.generation import PrefixCache
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone import verification
+from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
+from promptstage.lightning_modules.backbone.generation import PrefixCache
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import random_model, tiny_backbone, wrap
-from utilities.errors import UserError
 
 SHARED = {
     "vocab_size": 64,

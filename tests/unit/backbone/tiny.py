@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.attention import IMPLEMENTATION, register
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.dham import DHAM
-from lightning_modules.initialisation import PromptInit
-from lightning_modules.lora import LoRA
-from lightning_modules.prefix_tuning import PrefixTuning
-from lightning_modules.pretrained import Pretrained
-from lightning_modules.prompt_tuning import PromptTuning
+from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.initialization import PromptInit
+from promptstage.lightning_modules.lora import LoRA
+from promptstage.lightning_modules.prefix_tuning import PrefixTuning
+from promptstage.lightning_modules.pretrained import Pretrained
+from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2")
 LAYERS, WIDTH, VOCABULARY, END = 4, 32, 64, 63

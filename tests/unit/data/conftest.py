@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from tests.unit.data.rows import WriteRows
 
 CHAT_TEMPLATE = (
@@ -20,7 +20,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
     """A folder with the embedded backbone's tokenizer (and a chat template), and no weights."""
     from transformers import LlamaConfig
 
-    from backbones.embedded.train import build_tokenizer
+    from promptstage.backbones.embedded.train import build_tokenizer
 
     folder = tmp_path_factory.mktemp("backbone")
     tokenizer = build_tokenizer()

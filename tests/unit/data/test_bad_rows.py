@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
-from datamodules.base import ReasoningDataModule
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.tiny_folder import call
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
 CHOICES = {"text": ["up", "down"], "label": ["1", "2"]}

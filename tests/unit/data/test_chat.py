@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from datamodules import Generated, bounded, chat
-from datamodules.chat import ChatTemplate
-from datamodules.templates import Template
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import Generated, bounded, chat
+from promptstage.datamodules.chat import ChatTemplate
+from promptstage.datamodules.templates import Template
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.unit.data.tokenizers import make
-from utilities.errors import UserError
 
 ECHO = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 FAILING = {

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example, worked_answer
-from datamodules.grading import grade
-from datamodules.tasks import TASKS, Solution, split_of
+from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example, worked_answer
+from promptstage.datamodules.grading import grade
+from promptstage.datamodules.tasks import TASKS, Solution, split_of
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 FILES: list[tuple[type[ReasoningDataModule], str, dict[str, Any], str, int]] = [

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import GSM8K, Generated
-from datamodules.encoding import Batch, Example, Tokens, encode
-from datamodules.templates import Template
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import GSM8K, Generated
+from promptstage.datamodules.encoding import Batch, Example, Tokens, encode
+from promptstage.datamodules.templates import Template
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 TEMPLATES = ("plain", "cot", "chat", "{question}", "Sum. é Q {question} {x}\nA:\n", "{question} = ")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from datamodules import ARC, GSM8K, MATH, Generated, sources
+from promptstage.datamodules import ARC, GSM8K, MATH, Generated, sources
+from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 ROW = '{"question": "1+1?", "answer": "Two.\\n#### 2"}\n'
 BOM = codecs.BOM_UTF8

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from datamodules import GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 FOLDERS: dict[type[ReasoningDataModule], str] = {

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from datamodules.answers.number_words import worded
-from datamodules.base import ReasoningDataModule
-from datamodules.encoding import Example
-from datamodules.kept_text import kept_spans
-from datamodules.noise import noisy, typo
-from datamodules.paraphrase import paraphrased, renamed_people, turned
-from datamodules.perturbation import perturbed
+from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
+from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.kept_text import kept_spans
+from promptstage.datamodules.noise import noisy, typo
+from promptstage.datamodules.paraphrase import paraphrased, renamed_people, turned
+from promptstage.datamodules.perturbation import perturbed
+from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 KINDS = pytest.mark.parametrize("kind", ["paraphrase", "noise"])
 NUMBER = re.compile(

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from datamodules import GSM8K
-from datamodules.encoding import Batch
-from lightning_modules.backbone.loading import BackboneConfig
+from promptstage.datamodules import GSM8K
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
-from utilities.errors import UserError
 
 EPOCHS = 3
 Seen = list[tuple[int, list[str]]]

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from datamodules.samplers import evaluation_batches, train_batches
+from promptstage.datamodules.samplers import evaluation_batches, train_batches
 
 LENGTHS = random.Random(0).choices(range(5, 400), k=1003)
 

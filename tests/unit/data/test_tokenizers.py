@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from datamodules import GSM8K
-from datamodules.encoding import Batch
-from datamodules.templates import Template
-from datamodules.token_ids import adds_bos
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.checkpointing import describe, verify
-from lightning_modules.dham import DHAM
-from lightning_modules.prompt_tuning import PromptTuning
+from promptstage.datamodules import GSM8K
+from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.templates import Template
+from promptstage.datamodules.token_ids import adds_bos
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.checkpointing import describe, verify
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.prompt_tuning import PromptTuning
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import random_model
 from tests.unit.data.rows import WriteRows
 from tests.unit.data.tokenizers import KINDS, make
-from utilities.errors import UserError
 
 ROWS = [
     {"question": "Mira has 3 pears and buys 4 more. How many?", "answer": "She has <<3+4=7>>7.\n#### 7"},

@@ -24,7 +24,7 @@ KINDS = ("embedded", "llama3", "mistral", "gpt2", "qwen", "gemma", "wordpiece")
 def make(kind: str) -> Any:
     """Build the fast tokenizer of a kind."""
     if kind == "embedded":
-        from backbones.embedded.train import build_tokenizer
+        from promptstage.backbones.embedded.train import build_tokenizer
 
         return build_tokenizer()
     return {"wordpiece": _wordpiece, "mistral": _sentencepiece, "gemma": _sentencepiece}.get(

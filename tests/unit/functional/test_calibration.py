@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.calibration import calibrate, column_sums, find_sinks
+from promptstage.lightning_modules.functional.calibration import calibrate, column_sums, find_sinks
 
 # Three rows; the columns are a virtual token and three tokens of content.
 WEIGHTS = [[0.5, 0.5, 0.0, 0.0], [0.1, 0.3, 0.6, 0.0], [0.2, 0.4, 0.3, 0.1]]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional import cka
-from lightning_modules.functional.cka import LinearCKA, linear_cka, use_grams
+from promptstage.lightning_modules.functional import cka
+from promptstage.lightning_modules.functional.cka import LinearCKA, linear_cka, use_grams
 from tests.unit.functional import reference
 
 SHAPES = [(3, 6, 20), (4, 30, 5), (2, 4, 4), (5, 9, 9)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.functional.corruption import accumulating_token, corrupt, trigger
-from lightning_modules.functional.threshold import best_threshold, threshold_curve
+from promptstage.lightning_modules.functional.corruption import accumulating_token, corrupt, trigger
+from promptstage.lightning_modules.functional.threshold import best_threshold, threshold_curve
 
 
 def test_trigger_by_hand() -> None:

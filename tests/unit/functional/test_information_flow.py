@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from lightning_modules.backbone.attention import AttentionContext, Observation, prefix_attention
-from lightning_modules.functional.information_flow import (
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation, prefix_attention
+from promptstage.lightning_modules.functional.information_flow import (
     accumulates,
     accumulation_mask,
     change_given_accumulation,
@@ -24,7 +24,7 @@ from lightning_modules.functional.information_flow import (
     span_means,
     strongest_accumulation,
 )
-from lightning_modules.functional.saliency import AttentionTerms, flow, saliency
+from promptstage.lightning_modules.functional.saliency import AttentionTerms, flow, saliency
 
 
 def test_two_tokens_by_hand() -> None:

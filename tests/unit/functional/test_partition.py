@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.functional.cka import LinearCKA
-from lightning_modules.functional.partition import Partition, find_partition, from_starts
-from lightning_modules.functional.similarity import CosineSimilarity, Similarity
+from promptstage.lightning_modules.functional.cka import LinearCKA
+from promptstage.lightning_modules.functional.partition import Partition, find_partition, from_starts
+from promptstage.lightning_modules.functional.similarity import CosineSimilarity, Similarity
 from tests.unit.functional import reference
 
 LAYERS, ROWS, WIDTH = 24, 32, 16

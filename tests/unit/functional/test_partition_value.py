@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_modules.functional.partition import Partition, from_starts, single, uniform
+from promptstage.lightning_modules.functional.partition import Partition, from_starts, single, uniform
 
 INTERLEAVED = Partition(((0, 1), (2, 3, 4, 5, 6, 7, 8, 11), (9, 10)), "listed", "", contiguous=False)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from lightning_modules.functional.rank_test import compare_groups
+from promptstage.lightning_modules.functional.rank_test import compare_groups
 
 
 def test_share_of_pairs_and_p() -> None:

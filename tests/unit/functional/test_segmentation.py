@@ -6,8 +6,8 @@ import torch
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
 
-from lightning_modules.functional.cka import LinearCKA
-from lightning_modules.functional.segmentation import (
+from promptstage.lightning_modules.functional.cka import LinearCKA
+from promptstage.lightning_modules.functional.segmentation import (
     contiguous_cuts,
     dendrogram,
     dendrogram_cuts,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from lightning_modules.functional.cka import LinearCKA
-from lightning_modules.functional.similarity import (
+from promptstage.lightning_modules.functional.cka import LinearCKA
+from promptstage.lightning_modules.functional.similarity import (
     CosineSimilarity,
     EuclideanSimilarity,
     LayerFeatures,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.grading import grade
+from promptstage.datamodules.grading import grade
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.jsonl"))
 RUN_ON = (

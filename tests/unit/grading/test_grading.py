@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from datamodules.answers.boxes import last_boxed
-from datamodules.grading import Grade, grade
-from utilities.errors import UserError
+from promptstage.datamodules.answers.boxes import last_boxed
+from promptstage.datamodules.grading import Grade, grade
+from promptstage.utilities.errors import UserError
 
 AQUA = ["A)A)59", "B)6", "C)36", "D)60", "E)None of these"]
 ARC = {"text": ["iron", "cast iron", "copper"], "label": ["1", "2", "3"]}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from datamodules.grading import Grade, grade
+from promptstage.datamodules.grading import Grade, grade
 
 MANY = 1_000_000
 

@@ -7,8 +7,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from datamodules.answers import verifier
-from datamodules.answers.verifier import verified
+from promptstage.datamodules.answers import verifier
+from promptstage.datamodules.answers.verifier import verified
 
 SLOW = r"\binom{10^9}{5\cdot 10^8}"
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.dham import split_budget
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.dham import split_budget
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import method
-from utilities.errors import UserError
 
 
 @pytest.mark.parametrize(

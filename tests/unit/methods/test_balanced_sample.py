@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from callbacks import saliency_sample
-from callbacks.saliency_sample import BalancedSample, Graded
-from datamodules.encoding import Batch, Example, Tokens
+from promptstage.callbacks import saliency_sample
+from promptstage.callbacks.saliency_sample import BalancedSample, Graded
+from promptstage.datamodules.encoding import Batch, Example, Tokens
 
 IDS = [f"made/{i}" for i in range(40)]
 

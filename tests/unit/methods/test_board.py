@@ -7,11 +7,11 @@ import pytest
 import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from callbacks.board import code_block, table_row
-from callbacks.results import sample_page
-from lightning_modules.evaluation import Record
-from utilities.errors import UserError
-from utilities.tensor_files import read_tensors, write_tensors
+from promptstage.callbacks.board import code_block, table_row
+from promptstage.callbacks.results import sample_page
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.tensor_files import read_tensors, write_tensors
 
 HOSTILE = [
     "![x](http://example.org/x.png) [a](http://example.org) <img src=http://example.org/y.png>",

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from callbacks import dpc_files
-from callbacks.dpc_files import Calibration, Correction, choose_calibration_file
-from callbacks.dpc_report import calibration_warnings
-from callbacks.examples import warn_repeated
-from callbacks.figures import plain
-from lightning_modules.evaluation import Record
+from promptstage.callbacks import dpc_files
+from promptstage.callbacks.dpc_files import Calibration, Correction, choose_calibration_file
+from promptstage.callbacks.dpc_report import calibration_warnings
+from promptstage.callbacks.examples import warn_repeated
+from promptstage.callbacks.figures import plain
+from promptstage.lightning_modules.evaluation import Record
 
 RECORD = Record("x/0", "gsm8k", "1+1", None, "2", "2", "2", True, "rule", 1, 2)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
+from promptstage.lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, moved, tiny_backbone
-from utilities.errors import UserError
 
 
 def checkpoint_of(name: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import lightning_modules.context
-from lightning_modules.context import check_context
+from promptstage import lightning_modules
+from promptstage.lightning_modules.context import check_context
 from tests.unit.backbone.tiny import method, tiny_backbone
 
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
-from lightning_modules.diagnosis import diagnose
-from lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
-from lightning_modules.functional.saliency import flow
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
+from promptstage.lightning_modules.diagnosis import diagnose
+from promptstage.lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
+from promptstage.lightning_modules.functional.saliency import flow
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import moved, pad, random_ids, tiny_backbone
-from utilities.errors import UserError
 
 SOFT = ("prompt", "late", "dham", "dham-replace", "prefix", "prefix-mlp")
 NOTHING = Corruption(gamma=0)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.observation import attention_terms
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.diagnosis import SOURCES, Diagnosis, diagnose, matrices
-from lightning_modules.functional.information_flow import shares_of_total, span_means
-from lightning_modules.functional.saliency import saliency
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.observation import attention_terms
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.diagnosis import SOURCES, Diagnosis, diagnose, matrices
+from promptstage.lightning_modules.functional.information_flow import shares_of_total, span_means
+from promptstage.lightning_modules.functional.saliency import saliency
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
 from tests.unit.backbone.test_saliency import BOS, materialised_attention, materialised_saliency
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model
-from utilities.errors import UserError
 
 LENGTHS = (11, 6, 8)
 QUESTION = torch.tensor([[1, 4], [0, 2], [2, 4]])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.finiteness import check_step, gradients_overflow
+from promptstage.lightning_modules.finiteness import check_step, gradients_overflow
+from promptstage.utilities.errors import RunFailure
 from tests.unit.backbone.tiny import method, tiny_backbone
-from utilities.errors import RunFailure
 
 
 def module(scale: float | None = None) -> Any:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.correction import Corruption, corrupted_prefix
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.correction import Corruption, corrupted_prefix
 from tests.unit.backbone.tiny import method, moved, pad, random_ids, tiny_backbone
 
 MODES = pytest.mark.parametrize("name", ["dham", "dham-replace"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.optimisation import OptimizerConfig
-from utilities.errors import UserError
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.utilities.errors import UserError
 
 FIRST = OptimizerConfig(lr=0.1, weight_decay=0.0, betas=(0.9, 0.99), warmup_steps=2, schedule="cosine")
 SECOND = OptimizerConfig(lr=0.7, weight_decay=0.2, betas=(0.5, 0.75), warmup_steps=6, schedule="linear")

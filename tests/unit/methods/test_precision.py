@@ -6,9 +6,9 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_modules.precision import check_precision, check_trained_dtypes
+from promptstage.lightning_modules.precision import check_precision, check_trained_dtypes
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, tiny_backbone
-from utilities.errors import UserError
 
 
 @pytest.mark.parametrize("precision", [None, 32, "32", "32-true", "bf16", "bf16-mixed", 16, "16", "16-mixed"])

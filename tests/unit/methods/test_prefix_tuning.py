@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.initialisation import PromptInit
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.initialization import PromptInit
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import Characters, losses_of_steps, method, moved, random_ids, tiny_backbone
-from utilities.errors import UserError
 
 THINK = PromptInit("text", "Think")
 

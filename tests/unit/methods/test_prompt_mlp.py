@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import losses_of_steps, method, moved, tiny_backbone
 
 LAYERS = pytest.mark.parametrize("insert_at", [0, 2])

@@ -6,16 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callbacks.saliency_curves import curves, differences_of, gap, normalised, summary, while_learning
-from callbacks.saliency_figures import all_figures, by_layer, draw, flows, sink, sources, tokens, told
-from callbacks.saliency_files import About, Saved, as_float32, load
-from callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
-from callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix, write_matrix
-from callbacks.saliency_matrix_figure import of_matrix
-from scripts.compare_saliency import chosen_examples
-from scripts.compare_saliency import main as compare
-from utilities.errors import UserError
-from utilities.tensor_files import write_tensors
+from promptstage.callbacks.saliency_curves import (
+    curves,
+    differences_of,
+    gap,
+    normalised,
+    summary,
+    while_learning,
+)
+from promptstage.callbacks.saliency_figures import (
+    all_figures,
+    by_layer,
+    draw,
+    flows,
+    sink,
+    sources,
+    tokens,
+    told,
+)
+from promptstage.callbacks.saliency_files import About, Saved, as_float32, load
+from promptstage.callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
+from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix, write_matrix
+from promptstage.callbacks.saliency_matrix_figure import of_matrix
+from promptstage.comparisons.saliency import chosen_examples
+from promptstage.comparisons.saliency import main as compare
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.tensor_files import write_tensors
 
 LAYERS, EXAMPLES = [2, 3, 4, 5], 40
 STAGES = [14, 6]

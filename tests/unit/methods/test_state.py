@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.checkpointing import FORMAT, describe, verify
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.checkpointing import FORMAT, describe, verify
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, moved, tiny_backbone
-from utilities.errors import UserError
 
 LORA = [
     f"backbone.model.model.layers.{layer}.self_attn.{projection}_proj.lora_{part}.default.weight"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
-from lightning_modules.callback_states import restored_states
-from lightning_modules.checkpointing import read_checkpoint
-from lightning_modules.optimisation import OptimizerConfig
-from lightning_modules.training_state import stored_random_state
-from utilities.errors import UserError
+from promptstage.lightning_modules.callback_states import restored_states
+from promptstage.lightning_modules.checkpointing import read_checkpoint
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.training_state import stored_random_state
+from promptstage.utilities.errors import UserError
 
 Checkpoint = dict[str, Any]
 

@@ -6,17 +6,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.encoding import Tokens
-from lightning_modules.backbone.generation import generate
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import Prefix
-from lightning_modules.backbone.trace import GenerationTrace
-from lightning_modules.base import SoftPromptModule
-from lightning_modules.correction import Corruption, corrupted_prefix, locate, measure, measure_anew
-from lightning_modules.diagnosis import diagnose
+from promptstage.datamodules.encoding import Tokens
+from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.correction import (
+    Corruption,
+    corrupted_prefix,
+    locate,
+    measure,
+    measure_anew,
+)
+from promptstage.lightning_modules.diagnosis import diagnose
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.reference import SLOW, SlowModel, causal, register_slow
 from tests.unit.backbone.tiny import method, moved, pad, random_ids, random_model, tiny_backbone
-from utilities.errors import UserError
 
 SOFT = ("prompt", "prompt-mlp", "late", "prefix", "prefix-mlp", "dham", "dham-replace")
 RANGES = pytest.mark.parametrize(("start", "end"), [(0, 3), (1, None), (2, 3), (3, 4)])

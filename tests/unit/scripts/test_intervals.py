@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from utilities.intervals import (
+from promptstage.utilities.intervals import (
     accuracy_interval,
     difference_interval,
     mcnemar,

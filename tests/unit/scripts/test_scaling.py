@@ -9,15 +9,15 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from benchmarks.scaling import kept_for_backward
-from lightning_modules.backbone.generation import PrefixCache
-from lightning_modules.backbone.loading import BackboneConfig
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.backbone.prefix import stage_prefix
-from scripts import footprint
-from scripts.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
-from scripts.scaling import Layout, fits, main, memory, shape_of
+from promptstage.command_line.footprint import Layout, fits, main, memory, shape_of
+from promptstage.lightning_modules.backbone.generation import PrefixCache
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.functional import footprint
+from promptstage.lightning_modules.functional.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import model_config, random_model
-from utilities.errors import UserError
 
 DOCS = Path(__file__).parents[3] / "docs" / "scaling.md"
 # Wide enough for positions and counts to weigh nothing.

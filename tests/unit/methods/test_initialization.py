@@ -4,12 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.attention import register
-from lightning_modules.backbone.loading import BackboneConfig, load_model
-from lightning_modules.backbone.model import Backbone
-from lightning_modules.initialisation import PRESETS, PromptInit, initial_embeddings, initial_prompt
+from promptstage.lightning_modules.backbone.attention import register
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.initialization import (
+    PRESETS,
+    PromptInit,
+    initial_embeddings,
+    initial_prompt,
+)
+from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import Characters, method, tiny_backbone
-from utilities.errors import UserError
 
 KINDS = {
     "random": PromptInit("random"),

@@ -16,12 +16,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from callbacks.figures import png
-from callbacks.saliency_curves import curves, differences_of, gaps_of
-from callbacks.saliency_files import Saved, load
-from lightning_modules.functional.information_flow import curve_shape
-from utilities.errors import UserError, choose, printable
-from utilities.files import make_folder, write_bytes
+from promptstage.callbacks.figures import png
+from promptstage.callbacks.saliency_curves import curves, differences_of, gaps_of
+from promptstage.callbacks.saliency_files import Saved, load
+from promptstage.lightning_modules.functional.information_flow import curve_shape
+from promptstage.utilities.errors import UserError, choose, printable
+from promptstage.utilities.files import make_folder, write_bytes
 
 BAR = r"\|"  # in a cell of a table
 Examples = Literal["correct", "shared", "all"]

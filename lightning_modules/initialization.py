@@ -16,8 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_modules.backbone.model import Backbone
-from utilities.errors import UserError, choose
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError, choose
 
 Kind = Literal["random", "text", "vocabulary", "hybrid"]
 WITH_TEXT = ("text", "hybrid")

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, get_args
 import torch
 import yaml
 
-import datamodules
-from command_line.assembly import check_flags
-from datamodules.sources import local_folder
-from scripts.comparison_results import folder_name
-from scripts.comparison_table import FigureKind
-from utilities.errors import UserError, choose, nearest, printable
-from utilities.reading import read_text
-from utilities.yaml_values import parse_yaml, plain
+from promptstage import datamodules
+from promptstage.command_line.assembly import check_flags
+from promptstage.comparisons.results import folder_name
+from promptstage.comparisons.table import FigureKind
+from promptstage.datamodules.sources import local_folder
+from promptstage.utilities.errors import UserError, choose, nearest, printable
+from promptstage.utilities.reading import read_text
+from promptstage.utilities.yaml_values import parse_yaml, plain
 
 UNTRAINED = "--model=Pretrained"
 # What a test without a checkpoint takes of a row's flags.

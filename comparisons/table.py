@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scripts.comparison_results import Evaluation, Pair, Row, Summary
-from utilities.intervals import (
+from promptstage.comparisons.results import Evaluation, Pair, Row, Summary
+from promptstage.utilities.intervals import (
     Interval,
     accuracy_interval,
     coverage,
@@ -125,7 +125,7 @@ def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figur
     """Draw each row's accuracy with its 95 % interval; groups of rows share labels and have a color each."""
     from matplotlib.figure import Figure
 
-    from callbacks.figures import STAGE_COLORS, plain
+    from promptstage.callbacks.figures import STAGE_COLORS, plain
 
     groups = list(dict.fromkeys(row.group for row in rows))
     labels = list(dict.fromkeys(row.label for row in rows))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utilities.errors import UserError, printable
-from utilities.json_text import dump_json, read_lines
-from utilities.reading import parse_json, read_json, validated
+from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.json_text import dump_json, read_lines
+from promptstage.utilities.reading import parse_json, read_json, validated
 
 RECORDS = "compare.json"  # of a comparison's folder: flags and seconds of its runs
 TESTED = "tested"  # of these records: name of the folder of a run's test

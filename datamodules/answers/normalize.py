@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import either, phrases
 
 _SIGNS = str.maketrans(
     {

@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import cli
-from scripts.comparison import (
+from promptstage import cli
+from promptstage.comparisons.plan import (
     UNTRAINED,
     Again,
     Comparison,
@@ -43,7 +43,7 @@ from scripts.comparison import (
     starts_processes,
     with_sources,
 )
-from scripts.comparison_results import (
+from promptstage.comparisons.results import (
     RECORDS,
     TESTED,
     Evaluation,
@@ -56,10 +56,10 @@ from scripts.comparison_results import (
     stages_of,
     write_pairs,
 )
-from scripts.comparison_table import COLUMNS, FigureKind, accuracy_figure, cells, markdown, pairs
-from utilities.errors import UserError, choose, printable
-from utilities.files import new_folder, write_bytes, write_text
-from utilities.json_text import dump_json
+from promptstage.comparisons.table import COLUMNS, FigureKind, accuracy_figure, cells, markdown, pairs
+from promptstage.utilities.errors import UserError, choose, printable
+from promptstage.utilities.files import new_folder, write_bytes, write_text
+from promptstage.utilities.json_text import dump_json
 
 
 class Runs:
@@ -193,7 +193,7 @@ def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | N
     if compared := pairs(rows):
         write_text(folder / "pairs.jsonl", write_pairs(compared))
     if figure is not None:
-        from callbacks.figures import png
+        from promptstage.callbacks.figures import png
 
         write_bytes(folder / "accuracy.png", png(accuracy_figure(title, rows, figure)))
     return lines

@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_modules.backbone.loading import EMBEDDED
-from scripts.footprint import (
+from promptstage.lightning_modules.backbone.loading import EMBEDDED
+from promptstage.lightning_modules.functional.footprint import (
     ATTENTION,
     LLAMA3_8B,
     SHAPES,
@@ -37,7 +37,7 @@ from scripts.footprint import (
     step_working,
     trained_state,
 )
-from utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError, printable
 
 GPUS = (24, 40, 80)  # GiB
 # Of a GPU; the rest is for CUDA itself, libraries' buffers and the allocator's gaps.

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lightning_modules.functional.cross_entropy import ROWS
+from promptstage.lightning_modules.functional.cross_entropy import ROWS
 
 FLOAT32 = 4
 NF4_GROUP = 64  # weights that share a scale, absmax in float32

@@ -10,8 +10,8 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.stored_numbers import is_count, short_repr
-from utilities.errors import UserError, choose
+from promptstage.lightning_modules.stored_numbers import is_count, short_repr
+from promptstage.utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
 LARGEST = 1e15  # of lr and weight_decay; torch cannot multiply float32 by their product beyond 3e38
