@@ -31,16 +31,15 @@ def in_order(args: list[str]) -> list[str]:
     ``--model.x`` means something only when ``--model`` is known: typed before it, it has to wait.
 
     Args:
-        args: the command line, subcommand first.
+        args: the options after the subcommand.
     """
-    subcommand, *rest = map(_current, args)
 
     def rank(option: list[str]) -> int:
         name = option[0].partition("=")[0]
         return {"-c": 0, "--config": 0, "--model": 1, "--data": 1}.get(name, 2)
 
-    options = sorted(options_of(rest), key=rank)
-    return [subcommand, *(arg for option in options for arg in _completed(option))]
+    options = sorted(options_of(list(map(_current, args))), key=rank)
+    return [arg for option in options for arg in _completed(option)]
 
 
 def _current(arg: str) -> str:
@@ -64,15 +63,18 @@ def _completed(option: list[str]) -> list[str]:
     return option
 
 
-def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
-    """Replace a run folder given as ``--ckpt_path`` by its best (``fit``: its last) checkpoint.
+def resolve_checkpoint(args: list[str], newest: bool = False) -> tuple[list[str], Path | None]:
+    """Replace a run folder given as ``--ckpt_path`` by its best checkpoint.
+
+    Args:
+        newest: take the last checkpoint instead.
 
     Raises:
         UserError: when there is no such file, or no checkpoint in the folder.
     """
     kept: list[str] = []
     value: str | None = None
-    for option in options_of(args[1:]):
+    for option in options_of(args):
         name, equals, after = option[0].partition("=")
         if name != "--ckpt_path":
             kept += option
@@ -85,11 +87,11 @@ def resolve_checkpoint(args: list[str]) -> tuple[list[str], Path | None]:
         return args, None
     path = Path(value).expanduser()
     if path.is_dir():
-        names = ("last", "best") if args[0] == "fit" else ("best", "last")
+        names = ("last", "best") if newest else ("best", "last")
         found = [path / "checkpoints" / f"{name}.ckpt" for name in names]
         path = next((file for file in found if file.is_file()), path)
         if path.is_dir():
             raise UserError(f"folder {value} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
     elif not path.is_file():
         raise UserError(f"checkpoint {value} does not exist (allowed: a checkpoint or a run folder)")
-    return [args[0], *kept, f"--ckpt_path={path}"], path
+    return [*kept, f"--ckpt_path={path}"], path

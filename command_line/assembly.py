@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from promptstage.command_line.arguments import FOLDER_LOGGERS, options_of
+from promptstage.command_line.commands import loaded_commands
+from promptstage.command_line.commands.base import Command
 from promptstage.command_line.configuration import (
     CLASSES,
     Importable,
@@ -19,8 +21,6 @@ from promptstage.command_line.configuration import (
     read_configuration,
 )
 from promptstage.command_line.file_values import sets_output_path
-from promptstage.command_line.options import OF_SUBCOMMANDS
-from promptstage.command_line.processes import note
 from promptstage.command_line.schema import (
     FAMILIES,
     OptionPath,
@@ -31,9 +31,10 @@ from promptstage.command_line.schema import (
     takes_list,
     takes_null,
 )
-from promptstage.command_line.settings import as_list
+from promptstage.composition.user_callbacks import as_list
 from promptstage.datamodules.sources import text_problem
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.processes import note
 from promptstage.utilities.reading import read_text
 from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 
@@ -87,6 +88,7 @@ def check_flags(flags: list[str], where: str) -> None:
 
 def assemble(
     subcommand: str,
+    command: Command,
     options: Iterable[list[str]],
     stored: Mapping[str, Any] | None,
     importable: Importable,
@@ -94,6 +96,7 @@ def assemble(
     """Build the arguments for the parser, subcommand first.
 
     Args:
+        subcommand: its name, as it was typed.
         options: of the command line, each with its values, files first (see ``in_order``).
         stored: the configuration of a checkpoint, which comes before everything.
 
@@ -113,7 +116,7 @@ def assemble(
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
             files.append(_read(value, None, importable, typed))
-            _drop_other_subcommands(files[-1], subcommand, value)
+            _drop_other_subcommands(files[-1], command, value)
         elif section in SECTIONS and value and os.path.exists(value):
             files.append(_read(value, section, importable, typed))
         else:
@@ -134,9 +137,10 @@ def assemble(
     return [subcommand, *args, *(arg for option in rest for arg in option)]
 
 
-def _drop_other_subcommands(values: dict[str, Any], subcommand: str, file: str) -> None:
+def _drop_other_subcommands(values: dict[str, Any], command: Command, file: str) -> None:
     """Remove options that only other subcommands have, such as those of ``fit`` in a run's config.yaml."""
-    others = [name for name, owners in OF_SUBCOMMANDS.items() if name in values and subcommand not in owners]
+    owned = {name for other in loaded_commands() for name in other.own_options}
+    others = [name for name in values if name in owned and name not in command.own_options]
     if others and values.get("run_dir") is not None:
         others.append("run_dir")  # a moved run's file names its old folder
     for name in others:

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
 
 import promptstage
+from promptstage.command_line.commands.fit import OF_THE_RUN
 from promptstage.command_line.file_values import (
     CLASSES,
     check_names,
@@ -23,7 +24,6 @@ from promptstage.command_line.file_values import (
     written_paths,
 )
 from promptstage.command_line.nulls import null_options, trainer_options
-from promptstage.command_line.options import COMMAND_ONLY
 from promptstage.command_line.schema import (
     FAMILIES,
     OptionPath,
@@ -191,7 +191,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     if not isinstance(tree, dict):
         raise UserError(f"{where} has no sections")
     values = _settle(tree, importable, where)
-    for key in values.keys() - {*TOP_LEVEL, *COMMAND_ONLY}:
+    for key in values.keys() - {*TOP_LEVEL, *OF_THE_RUN}:
         raise UserError(f"{where} has an entry {key!r:.60}: {nearest(str(key), TOP_LEVEL)}")
     for section in FAMILIES:
         _check_class(values, section, where, importable)

@@ -1,13 +1,6 @@
-"""What a backbone and a prompt need of GPUs and network, computed from the model's shape.
-
-    python -m scripts.scaling                                    # Llama 3 8B, Llama 2 13B, Llama 3 70B
-    python -m scripts.scaling --backbone models/smollm2 --batch-size 16
-
-Counts, not measurements: the formulas are in ``scripts/footprint.py``. Sizes are in GiB and MiB.
-"""
+"""Tables of the memory and network traffic that a backbone and a prompt need."""
 
 import argparse
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +30,7 @@ from promptstage.lightning_modules.functional.footprint import (
     step_working,
     trained_state,
 )
-from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError
 
 GPUS = (24, 40, 80)  # GiB
 # Of a GPU; the rest is for CUDA itself, libraries' buffers and the allocator's gaps.
@@ -238,34 +231,13 @@ def print_gradients(name: str, shape: Shape, args: argparse.Namespace) -> None:
         print(f"| {method} | {trained:,} | {mib(payload)} | {sent} | {trained / least:,.2f} |")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = ", ".join(SHAPES)
-    parser.add_argument("--backbone", nargs="+", help=f"{names}, hub ids or folders; default: these three")
-    parser.add_argument("--dtype", choices=SIZES, default="bfloat16", help="of weights and arithmetic")
-    numbers = {
-        "--processes": (8, "GPUs that share gradients, or blocks"),
-        "--batch-size": (8, "training examples of a GPU's micro-batch"),
-        "--length": (256, "tokens of each, all of them with a label"),
-        "--virtual-tokens": (100, "of the prompt"),
-        "--eval-batch-size": (16, "questions answered at a time"),
-        "--question": (128, "tokens of a question"),
-        "--new-tokens": (400, "tokens of an answer"),
-    }
-    for flag, (default, text) in numbers.items():
-        parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
-    args = parser.parse_args(arguments)
-    try:
-        for flag in numbers:
-            value = getattr(args, flag[2:].replace("-", "_"))
-            if value < 1:
-                raise UserError(f"{flag} must be at least 1, not {value}")
-        shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
+def print_footprint(args: argparse.Namespace) -> None:
+    """Print the tables for the options of ``promptstage footprint``.
+
+    Raises:
+        UserError: if a backbone cannot be read.
+    """
+    shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
     print(
         f"{args.dtype}; a micro-batch of {args.batch_size} × {args.length} tokens, {args.virtual_tokens} "
         f"virtual tokens; {args.eval_batch_size} questions of {args.question} tokens answered with "
@@ -277,8 +249,3 @@ def main(arguments: list[str] | None = None) -> int:
     gradients = shapes if args.backbone else {"Llama-3-8B": LLAMA3_8B}
     for name, shape in gradients.items():
         print_gradients(name, shape, args)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -36,7 +36,7 @@ def check_nulls(config: Namespace) -> None:
     Raises:
         UserError: for a null that an option does not take.
     """
-    from promptstage.command_line.settings import as_list
+    from promptstage.composition.user_callbacks import as_list
 
     values = config.as_dict()
     classes = {

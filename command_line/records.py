@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from promptstage.command_line.processes import note
 from promptstage.datamodules.grading import grade
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.processes import note
 from promptstage.utilities.reading import parse_unique
 
 # What grading and comparing need; any other field is passed through.

@@ -8,26 +8,31 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from promptstage.callbacks.stop_signals import StopSignals
-from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
+from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI, without_code_trust
 from promptstage.command_line.arguments import in_order, options_of, resolve_checkpoint
 from promptstage.command_line.assembly import assemble, typed_classes
+from promptstage.command_line.commands.base import TrainerCommand
 from promptstage.command_line.configuration import Importable, stored_configuration, trainer_objects
 from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
-from promptstage.command_line.options import kept_settings
-from promptstage.command_line.processes import connection_lost, follow_parent, leave_group, note
 from promptstage.command_line.quiet import be_quiet
 from promptstage.lightning_modules.checkpoint_schema import check_complete
 from promptstage.lightning_modules.checkpointing import read_checkpoint
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.processes import connection_lost, follow_parent, leave_group, note
 
 
-def run(args: list[str]) -> int:
-    """Run one subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
+def run(command: TrainerCommand, name: str, given: list[str]) -> int:
+    """Run a subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
+
+    Args:
+        name: of the subcommand.
+        given: its options, as they were typed.
 
     Raises:
         UserError: for a mistake of the user.
@@ -35,33 +40,34 @@ def run(args: list[str]) -> int:
     be_quiet()
     follow_parent()
     atexit.register(leave_group)
-    given = args
-    args, checkpoint = resolve_checkpoint(in_order(args))
+    args, checkpoint = resolve_checkpoint(in_order(given), newest=command.resumes)
     contents: dict[str, Any] = {}
     stored: dict[str, Any] = {}
-    if checkpoint is not None and args[0] == "partition":
-        raise UserError("partition takes no checkpoint: a run with DHAM has its stages in partition.json")
-    options = list(options_of(args[1:]))
+    options = list(options_of(args))
+    command.check(options, checkpoint is not None)
     importable = Importable(typed_classes(options))
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
         check_complete(contents, f"checkpoint {checkpoint}")
         text = contents.get("config", "seed_everything: 0")
         stored = stored_configuration(text, f"the configuration in {checkpoint}", importable)
-        if args[0] == "fit":
+        if command.resumes:
             _note_omitted_options(text, args)
-    kept = kept_settings(stored, args[0]) if stored else None
-    args = assemble(args[0], options, kept, importable)
+    settings = without_code_trust(command.stored_settings(stored)) if stored else None
+    args = assemble(name, command, options, settings, importable)
     cli = PromptCLI.__new__(PromptCLI)
     try:
-        cli.__init__(args, contents, stored)  # type: ignore[misc]  # Lightning's CLI runs while it is made
+        # Lightning's CLI runs while it is made.
+        cli.__init__(name, command, args, contents, stored)  # type: ignore[misc]
     except ParserMessage as error:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
-        raise UserError(explain(str(error), given[1:], classes, cli.options())) from error
+        raise UserError(explain(str(error), given, classes, cli.options())) from error
     except SIGTERMException:
-        for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+        trainer = _trainer(cli)
+        assert trainer is not None
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             if isinstance(callback, StopSignals):
-                callback.give_back(cli.trainer)
+                callback.give_back(trainer)
         return 143
     except SystemExit as error:
         # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
@@ -81,9 +87,13 @@ def run(args: list[str]) -> int:
             raise
         raise mistake from error
     finally:
-        if folders := getattr(cli, "folders", None):
-            folders.release()
+        if cli.folders is not None:
+            cli.folders.release()
     return 0
+
+
+def _trainer(cli: PromptCLI) -> Trainer | None:
+    return None if cli.session is None else cli.session.made
 
 
 def _unfit_checkpoint(error: Exception, checkpoint: Path | None) -> UserError | None:
@@ -117,7 +127,7 @@ def _end_others(cli: PromptCLI, patience: float) -> str:
     Returns:
         Which had died before, and how; empty if none had.
     """
-    trainer = getattr(cli, "trainer", None)
+    trainer = _trainer(cli)
     launcher = trainer and trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return ""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import promptstage
 from promptstage import datamodules, lightning_modules
+from promptstage.command_line.commands import loaded_commands
 
 SECTIONS = ("model", "data")
 FAMILIES: dict[str, list[str]] = {"model": lightning_modules.__all__, "data": datamodules.__all__}
@@ -78,8 +79,8 @@ def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[Opt
     from promptstage.lightning_modules.backbone.loading import BackboneConfig
 
     options = _flat(("backbone",), BackboneConfig)
-    for name, kind in COMMAND.items():
-        options[(name,)] = kind
+    texts = TEXT_OPTIONS.items(), *(command.text_options.items() for command in loaded_commands())
+    options |= {(name,): kind for items in texts for name, kind in items}
     for section, name in classes.items():
         known = is_ours(section, name) or name in typed
         if known and (cls := class_named(section, name)):
@@ -88,14 +89,8 @@ def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[Opt
     return options
 
 
-# Text options of the commands (command_line/options.py), and of the early stopping that they share.
-COMMAND: dict[str, Any] = {
-    "run_dir": str | None,
-    "ckpt_path": str | None,
-    "questions": str,
-    "answers": str,
-    "question": str,
-}
+# Text options of all subcommands.
+TEXT_OPTIONS: dict[str, Any] = {"run_dir": str | None, "ckpt_path": str | None}
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:

@@ -34,14 +34,6 @@ MINIMUM: dict[str, float] = {
     "trainer.gradient_clip_val": 0,
     "trainer.reload_dataloaders_every_n_epochs": 0,
 }
-# The limit on the batches of each evaluation.
-EVALUATED = {
-    "test": "limit_test_batches",
-    "validate": "limit_val_batches",
-    "calibrate": "limit_val_batches",
-    "predict": "limit_predict_batches",
-    "saliency": "limit_predict_batches",
-}
 # The batches of a step are read before it, for its number of tokens.
 LARGEST_ACCUMULATION = 1 << 16
 LARGEST_SEED = 2**32 - 1
@@ -55,15 +47,11 @@ FIXED: dict[str, tuple[Any, str]] = {
 }
 
 
-def as_list(value: Any) -> list[Any]:
-    """Return the value of an option that takes one object or several as a list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def check_settings(config: Namespace, subcommand: str) -> None:
+def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     """Check the options of the trainer and the run.
+
+    Args:
+        evaluates: the trainer's limit of batches that must leave some, if any.
 
     Raises:
         UserError: naming the option, its value and what is allowed.
@@ -83,9 +71,8 @@ def check_settings(config: Namespace, subcommand: str) -> None:
         raise UserError(
             f"trainer.accumulate_grad_batches must be <= {LARGEST_ACCUMULATION}, got {accumulated}"
         )
-    limit = EVALUATED.get(subcommand)
-    if limit is not None and config.get(f"trainer.{limit}") == 0:
-        raise UserError(f"trainer.{limit} must be > 0 for {subcommand}, which would answer no question")
+    if evaluates is not None and config.get(f"trainer.{evaluates}") == 0:
+        raise UserError(f"trainer.{evaluates} must be > 0, got 0: no question would be answered")
     interval = config.get("trainer.val_check_interval")
     if _is_number(interval) and interval <= 0:
         raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")

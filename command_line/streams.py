@@ -13,9 +13,11 @@ class _Output(io.FileIO):
 
     Attributes:
         error: the first error of a write; None while all was written.
+        was_closed: the descriptor was closed when the process started.
     """
 
     error: OSError | None = None
+    was_closed = False
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # any buffer there
         try:
@@ -25,14 +27,11 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def open_streams() -> bool:
+def open_streams() -> None:
     """Replace standard streams that are closed or cannot encode a text by usable ones.
 
     A closed descriptor would be taken by the next file that is opened. Characters that the encoding does not
     have are written as escapes. Streams that a caller has replaced stay as they are.
-
-    Returns:
-        Whether standard output was open.
     """
     closed = sys.stdout is None
     for descriptor in range(3):
@@ -47,13 +46,19 @@ def open_streams() -> bool:
         if stream is not getattr(sys, f"__{name}__"):
             continue
         raw = _Output(descriptor, "w", closefd=False)
+        raw.was_closed = name == "stdout" and closed
         encoding = "utf-8" if stream is None else stream.encoding
         lines = name == "stderr" or raw.isatty()
         buffer = io.BufferedWriter(raw)  # type: ignore[type-var]  # its write takes any buffer, too
         wrapped = io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=lines)
         setattr(sys, name, wrapped)
         setattr(sys, f"__{name}__", wrapped)
-    return not closed
+
+
+def output_is_open() -> bool:
+    """Return whether standard output was open when the process started."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return not (isinstance(raw, _Output) and raw.was_closed)
 
 
 def close_output() -> None:

@@ -1,19 +1,4 @@
-"""Run a comparison, or compare finished runs, in one table.
-
-    python -m scripts.compare FILE.yaml
-    python -m scripts.compare PT=runs/pt DHAM=runs/dham --against PT
-
-Each row of FILE.yaml is a ``fit`` and a ``test`` of ``cli.py``, which are printed as a user would type them.
-With --resume, results that --run-dir already has are kept. Commands run in this process on one device, else
-in subprocesses. A row with ``--model=Pretrained`` is only tested, and uses only the flags of data and
-backbone. A row ``of`` another row tests that row's prompt again, for example with a correction.
-``configs/experiment/demo.yaml`` is an example; ``scripts/comparison.py`` documents the keys.
-
-Finished runs are run folders, test folders, or comparison folders, each with an optional NAME.
-
-``--against ROW`` adds to every other row the difference in accuracy with its 95 % confidence interval, the
-answers fixed and broken, and the exact p of McNemar's test; ``pairs.jsonl`` lists those answers.
-"""
+"""A comparison: its runs, one after the other, and its table."""
 
 import argparse
 import gc
@@ -25,13 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from promptstage import cli
+from promptstage.command_line.main import main
 from promptstage.comparisons.plan import (
     UNTRAINED,
     Again,
@@ -60,6 +45,7 @@ from promptstage.comparisons.table import COLUMNS, FigureKind, accuracy_figure, 
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import new_folder, write_bytes, write_text
 from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.run_module import module_command
 
 
 class Runs:
@@ -147,18 +133,18 @@ class Runs:
         write_text(self.record_file, dump_json(self.records, indent=2) + "\n")
 
     def _run(self, arguments: list[str]) -> float:
-        """Run a ``cli.py`` command and return its duration in seconds.
+        """Run a subcommand and return its duration in seconds.
 
         On one device it runs in this process, since a new one would import torch again. Lightning starts
-        the other ranks by running the program again, which must then be ``cli.py``, not this one.
+        the other ranks by running the program again, which must then be the subcommand, not this one.
         """
-        command = printable(f"$ python cli.py {shlex.join(arguments)}")
+        command = printable(f"$ promptstage {shlex.join(arguments)}")
         self.console.print(command, style="dim", markup=False, highlight=False)
         started = time.monotonic()
         if starts_processes(arguments):
-            code = subprocess.run([sys.executable, cli.__file__, *arguments], check=False).returncode
+            code = subprocess.run([*module_command("promptstage.cli"), *arguments], check=False).returncode
         else:
-            code = cli.main(arguments)
+            code = main(arguments)
             gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
         if code:
             raise SystemExit(code)
@@ -212,50 +198,9 @@ def show(title: str, lines: Sequence[Sequence[str]], console: Console) -> None:
     console.print(table)
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run a comparison; the exit code is 2 after a user error."""
-    given = list(sys.argv[1:] if args is None else args)
-    at = given.index("--") if "--" in given else len(given)
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.compare",
-        description=__doc__,
-        epilog="Flags after -- are added to every fit and override FILE's; hardware flags "
-        "(--trainer.accelerator, devices, num_nodes, strategy, precision) are added to every test, too.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="a comparison, or finished runs"
-    )
-    parser.add_argument("--run-dir", type=Path, help="output folder; default for FILE.yaml: runs/FILE")
-    parser.add_argument("--rows", help="comma-separated names of the rows to run; default: all")
-    parser.add_argument(
-        "--source",
-        action="append",
-        default=[],
-        metavar="DATASET=FOLDER",
-        help="folder of a data set, for the rows that use it, as in prontoqa=FOLDER; may be repeated",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="keep the results in --run-dir and run the missing ones"
-    )
-    parser.add_argument(
-        "--against", metavar="ROW", help="compare every other row with ROW, question by question"
-    )
-    parser.add_argument("--figure", choices=get_args(FigureKind), help="draw the accuracies as accuracy.png")
-    options = parser.parse_args(given[:at])
-    console = Console(width=None if Console().is_terminal else 200)
-    try:
-        if any(os.path.isdir(target.partition("=")[2] or target) for target in options.targets):
-            return _compare_finished(options, given[at + 1 :], console)
-        return _run(options, given[at + 1 :], console)
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-
-
-def _run(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+def run_comparison(options: argparse.Namespace, extra: list[str], console: Console) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("start scripts.compare in one process: its rows start their own (--trainer.devices)")
+        raise UserError("start a comparison in one process: its rows start their own (--trainer.devices)")
     if len(options.targets) > 1:
         raise UserError(
             f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.targets)}"
@@ -284,7 +229,7 @@ def _run(options: argparse.Namespace, extra: list[str], console: Console) -> int
     return 0
 
 
-def _compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+def compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:
     if extra or options.rows or options.resume or options.source:
         raise UserError(
             "--rows, --resume, --source and flags after -- belong to a FILE.yaml, not to finished runs"
@@ -307,7 +252,3 @@ def _compare_finished(options: argparse.Namespace, extra: list[str], console: Co
     show(title, report(title, rows, folder, options.figure), console)
     console.print(printable(f"the table is in {folder / 'table.md'}"), markup=False)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

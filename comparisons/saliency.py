@@ -1,15 +1,5 @@
-"""Compare the saliency of several runs: figures on shared scales and a table of curve shapes.
+"""Comparison of the saliency of several runs: figures on common scales and a table of curve shapes."""
 
-    python -m scripts.compare_saliency --out FOLDER "bare=runs/bare/validate" "layer 0=runs/pt/validate"
-
-Each folder holds the output of ``SaliencyDiagnostics``. By default curves are drawn for the examples that are
-correct in all runs, as in Figure 1 of DHAM ('Unlocking coherent reasoning in LLMs with hierarchical soft
-prompts', under review), so that correctness does not confound their shape. Gaps between correct and incorrect
-examples are drawn for all shared examples.
-"""
-
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -96,44 +86,34 @@ def table(named: Mapping[str, Saved]) -> list[str]:
     return lines
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Draw the figures and print the table; the exit code is 2 after a user error."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
-    parser.add_argument(
-        "--examples",
-        default="correct",
-        help="correct (default): those correct in all runs, or all shared ones if a run has no grades; "
-        "shared: those in all runs; all: each run's own",
-    )
-    parser.add_argument("--stem", default="saliency", help="prefix of the input file names")
-    options = parser.parse_args(args)
-    try:
-        choose("--examples", options.examples, get_args(Examples))
-        named = {}
-        for run in options.runs:
-            name, equals, folder = run.partition("=")
-            if not equals:
-                raise UserError(f"'{run}' is not NAME=FOLDER")
-            name = printable(name or Path(folder).resolve().name)
-            if name in named:
-                raise UserError(f"two runs have the name '{name}': give other names as NAME=FOLDER")
-            named[name] = load(Path(folder), options.stem)
-        named, graded, note = chosen_examples(named, options.examples)
-        make_folder(options.out)
-        figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(graded)}
-        for name, figure in figures.items():
-            write_bytes(options.out / f"{name}.png", png(figure))
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
+def compare_saliency(
+    runs: Sequence[str], out: Path, examples: str = "correct", stem: str = "saliency"
+) -> None:
+    """Draw the figures into a folder, and print the table.
+
+    Args:
+        runs: ``NAME=FOLDER`` each.
+        examples: see :func:`chosen_examples`.
+        stem: prefix of the input file names.
+
+    Raises:
+        UserError: if a folder has no saliency, or no example is left to compare.
+    """
+    choose("--examples", examples, get_args(Examples))
+    named = {}
+    for run in runs:
+        name, equals, folder = run.partition("=")
+        if not equals:
+            raise UserError(f"'{run}' is not NAME=FOLDER")
+        name = printable(name or Path(folder).resolve().name)
+        if name in named:
+            raise UserError(f"two runs have the name '{name}': give other names as NAME=FOLDER")
+        named[name] = load(Path(folder), stem)
+    named, graded, note = chosen_examples(named, examples)  # type: ignore[arg-type]  # checked above
+    make_folder(out)
+    figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(graded)}
+    for name, figure in figures.items():
+        write_bytes(out / f"{name}.png", png(figure))
     print(f"compared are {note}")
     print("\n".join(table(named)))
-    print(f"figures are in {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"figures are in {out}")

@@ -30,7 +30,9 @@ def test_a_refusal_is_the_only_line_in_a_folder_that_is_taken(small: list[str]) 
     line = refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
     assert "set --data.max_length 12, which leaves longer training examples out" in line
     assert "--model.num_virtual_tokens" in line
-    assert fit(*small, STEPS).notes == ["note: run exists and is kept: this fit writes to run-2"]
+    assert fit(*small, STEPS).notes == [
+        "note: run already exists and stays unchanged: writing to run-2 instead"
+    ]
 
 
 @pytest.mark.parametrize("limit", ["overfit_batches", "limit_train_batches", "limit_val_batches"])

@@ -232,7 +232,7 @@ def test_a_bar_on_a_terminal_that_waits(records: Records, monkeypatch: pytest.Mo
 
     screens = []
     for seconds in (0, 1):
-        monkeypatch.setattr("promptstage.command_line.regrade.SECONDS", seconds)
+        monkeypatch.setattr("promptstage.command_line.commands.grade.SECONDS", seconds)
         monkeypatch.setattr(sys, "stderr", Terminal())
         assert cli.main(["grade", str(write(records))]) == 0
         screens.append(sys.stderr.getvalue())  # type: ignore[attr-defined]  # a StringIO

@@ -129,4 +129,4 @@ def test_numbers_that_no_run_can_hold_are_refused(flags: list[str], message: str
 def test_an_evaluation_of_no_question_is_refused(subcommand: str, limit: str, common: list[str]) -> None:
     option = f"trainer.limit_{limit}_batches"
     outcome = call(subcommand, *common, f"--{option}=0", stdin="a\n")
-    assert_one_error(outcome, f"{option} must be > 0 for {subcommand}, which would answer no question")
+    assert_one_error(outcome, f"{option} must be > 0, got 0: no question would be answered")

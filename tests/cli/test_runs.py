@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from promptstage.command_line.folders import run_folders
+from promptstage.composition.folders import run_folders
 from promptstage.lightning_modules.base import SoftPromptModule
 from tests.cli.test_mistakes import hashes
 from tests.tiny_folder import QUIET, call
@@ -49,7 +49,7 @@ def test_second_fit_is_numbered(trained: Path, common: list[str]) -> None:
     before = hashes(trained)
     outcome = call("fit", *common, "--trainer.max_steps=1", f"--run_dir={trained}")
     assert outcome.code == 0, outcome.err
-    assert outcome.notes == ["note: run exists and is kept: this fit writes to run-2"]
+    assert outcome.notes == ["note: run already exists and stays unchanged: writing to run-2 instead"]
     assert hashes(trained) == before
     assert (Path("run-2") / "checkpoints" / "last.ckpt").is_file()
 
@@ -194,20 +194,20 @@ def test_other_processes_make_no_folder(
     from lightning.pytorch.utilities import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert run_folders("fit", "run", None, "x").out == Path("run")
+    assert run_folders("run", None, "x").out == Path("run")
     assert not Path("run-2").exists()
 
 
 def test_two_fits_in_one_folder(trained: Path) -> None:
-    first = run_folders("fit", None, str(trained / "checkpoints" / "last.ckpt"), "x")
+    first = run_folders(None, str(trained / "checkpoints" / "last.ckpt"), "x")
     resumed = call("fit", *QUIET, f"--ckpt_path={trained}")
     assert resumed.code == 2
     assert resumed.errors == [
         f"error: another command is writing to {trained.resolve()}: wait until it ends, or stop it"
     ]
     # A new one gets a folder of its own, also where the first has not written anything yet.
-    empty = run_folders("fit", "empty", None, "x")
-    assert run_folders("fit", "empty", None, "x").run == Path("empty-2")
+    empty = run_folders("empty", None, "x")
+    assert run_folders("empty", None, "x").run == Path("empty-2")
     for folders in (first, empty):
         folders.release()
     assert call("fit", *QUIET, f"--ckpt_path={trained}").code == 0

@@ -236,7 +236,7 @@ def test_one_question(trained: Path) -> None:
 
 def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) -> None:
     missing = call("saliency", *QUIET, "--ckpt_path", trained)
-    assert_one_error(missing, "no question to look at: give --question TEXT")
+    assert_one_error(missing, "saliency needs a question: give --question TEXT")
     flags = ["--question=1+1", "--layers=[7]"]
     beyond = call("saliency", *QUIET, "--ckpt_path", trained, *flags)
     assert_one_error(beyond, "layers of saliency names layer 7, but backbone")

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
-from promptstage.command_line.user_callbacks import ACCURACY, TRAIN_METRICS, UNSUPPORTED
+from promptstage.composition.user_callbacks import ACCURACY, TRAIN_METRICS, UNSUPPORTED
 from tests.cli.commands import STEPS, files, fit, refused
 from tests.tiny_folder import QUIET, call
 

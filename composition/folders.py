@@ -74,15 +74,23 @@ def _events(run: Path) -> frozenset[Path]:
     return frozenset((run / "tensorboard").glob("events.*"))
 
 
-def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, name: str) -> Folders:
-    """The folders of a command.
+def run_folders(
+    run_dir: str | None, checkpoint: str | None, name: str, results: str | None = None, writes: bool = True
+) -> Folders:
+    """Choose and lock the folders of a run.
 
-    A ``fit`` from scratch, or a ``partition``, gets a folder of its own, numbered when the wanted one holds
-    a run already; a resumed fit continues in its checkpoint's folder. Results of ``test``,
-    ``validate``, ``saliency`` and ``calibrate`` go into a new folder inside the run.
+    A new run gets a new folder, numbered if ``run_dir`` holds a run already; a resumed fit continues in its
+    checkpoint's run. Results go into a new folder inside the run.
+
+    Args:
+        run_dir: folder of the run; None: the checkpoint's run, or ``runs/NAME`` without a checkpoint.
+        checkpoint: path of the checkpoint that is used, if any.
+        name: default name of a new run's folder.
+        results: name of the folder for results inside the run; None: the run itself is written to.
+        writes: whether anything is written.
 
     Raises:
-        UserError: when a folder cannot be written to, or another fit is writing to it.
+        UserError: if a folder cannot be written to, or another command is writing to it.
     """
     if run_dir is None and checkpoint is not None:
         # Not resolved inside a run: links there are not followed.
@@ -95,20 +103,19 @@ def run_folders(subcommand: str, run_dir: str | None, checkpoint: str | None, na
     if run.is_symlink():  # the user's own link; those inside a run are not followed
         run = Path(os.path.realpath(run))
     _refuse_links(run)
-    out = run / subcommand if subcommand in ("test", "validate", "saliency", "calibrate") else run
+    out = run if results is None else run / results
     # Only the first process writes; another one must not number the first one's new folder.
-    if subcommand == "predict" or vars(rank_zero_only).get("rank"):
+    if not writes or vars(rank_zero_only).get("rank"):
         return Folders(run, out, created=False, events=_events(run))
-    if subcommand == "fit" and checkpoint is not None:
+    if results is None and checkpoint is not None:
         _check_resumable(run)
         make_folder(run)
         return Folders(run, run, False, _events(run), FolderLock(run))
     there = out.is_dir()
     new, lock = claim_folder(out)
-    notice = "" if new == out else f"{out} exists and is kept: this {subcommand} writes to {new}"
+    notice = "" if new == out else f"{out} already exists and stays unchanged: writing to {new} instead"
     created = not (there and new == out)
-    own = subcommand in ("fit", "partition")
-    return Folders(new if own else run, new, created, _events(run), lock, notice)
+    return Folders(new if results is None else run, new, created, _events(run), lock, notice)
 
 
 def _refuse_links(run: Path) -> None:

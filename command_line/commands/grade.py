@@ -1,4 +1,4 @@
-"""``python cli.py grade``: today's graders over the records of an earlier run; nothing is generated."""
+"""``grade``: the present graders over the records of an earlier run; nothing is generated."""
 
 import argparse
 import os
@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from promptstage.command_line.commands.base import Command
+from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.command_line.records import check_data_set, find_records, read_records, total_questions
 from promptstage.datamodules.grading import CHOICES, Grade, grade
-from promptstage.utilities.errors import UserError, nearest, printable
+from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import write_text
 from promptstage.utilities.intervals import coverage, wilson_interval
 from promptstage.utilities.json_text import dump_json
@@ -40,18 +42,18 @@ class Regraded(NamedTuple):
         return None if new.reason == old["reason"] else UNLISTED
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes as :class:`UserError`."""
+class GradeRecords(Command):
+    """Grade the records of an earlier run again."""
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+    def main(self, name: str, options: list[str]) -> int:
+        return regrade(options)
+
+
+COMMAND = GradeRecords()
 
 
 def regrade(args: Sequence[str]) -> int:
-    """Grade a file of records again, print what changed and why; the exit code is 0.
-
-    Args:
-        args: the command line after ``grade``.
+    """Grade a file of records again, and print what changed and why; the exit code is 0.
 
     Raises:
         UserError: for a mistake of the user.
@@ -72,24 +74,17 @@ def regrade(args: Sequence[str]) -> int:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
-        usage="python cli.py grade PATH [--dataset NAME] [--output FILE]",
-        description="Grade the records of an earlier run again, without generating, and print what changed.",
-        epilog="The file itself stays as it is. Records without field 'dataset' take it from their id.",
-        allow_abbrev=False,
+    parser = OneLineParser(
+        "grade",
+        "Grade the records of an earlier run again, without generating, and print what changed.",
+        "The file itself stays as it is. Records without field 'dataset' take it from their id.",
     )
     parser.add_argument(
         "path", metavar="PATH", nargs="?", help="results.jsonl, its folder, or a run folder (its test/)"
     )
     parser.add_argument("--dataset", metavar="NAME", help="grade all records as of this data set")
     parser.add_argument("--output", metavar="FILE", help="a new file for the records with their new grades")
-    options, unknown = parser.parse_known_args(args)
-    for arg in sorted(unknown, key=lambda arg: not arg.startswith("-")):
-        name = arg.partition("=")[0]
-        if name.startswith("-"):
-            known = ["--dataset", "--output", "--help"]
-            raise UserError(f"option {name} is unknown: {nearest(name, known)}")
-        raise UserError(f"'{arg}' is one path too many: grade takes one")
+    options = parser.parse(list(args))
     if options.path is None:
         raise UserError("grade needs a path: results.jsonl, its folder, or a run folder")
     return options

@@ -24,8 +24,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from promptstage.callbacks.act import ACT
 from promptstage.callbacks.dpc import DPC
 from promptstage.callbacks.saliency import SaliencyDiagnostics
-from promptstage.command_line.processes import note
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.processes import note
 
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
@@ -62,29 +62,36 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
             seen.add(name)
 
 
-def check_monitors(config: Any, callbacks: Iterable[Callback]) -> None:
+def check_monitors(
+    module: Any, callbacks: Iterable[Callback], early_stopping: EarlyStopping | None, val_batches: Any
+) -> None:
     """Check that a fit logs the metrics that callbacks monitor.
+
+    Args:
+        early_stopping: the run's own, if no callback replaces it.
+        val_batches: the trainer's ``limit_val_batches``.
 
     Raises:
         UserError: naming the first metric that it does not log.
     """
     callbacks = list(callbacks)
-    libraries = ("lightning.", "promptstage.")
-    if any(not type(callback).__module__.startswith(libraries) for callback in callbacks):
+    if any(
+        not type(callback).__module__.startswith(("lightning.", "promptstage.")) for callback in callbacks
+    ):
         return  # it may log metrics of its own
-    if not type(config.model).__module__.startswith("promptstage."):
+    if not type(module).__module__.startswith("promptstage."):
         return
     metrics = [*TRAIN_METRICS]
-    if config.trainer.limit_val_batches != 0:
-        metrics += ["val/loss", *(ACCURACY if config.model.val_generations else ())]
+    if val_batches != 0:
+        metrics += ["val/loss", *(ACCURACY if module.val_generations else ())]
     if any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
         metrics.append("lr-AdamW")
     stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
-    # Without validation the default one is never asked.
-    if not stopping and config.trainer.limit_val_batches != 0:
-        _check_stopping("early_stopping", config.early_stopping, metrics)
-    for early_stopping in stopping:
-        _check_stopping("trainer.callbacks", early_stopping, metrics)
+    # Without validation the run's own is never asked.
+    if not stopping and early_stopping is not None and val_batches != 0:
+        _check_stopping("early_stopping", early_stopping, metrics)
+    for given in stopping:
+        _check_stopping("trainer.callbacks", given, metrics)
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             choose("trainer.callbacks.monitor", callback.monitor, [*metrics, "epoch", "step"])
@@ -103,36 +110,34 @@ def _check_mode(section: str, callback: EarlyStopping | ModelCheckpoint) -> None
         raise UserError(f"{section}.mode must be max for monitor {callback.monitor}, got min")
 
 
-def replace_defaults(config: Any, callbacks: list[Any], ours: list[Any]) -> list[Any]:
-    """Replace the run's progress bar and early stopping by the user's, if any.
+def as_list(value: Any) -> list[Any]:
+    """Return the value of an option that takes one object or several as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
-    Args:
-        config: the configuration of a subcommand, classes instantiated; its ``early_stopping`` is replaced.
-        callbacks: the user's.
-        ours: the run's.
 
-    Returns:
-        All callbacks, ours first.
+def replace_progress_bar(ours: list[Any], callbacks: list[Any], enabled: bool | None) -> list[Any]:
+    """Combine the run's callbacks and the user's, whose progress bar replaces the run's.
 
     Raises:
-        UserError: if a progress bar is disabled, or would be drawn among answers.
+        UserError: if progress bars are disabled.
     """
     bars = [type(callback).__name__ for callback in callbacks if isinstance(callback, ProgressBar)]
-    if bars and config.trainer.enable_progress_bar is False:
+    if bars and enabled is False:
         raise UserError(f"trainer.enable_progress_bar is false, but trainer.callbacks has a {bars[0]}")
-    if bars and config.get("answers") == "-":
-        raise UserError(
-            f"trainer.callbacks: {bars[0]} draws on standard output, as the answers do: give --answers FILE"
-        )
     if bars:
         ours = [callback for callback in ours if not isinstance(callback, ProgressBar)]
-    stopping = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
-    if stopping is not None and "early_stopping" in config:
-        note(f"trainer.callbacks: {type(stopping).__name__} replaces the run's early_stopping")
-        # Lightning adds the one it finds there.
-        config["early_stopping"] = stopping
-        callbacks = [callback for callback in callbacks if callback is not stopping]
     return [*ours, *callbacks]
+
+
+def choose_early_stopping(callbacks: Iterable[Any], default: EarlyStopping | None) -> EarlyStopping | None:
+    """Return the run's early stopping, or None if the user's callbacks have one."""
+    given = next((callback for callback in callbacks if isinstance(callback, EarlyStopping)), None)
+    if given is None or default is None:
+        return default
+    note(f"trainer.callbacks: {type(given).__name__} replaces the run's early_stopping")
+    return None
 
 
 def place_checkpoints(callbacks: list[Any], folder: Path | None) -> list[Any]:

@@ -1,0 +1,32 @@
+"""The subcommands, by name; each has a module of its name here, which is imported when it is needed."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptstage.command_line.commands.base import Command
+
+COMMANDS = {
+    "fit": "train a soft prompt",
+    "validate": "compute loss and accuracy on the validation split",
+    "test": "generate and grade answers to the test split",
+    "predict": "answer questions from a file or standard input (--questions FILE)",
+    "grade": "grade the records of an earlier run again, without generating",
+    "partition": "group the backbone's layers into stages, as DHAM does before fit, and draw them",
+    "saliency": "answer one question and show how information flowed to the answer (--question TEXT)",
+    "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
+    "compare": "run a comparison of methods, or compare finished runs, in one table",
+    "compare-saliency": "draw the saliency of several runs on common scales",
+    "footprint": "compute the memory and network traffic that a backbone and a prompt need",
+}
+
+
+def load_command(name: str) -> "Command":
+    """Return the subcommand of a name in ``COMMANDS``."""
+    command: Command = import_module(f"{__name__}.{name.replace('-', '_')}").COMMAND
+    return command
+
+
+def loaded_commands() -> list["Command"]:
+    """Return all subcommands."""
+    return [load_command(name) for name in COMMANDS]

@@ -1,0 +1,114 @@
+"""What a subcommand is: its options, and what it runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from promptstage.composition.folders import Folders, run_folders
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from promptstage.composition.session import Session
+    from promptstage.datamodules.base import ReasoningDataModule
+    from promptstage.lightning_modules.base import SoftPromptModule
+
+# What a checkpoint's configuration says about the model in it; a resumed fit takes the rest, too.
+MODEL_SECTIONS = ("backbone", "model", "data")
+
+
+class Command(ABC):
+    """A subcommand.
+
+    Attributes:
+        text_options: its own options whose value is a text, with their types; the parser must not read these
+            as YAML.
+        own_options: options and sections that not every subcommand has.
+    """
+
+    text_options: ClassVar[Mapping[str, Any]] = {}
+    own_options: ClassVar[Collection[str]] = ()
+
+    @abstractmethod
+    def main(self, name: str, options: list[str]) -> int:
+        """Run the subcommand and return the exit code.
+
+        Args:
+            name: as it was typed.
+            options: the arguments after it.
+        """
+
+
+@dataclass
+class Invocation:
+    """A parsed subcommand, ready to run.
+
+    Attributes:
+        config: the values of all options; classes are not instantiated.
+        objects: the same with classes instantiated.
+    """
+
+    config: Any
+    objects: Any
+    session: "Session"
+    module: "SoftPromptModule"
+    data: "ReasoningDataModule"
+
+
+class TrainerCommand(Command):
+    """A subcommand with a model, data and Lightning's trainer.
+
+    Attributes:
+        description: for its help.
+        loop: method of Lightning's trainer that ``loop_options`` are taken from.
+        loop_options: options of that method that the user may set.
+        defaults: of options, where they differ from the parser's.
+        trains: takes an experiment's whole configuration, early stopping and checkpoints included.
+        resumes: a checkpoint's whole configuration applies, and its newest state is taken.
+        evaluates: the trainer's limit of batches, which must not be 0.
+        results: name of the folder for results inside the run; None: the run itself is written to.
+        writes: whether a folder is written to at all.
+    """
+
+    description: ClassVar[str]
+    loop: ClassVar[str] = "predict"
+    loop_options: ClassVar[Collection[str]] = ()
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    trains: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
+    evaluates: ClassVar[str | None] = None
+    results: ClassVar[str | None] = None
+    writes: ClassVar[bool] = True
+
+    def main(self, name: str, options: list[str]) -> int:
+        from promptstage.command_line.run import run
+
+        return run(self, name, options)
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        """Add the subcommand's own options."""
+
+    def check(self, options: list[list[str]], has_checkpoint: bool) -> None:
+        """Check the options as they were typed, before anything is read; raises a UserError."""
+
+    def stored_settings(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a checkpoint's configuration that applies unless the user overrides it."""
+        settings = {key: stored[key] for key in MODEL_SECTIONS if key in stored}
+        precision = (stored.get("trainer") or {}).get("precision")
+        return settings if precision is None else settings | {"trainer": {"precision": precision}}
+
+    def default_name(self, method: str, data: str) -> str:
+        """Return the default name of a new run's folder."""
+        return f"{method}-{data}".lower()
+
+    def folders(self, run_dir: str | None, checkpoint: str | None, method: str, data: str) -> Folders:
+        """Choose and lock the folders to write to."""
+        return run_folders(run_dir, checkpoint, self.default_name(method, data), self.results, self.writes)
+
+    def prepare(self, invocation: Invocation) -> None:
+        """Check values that need the instantiated objects; raises a UserError."""
+
+    @abstractmethod
+    def run(self, invocation: Invocation) -> None:
+        """Run the subcommand."""

@@ -1,0 +1,32 @@
+"""``calibrate``: the threshold of Dynamic Prompt Corruption."""
+
+from typing import TYPE_CHECKING
+
+from promptstage.command_line.commands.base import Invocation, TrainerCommand
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Calibrate(TrainerCommand):
+    """Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."""
+
+    description = "Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."
+    loop = "validate"
+    loop_options = ("ckpt_path",)
+    own_options = ("examples",)
+    evaluates = "limit_val_batches"
+    results = "calibrate"
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        parser.add_argument(
+            "--examples", type=int | None, default=None, help="the first N validation questions; default: all"
+        )
+
+    def run(self, invocation: Invocation) -> None:
+        from promptstage.composition.jobs import calibrate
+
+        calibrate(invocation.session, invocation.module, invocation.data, invocation.config.examples)
+
+
+COMMAND = Calibrate()

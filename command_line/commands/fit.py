@@ -1,0 +1,58 @@
+"""``fit``: train a soft prompt."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from promptstage.command_line.commands.base import Invocation, TrainerCommand
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+# Options of a fit that its checkpoint holds for itself only.
+OF_THE_RUN = ("run_dir", "ckpt_path", "weights_only")
+
+
+def add_training_options(parser: "LightningArgumentParser") -> None:
+    """Add the options of an experiment's configuration that only training uses."""
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    parser.add_argument(
+        "--save_every", type=int, default=100, help="write checkpoints/last.ckpt every N optimizer steps"
+    )
+    parser.add_class_arguments(EarlyStopping, "early_stopping")
+    parser.set_defaults(
+        {
+            "early_stopping.monitor": "val/loss",
+            "early_stopping.patience": 5,
+            # At the end of a validation: an epoch that max_steps cuts short has none.
+            "early_stopping.check_on_train_epoch_end": False,
+        }
+    )
+
+
+class Fit(TrainerCommand):
+    """Train a prompt, or continue a run."""
+
+    description = "Train a soft prompt."
+    loop = "fit"
+    loop_options = ("ckpt_path", "weights_only")
+    own_options = ("early_stopping", "save_every")
+    trains = True
+    resumes = True
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        add_training_options(parser)
+
+    def stored_settings(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in stored.items() if key not in OF_THE_RUN}
+
+    def run(self, invocation: Invocation) -> None:
+        from promptstage.composition.jobs import fit
+
+        objects = invocation.objects
+        fit(
+            invocation.session, invocation.module, invocation.data, objects.save_every, objects.early_stopping
+        )
+
+
+COMMAND = Fit()

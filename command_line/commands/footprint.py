@@ -1,0 +1,49 @@
+"""``footprint``: the memory and network traffic that a backbone and a prompt need.
+
+  promptstage footprint                                    # Llama 3 8B, Llama 2 13B, Llama 3 70B
+  promptstage footprint --backbone models/smollm2 --batch-size 16
+
+Counts computed from the model's shape, not measurements; docs/scaling.md states what each one counts. Sizes
+are in GiB and MiB.
+"""
+
+from promptstage.command_line.commands.base import Command
+from promptstage.command_line.one_line_parser import OneLineParser
+from promptstage.utilities.errors import UserError
+
+NUMBERS = {
+    "--processes": (8, "ranks that share gradients, or decoder blocks"),
+    "--batch-size": (8, "training examples of a rank's micro-batch"),
+    "--length": (256, "tokens of each, all of them with a label"),
+    "--virtual-tokens": (100, "virtual tokens of the prompt"),
+    "--eval-batch-size": (16, "questions answered at a time"),
+    "--question": (128, "tokens of a question"),
+    "--new-tokens": (400, "tokens of an answer"),
+}
+
+
+class Footprint(Command):
+    """Print tables of memory and network traffic."""
+
+    def main(self, name: str, options: list[str]) -> int:
+        from promptstage.command_line.footprint import SIZES, print_footprint
+        from promptstage.lightning_modules.functional.footprint import SHAPES
+
+        parser = OneLineParser(name, (__doc__ or "").partition("\n\n")[2])
+        names = ", ".join(SHAPES)
+        parser.add_argument(
+            "--backbone", nargs="+", help=f"{names}, hub ids or folders; default: these three"
+        )
+        parser.add_argument("--dtype", choices=SIZES, default="bfloat16", help="of weights and arithmetic")
+        for flag, (default, text) in NUMBERS.items():
+            parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
+        parsed = parser.parse(options)
+        for flag in NUMBERS:
+            value = getattr(parsed, flag[2:].replace("-", "_"))
+            if value < 1:
+                raise UserError(f"{flag} must be >= 1, got {value}")
+        print_footprint(parsed)
+        return 0
+
+
+COMMAND = Footprint()

@@ -1,0 +1,65 @@
+"""``predict``: answers to questions from a file or standard input."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptstage.command_line.commands.base import Invocation, TrainerCommand
+from promptstage.command_line.streams import output_is_open
+from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Predict(TrainerCommand):
+    """Answer questions of the user's."""
+
+    description = "Answer questions and write one JSON object a line."
+    loop = "predict"
+    loop_options = ("ckpt_path", "return_predictions", "weights_only")
+    own_options = ("questions", "answers", "return_predictions")
+    text_options = {"questions": str, "answers": str}
+    evaluates = "limit_predict_batches"
+    writes = False
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        parser.add_argument(
+            "--questions", type=str, default="-", help="file, one question a line; -: standard input"
+        )
+        parser.add_argument(
+            "--answers", type=str, default="-", help="file for the answers as JSON lines; -: standard output"
+        )
+
+    def check(self, options: list[list[str]], has_checkpoint: bool) -> None:
+        if not output_is_open() and not any(option[0].startswith("--answers") for option in options):
+            raise UserError("standard output is closed: give --answers FILE")
+
+    def prepare(self, invocation: Invocation) -> None:
+        from lightning.pytorch.callbacks import ProgressBar
+
+        from promptstage.command_line.answers import check_answers
+
+        answers = invocation.config.answers
+        for callback in invocation.session.callbacks:
+            if answers == "-" and isinstance(callback, ProgressBar):
+                raise UserError(
+                    f"trainer.callbacks: {type(callback).__name__} draws on standard output, as the answers "
+                    "do: give --answers FILE"
+                )
+        if answers != "-":
+            check_answers(Path(answers).expanduser())  # before the work, not after it
+
+    def run(self, invocation: Invocation) -> None:
+        from promptstage.command_line.answers import write_answers
+        from promptstage.command_line.questions import read_questions
+        from promptstage.composition.jobs import predict
+
+        data, session = invocation.data, invocation.session
+        questions = read_questions(invocation.config.questions, data.question_field)
+        records = predict(session, invocation.module, data, questions)
+        assert session.made is not None
+        if session.made.is_global_zero:
+            write_answers(records, invocation.config.answers)
+
+
+COMMAND = Predict()

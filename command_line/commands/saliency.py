@@ -1,0 +1,47 @@
+"""``saliency``: one question's information flow."""
+
+from typing import TYPE_CHECKING
+
+from promptstage.command_line.commands.base import Invocation, TrainerCommand
+from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Saliency(TrainerCommand):
+    """Answer one question and show how information flowed to the answer."""
+
+    description = "Answer one question and show how information flowed to the answer."
+    loop_options = ("ckpt_path",)
+    own_options = ("question", "layers")
+    text_options = {"question": str}
+    evaluates = "limit_predict_batches"
+    results = "saliency"
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        parser.add_argument("--question", type=str, default="", help="the question to answer")
+        parser.add_argument(
+            "--layers", type=list[int] | None, default=None, help="layers to observe; default: all"
+        )
+
+    def prepare(self, invocation: Invocation) -> None:
+        if not invocation.config.question.strip():
+            raise UserError("saliency needs a question: give --question TEXT")
+
+    def run(self, invocation: Invocation) -> None:
+        from promptstage.command_line.answers import write_answers
+        from promptstage.command_line.flow_table import print_flow
+        from promptstage.composition.jobs import saliency
+
+        config, session = invocation.config, invocation.session
+        saved, records = saliency(session, invocation.module, invocation.data, config.question, config.layers)
+        if saved is None:
+            return
+        out = session.folders.out
+        write_answers(records, str(out / "answers.jsonl"))
+        print_flow(saved, records[0])
+        print(f"figures and numbers are in {out}")
+
+
+COMMAND = Saliency()

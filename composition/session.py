@@ -1,0 +1,195 @@
+"""One use of Lightning's trainer in a run's folders: its callbacks, logger and checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import Precision
+
+from promptstage.callbacks.act import ACT
+from promptstage.callbacks.board import EventLog
+from promptstage.callbacks.dpc import DPC
+from promptstage.callbacks.last_checkpoint import LastCheckpoint
+from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.callbacks.run_folder import RunFolder
+from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.callbacks.stalled_processes import StalledProcesses
+from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.composition.folders import Folders
+from promptstage.composition.user_callbacks import (
+    as_list,
+    check_callbacks,
+    distinguish,
+    place_checkpoints,
+    replace_progress_bar,
+)
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.checkpointing import PromptCheckpointIO
+from promptstage.lightning_modules.precision import check_precision
+from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.processes import check_machines
+
+# Options of Lightning's trainer that every run sets.
+DEFAULTS: dict[str, Any] = {
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,
+}
+
+
+@dataclass
+class Session:
+    """One use of a trainer: where it writes, and what the user asked of it.
+
+    Attributes:
+        folders: of the run.
+        options: of Lightning's trainer, as the user gave them: callbacks, logger, devices and so on.
+        config: the run's configuration as YAML, stored beside the results and in checkpoints.
+        hyperparameters: flat names and values that TensorBoard shows beside the test metric.
+        checkpoint: path that weights are read from; None: those of the module.
+        make: makes the trainer from its options.
+        made: the trainer, once it exists.
+    """
+
+    folders: Folders
+    options: Mapping[str, Any] = field(default_factory=dict)
+    config: str = ""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    make: Callable[..., L.Trainer] = L.Trainer
+    made: L.Trainer | None = None
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """The user's callbacks."""
+        return as_list(self.options.get("callbacks"))
+
+    def trainer(
+        self,
+        module: SoftPromptModule,
+        own: Sequence[Any],
+        *,
+        records: bool = True,
+        results: bool = True,
+        logger: Any = None,
+        checkpoints: Path | None = None,
+        early_stopping: EarlyStopping | None = None,
+        **settings: Any,
+    ) -> L.Trainer:
+        """Make the trainer of this session; the user's callbacks, loggers and plugins stay.
+
+        Args:
+            own: callbacks of this use.
+            records: the configuration is written to the output folder.
+            results: callbacks that write files get the output folder.
+            logger: used unless the user gave one; False: none at all.
+            checkpoints: folder for checkpoints; None: none are written.
+            early_stopping: unless the user gave one.
+            settings: options of the trainer that this use fixes.
+
+        Raises:
+            UserError: for a strategy, callback, logger or plugin that is not supported.
+        """
+        out = self.folders.out
+        check_strategy(self.options.get("strategy", "auto"))
+        check_precision(self.options.get("precision"), self.options.get("accelerator", "auto"))
+        # The bar first: it ends its line before others report how a run has ended.
+        bar = [] if self.options.get("enable_progress_bar") is False else [ExamplesProgressBar()]
+        callbacks: list[Any] = [*bar, StopSignals(), StalledProcesses()]
+        if records:
+            callbacks.append(RunFolder(out, self.config, self.folders.notice))
+        check_callbacks(self.callbacks)
+        given = place_checkpoints(self.callbacks, checkpoints)
+        callbacks = replace_progress_bar([*callbacks, *own], given, self.options.get("enable_progress_bar"))
+        if early_stopping is not None:
+            callbacks.append(early_stopping)
+        distinguish(callbacks)
+        for callback in callbacks:
+            if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and results:
+                callback.folder = callback.folder or out
+        settings |= {
+            "callbacks": callbacks,
+            "default_root_dir": str(self.folders.run),
+            "plugins": [*_plugins(self.options.get("plugins")), PromptCheckpointIO()],
+        }
+        if checkpoints is None:
+            settings["enable_checkpointing"] = False
+        # FSDP keeps the tensors that a first evaluation has made.
+        needs_gradients = any(getattr(callback, "takes_gradients", False) for callback in callbacks)
+        if module.backbone_config.shard != "none" or needs_gradients:
+            settings["inference_mode"] = False
+        if logger is False or self.options.get("logger") in (None, True):
+            settings["logger"] = logger
+        else:
+            _place_loggers(as_list(self.options["logger"]), out)
+        self.made = self.make(**(DEFAULTS | dict(self.options) | settings))
+        check_machines(self.made)
+        return self.made
+
+    def event_log(self, evaluates: bool) -> EventLog:
+        """Return the run's TensorBoard logger."""
+        return EventLog(self.folders.out, evaluates=evaluates)
+
+
+def check_strategy(strategy: Any) -> None:
+    """
+    Raises:
+        UserError: if it is not supported for a frozen backbone, or copies a running process.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    copies = name.endswith(("spawn", "fork", "notebook"))
+    copies |= getattr(strategy, "_start_method", "popen") != "popen"
+    if copies or not name.lower().startswith(("auto", "ddp", "singledevice")):
+        raise UserError(
+            f"trainer.strategy '{name}' is unknown: {nearest(name, ('auto', 'ddp'))}; a backbone too large "
+            "for one device: --backbone.shard node"
+        )
+
+
+def _plugins(given: Any) -> list[Any]:
+    """
+    Raises:
+        UserError: if a plugin would replace one of ours.
+    """
+    plugins = as_list(given)
+    for plugin in plugins:
+        reason = "set --trainer.precision" if isinstance(plugin, Precision) else ""
+        if isinstance(plugin, CheckpointIO):
+            reason = "checkpoints are written atomically by promptstage's own"
+        if reason:
+            raise UserError(f"trainer.plugins: {type(plugin).__name__} is not supported: {reason}")
+    return plugins
+
+
+def _place_loggers(loggers: list[Any], folder: Path) -> None:
+    """Set the folder of loggers without one to the output folder, unknown when they were made."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
+            logger._root_dir = str(folder)
+            if isinstance(logger, CSVLogger):
+                logger._save_dir = str(folder)
+
+
+def checkpoint_callbacks(folder: Path, save_every: int) -> list[ModelCheckpoint]:
+    """Return the callbacks that write ``best.ckpt`` and ``last.ckpt``.
+
+    Args:
+        save_every: optimizer steps between two writes of ``last.ckpt``.
+    """
+    common: dict[str, Any] = {
+        "dirpath": str(folder),
+        "auto_insert_metric_name": False,
+        "enable_version_counter": False,
+    }
+    return [
+        ModelCheckpoint(
+            filename="best", monitor="val/loss", save_top_k=1, save_on_train_epoch_end=False, **common
+        ),
+        LastCheckpoint(every_n_train_steps=save_every, **common),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+    ]
