@@ -33,6 +33,7 @@ from promptstage.command_line.schema import (
 )
 from promptstage.composition.user_callbacks import as_list
 from promptstage.datamodules.sources import text_problem
+from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import read_text
@@ -71,7 +72,7 @@ def check_flags(flags: list[str], where: str) -> None:
         name = "-c" if name == "--config" else name
         section, *path = name.removeprefix("--").removesuffix("+").split(".")
         for named in typed_classes([option]):
-            if not is_known_class(named):
+            if not is_known_class(current_name(named)):
                 raise UserError(f"{where} names the class '{named}', which is not one of promptstage's")
         if path and path[-1] == "trust_remote_code" and value.lower() != "false":
             raise UserError(f"{where}: {name} can be given on the command line only")

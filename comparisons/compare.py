@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import promptstage
 from promptstage.command_line.main import main
 from promptstage.comparisons.plan import (
     UNTRAINED,
@@ -45,7 +46,9 @@ from promptstage.comparisons.table import COLUMNS, FigureKind, accuracy_figure, 
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import new_folder, write_bytes, write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.run_module import module_command
+
+# Lightning starts further ranks by running a program again: it must be a file.
+PROGRAM = Path(promptstage.__file__).with_name("cli.py")
 
 
 class Runs:
@@ -142,7 +145,7 @@ class Runs:
         self.console.print(command, style="dim", markup=False, highlight=False)
         started = time.monotonic()
         if starts_processes(arguments):
-            code = subprocess.run([*module_command("promptstage.cli"), *arguments], check=False).returncode
+            code = subprocess.run([sys.executable, str(PROGRAM), *arguments], check=False).returncode
         else:
             code = main(arguments)
             gc.collect()  # model and trainer refer to each other: the next backbone needs the memory

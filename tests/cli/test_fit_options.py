@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Timer
 
 from promptstage.callbacks.last_checkpoint import LastCheckpoint
 from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
+from promptstage.command_line.commands import load_command
 from promptstage.command_line.messages import class_options
 from promptstage.command_line.resume import check_resume
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -175,7 +176,7 @@ def all_options() -> set[str]:
     """Collect every option of ``fit`` from its parser and the signatures of methods and data sets."""
     cli = PromptCLI.__new__(PromptCLI)
     with pytest.raises(SystemExit):
-        cli.__init__(["fit", "--help"], {}, {})  # type: ignore[misc]
+        cli.__init__("fit", load_command("fit"), ["fit", "--help"], {}, {})  # type: ignore[misc]
     names = {name for name in cli.options() if name.startswith("--")}
     for section, classes in (("model", METHODS), ("data", DATA_SETS)):
         for cls in classes.values():

@@ -1,13 +1,20 @@
-"""Checks of ``scripts.compare`` that several files of tests share."""
+"""Checks of ``promptstage compare`` that several files of tests share."""
+
+from collections.abc import Sequence
 
 import pytest
 
-from promptstage.comparisons.compare import main
+from promptstage.command_line.main import main
+
+
+def compare(args: Sequence[object]) -> int:
+    """Run ``promptstage compare``, and return its exit code."""
+    return main(["compare", *map(str, args)])
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a mistake ends in."""
     capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 2
+    assert compare(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
 from promptstage.command_line import app
 from tests.configs.files import CONFIGS
@@ -19,13 +20,20 @@ def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """``instantiate(files, flags)`` gives the made model, data and trainer, and the configuration."""
     monkeypatch.chdir(tmp_path)
     made: list[Any] = []
+    configs: list[Any] = []
+    run_subcommand = app.PromptCLI._run_subcommand
 
-    def stop(self: app.PromptCLI) -> None:
-        made.append((self.model, self.datamodule, self.trainer, self.config[self.wanted]))
+    def note_config(self: app.PromptCLI, subcommand: str) -> None:
+        configs.append(self.config[subcommand])
+        run_subcommand(self, subcommand)
+
+    def stop(self: Trainer, model: Any, datamodule: Any, **kwargs: Any) -> None:
+        made.append((model, datamodule, self, configs.pop()))
         raise Stop
 
-    for hook in ("before_fit", "before_test"):
-        monkeypatch.setattr(app.PromptCLI, hook, stop, raising=False)
+    monkeypatch.setattr(app.PromptCLI, "_run_subcommand", note_config)
+    for loop in ("fit", "test"):
+        monkeypatch.setattr(Trainer, loop, stop)
 
     def run(files: list[str], *flags: str, command: str = "fit") -> Any:
         arguments = [part for file in files for part in ("-c", str(CONFIGS / file))]

@@ -1,4 +1,4 @@
-"""The files of ``configs/``: those for ``cli.py``, and the tables of ``scripts.compare``."""
+"""The files of ``configs/``: those for ``cli.py``, and the tables of ``promptstage compare``."""
 
 from pathlib import Path
 

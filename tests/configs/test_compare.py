@@ -1,4 +1,4 @@
-"""``python -m scripts.compare`` of a small comparison from start to end."""
+"""``promptstage compare`` of a small comparison from start to end."""
 
 import json
 import shutil
@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from promptstage import cli
-from promptstage.comparisons.compare import main
 from promptstage.comparisons.plan import starts_processes
-from tests.configs.comparisons import error_of
+from tests.configs.comparisons import compare, error_of
 from tests.configs.files import ROOT
 from tests.tiny_folder import QUIET, save_tiny_backbone
 
@@ -48,7 +47,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(table: Path) -> Path:
     """The folder of that comparison, run once. Copy it before writing to it."""
     run = table.parent / "run"
-    assert main([str(table), "--run-dir", str(run)]) == 0
+    assert compare([str(table), "--run-dir", str(run)]) == 0
     return run
 
 
@@ -101,10 +100,10 @@ def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str])
     file, run = tmp_path / "corrected.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     # A row alone brings the one that it is of.
-    assert main([str(file), "--run-dir", str(run), "--rows", "DPC"]) == 0
+    assert compare([str(file), "--run-dir", str(run), "--rows", "DPC"]) == 0
     assert commands == ["fit", "test", "calibrate", "test"] * 2
     commands.clear()
-    assert main([str(file), "--run-dir", str(run), "--resume"]) == 0
+    assert compare([str(file), "--run-dir", str(run), "--resume"]) == 0
     assert commands == ["test", "test"]
     lines = (run / "table.md").read_text(encoding="utf-8").splitlines()[4:]
     cells = {line.split(" | ")[0]: line.split(" | ") for line in lines}
@@ -119,7 +118,7 @@ def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str])
 
 def test_resume_runs_nothing_twice(table: Path, copy: Path, commands: list[str]) -> None:
     before = (copy / "table.md").read_text(encoding="utf-8")
-    assert main([str(table), "--run-dir", str(copy), "--resume"]) == 0
+    assert compare([str(table), "--run-dir", str(copy), "--resume"]) == 0
     assert commands == []
     assert (copy / "table.md").read_text(encoding="utf-8") == before
 
@@ -128,14 +127,14 @@ def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: li
     row, argv = copy / "g-2", [str(table), "--run-dir", str(copy), "--resume", "--rows", "G = 2"]
     # In its test,
     (row / "test" / "summary.json").unlink()
-    assert main(argv) == 0
+    assert compare(argv) == 0
     assert commands == ["test"]
     assert (row / "test-2" / "summary.json").is_file()
     # in its fit,
     for folder in row.glob("test*"):
         shutil.rmtree(folder)
     (row / "prompt.safetensors").unlink()
-    assert main(argv) == 0
+    assert compare(argv) == 0
     assert commands == ["test", "fit", "test"]
     assert (row / "prompt.safetensors").is_file()
     assert "| – |" in (copy / "table.md").read_text(encoding="utf-8").splitlines()[-1]
@@ -143,7 +142,7 @@ def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: li
     for folder in (row / "test", row / "checkpoints"):
         shutil.rmtree(folder)
     (row / "prompt.safetensors").unlink()
-    assert main(argv) == 0
+    assert compare(argv) == 0
     assert commands == ["test", "fit", "test", "fit", "test"]
     assert (copy / "g-2-interrupted" / "partition.json").is_file()
     # The other row's result is in the table all the time.
@@ -152,7 +151,7 @@ def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: li
 
 def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands: list[str]) -> None:
     flags = ["--rows", "Bare", "--", "--data.test_size", "2"]
-    assert main([str(table), "--run-dir", str(copy), *flags]) == 0
+    assert compare([str(table), "--run-dir", str(copy), *flags]) == 0
     assert commands == ["test"]
     text = (copy.with_name("run-2") / "table.md").read_text(encoding="utf-8")
     assert text.startswith("tiny (but --data.test_size 2)\n")
@@ -175,7 +174,9 @@ def test_resume_with_damaged_records(
 
 def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"])
+        compare(
+            [str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"]
+        )
     assert stopped.value.code == 2
     assert not (tmp_path / "run" / "g-2").exists()
 
@@ -217,12 +218,20 @@ def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None
     values["test_options"] = [*QUIET, "--trainer.devices=2", "--trainer.strategy=ddp"]
     file = tmp_path / "two.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-m", "scripts.compare", str(file), "--run-dir", str(run), "--rows=Bare"]
+    command = [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        "compare",
+        str(file),
+        "--run-dir",
+        str(run),
+        "--rows=Bare",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.name for path in tmp_path.glob("run*")] == ["run"]
     assert [path.name for path in (run / "bare").iterdir() if path.name.startswith("test")] == ["test"]
-    assert done.stdout.count("$ python cli.py test") == 1
+    assert done.stdout.count("$ promptstage test") == 1
     assert "MEMBER: 2/2" in done.stderr
 
 
@@ -230,4 +239,4 @@ def test_it_is_refused_under_torchrun(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert error_of(capsys, table).startswith("error: start scripts.compare in one process")
+    assert error_of(capsys, table).startswith("error: start a comparison in one process")

@@ -1,4 +1,4 @@
-"""Files of ``scripts.compare``: their flags, sources, mistakes, and what they may not set."""
+"""Files of ``promptstage compare``: their flags, sources, mistakes, and what they may not set."""
 
 import re
 from pathlib import Path

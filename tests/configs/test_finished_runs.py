@@ -1,4 +1,4 @@
-"""``python -m scripts.compare`` of finished runs: paired columns, changed answers, figures, mistakes."""
+"""``promptstage compare`` of finished runs: paired columns, changed answers, figures, mistakes."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptstage.comparisons.compare import main
 from promptstage.comparisons.results import RECORDS, Pair, Row, finished_rows, folder_name
 from promptstage.comparisons.table import COLUMNS, accuracy_figure, accuracy_of, cells
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.intervals import accuracy_interval, mcnemar, wilson_interval
-from tests.configs.comparisons import error_of
+from tests.configs.comparisons import compare, error_of
 
 
 def save_test(run: Path, grades: str, reference: str = "7", task: str = "q") -> Path:
@@ -60,7 +59,7 @@ def test_paired_columns_are_those_of_the_answers(tmp_path: Path) -> None:
 def test_changed_answers_are_listed(tmp_path: Path) -> None:
     runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110"), ("b", "011"))]
     out = tmp_path / "out"
-    assert main([*runs, "--against", "a", "--run-dir", str(out), "--figure", "bars"]) == 0
+    assert compare([*runs, "--against", "a", "--run-dir", str(out), "--figure", "bars"]) == 0
     lines = [json.loads(line) for line in (out / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["id"], line["change"], line["before"], line["after"]) for line in lines] == [
         ("q/0", "broken", "7", "8"),
@@ -210,7 +209,7 @@ def test_texts_keep_their_separators_on_one_line(tmp_path: Path) -> None:
     lines[0]["question"] = "one\u2028two\x85three\x0c\u202e\x9b"
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     file.write_text(text, encoding="utf-8")
-    assert main([str(run), str(other), "--against", "a", "--run-dir", str(tmp_path / "out")]) == 0
+    assert compare([str(run), str(other), "--against", "a", "--run-dir", str(tmp_path / "out")]) == 0
     written = (tmp_path / "out" / "pairs.jsonl").read_text(encoding="utf-8")
     assert written.replace("\n", "").isprintable()
     assert json.loads(written.splitlines()[0])["question"] == "Question 0?"  # the compared row's own
@@ -218,28 +217,28 @@ def test_texts_keep_their_separators_on_one_line(tmp_path: Path) -> None:
 
 def test_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = save_test(tmp_path / "a", "10")
-    assert main([f"\x1b[31mred\n={run}", "--run-dir", str(tmp_path / "out")]) == 0
+    assert compare([f"\x1b[31mred\n={run}", "--run-dir", str(tmp_path / "out")]) == 0
     table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert r"| \x1b[31mred\n |" in table
     assert "\x1b" not in table + capsys.readouterr().out
-    assert main([f"\x1b[31m={tmp_path}/none"]) == 2
+    assert compare([f"\x1b[31m={tmp_path}/none"]) == 2
     assert "\x1b" not in capsys.readouterr().err
 
 
 def test_a_second_table_keeps_the_first(tmp_path: Path) -> None:
     run, out = save_test(tmp_path / "a", "10"), tmp_path / "out"
-    assert main([str(run), "--run-dir", str(out)]) == main([f"b={run}", "--run-dir", str(out)]) == 0
+    assert compare([str(run), "--run-dir", str(out)]) == compare([f"b={run}", "--run-dir", str(out)]) == 0
     assert "runs: a\n" in (out / "table.md").read_text(encoding="utf-8")
     assert "runs: b\n" in (tmp_path / "out-2" / "table.md").read_text(encoding="utf-8")
 
 
 def test_rows_without_common_questions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(save_test(tmp_path / name, "10", task=name)) for name in "ab"]
-    assert main([*runs, "--against", "a"]) == 0
+    assert compare([*runs, "--against", "a"]) == 0
     assert "note: row 'b' shares no question and seed with 'a': it is not compared" in capsys.readouterr().err
 
 
 def test_a_target_that_no_file_system_takes_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for target in ("x" * 6000, "x\0y", "PT=" + "x" * 6000):
-        assert main([target]) == 2
+        assert compare([target]) == 2
         assert capsys.readouterr().err.startswith("error: ")

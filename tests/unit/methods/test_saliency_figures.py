@@ -28,8 +28,8 @@ from promptstage.callbacks.saliency_files import About, Saved, as_float32, load
 from promptstage.callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
 from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix, write_matrix
 from promptstage.callbacks.saliency_matrix_figure import of_matrix
+from promptstage.command_line.main import main
 from promptstage.comparisons.saliency import chosen_examples
-from promptstage.comparisons.saliency import main as compare
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import write_tensors
 
@@ -388,7 +388,7 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
         (tmp_path / name).mkdir()
         saved.write(tmp_path / name, "saliency")
     runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
-    assert compare([*runs, "--out", str(tmp_path / "out"), "--examples", "all"]) == 0
+    assert main(["compare-saliency", *runs, "--out", str(tmp_path / "out"), "--examples", "all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "compared are all examples of each run: 40 of first, 40 of second"
     assert [line.split("|")[1].strip() for line in lines[3:5]] == ["first", "second"]
@@ -397,7 +397,7 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
         "differences.png",
         "gaps.png",
     }
-    assert compare(["nothing", "--out", str(tmp_path / "out")]) == 2
+    assert main(["compare-saliency", "nothing", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == "error: 'nothing' is not NAME=FOLDER\n"
 
 
@@ -427,7 +427,7 @@ def test_compared_examples_are_correct_in_all_runs(
         chosen_examples({"a": saved.select([1]), "b": saved.select([2])}, "correct")
     saved.write(tmp_path, "saliency")
     flags = [f"a={tmp_path}", "--out", str(tmp_path / "out"), "--examples"]
-    assert compare([*flags, "right"]) == 2
+    assert main(["compare-saliency", *flags, "right"]) == 2
     assert "--examples 'right' is unknown" in capsys.readouterr().err
-    assert compare([*flags, "correct"]) == 0
+    assert main(["compare-saliency", *flags, "correct"]) == 0
     assert "compared are the 9 of 40 shared examples that are correct in all runs" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The formulas of ``scripts/footprint.py`` against hand-made numbers, small models and the docs."""
+"""The formulas of ``promptstage footprint`` against hand-made numbers, small models and the docs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
 from benchmarks.scaling import kept_for_backward
-from promptstage.command_line.footprint import Layout, fits, main, memory, shape_of
+from promptstage.command_line.footprint import Layout, fits, memory, shape_of
+from promptstage.command_line.main import main
 from promptstage.lightning_modules.backbone.generation import PrefixCache
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
@@ -18,6 +19,12 @@ from promptstage.lightning_modules.functional import footprint
 from promptstage.lightning_modules.functional.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import model_config, random_model
+
+
+def footprint_command(args: list[str]) -> int:
+    """Run ``promptstage footprint``, and return its exit code."""
+    return main(["footprint", *args])
+
 
 DOCS = Path(__file__).parents[3] / "docs" / "scaling.md"
 # Wide enough for positions and counts to weigh nothing.
@@ -63,19 +70,19 @@ def test_other_blocks_are_refused(family: str, tmp_path: Path) -> None:
 
 
 def test_no_such_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--backbone", str(tmp_path)]) == 2
+    assert footprint_command(["--backbone", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: backbone '{tmp_path}' cannot be read: ")
     assert said.count("\n") == 1
 
 
 def test_numbers_are_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--processes", "0"]) == 2
-    assert capsys.readouterr() == ("", "error: --processes must be at least 1, not 0\n")
+    assert footprint_command(["--processes", "0"]) == 2
+    assert capsys.readouterr() == ("", "error: --processes must be >= 1, got 0\n")
 
 
 def test_the_embedded_backbone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--backbone", "embedded"]) == 0
+    assert footprint_command(["--backbone", "embedded"]) == 0
     assert "1,244,064 parameters" in capsys.readouterr().out
 
 
@@ -165,7 +172,7 @@ def test_where_it_fits() -> None:
 
 
 def test_docs_have_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
+    assert footprint_command([]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line]
     assert len(said) > 40
     written = DOCS.read_text(encoding="utf-8").splitlines()
