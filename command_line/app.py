@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import promptstage
 from promptstage import datamodules, lightning_modules
-from promptstage.callbacks.act_file import FILE as ACT_FILE
 from promptstage.command_line.commands.base import MODEL_SECTIONS, Invocation, TrainerCommand
 from promptstage.command_line.messages import ParserMessage
 from promptstage.command_line.nulls import check_nulls
@@ -218,12 +217,9 @@ class PromptCLI(LightningCLI):
 
     def discard_unused_folder(self) -> None:
         """After a failure: remove a new folder that holds nothing worth keeping."""
-        if self.folders is None:
-            return
-        made = None if self.session is None else self.session.made
-        trained = made is not None and made.global_step > 0 and self.command.resumes
-        results = [*self.folders.out.glob("*.jsonl"), *self.folders.out.glob(ACT_FILE)]
-        if not trained and not results:
+        if self.session is not None:
+            self.session.discard_unused(trains=self.command.resumes)
+        elif self.folders is not None:
             self.folders.discard()
 
 

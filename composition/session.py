@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 
 from promptstage.callbacks.act import ACT
+from promptstage.callbacks.act_file import FILE as ACT_FILE
 from promptstage.callbacks.board import EventLog
 from promptstage.callbacks.dpc import DPC
 from promptstage.callbacks.last_checkpoint import LastCheckpoint
@@ -130,6 +131,17 @@ class Session:
         self.made = self.make(**(DEFAULTS | dict(self.options) | settings))
         check_machines(self.made)
         return self.made
+
+    def discard_unused(self, trains: bool = False) -> None:
+        """After a failure: remove a new folder that holds nothing worth keeping.
+
+        Args:
+            trains: steps of training are worth keeping.
+        """
+        trained = trains and self.made is not None and self.made.global_step > 0
+        out = self.folders.out
+        if not trained and not [*out.glob("*.jsonl"), *out.glob(ACT_FILE)]:
+            self.folders.discard()
 
     def event_log(self, evaluates: bool) -> EventLog:
         """Return the run's TensorBoard logger."""

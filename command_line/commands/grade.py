@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from promptstage.command_line.commands.base import Command
 from promptstage.command_line.one_line_parser import OneLineParser
-from promptstage.command_line.records import check_data_set, find_records, read_records, total_questions
+from promptstage.composition.records import check_data_set, find_records, read_records, total_questions
 from promptstage.datamodules.grading import CHOICES, Grade, grade
 from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import write_text

@@ -1,0 +1,277 @@
+"""Runs from Python: fit a prompt, open a run, evaluate it, load prompts.
+
+    import promptstage as ps
+
+    prompt = ps.DHAM(ps.Backbone("embedded"), num_virtual_tokens=64)
+    run = ps.fit(prompt, ps.Generated(task="addition"), max_steps=100, lr=1e-2, folder="runs/first")
+    print(run.test().accuracy)
+
+A run made here and one made on the command line are the same: either continues or tests the other's.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+
+from promptstage.composition import jobs
+from promptstage.composition.configuration import config_text, data_from, hyperparameters, read_config
+from promptstage.composition.folders import Folders, run_folders
+from promptstage.composition.results import Evaluation, read_evaluation
+from promptstage.composition.session import Session
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.checkpoints import read_checkpoint
+from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.functional.partition import Partition
+from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
+from promptstage.utilities.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+
+class Run:
+    """A run's folder: configuration, checkpoints, results.
+
+    >>> Run("runs/first")  # doctest: +SKIP
+    Run('runs/first')
+    """
+
+    def __init__(
+        self,
+        folder: PathLike,
+        *,
+        prompt: SoftPromptModule | None = None,
+        data: ReasoningDataModule | None = None,
+    ) -> None:
+        """
+        Args:
+            folder: of the run.
+            prompt: the trained prompt; None: loaded from the best checkpoint when it is needed.
+            data: the data set; None: made from the configuration when it is needed.
+
+        Raises:
+            UserError: if the folder does not exist.
+        """
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise UserError(f"run folder {folder} does not exist")
+        if prompt is not None:
+            self.prompt = prompt
+        if data is not None:
+            self.data = data
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the fit, as nested plain values."""
+        return read_config(self.folder / "config.yaml")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best checkpoint, or the last one if there is no other; a UserError without any."""
+        return checkpoint_in(self.folder)
+
+    @cached_property
+    def prompt(self) -> SoftPromptModule:
+        """The trained prompt, loaded from :attr:`checkpoint`."""
+        prompt = load_prompt(self.checkpoint)
+        assert isinstance(prompt, SoftPromptModule)
+        return prompt
+
+    @cached_property
+    def data(self) -> ReasoningDataModule:
+        """The data set of the fit; a UserError for a class outside promptstage, which ``Run`` must be given."""
+        return data_from(self.config, f"the configuration in {self.folder}")
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the newest complete test, a dictionary for each question."""
+        return read_evaluation(self.folder).records
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The summary of the newest complete test: accuracy, interval, counts, tokens, seconds."""
+        return read_evaluation(self.folder).summary
+
+    @property
+    def figures(self) -> list[Path]:
+        """Paths of all figures in the run."""
+        return sorted(self.folder.rglob("*.png"))
+
+    def test(self, **options: Any) -> Evaluation:
+        """Generate and grade an answer to each question of the test split, into a new folder in the run.
+
+        Args:
+            options: of Lightning's trainer, such as ``callbacks=[ps.DPC(threshold=0.4)]`` or ``devices=2``.
+        """
+        with self._session("test", options) as session:
+            jobs.test(session, self.prompt, self.data, verbose=False)
+        return read_evaluation(session.folders.out)
+
+    def validate(self, **options: Any) -> Evaluation:
+        """Evaluate on the validation split, as :meth:`test` does on the test split."""
+        with self._session("validate", options) as session:
+            jobs.validate(session, self.prompt, self.data, verbose=False)
+        return read_evaluation(session.folders.out)
+
+    def calibrate(self, examples: int | None = None, **options: Any) -> Evaluation:
+        """Find the threshold of Dynamic Prompt Corruption (DPC), and save it beside the checkpoint.
+
+        Args:
+            examples: number of validation questions; None: all.
+
+        Returns:
+            The evaluation with every prompt corrupted.
+        """
+        with self._session("calibrate", options) as session:
+            jobs.calibrate(session, self.prompt, self.data, examples)
+        return read_evaluation(session.folders.out)
+
+    def predict(self, questions: Sequence[str], **options: Any) -> list[Record]:
+        """Generate an answer to each question, with the trainer's devices and callbacks."""
+        with self._session(None, options) as session:
+            return jobs.predict(session, self.prompt, self.data, questions)
+
+    @contextmanager
+    def _session(self, results: str | None, options: dict[str, Any]) -> Any:
+        checkpoint = str(self.checkpoint)
+        folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
+        session = _session(self.prompt, self.data, folders, options, checkpoint=checkpoint)
+        try:
+            yield session
+        except BaseException:
+            session.discard_unused()
+            raise
+        finally:
+            folders.release()
+
+    @classmethod
+    def of(cls, folder: PathLike, prompt: SoftPromptModule, data: ReasoningDataModule) -> Self:
+        """Return the run that was just made in a folder."""
+        return cls(folder, prompt=prompt, data=data)
+
+
+def fit(
+    prompt: SoftPromptModule,
+    data: ReasoningDataModule,
+    *,
+    folder: PathLike | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    save_every: int = 100,
+    patience: int | None = 5,
+    checkpoint: PathLike | None = None,
+    **options: Any,
+) -> Run:
+    """Train a prompt; DHAM's layers are grouped into stages first. The prompt ends with its best weights.
+
+    Args:
+        folder: of the run; a number is appended if it holds one already. None: ``runs/METHOD-DATASET``.
+        lr: learning rate; None: that of the prompt's optimizer.
+        seed: of everything random in the fit but the data's order, which has a seed of its own.
+        save_every: optimizer steps between two writes of ``last.ckpt``.
+        patience: validations without a lower loss after which training stops; None: it does not.
+        checkpoint: run folder or checkpoint to resume from; the run continues in its folder.
+        options: of Lightning's trainer: ``max_steps``, ``max_epochs``, ``devices``, ``precision``,
+            ``callbacks``, ``logger`` and so on.
+
+    Raises:
+        UserError: for a value that is not allowed, or data that cannot be read.
+    """
+    L.seed_everything(seed, verbose=False)
+    if lr is not None:
+        prompt.set_optimizer(replace(prompt.optimizer_config, lr=lr))
+    path = None if checkpoint is None else str(checkpoint_in(checkpoint, newest=True))
+    if path is not None:
+        prompt.adopt(read_checkpoint(path))
+    name = f"{type(prompt).__name__}-{data.name}".lower()
+    folders = run_folders(None if folder is None else str(folder), path, name)
+    fixed = {"seed_everything": seed, "save_every": save_every}
+    session = _session(prompt, data, folders, options, checkpoint=path, **fixed)
+    stopping = None
+    if patience is not None:
+        stopping = EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
+    try:
+        jobs.fit(session, prompt, data, save_every, stopping)
+    except BaseException:
+        session.discard_unused(trains=True)
+        raise
+    finally:
+        folders.release()
+    run = Run(folders.run, prompt=prompt, data=data)
+    best = folders.run / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        prompt.load_state_dict(read_checkpoint(best)["state_dict"])
+    return run
+
+
+def partition(
+    prompt: SoftPromptModule,
+    data: ReasoningDataModule,
+    *,
+    folder: PathLike | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Partition:
+    """Group the backbone's layers into the stages of a DHAM prompt, with a file and figures; train nothing.
+
+    Args:
+        folder: for ``partition.json`` and the figures; None: ``runs/partition-DATASET``.
+        options: of Lightning's trainer.
+
+    Raises:
+        UserError: if the method has no stages.
+    """
+    L.seed_everything(seed, verbose=False)
+    name = f"partition-{data.name}".lower()
+    folders = run_folders(None if folder is None else str(folder), None, name)
+    session = _session(prompt, data, folders, options, seed_everything=seed)
+    try:
+        jobs.partition(session, prompt, data)
+    except BaseException:
+        session.discard_unused()
+        raise
+    finally:
+        folders.release()
+    stages: Partition = prompt.stages  # type: ignore[attr-defined]  # DHAM, which partition checks
+    return stages
+
+
+def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
+    """Load a prompt from a run's folder, a checkpoint, or a folder that ``save`` has written.
+
+    Args:
+        backbone: a loaded ``Backbone`` to share, or a name; None: the one that the prompt was trained on.
+
+    Raises:
+        UserError: if the files are missing or damaged, or the prompt belongs to another backbone.
+    """
+    prompt = load_prompt(path, backbone)
+    assert isinstance(prompt, SoftPromptModule)
+    return prompt
+
+
+def _session(
+    prompt: SoftPromptModule,
+    data: ReasoningDataModule,
+    folders: Folders,
+    options: dict[str, Any],
+    checkpoint: str | None = None,
+    **fixed: Any,
+) -> Session:
+    return Session(
+        folders=folders,
+        options=options,
+        config=config_text(prompt, data, options, **fixed),
+        hyperparameters=hyperparameters(prompt, data),
+        checkpoint=checkpoint,
+    )
