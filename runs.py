@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def data(self) -> ReasoningDataModule:
-        """The data set of the fit; a UserError for a class outside promptstage, which ``Run`` must be given."""
+        """The data set of the fit; a class outside promptstage must be given to ``Run`` instead."""
         return data_from(self.config, f"the configuration in {self.folder}")
 
     @property

@@ -2,7 +2,7 @@
 
 from datetime import date
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 import promptstage
 from promptstage import datamodules, lightning_modules
 from promptstage.command_line.commands.base import MODEL_SECTIONS, Invocation, TrainerCommand
-from promptstage.command_line.messages import ParserMessage
 from promptstage.command_line.nulls import check_nulls
+from promptstage.command_line.parser import PromptParser
 from promptstage.command_line.quiet import hide_loading_bar
 from promptstage.command_line.resume import check_resume
 from promptstage.command_line.settings import check_settings, normalize_settings
@@ -39,23 +39,6 @@ TRAINED_WITH = (
 )
 
 
-class PromptParser(LightningArgumentParser):
-    """An argument parser whose errors are one line with the nearest name.
-
-    Neither it nor a parser it makes for a class's options takes abbreviations, which would hide typos.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
-
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Take no value for the name of a file with more options: files are read and checked before."""
-        return super().add_class_arguments(*args, **kwargs | {"sub_configs": False})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ParserMessage(message) from ex
-
-
 class PromptCLI(LightningCLI):
     """Parser of a subcommand's options, from which it makes module, data and session."""
 
@@ -69,6 +52,7 @@ class PromptCLI(LightningCLI):
         args: list[str],
         checkpoint: dict[str, Any],
         stored: dict[str, Any],
+        trainer_help: bool = False,
     ) -> None:
         """
         Args:
@@ -76,8 +60,9 @@ class PromptCLI(LightningCLI):
             args: the command line, subcommand first.
             checkpoint: contents of the checkpoint given; empty without one.
             stored: the configuration in it.
+            trainer_help: ``--help`` shows the options of Lightning's trainer instead of the others.
         """
-        self.name, self.command = name, command
+        self.name, self.command, self.trainer_help = name, command, trainer_help
         self.checkpoint, self.stored = checkpoint, stored
         super().__init__(
             SoftPromptModule,
@@ -102,18 +87,27 @@ class PromptCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         own = self.init_parser(description=self.command.description)
         self._add_arguments(own)
-        allowed = {"self", *self.command.loop_options}
-        every = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        every |= {"ckpt_path", "weights_only", "verbose", "return_predictions"}
-        own.add_method_arguments(Trainer, self.command.loop, skip=every - allowed)
         own.set_defaults(dict(self.command.defaults))
         self._subcommand_parsers = {self.name: own}
         parser.add_subcommands().add_subcommand(self.name, own)
+        assert isinstance(own, PromptParser)
+        own.arrange_help(f"promptstage {self.name} [options]", self.trainer_help)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(BackboneConfig, "backbone")
-        parser.link_arguments("backbone", "model.init_args.backbone")
-        parser.link_arguments("backbone", "data.init_args.backbone")
+        if self.command.takes_checkpoint:
+            which = "last" if self.command.resumes else "best"
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help=f"checkpoint, or run folder, whose {which} checkpoint is used",
+            )
+            parser.add_argument(
+                "--weights_only",
+                type=bool | None,
+                default=None,
+                help="without effect: nothing in a checkpoint is ever executed",
+            )
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -121,6 +115,9 @@ class PromptCLI(LightningCLI):
             help="folder of the run; default: runs/METHOD-DATASET, or the checkpoint's own run",
         )
         self.command.add_options(parser)
+        parser.add_class_arguments(BackboneConfig, "backbone")
+        parser.link_arguments("backbone", "model.init_args.backbone")
+        parser.link_arguments("backbone", "data.init_args.backbone")
 
     def options(self) -> list[str]:
         """Every option of the subcommand, those of methods and data sets excepted."""

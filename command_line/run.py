@@ -26,6 +26,8 @@ from promptstage.lightning_modules.checkpointing import read_checkpoint
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import connection_lost, follow_parent, leave_group, note
 
+TRAINER_HELP = "--help-trainer"
+
 
 def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     """Run a subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
@@ -39,6 +41,8 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     """
     be_quiet()
     follow_parent()
+    trainer_help = TRAINER_HELP in given
+    given = ["--help"] if trainer_help else given
     atexit.register(leave_group)
     args, checkpoint = resolve_checkpoint(in_order(given), newest=command.resumes)
     contents: dict[str, Any] = {}
@@ -58,7 +62,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     cli = PromptCLI.__new__(PromptCLI)
     try:
         # Lightning's CLI runs while it is made.
-        cli.__init__(name, command, args, contents, stored)  # type: ignore[misc]
+        cli.__init__(name, command, args, contents, stored, trainer_help)  # type: ignore[misc]
     except ParserMessage as error:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         raise UserError(explain(str(error), given, classes, cli.options())) from error

@@ -61,8 +61,7 @@ class TrainerCommand(Command):
 
     Attributes:
         description: for its help.
-        loop: method of Lightning's trainer that ``loop_options`` are taken from.
-        loop_options: options of that method that the user may set.
+        takes_checkpoint: has ``--ckpt_path``.
         defaults: of options, where they differ from the parser's.
         trains: takes an experiment's whole configuration, early stopping and checkpoints included.
         resumes: a checkpoint's whole configuration applies, and its newest state is taken.
@@ -72,8 +71,7 @@ class TrainerCommand(Command):
     """
 
     description: ClassVar[str]
-    loop: ClassVar[str] = "predict"
-    loop_options: ClassVar[Collection[str]] = ()
+    takes_checkpoint: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {}
     trains: ClassVar[bool] = False
     resumes: ClassVar[bool] = False

@@ -12,8 +12,6 @@ class Calibrate(TrainerCommand):
     """Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."""
 
     description = "Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."
-    loop = "validate"
-    loop_options = ("ckpt_path",)
     own_options = ("examples",)
     evaluates = "limit_val_batches"
     results = "calibrate"

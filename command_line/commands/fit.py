@@ -34,8 +34,6 @@ class Fit(TrainerCommand):
     """Train a prompt, or continue a run."""
 
     description = "Train a soft prompt."
-    loop = "fit"
-    loop_options = ("ckpt_path", "weights_only")
     own_options = ("early_stopping", "save_every")
     trains = True
     resumes = True

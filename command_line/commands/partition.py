@@ -14,7 +14,7 @@ class Partition(TrainerCommand):
     """Group the backbone's layers into stages and draw them; train nothing."""
 
     description = "Group the backbone's layers into stages, as DHAM does before fit, and draw them."
-    loop = "fit"
+    takes_checkpoint = False
     own_options = ("early_stopping", "save_every")  # an experiment's file may have them
     defaults = {"model": {"class_path": "promptstage.DHAM"}}
     trains = True

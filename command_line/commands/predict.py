@@ -15,9 +15,7 @@ class Predict(TrainerCommand):
     """Answer questions of the user's."""
 
     description = "Answer questions and write one JSON object a line."
-    loop = "predict"
-    loop_options = ("ckpt_path", "return_predictions", "weights_only")
-    own_options = ("questions", "answers", "return_predictions")
+    own_options = ("questions", "answers")
     text_options = {"questions": str, "answers": str}
     evaluates = "limit_predict_batches"
     writes = False

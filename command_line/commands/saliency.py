@@ -13,7 +13,6 @@ class Saliency(TrainerCommand):
     """Answer one question and show how information flowed to the answer."""
 
     description = "Answer one question and show how information flowed to the answer."
-    loop_options = ("ckpt_path",)
     own_options = ("question", "layers")
     text_options = {"question": str}
     evaluates = "limit_predict_batches"

@@ -1,18 +1,23 @@
 """``test``: generate and grade answers to the test split."""
 
+from typing import TYPE_CHECKING
+
 from promptstage.command_line.commands.base import Invocation, TrainerCommand
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningArgumentParser
 
 
 class Test(TrainerCommand):
     """Evaluate a prompt on the test split."""
 
     description = "Generate and grade an answer to each question of the test split."
-    loop = "test"
-    loop_options = ("ckpt_path", "verbose", "weights_only")
     own_options = ("verbose",)
-    defaults = {"verbose": False}  # the results have a line of their own
     evaluates = "limit_test_batches"
     results = "test"
+
+    def add_options(self, parser: "LightningArgumentParser") -> None:
+        parser.add_argument("--verbose", type=bool, default=False, help="print a table of the metrics")
 
     def run(self, invocation: Invocation) -> None:
         from promptstage.composition.jobs import test
