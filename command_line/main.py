@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from promptstage import __version__
-from promptstage.command_line.commands import COMMANDS, load_command
+from promptstage.command_line.commands import COMMANDS, OTHER_NAMES, load_command
 from promptstage.command_line.streams import close_output, open_streams
 from promptstage.datamodules import __all__ as DATA_SETS
 from promptstage.lightning_modules import __all__ as METHODS
@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for a user error, or 1 for a failed run."""
     arguments = list(sys.argv[1:] if args is None else args)
     open_streams()
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help(), end="")
         return 0
     if arguments[0] == "--version":
@@ -86,5 +86,6 @@ def _run(arguments: list[str]) -> int:
     check_environment()
     name, *options = arguments
     if name not in COMMANDS:
-        raise UserError(f"subcommand '{name}' is unknown: {nearest(name, COMMANDS)}")
+        hint = f"did you mean '{OTHER_NAMES[name]}'?" if name in OTHER_NAMES else nearest(name, COMMANDS)
+        raise UserError(f"subcommand '{name}' is unknown: {hint}")
     return load_command(name).main(name, options)

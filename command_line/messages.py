@@ -168,6 +168,12 @@ def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, 
     given = _typed(key, args, known)
     typed = given.removeprefix("--")
     names = {name.lstrip("-"): name for name in known}
+    # --lr for --model.optimizer.lr
+    same_end = [name for name in known if name.rpartition(".")[2] == typed.rpartition(".")[2] and "." in name]
+    same_section = [name for name in same_end if name.startswith(f"--{typed.partition('.')[0]}.")]
+    complete = min(same_section or same_end, key=len, default=None)
+    if complete is not None and complete != given and f"--{typed}" not in known:
+        return f"option {given} is unknown: did you mean {complete}?"
     sections = {name.partition(".")[0]: f"--{name.partition('.')[0]}" for name in names}
     section = typed.partition(".")[0]
     if inner and section not in sections:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.table import Table
 
 import promptstage
 from promptstage.command_line.main import main
+from promptstage.comparisons.command_log import duration, errors_in, output_to
 from promptstage.comparisons.plan import (
     UNTRAINED,
     Again,
@@ -42,12 +44,22 @@ from promptstage.comparisons.results import (
     stages_of,
     write_pairs,
 )
-from promptstage.comparisons.table import COLUMNS, FigureKind, accuracy_figure, cells, markdown, pairs
+from promptstage.comparisons.table import (
+    COLUMNS,
+    FigureKind,
+    accuracy_figure,
+    cells,
+    conclusion,
+    markdown,
+    pairs,
+)
+from promptstage.composition.results import read_evaluation
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import new_folder, write_bytes, write_text
 from promptstage.utilities.json_text import dump_json
 
 # Lightning starts further ranks by running a program again: it must be a file.
+LOG = "log.txt"
 PROGRAM = Path(promptstage.__file__).with_name("cli.py")
 
 
@@ -58,10 +70,13 @@ class Runs:
 
     Args:
         extra: flags that override those of all rows; tests get only the hardware flags.
+        verbose: commands print to the terminal instead of ``log.txt``.
     """
 
-    def __init__(self, comparison: Comparison, folder: Path, extra: Sequence[str], console: Console) -> None:
-        self.comparison, self.folder, self.console = comparison, folder, console
+    def __init__(
+        self, comparison: Comparison, folder: Path, extra: Sequence[str], verbose: bool = False
+    ) -> None:
+        self.comparison, self.folder, self.verbose = comparison, folder, verbose
         self.extra = list(extra)
         self.title = comparison.title + (f" (but {' '.join(self.extra)})" if self.extra else "")
         self.record_file = folder / RECORDS
@@ -83,7 +98,6 @@ class Runs:
         source = run.of(self.comparison)
         if source != run:
             self.complete(source)
-        self.console.rule(escape(run.name))
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
         flags = [*self.comparison.flags(run.row), *own, *self.extra]
         test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
@@ -93,7 +107,6 @@ class Runs:
                 f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
             )
         if finished_tests(self.path(run)):
-            self.console.print(f"{self.path(run)} is kept", markup=False, highlight=False)
             return
         self._record(run, flags=wanted)
         if UNTRAINED in flags:
@@ -142,16 +155,30 @@ class Runs:
         the other ranks by running the program again, which must then be the subcommand, not this one.
         """
         command = printable(f"$ promptstage {shlex.join(arguments)}")
-        self.console.print(command, style="dim", markup=False, highlight=False)
+        log = self.folder / LOG
         started = time.monotonic()
-        if starts_processes(arguments):
-            code = subprocess.run([sys.executable, str(PROGRAM), *arguments], check=False).returncode
-        else:
-            code = main(arguments)
-            gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
+        with nullcontext() if self.verbose else output_to(log):
+            print(command, flush=True)
+            if starts_processes(arguments):
+                code = subprocess.run([sys.executable, str(PROGRAM), *arguments], check=False).returncode
+            else:
+                code = main(arguments)
+                gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
         if code:
+            if not self.verbose:
+                print("\n".join(errors_in(log)), file=sys.stderr)
+                print(f"the command was: {command[2:]}; its output is in {log}", file=sys.stderr)
             raise SystemExit(code)
         return round(time.monotonic() - started, 1)
+
+    def outcome(self, run: Run) -> str:
+        """Return the accuracy of a finished run, with its interval, in a few words."""
+        test = finished_test(self.path(run), self._tested(run.row, run.seed))
+        if test is None:
+            return "no result"
+        summary = read_evaluation(test).summary
+        low, high = summary["accuracy_low"], summary["accuracy_high"]
+        return f"accuracy {summary['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f})"
 
     def rows(self) -> list[Row]:
         """Return the rows that have a result."""
@@ -220,16 +247,34 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     if not options.resume or not folder.is_dir():
         folder = new_folder(folder)
     started = time.monotonic()
-    runs = Runs(comparison, folder, extra, console)
+    runs = Runs(comparison, folder, extra, options.verbose)
     lines: list[list[str]] = []
-    for run in comparison.runs(rows):
+    planned = list(comparison.runs(rows))
+    where = "" if options.verbose else f"; what the commands print is in {folder / LOG}"
+    _print(console, f"{len(planned)} rows into {folder}{where}")
+    for number, run in enumerate(planned, start=1):
+        before = time.monotonic()
         runs.complete(run)
+        now = time.monotonic()
         # After every row: a long table may be interrupted.
         lines = report(runs.title, runs.rows(), folder, comparison.figure)
+        left = (now - started) / number * (len(planned) - number)
+        rest = f", about {duration(left)} left" if number < len(planned) else ""
+        took = duration(now - before)
+        _print(console, f"row {number} of {len(planned)}: {run.name}: {runs.outcome(run)} ({took}{rest})")
     show(runs.title, lines, console)
-    console.print(f"{time.monotonic() - started:.0f} s in all; the table is in {folder / 'table.md'}")
-    console.print(f"curves and sample answers: .venv/bin/tensorboard --logdir {folder}")
+    if sentence := conclusion(pairs(runs.rows())):
+        _print(console, sentence)
+    _print(
+        console,
+        f"{duration(time.monotonic() - started)} in all; the table is in {folder / 'table.md'}; curves and "
+        f"generations: tensorboard --logdir {folder}",
+    )
     return 0
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:

@@ -23,6 +23,7 @@ COLUMNS = (
     *("against", "difference", "95 % interval of it", "fixed / broken", "exact p", "fit", "test"),
 )
 NONE = "–"
+SIGNIFICANT = 0.05
 FigureKind = Literal["bars", "lines"]
 
 
@@ -46,6 +47,29 @@ def pairs(rows: Sequence[Row]) -> list[Pair]:
     by_name = {row.name: row for row in rows}
     found = [Pair.of(by_name[row.against], row) for row in rows if row.against in by_name]
     return [pair for pair in found if pair is not None]
+
+
+def conclusion(compared: Sequence[Pair]) -> str:
+    """State in a sentence for each reference which rows differ from it by more than chance (p < 0.05)."""
+    sentences = []
+    for reference in dict.fromkeys(pair.before.name for pair in compared):
+        own = [pair for pair in compared if pair.before.name == reference]
+        better: list[str] = []
+        worse: list[str] = []
+        for pair in own:
+            before, after = pair.grades
+            if paired_p(before, after) < SIGNIFICANT:
+                (better if after.mean() > before.mean() else worse).append(pair.after.name)
+        parts = [
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {how}"
+            for names, how in ((better, "better"), (worse, "worse"))
+            if names
+        ]
+        same = len(own) - len(better) - len(worse)
+        if same:
+            parts.append(f"{same} {'row does' if same == 1 else 'rows do'} not differ significantly")
+        sentences.append(f"Compared with {reference} (paired, p < {SIGNIFICANT}): {'; '.join(parts)}.")
+    return " ".join(sentences)
 
 
 def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | None) -> list[str]:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from rich.console import Console
 
 from promptstage.comparisons.compare import Runs
 from promptstage.comparisons.plan import (
@@ -148,7 +147,7 @@ class Tables:
         folder = self.root / "runs" / folder_name(name(row.file))
         folder.mkdir(parents=True, exist_ok=True)
         out = io.StringIO()
-        runs = Runs(comparison, folder, [], Console(file=out))
+        runs = Runs(comparison, folder, [], verbose=True)
         (run,) = comparison.runs([row.name])
         try:
             with redirect_stdout(out), redirect_stderr(out), warnings.catch_warnings():

@@ -19,6 +19,14 @@ COMMANDS = {
     "compare-saliency": "draw the saliency of several runs on common scales",
     "footprint": "compute the memory and network traffic that a backbone and a prompt need",
 }
+# What other programs call them.
+OTHER_NAMES = {
+    "train": "fit",
+    "eval": "test",
+    "evaluate": "test",
+    "generate": "predict",
+    "scaling": "footprint",
+}
 
 
 def load_command(name: str) -> "Command":

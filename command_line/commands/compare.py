@@ -59,6 +59,9 @@ class Compare(Command):
             "--resume", action="store_true", help="keep the results in --run-dir and run the missing ones"
         )
         parser.add_argument(
+            "--verbose", action="store_true", help="print the output of each command instead of log.txt"
+        )
+        parser.add_argument(
             "--against", metavar="ROW", help="compare every other row with ROW, question by question"
         )
         parser.add_argument(
