@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable
 
-from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.first_names import MEN, WOMEN
 from promptstage.datamodules.kept_text import is_free, kept_spans, replace_free
@@ -151,7 +151,7 @@ def _renaming(names: dict[str, str]) -> Rename:
 
 
 def _has_number(text: str) -> bool:
-    return any(character.isdigit() for character in text) or worded(text) is not None
+    return any(character.isdigit() for character in text) or last_number_in_words(text) is not None
 
 
 def _cuts(text: str, spans: list[tuple[int, int]]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.kept_text import kept_spans
@@ -182,7 +182,7 @@ def test_a_typo_is_never_a_number() -> None:
         for word in ("there", "tehree", "forrty", "eights"):
             new = typo(word, random.Random(seed))
             assert new != word
-            assert worded(new) is None
+            assert last_number_in_words(new) is None
             assert (new[0], new[-1]) == (word[0], word[-1])
 
 
