@@ -101,12 +101,12 @@ def reference_problem(dataset: str, reference: str) -> str:
     """Return why no answer can equal ``reference``, or "" if one can; formulas are not evaluated.
 
     >>> reference_problem("gsm8k", "72 clips"), reference_problem("gsm8k", "12:30")
-    ('', "the answer is '12:30': expected a number, such as 72")
+    ('', "the answer must be a number, such as 72, got '12:30'")
     """
     if dataset in NUMBERS and reference_number(reference) is None:
-        return f"the answer is {reference!r:.60}: expected a number, such as 72"
+        return f"the answer must be a number, such as 72, got {reference!r:.60}"
     if dataset in FORMULAS and reference and not normalize_formula(reference):
-        return f"the answer is {reference!r:.60}: expected a formula, number or words"
+        return f"the answer must be a formula, a number or words, got {reference!r:.60}"
     return ""
 
 

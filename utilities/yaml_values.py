@@ -14,8 +14,8 @@ import yaml
 from promptstage.utilities.errors import UserError
 
 LIMIT = 1 << 20  # characters of a configuration
-MOST_VALUES = 20_000
-MOST_LEVELS = 32
+MAX_VALUES = 20_000
+MAX_LEVELS = 32
 
 Path = tuple[str, ...]
 
@@ -114,12 +114,12 @@ class _Builder:
     """Bounded construction of values from nodes; an alias counts as all that it expands to."""
 
     def __init__(self, loader: Loader, where: str) -> None:
-        self.loader, self.where, self.left = loader, where, MOST_VALUES
+        self.loader, self.where, self.left = loader, where, MAX_VALUES
 
     def build(self, node: yaml.Node, level: int) -> Tree:
         self.left -= 1
-        if self.left < 0 or level > MOST_LEVELS:
-            raise UserError(f"{self.where} must have at most {MOST_VALUES} values and {MOST_LEVELS} levels")
+        if self.left < 0 or level > MAX_LEVELS:
+            raise UserError(f"{self.where} must have at most {MAX_VALUES} values and {MAX_LEVELS} levels")
         standard = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if isinstance(node, yaml.CollectionNode) and node.tag != f"tag:yaml.org,2002:{standard}":
             raise self._unsupported(node)

@@ -55,44 +55,44 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
         {"solution": r"\boxed{\frac{2}{"},
         r"field 'solution' has no final answer: expected \boxed{answer}",
     ),
-    (AQuA, {"correct": "C"}, "field 'correct' is 'C': expected one of A, B"),
-    (AQuA, {"correct": "a"}, "field 'correct' is 'a': expected one of A, B"),
+    (AQuA, {"correct": "C"}, "field 'correct' must be one of A, B, got 'C'"),
+    (AQuA, {"correct": "a"}, "field 'correct' must be one of A, B, got 'a'"),
     (AQuA, {"options": "A)1"}, "field 'options' is 'A)1': expected a non-empty list"),
     (AQuA, {"options": ["A)1", 2]}, f"field 'options[1]' is 2: {NO_TEXT}"),
     (
         AQuA,
         {"options": ["A)1", "B) "]},
-        "field 'options' has 'B)': expected a letter and a text, such as 'A) 21'",
+        "field 'options' must hold letters with texts, such as 'A) 21', got 'B)'",
     ),
     (
         AQuA,
         {"options": ["A)1", "2"]},
-        "field 'options' has '2': expected a letter and a text, such as 'A) 21'",
+        "field 'options' must hold letters with texts, such as 'A) 21', got '2'",
     ),
-    (AQuA, {"options": ["A)1"]}, "the number of options is 1: expected 2 to 8"),
-    (AQuA, {"options": ["A)1", "B)2", "B)3"]}, "field 'correct' is 'B': expected one of A, B, B"),
+    (AQuA, {"options": ["A)1"]}, "the number of options must be 2 to 8, got 1"),
+    (AQuA, {"options": ["A)1", "B)2", "B)3"]}, "field 'correct' must be one of A, B, B, got 'B'"),
     (AQuA, {"rationale": ""}, f"field 'rationale' is '': {NO_TEXT}"),
-    (ARC, {"answerKey": "A"}, "field 'answerKey' is 'A': expected one of 1, 2"),
+    (ARC, {"answerKey": "A"}, "field 'answerKey' must be one of 1, 2, got 'A'"),
     (ARC, {"answerKey": 1}, f"field 'answerKey' is 1: {NO_TEXT}"),
     (ARC, {"choices": ["up", "down"]}, "field 'choices' is ['up', 'down']: expected a non-empty JSON object"),
     (ARC, {"choices": {"text": ["up"]}}, "no field 'choices.label' (fields: choices.text)"),
     (
         ARC,
         {"choices": {"text": ["up", "down", "left"], "label": ["1", "2"]}},
-        "field 'choices' has 3 texts and 2 labels: expected as many of each",
+        "field 'choices' must have as many texts as labels, got 3 and 2",
     ),
     (
         ARC,
         {"choices": {"text": ["up", ""], "label": ["1", "2"]}},
         f"field 'choices.text[1]' is '': {NO_TEXT}",
     ),
-    (ARC, {"choices": {"text": ["up"], "label": ["1"]}}, "the number of options is 1: expected 2 to 8"),
+    (ARC, {"choices": {"text": ["up"], "label": ["1"]}}, "the number of options must be 2 to 8, got 1"),
     (
         ARC,
         {"choices": {"text": ["up"] * 9, "label": list("123456789")}},
-        "the number of options is 9: expected 2 to 8",
+        "the number of options must be 2 to 8, got 9",
     ),
-    (ProntoQA, {"answer": "C"}, "field 'answer' is 'C': expected one of A, B"),
+    (ProntoQA, {"answer": "C"}, "field 'answer' must be one of A, B, got 'C'"),
     (ProntoQA, {"answer": True}, f"field 'answer' is True: {NO_TEXT}"),
     (ProntoQA, {"context": None}, "no field 'context' (fields: question, options, answer, explanation)"),
     (ProntoQA, {"explanation": []}, "field 'explanation' is []: expected a non-empty list"),
@@ -233,7 +233,8 @@ def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     )
     monkeypatch.setitem(sys.modules, "datasets", hub)
     with pytest.raises(
-        UserError, match=r"^allenai/ai2_arc ARC-Challenge/test row 1: field 'answerKey' is '9'"
+        UserError,
+        match=r"^allenai/ai2_arc ARC-Challenge/test row 1: field 'answerKey' must be one of 1, 2, got '9'",
     ):
         ARC().examples("test")
     with caplog.at_level("INFO"):

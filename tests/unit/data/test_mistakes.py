@@ -40,9 +40,12 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
         ({"template": "{question} {question}"}, "has 2 {question}: write exactly one"),
         ({"task": "adition"}, "task 'adition' is unknown: did you mean 'addition'?"),
         ({"test_on": "out"}, "test_on 'out' is unknown"),
-        ({"lengths": [3]}, "lengths is [3]: give the shortest and the longest, such as [2, 4]"),
-        ({"ood_lengths": [5, 4]}, "ood_lengths is [5, 4]"),
-        ({"lengths": [0, 4]}, "lengths is [0, 4]"),
+        (
+            {"lengths": [3]},
+            "lengths must be the shortest and the longest length, such as [2, 4], >= 1 and <= 1000, got [3]",
+        ),
+        ({"ood_lengths": [5, 4]}, "such as [5, 6], >= 1 and <= 1000, got [5, 4]"),
+        ({"lengths": [0, 4]}, "such as [2, 4], >= 1 and <= 1000, got [0, 4]"),
     ],
 )
 def test_values(options: dict[str, Any], message: str) -> None:
@@ -63,8 +66,8 @@ def test_prontoqa_on_the_hub_has_no_training_questions(write_rows: WriteRows) ->
         with pytest.raises(UserError) as error:
             ProntoQA().examples(split)
         assert one_line(error) == (
-            "ProntoQA has test questions only on the hub (renma/ProntoQA): to fit or validate give "
-            "--data.source, a local folder with train.jsonl and validation.jsonl (the test questions)"
+            "ProntoQA has no training questions on the hub (renma/ProntoQA): to fit or validate, set "
+            "--data.source to a local folder with train.jsonl and validation.jsonl (the test questions)"
         )
     source = write_rows(validation=["{}"])
     with pytest.raises(UserError, match=r"has no train\.jsonl \(JSON-lines files there: validation.jsonl\)"):
@@ -75,14 +78,14 @@ def test_worldtree_needs_a_folder(tmp_path: Path) -> None:
     files = "a local folder with train.jsonl, validation.jsonl and test.jsonl"
     with pytest.raises(UserError) as error:
         WorldTree()
-    assert one_line(error) == f"WorldTree is not on the hub: give --data.source, {files}"
+    assert one_line(error) == f"WorldTree is not on the hub: set --data.source to {files}"
     for source in ("owner/worldtree", "./nowhere"):
         for split in ("train", "validation", "test"):
             with pytest.raises(UserError) as error:
                 WorldTree(source=source).examples(split)
             assert one_line(error) == (
-                f"data folder {source} does not exist, and WorldTree is not on the hub: give "
-                f"--data.source, {files}"
+                f"data folder {source} does not exist, and WorldTree is not on the hub: set "
+                f"--data.source to {files}"
             )
     (tmp_path / "test.jsonl").touch()
     with pytest.raises(UserError, match="is a file: give the folder"):
@@ -112,7 +115,7 @@ def test_validation_that_takes_all(write_rows: WriteRows) -> None:
 
 
 def test_too_many_generated_questions() -> None:
-    with pytest.raises(UserError, match="series_sum has only 110 different test questions") as error:
+    with pytest.raises(UserError, match="series_sum has only 110 distinct test questions") as error:
         Generated(task="series_sum", test_size=200).examples("test")
     one_line(error)
 
