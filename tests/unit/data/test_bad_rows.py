@@ -1,4 +1,4 @@
-"""A malformed row of any data set: an error that says where and what, or left out and counted."""
+"""Tests of malformed rows: an error with file, line and reason, or the number of skipped rows."""
 
 import sys
 from pathlib import Path
@@ -33,13 +33,13 @@ ROWS: dict[type[ReasoningDataModule], dict[str, Any]] = {
 }
 NO_TEXT = "expected a non-empty text"
 MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
-    # A line that holds no row.
+    # Lines that hold no row.
     (GSM8K, '{"question": "a', "not valid JSON: Unterminated string starting at: line 1 column 14 (char 13)"),
     (GSM8K, "[1]", "expected a JSON object, got [1]"),
     (GSM8K, f'{{"question": {"1" * 5000}}}', "not valid JSON: Exceeds the limit (4300 digits)"),
     (GSM8K, '{"question": "a", "question": "b"}', "not valid JSON: field 'question' is repeated"),
     (GSM8K, "[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
-    # Changes of a good row; None takes the field away.
+    # Changes of a well-formed row; None removes the field.
     (GSM8K, {"answer": None}, "no field 'answer' (fields: question)"),
     (GSM8K, {"question": 5}, f"field 'question' is 5: {NO_TEXT}"),
     (GSM8K, {"question": "  "}, f"field 'question' is '  ': {NO_TEXT}"),
@@ -111,7 +111,9 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "change", "message"), MALFORMED)
-def test_malformed_rows(write_rows: WriteRows, kind: Any, change: Any, message: str) -> None:
+def test_malformed_rows_are_reported_or_skipped(
+    write_rows: WriteRows, kind: Any, change: Any, message: str
+) -> None:
     good = ROWS[kind]
     row = change
     if isinstance(change, dict):
@@ -125,9 +127,9 @@ def test_malformed_rows(write_rows: WriteRows, kind: Any, change: Any, message: 
     assert line.endswith(" (--data.on_bad_row=skip leaves malformed rows out)")
     assert len(line) < len(source) + 250
     data = kind(source=source, on_bad_row="skip", validation_size=1)
-    kept = {example.id for example in data.examples("train")}
-    assert kept < {f"{data.name}/train/{i}" for i in range(22) if i != 1}
-    assert len(kept) == 20
+    train = {example.id for example in data.examples("train")}
+    assert train < {f"{data.name}/train/{i}" for i in range(22) if i != 1}
+    assert len(train) == 20
 
 
 @pytest.mark.parametrize(
@@ -153,14 +155,14 @@ def test_a_fit_checks_a_local_test_split(
     kind(source=source, **options).setup("fit")  # a fit needs no test split
 
 
-def test_line_numbers_count_blank_lines_and_odd_separators(write_rows: WriteRows) -> None:
+def test_line_numbers_count_blank_lines_but_not_unicode_separators(write_rows: WriteRows) -> None:
     # JSON allows U+2028 inside a string; it does not end the line.
     strange = '{"question": "a\u2028b", "answer": "#### 2"}'
     with pytest.raises(UserError, match=r"test\.jsonl:4: not valid JSON"):
         GSM8K(source=write_rows(test=[GOOD, "", strange, "{"])).examples("test")
 
 
-def test_not_utf8(tmp_path: Path) -> None:
+def test_files_that_are_not_utf8_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(b'\n{"question": "\xff"}\n')
     with pytest.raises(UserError, match=r"test\.jsonl:2: not UTF-8: 'utf-8' codec can't decode byte 0xff"):
         GSM8K(source=str(tmp_path)).examples("test")
@@ -181,7 +183,7 @@ def test_skipped_rows_are_counted_once(
     source = write_rows(train=rows, test=gsm8k_rows(3))
     data = skipping(source, backbone=backbone, validation_size=4)
     with caplog.at_level("INFO"):
-        # Training and validation questions come from the same file.
+        # Training and validation questions are read from the same file.
         data.setup("fit")
         data.setup("test")
     assert caplog.messages == [
@@ -194,7 +196,7 @@ def test_skipped_rows_are_counted_once(
     )
 
 
-def test_sizes_count_good_rows(write_rows: WriteRows) -> None:
+def test_sizes_count_well_formed_rows_only(write_rows: WriteRows) -> None:
     bad = [{"question": "?"}] * 30
     source = write_rows(train=[*bad, *gsm8k_rows(20)], test=[*bad, *gsm8k_rows(20)])
     data = skipping(source, train_size=8, validation_size=6, test_size=20)
@@ -206,17 +208,17 @@ def test_sizes_count_good_rows(write_rows: WriteRows) -> None:
         skipping(source, validation_size=20).examples("train")
 
 
-def test_draws_without_bad_rows_stay(write_rows: WriteRows) -> None:
-    # Written down: another draw is another experiment.
-    drawn = {"validation": [17, 68, 79, 82, 88], "train": [3, 26, 47, 90], "test": [14, 29, 47]}
+def test_samples_without_malformed_rows_are_stable(write_rows: WriteRows) -> None:
+    # Fixed numbers: another sample would be another experiment.
+    samples = {"validation": [17, 68, 79, 82, 88], "train": [3, 26, 47, 90], "test": [14, 29, 47]}
     source = write_rows(train=gsm8k_rows(100), test=gsm8k_rows(50))
     for policy in ("raise", "skip"):
         data = GSM8K(source=source, on_bad_row=policy, seed=3, validation_size=5, train_size=4, test_size=3)
-        for split, numbers in drawn.items():
+        for split, numbers in samples.items():
             assert [int(name.rpartition("/")[2]) for name in ids(data, split)] == numbers
 
 
-def test_nothing_left(write_rows: WriteRows) -> None:
+def test_splits_without_well_formed_rows_are_rejected(write_rows: WriteRows) -> None:
     source = write_rows(test=[{"question": "?"}, "{"])
     with pytest.raises(UserError) as error:
         skipping(source).examples("test")
@@ -225,7 +227,9 @@ def test_nothing_left(write_rows: WriteRows) -> None:
     )
 
 
-def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_rows_of_the_hub_are_reported_or_skipped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     row = {**ROWS[ARC], "answerKey": "9"}
     hub = SimpleNamespace(
         load_dataset=lambda *names, **options: [ROWS[ARC], row, ROWS[ARC]],
