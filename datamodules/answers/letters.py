@@ -119,7 +119,7 @@ class Mention(NamedTuple):
 
     @property
     def is_bracketed(self) -> bool:
-        """Whether the letter is written in brackets."""
+        """Return whether the letter is written in brackets."""
         return self.written[0] in "(["
 
 
