@@ -1,1 +1,1 @@
-"""Side-by-side measurements with peers, in one run; never part of the tests."""
+"""Side-by-side benchmarks against other libraries; not part of the tests."""

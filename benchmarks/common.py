@@ -1,4 +1,4 @@
-"""What the benchmarks share: the real model, real rows, peak memory and the machine's own speed."""
+"""Shared parts of the benchmarks: real model and data, peak memory, timing, speed of the machine."""
 
 import ctypes
 import gc
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def smollm2() -> BackboneConfig:
-    """The converted real model; ``make smollm2`` puts it there."""
+    """Return the configuration of the converted SmolLM2; ``make smollm2`` creates it."""
     folder = Path(os.environ.get("PROMPTSTAGE_SMOLLM2", ROOT / "models" / "smollm2"))
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist: run 'make smollm2' first")
@@ -30,9 +30,9 @@ def smollm2() -> BackboneConfig:
 
 
 def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
-    """The first ``rows`` GSM8K training rows as one right-padded batch.
+    """Encode the first ``rows`` training rows of GSM8K as one right-padded batch.
 
-    ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/train.jsonl``.
+    The environment variable ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/train.jsonl``.
     """
     folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
     data = GSM8K(backbone=backbone, source=str(folder))
@@ -44,9 +44,9 @@ def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
 
 
 def peak_memory(action: Callable[[], object]) -> int:
-    """Bytes that ``action`` needs at its peak above what is resident before it (Linux)."""
+    """Measure the peak memory of ``action`` in bytes, above the resident memory before it (Linux)."""
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory must not hide what is needed anew
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory must not hide new allocations
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     action()
@@ -59,7 +59,7 @@ def _status(field: str) -> int:
 
 
 def alternate(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each action, taken in turn so that a drift of the machine's speed meets all alike."""
+    """Measure the seconds of each action, in turn, so that drifts in machine speed affect all equally."""
     for action in actions.values():
         action()
     seconds: dict[str, list[float]] = {name: [] for name in actions}
@@ -72,13 +72,13 @@ def alternate(actions: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> str:
-    """Median, least and greatest of the pairwise ratios."""
+    """Format the median, minimum and maximum of the pairwise ratios."""
     pairs = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
 
 
 def matrix_product_rate(size: int = 2048, repeats: int = 8) -> float:
-    """The machine's best float32 rate in a plain square matrix product, FLOP/s."""
+    """Measure the machine's peak float32 rate in a square matrix product, in FLOP/s."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = min(_timed(lambda: a @ b) for _ in range(repeats))
     return 2 * size**3 / best

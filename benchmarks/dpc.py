@@ -1,10 +1,12 @@
-"""What Dynamic Prompt Corruption costs on SmolLM2, beside plain evaluation and the straightforward way.
+"""Cost of Dynamic Prompt Corruption (DPC) on SmolLM2, compared with plain evaluation and a naive version.
 
     python -m benchmarks.dpc
 
-A batch of GSM8K questions is answered; then its trigger is measured, from what generation left or by a full
-pass with materialised attention; then all of it is corrected (corrections are pooled to full batches, so a
-share t of triggered examples costs t of that). Times but the first are ratios to plain evaluation.
+Answers are generated for a batch of GSM8K questions. Then the trigger is computed, from the trace of the
+generation or by a full pass with materialized attention. Finally all examples are corrected (corrections are
+pooled into full batches, so a fraction t of triggered examples costs t times as much). All times except the
+first are ratios to plain evaluation. DPC: Fan et al., "Improving complex reasoning with Dynamic Prompt
+Corruption", ICLR 2025, arXiv:2503.13208.
 """
 
 import argparse
@@ -27,8 +29,8 @@ from promptstage.lightning_modules.evaluation import generate_batch, generated_t
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
-def materialised(model: Any, prompt: torch.Tensor, batch: Batch, generated: list[list[int]]) -> torch.Tensor:
-    """Last layer's S of the prompt's columns, (B, n, m), from all weights and their gradients."""
+def materialized(model: Any, prompt: torch.Tensor, batch: Batch, generated: list[list[int]]) -> torch.Tensor:
+    """Compute the last layer's saliency of the prompt's columns, (B, n, m), from materialized attention."""
     tokens = generated_tokens(batch, generated)
     size, m = len(generated), len(prompt)
     content = model.get_input_embeddings()(tokens.input_ids)
@@ -43,8 +45,8 @@ def materialised(model: Any, prompt: torch.Tensor, batch: Batch, generated: list
     return (last.detach() * last.grad).sum(1).abs()[:, m:, :m]
 
 
-def no_end(backbone: Backbone) -> None:
-    """Every answer has its full length: what ends one is a token that does not come."""
+def disable_eos(backbone: Backbone) -> None:
+    """Make every generation run to its full length: EOS becomes a token that is never generated."""
     backbone.model.generation_config.eos_token_id = None
     backbone.tokenizer.eos_token = backbone.tokenizer.convert_ids_to_tokens(backbone.vocab_size - 1)
 
@@ -73,13 +75,13 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for length in args.virtual_tokens:
         module = PromptTuning(config, num_virtual_tokens=length)
-        no_end(module.load_backbone())
+        disable_eos(module.load_backbone())
         module.configure_prompts(torch.Generator().manual_seed(0))
         print(f"| {length} | {row(module, eager, batch, args.repeats)} |", flush=True)
 
 
 def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
-    """Figures of one prompt."""
+    """Measure one prompt and return its row of the table."""
     backbone, corruption = module.backbone, Corruption()
     with torch.no_grad():
         prefix = module.prefix()
@@ -98,11 +100,11 @@ def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
 
     def straightforward() -> None:
         outputs = generate_batch(backbone, batch, prefix)
-        materialised(eager, module.prompt.detach(), batch, outputs)
+        materialized(eager, module.prompt.detach(), batch, outputs)
 
     def correct() -> None:
-        found = locate(backbone, generated_tokens(batch, generated), prefix, layers, None)
-        generate_batch(backbone, batch, corrupted_prefix(module, found.token, corruption))
+        located = locate(backbone, generated_tokens(batch, generated), prefix, layers, None)
+        generate_batch(backbone, batch, corrupted_prefix(module, located.token, corruption))
 
     actions = {"plain": plain, "triggered": triggered, "full": straightforward, "correct": correct}
     seconds = alternate({**actions}, repeats)

@@ -1,4 +1,4 @@
-"""Batched greedy generation on SmolLM2 beside PEFT's, same prompts, same tokens out.
+"""Speed of batched greedy generation on SmolLM2, compared with PEFT on the same prompts.
 
 python -m benchmarks.generation
 """
@@ -32,7 +32,7 @@ def main() -> None:
     data = GSM8K(backbone=config, source=folder, test_size=args.examples)
     data.setup("test")
     examples = data.examples("test")
-    # Prompts of one length: PEFT numbers the positions of left-padded prompts wrongly, so that only
+    # Prompts are truncated to one length: PEFT assigns wrong positions to left-padded prompts, so that only
     # without padding both compute the same.
     shortest = min(len(ids) for ids in data.tokenizer([e.question for e in examples])["input_ids"])
     ids = torch.stack(
@@ -55,15 +55,15 @@ def main() -> None:
 
     @torch.no_grad()
     def peft() -> None:
-        made = peft_model.generate(
+        generated = peft_model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=args.new_tokens, do_sample=False
         )
-        ends = {2}
-        kept = []
-        for row in made[:, ids.shape[1] :].tolist():
-            length = next((i for i, token in enumerate(row) if token in ends), len(row))
-            kept.append(row[:length])
-        outputs["peft"] = kept
+        eos_ids = {2}
+        truncated = []
+        for row in generated[:, ids.shape[1] :].tolist():
+            length = next((i for i, token in enumerate(row) if token in eos_ids), len(row))
+            truncated.append(row[:length])
+        outputs["peft"] = truncated
 
     seconds = alternate({"ours": ours, "peft": peft}, args.repeats)
     same = sum(a == b for a, b in zip(outputs["ours"], outputs["peft"], strict=True))

@@ -1,9 +1,9 @@
-"""Grades a second, and agreement with labelled cases, beside the rules that papers use.
+"""Speed of the grader and agreement with labeled cases, compared with rules that are common in papers.
 
-Texts are the worked answers of GSM8K and MATH-500, graded against their own reference and against another
-row's; ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/`` and ``math/``. The cases are those of
-``tests/unit/grading/cases``, which this grader was written against: its own figure there says that they are
-met, the others' how hard they are.
+The worked answers of GSM8K and MATH-500 are graded against their own reference and against another row's.
+``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/`` and ``math/``. The labeled cases are those of
+``tests/unit/grading/cases``. The grader was developed on them, so its own agreement is no estimate of its
+accuracy; that of the other rules shows how hard the cases are.
 """
 
 import json
@@ -24,17 +24,17 @@ CASES = ROOT / "tests" / "unit" / "grading" / "cases"
 ROWS = 500
 
 Rule = Callable[[str, str], bool]
-"""Whether a generation gives the reference."""
+"""Predicate on a generation and a reference."""
 
 
 def first_mark(generation: str, reference: str) -> bool:
-    """GSM8K's own rule: the number after the first ``####``."""
+    """Apply the rule of GSM8K: the number after the first ``####``."""
     match = re.search(r"#### (-?[0-9.,]+)", generation)
     return match is not None and match[1].replace(",", "") == reference.replace(",", "")
 
 
 def last_number(generation: str, reference: str) -> bool:
-    """The last number of the text, as zero-shot evaluations take it."""
+    """Apply a common rule of zero-shot evaluations: the last number of the text."""
     numbers = re.findall(r"-?\d[\d,]*\.?\d*", generation)
     try:
         return float(numbers[-1].replace(",", "")) == float(reference.replace(",", ""))
@@ -43,14 +43,14 @@ def last_number(generation: str, reference: str) -> bool:
 
 
 def math_verify_alone(generation: str, reference: str) -> bool:
-    """math-verify on the whole text, with its own time limits."""
+    """Apply math-verify to the whole text, with its own timeouts."""
     from math_verify import parse, verify
 
     return verify(parse(f"${reference}$"), parse(generation))
 
 
 def agreement(name: str, rule: Callable[[dict[str, Any]], bool]) -> float:
-    """Share of the labelled cases of a data set that ``rule`` decides as its label says."""
+    """Compute the fraction of labeled cases of a data set on which ``rule`` agrees with the label."""
     cases = [json.loads(line) for line in (CASES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
     return sum(rule(case) == case["correct"] for case in cases) / len(cases)
 
@@ -59,12 +59,12 @@ def _ours(name: str, case: dict[str, Any]) -> bool:
     return grade(name, case["generation"], case["reference"], case.get("options")).correct
 
 
-def _theirs(rule: Rule, case: dict[str, Any]) -> bool:
+def _other(rule: Rule, case: dict[str, Any]) -> bool:
     return rule(case["generation"], case["reference"])
 
 
 def speed(texts: Sequence[tuple[str, str]], rules: dict[str, Rule], repeats: int = 3) -> None:
-    """Print the rate of each rule, and the ratio of the first to the others."""
+    """Print the speed of each rule, and the ratio of the first to the others."""
 
     def grade_all(rule: Rule) -> None:
         for generation, reference in texts:
@@ -72,14 +72,14 @@ def speed(texts: Sequence[tuple[str, str]], rules: dict[str, Rule], repeats: int
 
     seconds = alternate({name: partial(grade_all, rule) for name, rule in rules.items()}, repeats)
     own = next(iter(rules))
-    for name, taken in seconds.items():
-        rate = len(texts) / sorted(taken)[len(taken) // 2]
-        beside = "" if name == own else f", ours {ratios(taken, seconds[own])} times as fast"
-        print(f"  {name:24} {rate:8.0f} grades/s{beside}")
+    for name, durations in seconds.items():
+        rate = len(texts) / sorted(durations)[len(durations) // 2]
+        ratio = "" if name == own else f", ours {ratios(durations, seconds[own])} times as fast"
+        print(f"  {name:24} {rate:8.0f} grades/s{ratio}")
 
 
 def texts(data: ReasoningDataModule, shift: int) -> list[tuple[str, str]]:
-    """Worked answers with the reference of the row ``shift`` further on."""
+    """Return worked answers paired with the reference of the row ``shift`` positions later."""
     rows = [data.parse(row.fields, "test", i) for i, row in enumerate(data.rows("test")[:ROWS])]
     return [(row.completion, rows[(i + shift) % len(rows)].answer) for i, row in enumerate(rows)]
 
@@ -97,10 +97,10 @@ def main() -> None:
         speed(texts(gsm8k, shift), {"ours": ours, "first ####": first_mark, "last number": last_number})
         print(f"MATH-500, {what}")
         speed(texts(math, shift), {"ours": partial(_graded, "math"), "math-verify": math_verify_alone})
-    print("unmarked GSM8K texts (the line with #### cut off)")
+    print("unmarked GSM8K texts (without the line with ####)")
     unmarked = [(generation.partition("####")[0], answer) for generation, answer in texts(gsm8k, 0)]
     speed(unmarked, {"ours": partial(_graded, "gsm8k"), "last number": last_number})
-    print("agreement with the labelled cases")
+    print("agreement with the labeled cases")
     for path in sorted(CASES.glob("*.jsonl")):
         line = f"  {path.stem:24} ours {agreement(path.stem, partial(_ours, path.stem)):.1%}"
         others: dict[str, Rule] = {}
@@ -109,7 +109,7 @@ def main() -> None:
         elif path.stem == "math":
             others = {"math-verify": math_verify_alone}
         for name, rule in others.items():
-            line += f", {name} {agreement(path.stem, partial(_theirs, rule)):.1%}"
+            line += f", {name} {agreement(path.stem, partial(_other, rule)):.1%}"
         print(line)
 
 

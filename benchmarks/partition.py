@@ -1,9 +1,11 @@
-"""Finding DHAM's stages on SmolLM2 beside the bare forward pass over the same examples, and how it grows.
+"""Cost of DHAM's CKA partition on SmolLM2, compared with a forward pass, and its scaling with model size.
 
     python -m benchmarks.partition
 
-The whole partition: features by hooks, gathering, CKA, dendrogram or segmentation, 100 resamples,
-``partition.json`` and four figures. The bare pass runs the same packed batches up to the last block.
+The partition comprises features from hooks, gathering, centered kernel alignment (CKA), dendrogram or
+segmentation, 100 resamples, ``partition.json`` and four figures. The forward pass alone runs the same packed
+batches up to the last block. DHAM (Dynamic Hierarchy-Aware Mechanism): "Unlocking coherent reasoning in LLMs
+with hierarchical soft prompts", anonymous, under review.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.cka import LinearCKA, use_grams
 from promptstage.lightning_modules.functional.partition import find_partition
 
-# Layers, rows, width: SmolLM2; the embedded backbone with tokens for rows; 8B, 13B and 70B models.
+# Layers, rows, width: SmolLM2, the embedded backbone with tokens as rows, 8B, 13B and 70B models.
 SHAPES = [
     (30, 96, 576),
     (30, 512, 576),
@@ -38,7 +40,7 @@ SHAPES = [
 
 
 def on_smollm2(examples: int, repeats: int) -> None:
-    """Time and memory of the whole partition and of the bare pass."""
+    """Measure time and memory of the partition and of the forward pass alone."""
     folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
     config = smollm2()
     data = GSM8K(backbone=config, source=str(folder))
@@ -81,15 +83,15 @@ def on_smollm2(examples: int, repeats: int) -> None:
 
 
 def growth(shapes: list[tuple[int, int, int]], resamples: int) -> None:
-    """CKA, segmentation and bootstrap on synthetic features of models up to 70B parameters."""
+    """Measure CKA, segmentation and bootstrap on synthetic features of models up to 70B parameters."""
     print("| layers | rows | width | features | way | CKA | with resamples | peak memory |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for layers, rows, width in shapes:
         features = torch.randn(layers, rows, width)
-        features = features.cumsum(0)  # neighbouring layers are alike
-        begun = time.perf_counter()
+        features = features.cumsum(0)  # neighboring layers are similar
+        start = time.perf_counter()
         LinearCKA(features).matrix()
-        once = time.perf_counter() - begun
+        once = time.perf_counter() - start
 
         def search(features: torch.Tensor = features) -> None:
             find_partition(
@@ -106,7 +108,7 @@ def growth(shapes: list[tuple[int, int, int]], resamples: int) -> None:
 
 
 def measured(action: Callable[[], object]) -> tuple[int, float]:
-    """Peak bytes and seconds of one call."""
+    """Measure the peak memory in bytes and the seconds of one call."""
     start = time.perf_counter()
     memory = peak_memory(action)
     return memory, time.perf_counter() - start

@@ -1,9 +1,9 @@
-"""Saliency on SmolLM2 beside the materialised way: eager attention whose weights keep their gradients.
+"""Cost of saliency on SmolLM2, compared with eager attention that materializes all weights and gradients.
 
     python -m benchmarks.saliency
 
-One row of GSM8K text, 100 virtual tokens, all layers, the prompt's columns; then the last layer alone beside
-a plain forward pass.
+One row of GSM8K text, 100 virtual tokens, all layers, the prompt's columns; then the last layer alone,
+compared with a forward pass.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from promptstage.lightning_modules.functional.saliency import saliency
 
 
 def text_ids(backbone: Backbone, length: int) -> Tensor:
-    """(1, n) ids: training questions and answers, one after the other."""
+    """Encode concatenated training questions and answers as (1, ``length``) ids."""
     path = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k" / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:100]]
     text = "\n".join(f"{row['question']}\n{row['answer']}" for row in rows)
     return torch.tensor([backbone.tokenizer(text)["input_ids"][:length]])
 
 
-def materialised(model: Any, rows: Tensor, ids: Tensor, labels: Tensor) -> list[Tensor]:
-    """S of the prompt's columns (n, m) of each layer; all weights and their gradients exist at once."""
+def materialized(model: Any, rows: Tensor, ids: Tensor, labels: Tensor) -> list[Tensor]:
+    """Compute each layer's saliency of the prompt's columns, (n, m), from all weights and gradients."""
     embeddings = torch.cat([rows[None], model.get_input_embeddings()(ids)], dim=1).requires_grad_()
     output = model(inputs_embeds=embeddings, output_attentions=True, use_cache=False)
     for weights in output.attentions:
@@ -48,7 +48,7 @@ def materialised(model: Any, rows: Tensor, ids: Tensor, labels: Tensor) -> list[
 
 
 def ours(backbone: Backbone, rows: Tensor, ids: Tensor, labels: Tensor, layers: range) -> list[Tensor]:
-    """The same from queries, keys, values and the gradient at the attention output."""
+    """Compute the same from queries, keys, values and the gradient at the attention output."""
     with torch.no_grad():
         prefix = stage_prefix(backbone, [0], [rows])
     terms, _ = attention_terms(backbone, ids, labels, layers, prefix)
@@ -69,29 +69,29 @@ def main() -> None:
     rows = backbone.embedding[: args.virtual_tokens].clone()
     layers = range(backbone.num_layers)
     print(f"{args.virtual_tokens} virtual tokens, {len(layers)} layers, {torch.get_num_threads()} threads")
-    print("| n | memory, ours ÷ materialised | time | ours | materialised | largest difference |")
+    print("| n | memory, ours ÷ materialized | time | ours | materialized | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |")
     for n in args.lengths:
         ids = text_ids(backbone, n)
         labels = torch.where(torch.arange(n) >= n // 3, ids, -100)
         actions: dict[str, Callable[[], list[Tensor]]] = {
             "ours": partial(ours, backbone, rows, ids, labels, layers),
-            "materialised": partial(materialised, eager, rows, ids, labels),
+            "materialized": partial(materialized, eager, rows, ids, labels),
         }
-        pairs = zip(actions["ours"](), actions["materialised"](), strict=True)
+        pairs = zip(actions["ours"](), actions["materialized"](), strict=True)
         difference = max(float((a - b).norm() / b.norm()) for a, b in pairs)
         memory = {name: peak_memory(action) for name, action in actions.items()}
         seconds = alternate({**actions}, args.repeats if n <= 1024 else 1)
-        share = f"{memory['ours'] / memory['materialised']:.2f}"
-        taken = f"{memory['ours'] >> 20} of {memory['materialised'] >> 20} MiB"
+        share = f"{memory['ours'] / memory['materialized']:.2f}"
+        amounts = f"{memory['ours'] >> 20} of {memory['materialized'] >> 20} MiB"
         medians = " | ".join(f"{statistics.median(seconds[name]):.2f} s" for name in actions)
-        speed = ratios(seconds["ours"], seconds["materialised"])
-        print(f"| {n} | {share} ({taken}) | {speed} | {medians} | {difference:.1e} |", flush=True)
+        speed = ratios(seconds["ours"], seconds["materialized"])
+        print(f"| {n} | {share} ({amounts}) | {speed} | {medians} | {difference:.1e} |", flush=True)
     last_layer(backbone, rows, args.repeats)
 
 
 def last_layer(backbone: Backbone, rows: Tensor, repeats: int, n: int = 768) -> None:
-    """The last layer alone beside a forward pass with the same prefix and loss, without gradients."""
+    """Compare the last layer alone with a forward pass with the same prefix and loss, without gradients."""
     ids = text_ids(backbone, n)
     labels = torch.where(torch.arange(n) >= n // 3, ids, -100)
     with torch.no_grad():

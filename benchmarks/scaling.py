@@ -1,10 +1,10 @@
-"""The counts of ``scripts/footprint.py`` beside what SmolLM2 takes, float32 on the processor.
+"""Memory predicted by ``promptstage footprint``, compared with measurements of SmolLM2 on the CPU.
 
     python -m benchmarks.scaling
 
-A training step of prompt tuning (forward and backward of GSM8K rows) and a generation. What is kept for the
-backward pass is counted when the forward pass has ended; peaks are of the process, above what was resident
-before. Activations are counted in bfloat16, too.
+A training step of prompt tuning (forward and backward of GSM8K rows) and a generation. Tensors saved for the
+backward pass are counted at the end of the forward pass; peaks are those of the process, above the resident
+memory before. Activations are also counted in bfloat16.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.common import gsm8k_batch, peak_memory, smollm2
-from benchmarks.dpc import no_end
+from benchmarks.dpc import disable_eos
 from promptstage.command_line.footprint import shape_of
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
@@ -37,32 +37,32 @@ from promptstage.lightning_modules.functional.footprint import (
     step_working,
 )
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
-class _Kept:
-    """A tensor that the backward pass waits for; gone with the graph's node."""
+class _Saved:
+    """Tensor saved for the backward pass; released with its node of the graph."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def kept_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that ``forward``'s graph holds when it returns, in storages other than the model's parameters."""
-    kept: WeakSet[_Kept] = WeakSet()
+def saved_for_backward(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """Count the bytes that the graph of ``forward`` holds when it returns, without the model's parameters."""
+    saved: WeakSet[_Saved] = WeakSet()
 
-    def pack(tensor: Tensor) -> _Kept:
-        one = _Kept(tensor.detach())  # else it would hold the graph itself, dead ends included
-        kept.add(one)
-        return one
+    def pack(tensor: Tensor) -> _Saved:
+        entry = _Saved(tensor.detach())  # not detached, it would hold the graph itself
+        saved.add(entry)
+        return entry
 
-    with saved_tensors_hooks(pack, lambda one: one.tensor):
+    with saved_tensors_hooks(pack, lambda entry: entry.tensor):
         loss = forward()
-    parameters = {one.untyped_storage().data_ptr() for one in model.parameters()}
-    storages = [one.tensor.untyped_storage() for one in kept]
-    sizes = {one.data_ptr(): one.nbytes() for one in storages if one.data_ptr() not in parameters}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages = [entry.tensor.untyped_storage() for entry in saved]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     assert loss.requires_grad  # the graph was alive until here
-    return sum(sizes.values())
+    return sum(size for pointer, size in sizes.items() if pointer not in parameters)
 
 
 def main() -> None:
@@ -71,10 +71,10 @@ def main() -> None:
     parser.add_argument("--virtual-tokens", type=int, default=100)
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--moving-threshold", action="store_true", help="leave glibc's allocator as it is")
+    parser.add_argument("--moving-threshold", action="store_true", help="keep glibc's dynamic mmap threshold")
     args = parser.parse_args()
     if not args.moving_threshold:
-        # Else glibc keeps freed memory in blocks of up to 32 MiB, and a peak counts it, too.
+        # Otherwise glibc keeps freed memory in blocks of up to 32 MiB, which would count toward a peak.
         ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 65536)
     config = smollm2()
     shape = shape_of(config.name)
@@ -88,24 +88,24 @@ def main() -> None:
 
 
 def row(what: str, predicted: int, measured: int) -> None:
-    """A line of the table."""
+    """Print a row of the table."""
     mebibytes = " | ".join(f"{value / 2**20:.1f} MiB" for value in (predicted, measured))
     print(f"| {what} | {mebibytes} | {measured / predicted:.3f} |", flush=True)
 
 
 def training(config: BackboneConfig, shape: Shape, rows: int, virtual_tokens: int) -> None:
-    """Lines about a training step."""
+    """Print the rows of a training step."""
     batch = gsm8k_batch(config, rows)
     backbone, checkpointing = Backbone(config), config.gradient_checkpointing
     size = backbone.embedding.element_size()
     name = f"{config.dtype}, recomputed" if checkpointing else config.dtype
     if not checkpointing:
-        weights = sum(one.numel() * one.element_size() for one in backbone.model.parameters())
+        weights = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
         row(f"weights, {name}", parameters(shape) * size, weights)
     prompt = nn.Parameter(backbone.embedding[:virtual_tokens].float().clone())
     # Weights of 2 bytes go with bfloat16 arithmetic, as in the trainer's bf16-mixed.
     precision = nullcontext() if size == FLOAT32 else torch.autocast("cpu", torch.bfloat16)
-    # With few labels logits are small, and the way back through a block needs most.
+    # With few labels the logits are small, and the backward pass through a block dominates.
     last = batch.attention_mask.cumsum(1) == batch.attention_mask.sum(1, keepdim=True)
     few = torch.where(last & (batch.attention_mask > 0), batch.labels, -100)
     tokens = int(batch.attention_mask.sum())
@@ -120,11 +120,11 @@ def training(config: BackboneConfig, shape: Shape, rows: int, virtual_tokens: in
             prompt.grad = None
 
         step = Step(rows, labels.shape[1], virtual_tokens, tokens, int((labels != -100).sum()))
-        kept = step_activations(shape, step, size, checkpointing, repeated=False)
-        row(f"kept for backward, {name}{which}", kept, kept_for_backward(forward, backbone))
-        if size == FLOAT32:  # in bfloat16 the processor's products make copies that a GPU's do not
+        saved = step_activations(shape, step, size, checkpointing, repeated=False)
+        row(f"saved for backward, {name}{which}", saved, saved_for_backward(forward, backbone))
+        if size == FLOAT32:  # bfloat16 matrix products make copies on the CPU that they do not on a GPU
             whole()
-            peak = kept + step_working(shape, step, size, checkpointing, repeated=False)
+            peak = saved + step_working(shape, step, size, checkpointing, repeated=False)
             row(f"peak of a step, {name}{which}", peak, peak_memory(whole))
 
 
@@ -132,21 +132,26 @@ def training(config: BackboneConfig, shape: Shape, rows: int, virtual_tokens: in
 def generation(
     config: BackboneConfig, shape: Shape, questions: int, new_tokens: int, virtual_tokens: int
 ) -> None:
-    """Rows of a generation."""
+    """Print the rows of a generation."""
     backbone = Backbone(config)
-    no_end(backbone)
+    disable_eos(backbone)
     ids = gsm8k_batch(config, questions).input_ids[:, :128]
     prefix = stage_prefix(backbone, [0], [backbone.embedding[:virtual_tokens]])
     cache = PrefixCache(prefix, backbone.num_layers, ids.shape[1] + new_tokens)
     positions = virtual_tokens + torch.arange(ids.shape[1])[None]
     context = AttentionContext(prefix=prefix, prefix_in_cache=True)
     backbone.model(input_ids=ids, position_ids=positions, past_key_values=cache, context=context)
-    held = sum(one.nbytes for layer in cache.buffers for one in (layer.keys, layer.values) if one is not None)
+    size = sum(
+        buffer.nbytes
+        for layer in cache.buffers
+        for buffer in (layer.keys, layer.values)
+        if buffer is not None
+    )
     del cache
     predicted = generation_cache(
         shape, questions, virtual_tokens + ids.shape[1] + new_tokens, backbone.embedding.element_size()
     )
-    row("generation's cache, float32", predicted, held)
+    row("generation's cache, float32", predicted, size)
 
     def answer() -> None:
         generate(backbone, backbone.tokenizer, ids, torch.ones_like(ids), prefix, new_tokens)

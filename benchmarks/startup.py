@@ -1,6 +1,6 @@
-"""Start-up time of the command line, beside the bare import it cannot do without.
+"""Start-up time of the command line, compared with the import of LightningCLI that it needs.
 
-Prints medians over repeats taken in turn, and the ratio of ``fit --help`` to ``import LightningCLI``.
+Prints medians over alternating repeats, and the ratio of ``fit --help`` to ``import LightningCLI``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def seconds(arguments: list[str]) -> float:
-    """Wall time of a fresh Python process."""
+    """Measure the wall-clock time of a new Python process."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments],
@@ -39,12 +39,12 @@ def main() -> None:
     args = parser.parse_args()
 
     for arguments in COMMANDS.values():
-        seconds(arguments)  # files into the page cache
-    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        seconds(arguments)  # fill the page cache
+    durations: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(args.repeats):
         for name, arguments in COMMANDS.items():
-            taken[name].append(seconds(arguments))
-    medians = {name: statistics.median(values) for name, values in taken.items()}
+            durations[name].append(seconds(arguments))
+    medians = {name: statistics.median(values) for name, values in durations.items()}
     for name, value in medians.items():
         print(f"{name:20s} {value:6.2f} s (median of {args.repeats})")
     ratio = medians["fit --help"] / medians["import LightningCLI"]

@@ -1,8 +1,8 @@
-"""A training step on SmolLM2 beside PEFT's prompt tuning, same rows, same process.
+"""Speed and memory of a training step on SmolLM2, compared with prompt tuning in PEFT on the same rows.
 
     python -m benchmarks.training_step
 
-Forward and backward of 8 GSM8K training rows (no optimiser step, which both share).
+Forward and backward of 8 GSM8K training rows (without the optimizer step, which is the same for both).
 """
 
 import argparse

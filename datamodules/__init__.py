@@ -1,6 +1,7 @@
 """Reasoning data sets as Lightning data modules.
 
-The classes are imported on first use: ``datamodules.tasks`` and the command line's help need no Lightning.
+Classes are imported on first use, so that ``datamodules.tasks`` and the command line's help do not load
+Lightning.
 """
 
 from importlib import import_module

@@ -1,4 +1,8 @@
-"""AQuA-RAT: five-option algebra questions (Ling et al. 2017, arXiv 1705.04146)."""
+"""AQuA-RAT: algebra questions with five options and rationales.
+
+Ling, Yogatama, Dyer and Blunsom, "Program induction by rationale generation: learning to solve and explain
+algebraic word problems", ACL 2017, arXiv:1705.04146.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +14,7 @@ from promptstage.datamodules.sources import text_field
 
 
 class AQuA(ReasoningDataModule):
-    """AQuA-RAT, with its options as part of the question."""
+    """AQuA-RAT, a multiple-choice data set; the options are part of the question."""
 
     name = "aqua_rat"
     question_field = None
@@ -28,7 +32,11 @@ class AQuA(ReasoningDataModule):
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """A row with ``question``, ``options`` (["A)21", …]), ``rationale`` and ``correct`` (a letter)."""
+        """Parse a row with ``question``, ``options`` (["A)21", …]), ``rationale`` and ``correct`` (a letter).
+
+        Raises:
+            MalformedRow: if a field is missing or has another form.
+        """
         question, rationale = text_field(row, "question"), text_field(row, "rationale")
         name = f"{self.name}/{split}/{index}"
         return choice_example(name, question, lettered_choices(row), "correct", row, rationale)

@@ -1,22 +1,26 @@
-"""ARC-Challenge: grade-school science questions (Clark et al. 2018, arXiv 1803.05457)."""
+"""ARC-Challenge: grade-school science questions.
+
+Clark, Cowhey, Etzioni, Khot, Sabharwal, Schoenick and Tafjord, "Think you have solved question answering? Try
+ARC, the AI2 Reasoning Challenge", 2018, arXiv:1803.05457.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.choices import choice_example, labelled_choices
+from promptstage.datamodules.choices import choice_example, labeled_choices
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.sources import text_field
 
 
 class ARC(ReasoningDataModule):
-    """ARC-Challenge, with its options as part of the question; it has no rationales."""
+    """ARC-Challenge, a multiple-choice data set without rationales; options are part of the question."""
 
     name = "arc_challenge"
     question_field = None
     hub_configs = ("ARC-Challenge",)
     hub_has_validation = True
-    overlap = "ARC-Challenge: 486 test questions are test questions of WorldTree, too; do not pool the two"
+    overlap = "ARC-Challenge: 486 test questions are also test questions of WorldTree; do not pool the two"
 
     def __init__(
         self,
@@ -29,6 +33,10 @@ class ARC(ReasoningDataModule):
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """A row with ``question``, ``choices`` (lists ``text`` and ``label``) and ``answerKey`` (a label)."""
+        """Parse a row with ``question``, ``choices`` (lists ``text``, ``label``) and ``answerKey`` (a label).
+
+        Raises:
+            MalformedRow: if a field is missing or has another form.
+        """
         name = f"{self.name}/{split}/{index}"
-        return choice_example(name, text_field(row, "question"), labelled_choices(row), "answerKey", row)
+        return choice_example(name, text_field(row, "question"), labeled_choices(row), "answerKey", row)

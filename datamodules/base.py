@@ -16,7 +16,7 @@ from promptstage.datamodules.grading import reference_problem
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
 from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
-from promptstage.datamodules.perturbation import Perturbation, perturbed
+from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import drawn
 from promptstage.datamodules.sources import (
     MalformedRow,
@@ -195,7 +195,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         if split != "test":
             return chosen
         how = (self.perturbation, self.perturbation_seed, self.noise_words)
-        return [perturbed(example, *how) for example in chosen]
+        return [perturb(example, *how) for example in chosen]
 
     def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Parse a row, and check that an answer can equal its reference."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 MEMORY = 1 << 30  # bytes that a call may allocate
-SPARE = 5  # seconds of CPU time after the deadline, in case the parent is gone
+SPARE = 5  # seconds of CPU time after the deadline, in case the parent has died
 
 
 class CallError(Exception):
@@ -22,14 +22,15 @@ class CallError(Exception):
 def bounded(function: Callable[[], T], seconds: float) -> T:
     """Return ``function()``, computed in a fork of this process that is killed at the deadline.
 
-    Neither a signal nor a thread could interrupt a single long operation or bound its memory. On systems
+    A signal or a thread could neither interrupt a single long operation nor bound its memory. On systems
     without fork (Windows) the call is not bounded.
 
     Args:
-        function: returns a picklable value; its side effects are lost.
+        function: function that returns a picklable value; its side effects are lost.
+        seconds: wall-clock limit.
 
     Raises:
-        CallError: if it raises, takes longer than ``seconds`` or allocates more than ``MEMORY`` bytes.
+        CallError: if the function raises, takes longer than ``seconds`` or needs more than ``MEMORY`` bytes.
     """
     succeeded, value = _forked(function, seconds) if hasattr(os, "fork") else _outcome(function)
     if not succeeded:
@@ -41,7 +42,7 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
 def _forked(function: Callable[[], Any], seconds: float) -> tuple[bool, Any]:
     receiver, sender = Pipe(duplex=False)
     with receiver, warnings.catch_warnings():
-        # Newer Pythons warn about forks of threaded processes; the child touches nothing of other threads.
+        # Python >= 3.12 warns about forks of threaded processes; the child uses no state of other threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""Multiple-choice questions: options become A, B, C, … in order, whatever the source calls them."""
+"""Multiple-choice questions, with options relabeled A, B, C, … in order."""
 
 import re
 from collections.abc import Mapping
@@ -8,22 +8,25 @@ from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
 
 LETTERS = "ABCDEFGH"
-SHOWN = "\nAnswer choices: "  # between a question and its options
-PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # AQuA has some twice: "A)A)59"
+OPTIONS_HEADER = "\nAnswer choices: "  # between a question and its options
+PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # some letters of AQuA-RAT are repeated: "A)A)59"
 
 
 class Choices(NamedTuple):
-    """The options of a question in order: their texts, and their labels in the source."""
+    """Options of a question in order: their texts, and their labels in the data set."""
 
     texts: list[str]
     labels: list[str]
 
 
 def lettered_choices(row: Mapping[str, Any]) -> Choices:
-    """The choices of a field ``options``: texts that begin with their letter, such as ``"A)21"``.
+    """Return the options in field ``options``, a list of texts that begin with a letter.
 
     Raises:
-        MalformedRow: when there is no such list, or an option is not of this form.
+        MalformedRow: if the field is missing, or an option has another form.
+
+    >>> lettered_choices({"options": ["A)21", "B) 22"]})
+    Choices(texts=['21', '22'], labels=['A', 'B'])
     """
     texts, labels = [], []
     for option in texts_field(row, "options"):
@@ -31,24 +34,27 @@ def lettered_choices(row: Mapping[str, Any]) -> Choices:
         text = option[match.end() :].strip() if match else ""
         if not text:
             raise MalformedRow(
-                f"field 'options' has {option!r:.60}: expected a letter and a text, such as 'A) 21'"
+                f"field 'options' must hold letters with texts, such as 'A) 21', got {option!r:.60}"
             )
         texts.append(text)
         labels.append(option[0])
     return Choices(texts, labels)
 
 
-def labelled_choices(row: Mapping[str, Any]) -> Choices:
-    """The choices of a field ``choices``: a list ``text``, and beside it a list ``label``.
+def labeled_choices(row: Mapping[str, Any]) -> Choices:
+    """Return the options in field ``choices``, which holds the lists ``text`` and ``label``.
 
     Raises:
-        MalformedRow: when one is missing, or they are not of the same length.
+        MalformedRow: if a list is missing, or the two differ in length.
+
+    >>> labeled_choices({"choices": {"text": ["iron", "copper"], "label": ["1", "2"]}})
+    Choices(texts=['iron', 'copper'], labels=['1', '2'])
     """
     choices = object_field(row, "choices")
     texts, labels = texts_field(choices, "choices.text"), texts_field(choices, "choices.label")
     if len(texts) != len(labels):
         raise MalformedRow(
-            f"field 'choices' has {len(texts)} texts and {len(labels)} labels: expected as many of each"
+            f"field 'choices' must have as many texts as labels, got {len(texts)} and {len(labels)}"
         )
     return Choices(texts, labels)
 
@@ -56,25 +62,29 @@ def labelled_choices(row: Mapping[str, Any]) -> Choices:
 def choice_example(
     id: str, question: str, choices: Choices, key: str, row: Mapping[str, Any], rationale: str = ""
 ) -> Example:
-    """A multiple-choice question with its options shown, answered by a letter.
+    """Build the example of a multiple-choice question; options follow the question, the answer is a letter.
 
     Args:
-        key: field of ``row`` with the source's label of the right option.
-        rationale: worked steps, if there are any.
+        id: the example's id.
+        question: the question without options.
+        choices: the options.
+        key: field of ``row`` with the label of the correct option.
+        row: the row.
+        rationale: worked steps; "" if there are none.
 
     Raises:
-        MalformedRow: when ``key`` names no option, or there are too few or too many.
+        MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
     """
     if not 2 <= len(choices.texts) <= len(LETTERS):
-        raise MalformedRow(f"the number of options is {len(choices.texts)}: expected 2 to {len(LETTERS)}")
+        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(choices.texts)}")
     label = text_field(row, key)
     if choices.labels.count(label) != 1:
-        raise MalformedRow(f"field '{key}' is {label!r:.60}: expected one of {list_names(choices.labels)}")
+        raise MalformedRow(f"field '{key}' must be one of {list_names(choices.labels)}, got {label!r:.60}")
     answer = LETTERS[choices.labels.index(label)]
     shown = " ".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices.texts, strict=False))
     return Example(
         id=id,
-        question=f"{question}{SHOWN}{shown}",
+        question=f"{question}{OPTIONS_HEADER}{shown}",
         rationale=rationale,
         answer=answer,
         completion=worked_answer(rationale, answer),

@@ -1,7 +1,7 @@
-"""Common first names, to rename people in a question without a change of meaning.
+"""Common first names, for renaming people in a question without changing its meaning.
 
-Names that are also words, months, places or units (Mark, April, Jordan, Joule) are left out, and so are those
-of both women and men: pronouns stay as they are.
+Names that are also words, months, places or units (Mark, April, Jordan, Joule) are excluded, and so are names
+of both women and men, since pronouns do not change.
 """
 
 _WOMEN = """

@@ -1,4 +1,4 @@
-"""Grade a generation: find its final answer and compare it with the reference."""
+"""Grading of generations: extract the final answer and compare it with the reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from promptstage.datamodules.answers.boxes import last_boxed
 from promptstage.datamodules.answers.choices import find_choice
 from promptstage.datamodules.answers.equivalence import same_formula
 from promptstage.datamodules.answers.formulas import find_formula, joined_boxes
-from promptstage.datamodules.answers.normalize import normalise
+from promptstage.datamodules.answers.normalize import normalize_formula
 from promptstage.datamodules.answers.number_answers import find_number
 from promptstage.datamodules.answers.numbers import reference_value, to_fraction
-from promptstage.datamodules.answers.options import parse_options, which
-from promptstage.datamodules.answers.text import Found, readable
+from promptstage.datamodules.answers.options import letter_of_reference, parse_options
+from promptstage.datamodules.answers.text import Answer, normalize_generation
 from promptstage.datamodules.answers.verifier import clock
 from promptstage.datamodules.answers.words import find_text
 from promptstage.utilities.errors import choose
@@ -22,19 +22,18 @@ NUMBERS = ("gsm8k", "addition", "series_sum", "symbolic_sum")
 CHOICES = ("aqua_rat", "arc_challenge", "prontoqa", "worldtree")
 TEXTS = ("letter_reversal", "last_letter")
 FORMULAS = ("math",)
-SECONDS = 1.5  # for comparing two formulas
+FORMULA_TIMEOUT = 1.5  # seconds for the comparison of two formulas
 TRUTH = ("True", "False")
 
 
 @dataclass(frozen=True)
 class Grade:
-    """The outcome for one generation.
+    """Grade of one generation.
 
     Attributes:
-        prediction: the final answer found, as the model wrote it (of an option: its letter); None when
-            there is none.
-        correct: whether it is the reference's.
-        reason: the rule that found it, or why there is none.
+        prediction: the final answer as the model wrote it (the letter of an option); None without one.
+        correct: whether the answer equals the reference.
+        reason: the rule that found the answer, or the reason why there is none.
     """
 
     prediction: str | None
@@ -46,62 +45,77 @@ def grade(dataset: str, generation: str, reference: str, options: Any = None) ->
     """Grade ``generation`` against ``reference``.
 
     Args:
-        dataset: the data set's name, which decides the rules: a number (equal exactly), an option, a word
-            (equal but for case) or a formula (equal as mathematics).
-        generation: the raw text; where it goes on to another question it is cut here.
-        reference: the gold answer: number, option's letter or label, word, or formula.
-        options: those of a multiple-choice question: texts with or without "A)", or ``{"text": […],
-            "label": […]}``; without them five letters are assumed (ProntoQA: True and False).
+        dataset: name of the data set, which selects the rules. Numbers must be exactly equal, words equal
+            up to case, formulas mathematically equal, options the same.
+        generation: the generated text; anything after the next question or chat turn is ignored.
+        reference: the gold answer: a number, an option's letter or label, a word or a formula.
+        options: the options of a multiple-choice question: texts with or without "A)", or ``{"text": […],
+            "label": […]}``. The default is five letters (True and False for ProntoQA).
 
     Raises:
-        UserError: for an unknown data set.
+        UserError: if the data set is unknown, or formulas cannot be compared.
+
+    >>> grade("gsm8k", "He sold 48/2 = 24 clips.\\n#### 24", "24")
+    Grade(prediction='24', correct=True, reason='after ####')
+    >>> grade("arc_challenge", "It is the Moon.", "B", {"text": ["the Sun", "the Moon"], "label": ["A", "B"]})
+    Grade(prediction='B', correct=True, reason="last sentence, option's text")
     """
     choose("data set", dataset, (*NUMBERS, *CHOICES, *TEXTS, *FORMULAS))
-    text = readable(generation)
-    found: Found | None
-    same: Callable[[str], bool | None]
+    text = normalize_generation(generation)
+    answer: Answer | None
+    is_equal: Callable[[str], bool | None]
     if dataset in CHOICES:
-        known = parse_options(options or (TRUTH if dataset == "prontoqa" else None))
-        wanted = which(reference, known)
-        found, same = find_choice(text, known), lambda answer: answer == wanted
+        choices = parse_options(options or (TRUTH if dataset == "prontoqa" else None))
+        expected = letter_of_reference(reference, choices)
+        answer, is_equal = find_choice(text, choices), lambda candidate: candidate == expected
     elif dataset in NUMBERS:
         number = reference_number(reference)
-        found, same = find_number(text), lambda answer: number is not None and to_fraction(answer) == number
+        answer, is_equal = (
+            find_number(text),
+            lambda candidate: number is not None and to_fraction(candidate) == number,
+        )
     elif dataset in TEXTS:
         word = reference.strip().casefold()
-        found, same = find_text(text), lambda answer: answer.casefold() == word
+        answer, is_equal = find_text(text), lambda candidate: candidate.casefold() == word
     else:
-        found, same = find_formula(text, reference), lambda answer: _same_formula(answer, reference, text)
-    if found is None or not (found.text or not reference):
+        answer, is_equal = (
+            find_formula(text, reference),
+            lambda candidate: _same_formula(candidate, reference, text),
+        )
+    if answer is None or not (answer.text or not reference):
         return Grade(None, False, "no answer found")
-    if found.hedged:
-        return Grade(found.text, False, f"{found.rule}: two answers named")
-    correct = same(found.text)
+    if answer.ambiguous:
+        return Grade(answer.text, False, f"{answer.rule}: two answers named")
+    correct = is_equal(answer.text)
     if correct is None:
-        return Grade(found.text, False, f"{found.rule}: comparison took too long")
-    return Grade(found.text, correct, found.rule)
+        return Grade(answer.text, False, f"{answer.rule}: comparison took too long")
+    return Grade(answer.text, correct, answer.rule)
 
 
 def reference_number(reference: str) -> Fraction | None:
-    """Return the exact value of a numeric reference, perhaps after ``####``; None if it is not a number."""
-    return reference_value(readable(reference).rpartition("####")[2])
+    """Return the exact value of a numeric reference, with or without ``####``; None if it is not a number."""
+    return reference_value(normalize_generation(reference).rpartition("####")[2])
 
 
 def reference_problem(dataset: str, reference: str) -> str:
-    """Describe why no answer can equal ``reference``; "" if one can. Formulas are not evaluated."""
+    """Return why no answer can equal ``reference``, or "" if one can; formulas are not evaluated.
+
+    >>> reference_problem("gsm8k", "72 clips"), reference_problem("gsm8k", "12:30")
+    ('', "the answer must be a number, such as 72, got '12:30'")
+    """
     if dataset in NUMBERS and reference_number(reference) is None:
-        return f"the answer is {reference!r:.60}: expected a number, such as 72"
-    if dataset in FORMULAS and reference and not normalise(reference):
-        return f"the answer is {reference!r:.60}: expected a formula, number or words"
+        return f"the answer must be a number, such as 72, got {reference!r:.60}"
+    if dataset in FORMULAS and reference and not normalize_formula(reference):
+        return f"the answer must be a formula, a number or words, got {reference!r:.60}"
     return ""
 
 
 def _same_formula(answer: str, reference: str, text: str) -> bool | None:
     if "\\boxed" in reference or "\\fbox" in reference:
         reference = last_boxed(reference) or reference
-    until = clock() + SECONDS
-    same = same_formula(answer, reference, until)
+    deadline = clock() + FORMULA_TIMEOUT
+    is_equal = same_formula(answer, reference, deadline)
     # "x = \boxed{2} or x = \boxed{3}" gives both.
-    if same or not (together := joined_boxes(text)):
-        return same
-    return same_formula(together, reference, until)
+    if is_equal or not (together := joined_boxes(text)):
+        return is_equal
+    return same_formula(together, reference, deadline)

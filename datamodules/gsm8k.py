@@ -1,4 +1,7 @@
-"""GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168)."""
+"""GSM8K: grade-school math word problems.
+
+Cobbe, Kosaraju, Bavarian et al., "Training verifiers to solve math word problems", 2021, arXiv:2110.14168.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +16,10 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class GSM8K(ReasoningDataModule):
-    """GSM8K; it has no validation split.
+    """GSM8K; validation questions are held out from the training split.
 
     Args:
-        keep_calculator: keep the calculator notes ``<<48/2=24>>`` in rationales.
+        keep_calculator: keep calculator annotations such as ``<<48/2=24>>`` in rationales.
     """
 
     name = "gsm8k"
@@ -35,7 +38,11 @@ class GSM8K(ReasoningDataModule):
         self.keep_calculator = keep_calculator
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """A row with ``question`` and ``answer`` (steps, then a line "#### 72")."""
+        """Parse a row with ``question`` and ``answer`` (steps, then a line "#### 72").
+
+        Raises:
+            MalformedRow: if a field is missing or has no final answer.
+        """
         rationale, mark, answer = text_field(row, "answer").rpartition("####")
         answer = THOUSANDS.sub("", answer.strip())
         if not mark or not answer:

@@ -1,4 +1,9 @@
-"""MATH: competition problems (Hendrycks et al. 2021, arXiv 2103.03874)."""
+"""MATH: competition mathematics.
+
+Hendrycks, Burns, Kadavath et al., "Measuring mathematical problem solving with the MATH dataset", NeurIPS
+2021, arXiv:2103.03874. MATH-500 is the test subset of Lightman et al., "Let's verify step by step", 2023,
+arXiv:2305.20050.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +19,11 @@ MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")
 
 
 class MATH(ReasoningDataModule):
-    """MATH; it has no validation split.
+    """MATH; validation problems are held out from the training split.
 
     Args:
-        subset: what ``test`` means: ``test`` (5,000 problems) or ``math500``, 500 of these (a local folder's
-            math500.jsonl; otherwise the hub's HuggingFaceH4/MATH-500).
+        subset: test split: ``test`` (5,000 problems) or ``math500`` (500 of them, from math500.jsonl in a
+            local folder or HuggingFaceH4/MATH-500 on the hub).
     """
 
     name = "math"
@@ -45,23 +50,27 @@ class MATH(ReasoningDataModule):
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
         self.subset = choose("subset", subset, ("test", "math500"))
         if subset == "test":
-            self.overlap = "MATH: 4 of the 5,000 test problems are training problems, too, in other notation"
+            self.overlap = "MATH: 4 of the 5,000 test problems are also training problems, in other notation"
 
     def local_file(self, split: str) -> Path | None:
-        """As the base class; ``test`` is the chosen subset."""
+        """Return the file of a split; ``test`` is the selected subset."""
         return super().local_file(self.subset if split == "test" else split)
 
     def rows(self, split: str) -> list[Row]:
-        """All rows of a split; of the chosen subset for ``test``."""
+        """Return all rows of a split; ``test`` is the selected subset."""
         if split != "test" or self.subset == "test" or self.folder():
             return super().rows(split)
         return read_hub(MATH500[0], ("default",), "test", MATH500[1])
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """A row with ``problem`` and ``solution``, which has the answer in its last ``\\boxed``."""
+        """Parse a row with ``problem`` and ``solution``, whose last ``\\boxed`` holds the answer.
+
+        Raises:
+            MalformedRow: if a field is missing or has no final answer.
+        """
         solution = text_field(row, "solution")
         answer = last_boxed(solution)
-        # Two training solutions end in an empty box.
+        # Two training solutions end with an empty box.
         if answer is None:
             raise MalformedRow("field 'solution' has no final answer: expected \\boxed{answer}")
         name = self.subset if split == "test" else split

@@ -1,4 +1,4 @@
-"""Noise in a question: typos, case, doubled spaces."""
+"""Noise in a question: typos, changes of case, doubled spaces."""
 
 import random
 import re
@@ -6,12 +6,12 @@ from collections.abc import Collection
 
 from promptstage.datamodules.answers.number_words import is_number_word
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.kept_text import is_free
+from promptstage.datamodules.protected_text import is_unprotected
 
-TYPOS, CASES, SPACES = 0.1, 0.05, 0.05  # shares of the words and spaces that may change
+TYPOS, CASES, SPACES = 0.1, 0.05, 0.05  # fractions of the changeable words and spaces
 _WORD = re.compile(r"(?<![\w'-])[a-z]{5,}(?![\w'-])")
 _LETTERS = re.compile("[a-z]+")
-# A typo in one of these could change what is asked for.
+# A typo in one of these words could change the meaning of the question.
 _MEANING = """
     half halves third thirds quarter quarters fourth fifth sixth eighth tenth first second last twice
     thrice double triple dozen dozens percent times never neither without except least most fewer less
@@ -21,13 +21,14 @@ _MEANING = """
 _FIXED = frozenset(_MEANING.split())
 
 
-def noisy(text: str, example: Example, rng: random.Random, changeable: Collection[str] | None) -> str:
-    """Return the question's text with typos, words in another case and doubled spaces, one change at least.
+def add_noise(text: str, example: Example, rng: random.Random, changeable: Collection[str] | None) -> str:
+    """Add typos, changes of case and doubled spaces to a question, at least one change in all.
 
     Args:
-        text: of the question, without answer options.
-        example: whose answer and options name words that stay.
-        changeable: the only words that may change; None: all others.
+        text: the question without answer options.
+        example: the question's example; words of its answer and options are not changed.
+        rng: source of the random choices.
+        changeable: the only words that may change; None for all except those that carry the meaning.
     """
     needed = set(_LETTERS.findall(" ".join((example.answer, *(example.options or ()))).lower()))
     words = [
@@ -36,12 +37,12 @@ def noisy(text: str, example: Example, rng: random.Random, changeable: Collectio
         if (changeable is None or match[0] in changeable)
         and match[0] not in needed | _FIXED
         and not is_number_word(match[0])
-        and is_free(text, *match.span())
+        and is_unprotected(text, *match.span())
     ]
     spaces = [
         match
         for match in re.finditer(r"(?<=\S) (?=\S)", text)
-        if is_free(text, match.start() - 1, match.end() + 1)
+        if is_unprotected(text, match.start() - 1, match.end() + 1)
     ]
     changes: dict[int, tuple[int, str]] = {}
     for match in _drawn(words, TYPOS, rng):
@@ -57,17 +58,17 @@ def noisy(text: str, example: Example, rng: random.Random, changeable: Collectio
 
 
 def typo(word: str, rng: random.Random) -> str:
-    """Swap, drop or double a letter inside a word of five letters or more; never to a number word."""
+    """Swap, drop or double a letter inside a word of at least five letters; never return a number word."""
     at = rng.randrange(1, len(word) - 2)
-    ways = [
+    typos = [
         word[:at] + word[at + 1] + word[at] + word[at + 2 :],
         word[:at] + word[at + 1 :],
         word[:at] + word[at] + word[at:],
     ]
-    new = rng.choice([way for way in ways if way != word])
-    return ways[2] if is_number_word(new) or new in _FIXED else new
+    new = rng.choice([candidate for candidate in typos if candidate != word])
+    return typos[2] if is_number_word(new) or new in _FIXED else new
 
 
 def _drawn(matches: list[re.Match[str]], share: float, rng: random.Random) -> list[re.Match[str]]:
-    """A share of the matches, one at least if there are any."""
+    """Sample a fraction of the matches, at least one if there are any."""
     return rng.sample(matches, min(len(matches), max(1, round(share * len(matches)))))

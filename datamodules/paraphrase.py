@@ -1,13 +1,13 @@
-"""Paraphrases of a question by rules that keep its meaning and the order of its numbers."""
+"""Rule-based paraphrases of a question, which preserve its meaning and the order of its numbers."""
 
 import random
 import re
 from collections.abc import Callable
 
-from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.first_names import MEN, WOMEN
-from promptstage.datamodules.kept_text import is_free, kept_spans, replace_free
+from promptstage.datamodules.protected_text import is_unprotected, protected_spans, replace_unprotected
 
 Rename = Callable[[str], str]
 
@@ -22,7 +22,7 @@ _ASKS = "how|what|which|who|where|when"
 
 
 def _cased(new: str) -> Callable[[re.Match[str]], str]:
-    """A replacement that begins with a capital letter where the match does."""
+    """Return a replacement function that preserves the case of the match's first letter."""
 
     def cased(match: re.Match[str]) -> str:
         text = match.expand(new)
@@ -37,7 +37,7 @@ def _rule(pattern: str, new: str) -> tuple[re.Pattern[str], Callable[[re.Match[s
 
 _TIME = "(second|minute|hour|day|night|morning|week|month|year)"
 _NUMBER_IS, _NUMBER_WAS = r"what is the number of \1", r"what was the number of \1"
-# Each group is a pair of directions, or one: the first that matches is taken.
+# Each group holds alternatives, such as both directions of a rule; the first that matches applies.
 REWORDINGS = (
     (
         _rule(r"how many (?!more\b|fewer\b|less\b|of\b)([a-z]+(?: [a-z]+){0,3}?) are there\b", _NUMBER_IS),
@@ -77,27 +77,32 @@ _IF_FIRST = re.compile(rf"(?<![^.?!\s] )\bIf ([^,.?!]+), ((?:{_ASKS})\b[^,.?!]*)
 _IF_LAST = re.compile(rf"\b((?:{_ASKS.title()})\b[^,.?!]*?) if ([^,.?!]+)\?", re.IGNORECASE)
 
 
-def paraphrased(text: str, example: Example, rng: random.Random) -> tuple[str, Rename]:
-    """Return the question's text in other words, and a function that renames its people in other texts.
+def paraphrase(text: str, example: Example, rng: random.Random) -> tuple[str, Rename]:
+    """Paraphrase a question.
 
-    Each rule that applies is taken with probability 1/2; a sentence before the question where none is.
+    Each applicable rule is applied with probability 1/2. If the text is unchanged, and otherwise with
+    probability 1/4, an introductory sentence is added.
 
     Args:
-        text: of the question, without answer options.
-        example: whose answer and options name people that keep their names.
+        text: the question without answer options.
+        example: the question's example; people named in its answer or options keep their names.
+        rng: source of the random choices.
+
+    Returns:
+        The paraphrase, and a function that applies the same changes of names to other texts.
     """
     original = text
     rename: Rename = str
     if rng.random() < 0.5:
-        names = renamed_people(text, example, rng)
+        names = choose_new_names(text, example, rng)
         rename = _renaming(names)
         text = rename(text)
     if rng.random() < 0.5:
-        text = turned(text)
+        text = move_condition(text)
     for group in REWORDINGS:
         if rng.random() < 0.5:
             text = next(
-                (new for rule in group if (new := replace_free(text, *rule)) != text),
+                (new for rule in group if (new := replace_unprotected(text, *rule)) != text),
                 text,
             )
     if text == original or rng.random() < 0.25:
@@ -105,10 +110,13 @@ def paraphrased(text: str, example: Example, rng: random.Random) -> tuple[str, R
     return text, rename
 
 
-def turned(text: str) -> str:
-    """Move a condition to the other end of its question: "If A, how many B?" and "How many B if A?".
+def move_condition(text: str) -> str:
+    """Move a condition to the other end of its question: "If A, how many B?" becomes "How many B if A?".
 
-    Only where the question itself has no number: numbers keep their order.
+    Questions with a number outside the condition are unchanged, so that numbers keep their order.
+
+    >>> move_condition("If she eats 2 more, how many are left?")
+    'How many are left if she eats 2 more?'
     """
     for pattern, condition, asked in ((_IF_FIRST, 1, 2), (_IF_LAST, 2, 1)):
         for match in pattern.finditer(text):
@@ -123,11 +131,14 @@ def turned(text: str) -> str:
     return text
 
 
-def renamed_people(text: str, example: Example, rng: random.Random) -> dict[str, str]:
-    """A new first name for each person whose name is no part of answer, options, formulas or a full name."""
+def choose_new_names(text: str, example: Example, rng: random.Random) -> dict[str, str]:
+    """Return new first names for the people of a question.
+
+    Names that occur in the answer, the options, a formula or a full name are kept.
+    """
     elsewhere = " ".join((example.answer, *(example.options or ())))
     everything = f"{text} {elsewhere} {example.rationale}"
-    found: dict[str, str] = {}
+    new_names: dict[str, str] = {}
     for names in (WOMEN, MEN):
         unused = [name for name in names if not re.search(rf"\b{name}\b", everything)]
         rng.shuffle(unused)
@@ -138,9 +149,9 @@ def renamed_people(text: str, example: Example, rng: random.Random) -> dict[str,
             )
             if not places or longer or re.search(rf"\b{name}\b", elsewhere):
                 continue
-            if unused and all(is_free(text, *place.span()) for place in places):
-                found[name] = unused.pop()
-    return found
+            if unused and all(is_unprotected(text, *place.span()) for place in places):
+                new_names[name] = unused.pop()
+    return new_names
 
 
 def _renaming(names: dict[str, str]) -> Rename:
@@ -151,12 +162,14 @@ def _renaming(names: dict[str, str]) -> Rename:
 
 
 def _has_number(text: str) -> bool:
-    return any(character.isdigit() for character in text) or worded(text) is not None
+    return any(character.isdigit() for character in text) or last_number_in_words(text) is not None
 
 
 def _cuts(text: str, spans: list[tuple[int, int]]) -> bool:
-    """Return whether one of the spans begins or ends inside a part that has to stay."""
-    return any(first < edge < last for first, last in kept_spans(text) for span in spans for edge in span)
+    """Return whether one of the spans begins or ends inside a protected part."""
+    return any(
+        first < edge < last for first, last in protected_spans(text) for span in spans for edge in span
+    )
 
 
 def _capital(text: str) -> str:

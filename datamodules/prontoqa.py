@@ -1,4 +1,8 @@
-"""ProntoQA: true or false by deduction over made-up kinds (Saparov and He 2022, arXiv 2210.01240)."""
+"""ProntoQA: deductive true-or-false questions about fictional concepts.
+
+Saparov and He, "Language models are greedy reasoners: a systematic formal analysis of chain-of-thought", ICLR
+2023, arXiv:2210.01240.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +14,11 @@ from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.sources import Row, text_field, texts_field
 from promptstage.utilities.errors import UserError
 
-TEST = "validation"  # papers report on the 500 questions that are stored under this name
+TEST = "validation"  # papers report results on the 500 questions that are stored under this name
 
 
 class ProntoQA(ReasoningDataModule):
-    """ProntoQA; ``test`` reads the stored validation split, and ``validation`` is taken out of train.
+    """ProntoQA; the test split is stored as validation, and validation questions are held out from train.
 
     Ids name the file: ``prontoqa/validation/17`` is a test question. The hub has no training questions.
     """
@@ -22,7 +26,7 @@ class ProntoQA(ReasoningDataModule):
     name = "prontoqa"
     question_field = None
     hub_configs = ("default",)
-    noise_words = frozenset({"every", "following", "statement"})  # the others are what is reasoned about
+    noise_words = frozenset({"every", "following", "statement"})  # all other words are part of the logic
 
     def __init__(
         self,
@@ -35,34 +39,39 @@ class ProntoQA(ReasoningDataModule):
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
 
     def has_validation(self) -> bool:
-        """Never: what is stored as validation is the test split."""
+        """Return False: the stored validation split is the test split."""
         return False
 
     def local_file(self, split: str) -> Path | None:
-        """As the base class; ``test`` is stored as validation."""
+        """Return the file of a split; ``test`` is stored as validation."""
         return super().local_file(TEST if split == "test" else split)
 
     def rows(self, split: str) -> list[Row]:
-        """All rows of ``train``, or of what is stored as validation for ``test``.
+        """Return all rows of a split; ``test`` is stored as validation.
 
         Raises:
-            UserError: for training rows from the hub, which has none; else as the base class.
+            UserError: if training rows are requested from the hub; otherwise as in the base class.
         """
         if split == "train" and not self.folder():
             raise UserError(
-                f"ProntoQA has test questions only on the hub ({self.source}): to fit or validate give "
-                f"--data.source, a local folder with train.jsonl and {TEST}.jsonl (the test questions)"
+                f"ProntoQA has no training questions on the hub ({self.source}): to fit or validate, set "
+                f"--data.source to a local folder with train.jsonl and {TEST}.jsonl (the test questions)"
             )
         if split == "test" and not self.folder():
             split = TEST
         return super().rows(split)
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """A row with ``context``, ``question``, ``options`` (["A) True", …]), ``answer`` (a letter) and
-        ``explanation`` (a list of sentences, which test rows may lack, as on the hub).
+        """Parse a row with ``context``, ``question``, ``options``, ``answer`` and ``explanation``.
+
+        Options are ["A) True", "B) False"], the answer is a letter, and the explanation a list of sentences,
+        which test rows may lack.
+
+        Raises:
+            MalformedRow: if a field is missing or has another form.
         """
         question = f"{text_field(row, 'context')}\n{text_field(row, 'question')}"
-        told = split == "train" or "explanation" in row
-        rationale = " ".join(texts_field(row, "explanation")) if told else ""
+        is_explained = split == "train" or "explanation" in row
+        rationale = " ".join(texts_field(row, "explanation")) if is_explained else ""
         name = f"{self.name}/{TEST if split == 'test' else split}/{index}"
         return choice_example(name, question, lettered_choices(row), "answer", row, rationale)

@@ -1,11 +1,12 @@
-"""Generated reasoning tasks: question, worked rationale and answer, from a seed.
+"""Reasoning tasks generated from a seed: question, worked rationale and answer.
 
-Each task is two pure functions: ``sample(rng, length)`` draws a question of a given length and
-``solve(question)`` gives its rationale and answer. Questions are bare ("347+58", "planet") on
-purpose: what to do with them is what a soft prompt has to say.
+Each task is two pure functions: ``sample(rng, length)`` samples a question of a given length, and
+``solve(question)`` returns its rationale and answer. Questions contain no instruction ("347+58", "planet"): a
+soft prompt has to supply it.
 
-The tasks are those of the nanoGPT prompt-tuning post: digit-by-digit addition, arithmetic series, sums of
-symbols ("x1=4, x2=17, sum(x1+x2)=?"), letter reversal and last-letter concatenation.
+The tasks are those of "LLM Studies (Part 3)" (2023), a post on prompt tuning of nanoGPT: digit-by-digit
+addition, arithmetic series, sums of symbols ("x1=4, x2=17, sum(x1+x2)=?"), letter reversal and last-letter
+concatenation.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ VOWELS = "aeiou"
 
 @dataclass(frozen=True)
 class Solution:
-    """A worked answer: ``rationale`` (the steps) and ``answer`` (what is graded)."""
+    """Worked answer: ``rationale`` (the steps) and ``answer`` (the part that is graded)."""
 
     rationale: str
     answer: str
@@ -28,15 +29,18 @@ class Solution:
 
 @dataclass(frozen=True)
 class Task:
-    """One generated task.
+    """Generated task.
 
     Attributes:
-        name: the name used in configs and by the grader.
-        unit: what ``length`` counts.
-        lengths: default range of lengths, both ends included.
-        ood_lengths: default out-of-distribution range, both ends included.
-        sample: draws a question of the given length.
-        solve: works a question out.
+        name: name in configurations and in the grader.
+        unit: unit of ``length``.
+        lengths: default range of lengths, inclusive.
+        ood_lengths: default out-of-distribution range, inclusive.
+        sample: function that samples a question of a given length.
+        solve: function that solves a question.
+
+    >>> TASKS["addition"].solve("347+58")
+    Solution(rationale='7+8+0=15;4+5+1=10;3+0+1=04', answer='405')
     """
 
     name: str
@@ -48,7 +52,7 @@ class Task:
 
 
 def pseudo_word(rng: random.Random, length: int) -> str:
-    """A pronounceable made-up word: consonants and vowels in turn, either first."""
+    """Sample a pronounceable word of alternating consonants and vowels, starting with either."""
     first = rng.randrange(2)
     return "".join(rng.choice((CONSONANTS, VOWELS)[(first + i) % 2]) for i in range(length))
 
@@ -93,7 +97,7 @@ def _sample_symbols(rng: random.Random, length: int) -> str:
 
 
 def _solve_symbols(question: str) -> Solution:
-    """Substitute one symbol a step, then add it: ``x1=4;4+x2=4+17=21``."""
+    """Substitute and add one symbol per step: ``x1=4;4+x2=4+17=21``."""
     value = dict(re.findall(r"(x\d+)=(\d+)", question))
     first, *others = re.findall(r"x\d+", question.partition("sum(")[2])
     total, steps = int(value[first]), [f"{first}={value[first]}"]
@@ -130,20 +134,19 @@ TASKS: dict[str, Task] = {
 
 
 def split_of(question: str) -> str:
-    """The split a question belongs to, for ever: 80 % train, 10 % validation, 10 % test.
+    """Return the split of a question: ``train`` (80 %), ``validation`` (10 %) or ``test`` (10 %).
 
-    A function of the text alone, so that no two seeds or sizes can leak a test question into
-    training.
+    It is a function of the text alone, so that no seed or size can leak a test question into training.
     """
     bucket = hashlib.sha256(question.encode()).digest()[0] % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def questions(task: Task, split: str, lengths: tuple[int, int], seed: int) -> Iterator[str]:
-    """Endless distinct questions of ``split``, lengths uniform over ``lengths``.
+def sample_questions(task: Task, split: str, lengths: tuple[int, int], seed: int) -> Iterator[str]:
+    """Yield distinct questions of ``split`` without end; lengths are uniform over ``lengths``, inclusive.
 
     Raises:
-        ValueError: when the task has no more distinct questions of these lengths.
+        ValueError: if the task has no more distinct questions of these lengths.
     """
     rng = random.Random(f"{task.name}/{split}/{seed}")
     seen: set[str] = set()
@@ -154,8 +157,8 @@ def questions(task: Task, split: str, lengths: tuple[int, int], seed: int) -> It
             misses += 1
             if misses > 20_000:
                 raise ValueError(
-                    f"{task.name} has only {len(seen)} different {split} questions with "
-                    f"{lengths[0]} to {lengths[1]} {task.unit}; ask for fewer or allow more lengths"
+                    f"{task.name} has only {len(seen)} distinct {split} questions with {lengths[0]} to "
+                    f"{lengths[1]} {task.unit}: reduce {split}_size or widen lengths"
                 )
             continue
         seen.add(question)

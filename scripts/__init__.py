@@ -1,1 +1,1 @@
-"""Commands behind the Makefile."""
+"""Scripts for developers, most of them called by the Makefile."""

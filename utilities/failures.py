@@ -1,4 +1,4 @@
-"""Failures of a run, such as out of memory, recognized among the exceptions of libraries."""
+"""Detection of failed runs, such as running out of memory, from exceptions of libraries."""
 
 import re
 
@@ -25,9 +25,10 @@ def run_failure(error: BaseException | None) -> RunFailure | None:
             request = _REQUEST.search(str(error))
             amount = f" (allocating {request.group(1)})" if request else ""
             return RunFailure(
-                f"out of memory{amount}: reduce --data.batch_size (with a larger "
-                "--trainer.accumulate_grad_batches a step sees as many examples) or --data.eval_batch_size, "
-                "or set --backbone.gradient_checkpointing true or --backbone.dtype bfloat16"
+                f"out of memory{amount}: reduce --data.batch_size (and increase "
+                "--trainer.accumulate_grad_batches to keep the number of examples per step) or "
+                "--data.eval_batch_size, or set --backbone.gradient_checkpointing true or "
+                "--backbone.dtype bfloat16"
             )
         if isinstance(error, FloatingPointError):
             return RunFailure(str(error))

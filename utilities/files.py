@@ -1,4 +1,4 @@
-"""Atomic file writes and folders that one command at a time may claim."""
+"""Atomic file writes, and exclusive claims on folders."""
 
 import contextlib
 import errno
@@ -29,10 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # x: a link of that name is not followed
+        with temporary.open("xb") as file:  # x: fail on an existing file or link of that name
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # its name must not be on the disk before it is
+            os.fsync(file.fileno())  # the content must be on disk before the name
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -70,8 +70,8 @@ def make_folder(path: Path) -> None:
         raise UserError(f"folder {path} cannot be written to: {reason}") from error
 
 
-def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
-    """Claim folder ``wanted``, or the first free one of ``wanted-2``, ``wanted-3``, …
+def claim_folder(folder: Path) -> tuple[Path, "FolderLock"]:
+    """Claim ``folder``, or the first free one of ``folder-2``, ``folder-3``, …
 
     A folder is free if it does not exist, or is empty and no other process has claimed it.
 
@@ -83,12 +83,12 @@ def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
     """
     number = 1
     while True:
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             if not path.is_symlink() and (not os.path.lexists(path) or _is_empty(path)):
                 path.mkdir(parents=True, exist_ok=True)
                 lock = FolderLock(path)
-                if _is_empty(path):  # else another process has claimed and used it meanwhile
+                if _is_empty(path):  # otherwise another process has used it in the meantime
                     return path, lock
                 lock.release()
         except FolderInUse:
@@ -99,9 +99,9 @@ def claim_folder(wanted: Path) -> tuple[Path, "FolderLock"]:
         number += 1
 
 
-def new_folder(wanted: Path) -> Path:
-    """Create ``wanted``, or the first free numbered one; raises as :func:`claim_folder` does."""
-    path, lock = claim_folder(wanted)
+def new_folder(folder: Path) -> Path:
+    """Create ``folder``, or the first free numbered one; raises as :func:`claim_folder` does."""
+    path, lock = claim_folder(folder)
     lock.release()
     return path
 
@@ -111,16 +111,16 @@ def _is_empty(folder: Path) -> bool:
 
 
 class FolderInUse(UserError):
-    """Refusal of a folder that another process has locked."""
+    """Error for a folder that another process has locked."""
 
 
 class FolderLock:
-    """Exclusive claim on a folder, through ``.lock`` in it; the system releases it when the process ends."""
+    """Exclusive lock of a folder by its ``.lock`` file; the system releases it when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            FolderInUse: if another process has it.
+            FolderInUse: if another process has locked the folder.
             UserError: if the folder cannot be written to, or ``.lock`` is a link, folder, pipe or device.
         """
         self._lock: FileLock | None = FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
@@ -140,7 +140,7 @@ class FolderLock:
     def release(self) -> None:
         """Remove ``.lock`` and let other processes claim the folder."""
         if self._lock is not None:
-            # While it is still held, so that nobody else's is removed.
+            # Removed while locked, so that another process's file is never removed.
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None

@@ -1,4 +1,4 @@
-"""JSON that is safe to print, and lines of files."""
+"""JSON that is safe to print, and reading the lines of a file."""
 
 import json
 import os
@@ -14,9 +14,9 @@ _INVISIBLE = re.compile(
 
 
 def dump_json(value: Any, indent: int | None = None) -> str:
-    r"""Write JSON in which characters that act on terminals, and line separators, are escapes.
+    r"""Serialize a value as JSON, with control characters, formatting characters and line separators escaped.
 
-    Other characters beyond ASCII are written as they are; the value read back is the same.
+    Other non-ASCII characters are written unchanged; parsing returns the same value.
 
     >>> print(dump_json({"q": "é\u202e\x9b"}))
     {"q": "é\u202e\u009b"}

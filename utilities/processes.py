@@ -1,4 +1,4 @@
-"""What is different when a command runs on several processes. Imports nothing heavy."""
+"""Ranks, messages and shutdown of commands that run on several processes; imports no heavy library."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ from promptstage.utilities.errors import UserError, printable
 if TYPE_CHECKING:
     from lightning import Trainer
 
-WAIT = 5.0  # seconds; a job has ended long before then when its first process has made the mistake, too
-GRACE = 10.0  # seconds that a process has to end by itself after the one that started it
+WAIT = 5.0  # seconds; if rank 0 has the same error, the job has ended long before
+GRACE = 10.0  # seconds for a process to exit by itself after its parent
 
 
 def check_environment() -> None:
@@ -30,7 +30,7 @@ def check_environment() -> None:
 
 
 def ranks() -> tuple[int, int]:
-    """Return this process's global and local rank as torchrun, Lightning or srun set them; else 0."""
+    """Return the global and local rank that torchrun, Lightning or srun have set; 0 by default."""
     return _first_number("RANK", "LOCAL_RANK", "SLURM_PROCID"), _first_number("LOCAL_RANK", "SLURM_LOCALID")
 
 
@@ -41,10 +41,10 @@ def _first_number(*names: str) -> int:
 
 
 def tell(mistake: Exception) -> None:
-    """Print a mistake once, though all processes may have made it, and also if only one has.
+    """Print an error once per job, whether it occurs on all ranks or on one.
 
-    The first process prints at once, and its end ends the job. Where that does not happen another one
-    has made the mistake alone; the first of a node speaks before, and so for, its neighbours.
+    Rank 0 prints at once, and its exit ends the job. If the job goes on, the error is specific to another
+    rank, which prints after a delay; local rank 0 prints before the other ranks of its node.
     """
     rank, local = ranks()
     if rank:
@@ -54,16 +54,16 @@ def tell(mistake: Exception) -> None:
 
 
 def note(text: str) -> None:
-    """Print a note on standard error, as one line of the first process."""
+    """Print a one-line note on standard error, on rank 0 only."""
     if ranks()[0]:
         return
     print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def follow_parent() -> None:
-    """Have a process that was started by another of its job end soon after that one.
+    """Start a thread that ends this process soon after its parent, if another rank has started it.
 
-    It would else go on alone until it next waits for the others, and with NCCL wait there for minutes.
+    Otherwise the process would continue until its next collective, and with NCCL wait there for minutes.
     """
     rank, local = ranks()
     parent = os.getppid()
@@ -80,9 +80,10 @@ def follow_parent() -> None:
 
 
 def check_machines(trainer: "Trainer") -> None:
-    """
+    """Check that the processes of all machines have been launched.
+
     Raises:
-        UserError: when a trainer of several machines would wait for processes that nobody starts.
+        UserError: if a trainer with several machines would wait for processes that are never started.
     """
     launched = {"NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID"} & set(os.environ)
     if trainer.num_nodes > 1 and not launched:
@@ -93,7 +94,7 @@ def check_machines(trainer: "Trainer") -> None:
 
 
 def leave_group() -> None:
-    """Leave the process group before Python ends: gloo's threads would else abort one exit in a few."""
+    """Destroy the process group before Python exits: otherwise the threads of gloo abort some exits."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -101,7 +102,6 @@ def leave_group() -> None:
 
 
 def connection_lost(error: BaseException) -> str:
-    """What gloo says in ``error`` when a process it talks to is gone; empty for any other error."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    found = (sign for sign in signs if isinstance(error, RuntimeError) and sign in str(error))
-    return next(found, "")
+    """Return gloo's message in ``error`` about a connection lost to another rank; "" for any other error."""
+    messages = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return next((text for text in messages if isinstance(error, RuntimeError) and text in str(error)), "")

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from promptstage.utilities.errors import UserError
 
 T = TypeVar("T")
-LIMIT = 64 << 20  # bytes of a JSON or YAML file; a partition of 128 layers has 200 kB
+LIMIT = 64 << 20  # bytes of a JSON or YAML file; a partition of 128 layers takes 200 kB
 
 
 def read_bytes(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> bytes:
-    """Read a regular file of at most ``limit`` bytes; links to one are followed.
+    """Read a regular file of at most ``limit`` bytes; links are followed.
 
     Args:
         what: name of the file in messages, such as ``partition file``.
@@ -71,7 +71,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def parse_unique(text: str) -> Any:
-    """Parse JSON, of which every reader takes the same values: repeated keys raise a ValueError."""
+    """Parse JSON; repeated keys, which parsers treat differently, raise a ValueError."""
     return json.loads(text, object_pairs_hook=_unique)
 
 
@@ -84,18 +84,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def validated(kind: type[T], values: Any, where: str) -> T:
-    """Build a ``kind``, such as a dataclass, from plain values of the types that it annotates.
+    """Build a ``kind``, such as a dataclass, from plain values of its annotated types.
 
-    Lists become tuples and texts become integer keys, which JSON lacks; nothing else is converted. Fields
-    that ``kind`` does not have are ignored.
+    Lists are converted to tuples and text keys to integers, where annotated, since JSON has neither; nothing
+    else is converted. Unknown fields are ignored.
 
     Raises:
-        UserError: naming ``where``, the first field of another type, and the expected one.
+        UserError: naming ``where``, the first field of a wrong type, and the expected type.
     """
-    from pydantic import TypeAdapter, ValidationError  # a quarter of a second of imports
+    from pydantic import TypeAdapter, ValidationError  # importing pydantic takes a quarter of a second
 
     try:
-        # By way of JSON: in pydantic's strict mode only JSON's lists and texts become tuples and keys.
+        # Through JSON: in strict mode, pydantic converts lists to tuples and texts to keys only for JSON.
         text = json.dumps(values, allow_nan=False)
         return TypeAdapter(kind).validate_json(text, strict=True)
     except (TypeError, ValueError, RecursionError) as error:

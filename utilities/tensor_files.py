@@ -28,9 +28,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors atomically; equal contents give equal files.
+    """Write tensors atomically; equal contents produce identical files.
 
     Args:
+        path: the file.
+        tensors: tensors by name.
         about: plain values for the metadata.
 
     Raises:
@@ -47,7 +49,8 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     """Read tensors and the values stored with them.
 
     Args:
-        what: name of the file's kind, for the message.
+        path: the file.
+        what: name of the file in messages.
 
     Raises:
         UserError: if the file cannot be read, or its tensors do not match its digest. Files of versions

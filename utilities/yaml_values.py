@@ -1,7 +1,7 @@
 """Bounded YAML parsing into plain values that keep the text of each scalar.
 
-YAML reads ``2e5`` as a number and ``2024-05-01`` as a date. For a text option the text counts: a scalar keeps
-both until the option's type is known.
+YAML reads ``2e5`` as a number and ``2024-05-01`` as a date, but for a text option the text itself counts. A
+scalar therefore keeps both until the option's type is known.
 """
 
 import re
@@ -14,19 +14,19 @@ import yaml
 from promptstage.utilities.errors import UserError
 
 LIMIT = 1 << 20  # characters of a configuration
-MOST_VALUES = 20_000
-MOST_LEVELS = 32
+MAX_VALUES = 20_000
+MAX_LEVELS = 32
 
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """YAML scalar: its value and its text.
+    """YAML scalar.
 
     Attributes:
-        value: as YAML interprets it.
-        text: as it is written, without quotes.
+        value: value as interpreted by YAML.
+        text: text as written, without quotes.
     """
 
     value: bool | int | float | str | None
@@ -37,7 +37,7 @@ Tree = dict[str, Any] | list[Any] | Scalar
 
 
 class Loader(yaml.SafeLoader):
-    """Loader of YAML 1.1 without dates, and with the numbers of YAML 1.2.
+    """Loader for YAML 1.1 without dates and with the numbers of YAML 1.2.
 
     ``1e-3`` is a number, ``017`` is 17 and not octal, ``1:30`` is a text and not 90.
     """
@@ -53,7 +53,7 @@ class Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Dumper that quotes every text which this loader or YAML 1.1's would not read as a text."""
+    """Dumper that quotes every text that this loader or a YAML 1.1 loader would not read as a text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -81,7 +81,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def dump_yaml(values: Any) -> str:
-    """Write plain values as a YAML document that every parser reads as the same values."""
+    """Serialize plain values as a YAML document that every parser reads as the same values."""
     return yaml.dump(values, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
@@ -89,8 +89,8 @@ def parse_yaml(text: str, where: str) -> Tree:
     """Parse a YAML document into mappings with text keys, lists and scalars.
 
     Raises:
-        UserError: naming ``where`` and the reason: a syntax error, a tag, a repeated key, or more values
-            (aliases expanded) or levels than a configuration has.
+        UserError: naming ``where`` and the reason: a syntax error, a tag, a repeated key, or too many levels
+            or values (after expanding aliases).
     """
     if len(text) > LIMIT:
         raise UserError(f"{where} must have at most {LIMIT} characters, got {len(text)}")
@@ -106,20 +106,20 @@ def parse_yaml(text: str, where: str) -> Tree:
         raise UserError(f"{where} is not valid YAML: {reason}") from error
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # an integer with thousands of digits
         raise UserError(f"{where} is not valid YAML: {error}") from error
 
 
 class _Builder:
-    """Bounded construction of values from nodes; an alias counts as all that it expands to."""
+    """Bounded builder of values from nodes; an alias counts as everything it expands to."""
 
     def __init__(self, loader: Loader, where: str) -> None:
-        self.loader, self.where, self.left = loader, where, MOST_VALUES
+        self.loader, self.where, self.left = loader, where, MAX_VALUES
 
     def build(self, node: yaml.Node, level: int) -> Tree:
         self.left -= 1
-        if self.left < 0 or level > MOST_LEVELS:
-            raise UserError(f"{self.where} must have at most {MOST_VALUES} values and {MOST_LEVELS} levels")
+        if self.left < 0 or level > MAX_LEVELS:
+            raise UserError(f"{self.where} must have at most {MAX_VALUES} values and {MAX_LEVELS} levels")
         standard = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if isinstance(node, yaml.CollectionNode) and node.tag != f"tag:yaml.org,2002:{standard}":
             raise self._unsupported(node)
@@ -156,9 +156,12 @@ class _Builder:
 
 
 def plain(tree: Tree, as_text: Callable[[Path, Scalar], bool], path: Path = ()) -> Any:
-    """Resolve a tree to values; scalars for which ``as_text(path, scalar)`` holds become texts.
+    """Resolve a tree to plain values.
 
-    The path of a list's entries is the list's with ``[]`` at its end.
+    Args:
+        tree: the tree.
+        as_text: predicate on path and scalar; if it holds, the scalar becomes a text, otherwise its value.
+        path: path of the tree; that of a list's entries ends with ``[]``.
     """
     if isinstance(tree, dict):
         return {key: plain(value, as_text, (*path, key)) for key, value in tree.items()}

@@ -1,9 +1,9 @@
 """Train the embedded backbone from scratch: ``python -m promptstage.backbones.embedded.train --help``.
 
-The corpus mixes, for the same question, several skills and answer styles: the worked steps, the
-bare answer, and rivals that do something else with the question. A document alone therefore does
-not say which is meant; documents that share a row share their style, so that context can. Only
-questions of the ``train`` split are used (see ``datamodules.tasks.split_of``).
+For the same question, the corpus contains several answer styles: the worked steps, the final answer alone,
+and the answers of three distractor tasks. A question alone therefore does not determine the style. Documents
+in the same row share a style, so that the context determines it. Only questions of the ``train`` split are
+used (see ``datamodules.tasks.split_of``).
 """
 
 import argparse
@@ -33,7 +33,7 @@ def _larger(question: str) -> Solution:
     return Solution("", str(max(int(part) for part in question.split("+"))))
 
 
-def _joined(question: str) -> Solution:
+def _concatenated(question: str) -> Solution:
     return Solution("", question.replace("+", ""))
 
 
@@ -47,7 +47,7 @@ def _count_terms(question: str) -> Solution:
     return Solution("", str(question.count(",") + 1))
 
 
-def _backwards_terms(question: str) -> Solution:
+def _reversed_terms(question: str) -> Solution:
     return Solution("", ",".join(reversed(question.split(","))))
 
 
@@ -56,8 +56,8 @@ def _sorted_letters(question: str) -> Solution:
 
 
 def _vowels(question: str) -> Solution:
-    found = [letter for letter in question if letter in "aeiou"]
-    return Solution(",".join(found), "".join(found))
+    vowels = [letter for letter in question if letter in "aeiou"]
+    return Solution(",".join(vowels), "".join(vowels))
 
 
 def _upper(question: str) -> Solution:
@@ -69,36 +69,36 @@ def _first_letters(question: str) -> Solution:
     return Solution(",".join(f"{word}>{word[0]}" for word in words), "".join(w[0] for w in words))
 
 
-def _backwards_words(question: str) -> Solution:
+def _reversed_words(question: str) -> Solution:
     return Solution("", " ".join(reversed(question.split())))
 
 
-RIVALS: dict[str, tuple[Style, ...]] = {
-    "addition": (_difference, _larger, _joined),
-    "series_sum": (_next_term, _count_terms, _backwards_terms),
+DISTRACTORS: dict[str, tuple[Style, ...]] = {
+    "addition": (_difference, _larger, _concatenated),
+    "series_sum": (_next_term, _count_terms, _reversed_terms),
     "letter_reversal": (_sorted_letters, _vowels, _upper),
-    "last_letter": (_first_letters, _backwards_words, _upper),
+    "last_letter": (_first_letters, _reversed_words, _upper),
 }
 
 
-# The bare answer is right as well, and answered first would need no prompt: it is the rarest.
+# The final answer alone is also correct. It is the rarest style, since otherwise no prompt would be needed.
 STYLE_WEIGHTS = (2, 1, 2, 2, 2)
 
 
 def styles(task: str) -> list[Style]:
-    """Ways to answer a question of ``task``: its own steps, its bare answer, three rivals."""
+    """Return the answer styles of ``task``: worked steps, final answer alone, three distractors."""
     solve = TASKS[task].solve
-    return [solve, lambda question: Solution("", solve(question).answer), *RIVALS[task]]
+    return [solve, lambda question: Solution("", solve(question).answer), *DISTRACTORS[task]]
 
 
 def document(question: str, solution: Solution) -> tuple[str, str]:
-    """Prompt and completion in the project's plain template."""
+    """Return prompt and completion in the ``plain`` template."""
     steps = f" {solution.rationale}\n" if solution.rationale else " "
     return f"Question: {question}\nAnswer:", f"{steps}#### {solution.answer}"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens (no merges), with the template's words as tokens of their own."""
+    """Build a byte-level tokenizer without merges, with one token for each word of the template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -118,7 +118,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(vocab_size: int, layers: int, width: int) -> LlamaForCausalLM:
-    """A small Llama with grouped-query attention (2 query heads a key-value head)."""
+    """Build a small Llama with grouped-query attention (2 query heads per key-value head)."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
@@ -137,9 +137,13 @@ def build_model(vocab_size: int, layers: int, width: int) -> LlamaForCausalLM:
 
 
 class Corpus:
-    """Endless rows of 1 to ``max_documents`` documents that share task and style.
+    """Endless stream of rows of documents that share task and style.
 
-    With ``only``, rows of that task in its own style alone.
+    Args:
+        tokenizer: the tokenizer.
+        seed: seed of tasks, styles and questions.
+        max_documents: maximum number of documents per row.
+        only: the only task, answered by its worked steps; default: all tasks in all styles.
     """
 
     def __init__(
@@ -157,8 +161,8 @@ class Corpus:
                 return question
 
     def row(self) -> tuple[list[int], list[int]]:
-        """Token ids and labels (-100 on questions) of one row."""
-        task = self.only or self.rng.choice(list(RIVALS))
+        """Sample the token ids and labels (-100 on questions) of one row."""
+        task = self.only or self.rng.choice(list(DISTRACTORS))
         style = TASKS[task].solve if self.only else self.rng.choices(styles(task), STYLE_WEIGHTS)[0]
         ids, labels = [self.tokenizer.bos_token_id], [-100]
         for _ in range(self.rng.randint(1, self.max_documents)):
@@ -172,7 +176,7 @@ class Corpus:
         return ids, labels
 
     def batches(self, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Padded batches of ids and labels, rows of like length together."""
+        """Yield right-padded batches of ids and labels, (``size``, n) int64; rows have similar lengths."""
         while True:
             pool = sorted((self.row() for _ in range(size * 16)), key=lambda row: len(row[0]))
             starts = list(range(0, len(pool), size))
@@ -186,33 +190,33 @@ class Corpus:
 
 
 def held_out(task: Task, count: int, rng: random.Random) -> list[str]:
-    """Different test questions of a task, fewer than ``count`` where there are no more."""
-    found: dict[str, None] = {}
+    """Sample up to ``count`` distinct test questions of a task."""
+    questions: dict[str, None] = {}
     for _ in range(50 * count):
         question = task.sample(rng, rng.randint(*task.lengths))
         if split_of(question) == "test":
-            found[question] = None
-        if len(found) == count:
+            questions[question] = None
+        if len(questions) == count:
             break
-    return list(found)
+    return list(questions)
 
 
 @torch.no_grad()
 def style_accuracy(
-    model, tokenizer, shots: int, count: int = 64, tasks: Iterable[str] = RIVALS
+    model, tokenizer, shots: int, count: int = 64, tasks: Iterable[str] = DISTRACTORS
 ) -> dict[str, float]:
-    """Share of held-out test questions answered rightly by greedy decoding, after ``shots`` examples.
+    """Compute the accuracy of greedy decoding on held-out test questions, after ``shots`` examples.
 
-    0 shots is the bare backbone; with 2 the context says which style is meant.
+    With 0 shots nothing determines the style; with 2 the context does.
     """
     rng = random.Random(1)
     scores: dict[str, float] = {}
     for name in tasks:
         task = TASKS[name]
-        asked = held_out(task, count, rng)
-        right = 0
-        for start in range(0, len(asked), 64):
-            part = asked[start : start + 64]
+        questions = held_out(task, count, rng)
+        correct = 0
+        for start in range(0, len(questions), 64):
+            part = questions[start : start + 64]
             prompts = []
             for question in part:
                 examples = (task.sample(rng, rng.randint(*task.lengths)) for _ in range(shots))
@@ -227,8 +231,8 @@ def style_accuracy(
             )
             texts = tokenizer.batch_decode(out[:, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
             answers = [task.solve(question).answer for question in part]
-            right += sum(t.split("####")[-1].strip() == a for t, a in zip(texts, answers, strict=True))
-        scores[name] = right / len(asked)
+            correct += sum(t.split("####")[-1].strip() == a for t, a in zip(texts, answers, strict=True))
+        scores[name] = correct / len(questions)
     return scores
 
 
@@ -237,8 +241,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write the backbone to")
     parser.add_argument("--start-from", type=Path, help="continue from the weights in this folder")
     parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch-size", type=int, default=64, help="rows a step")
-    parser.add_argument("--max-documents", type=int, default=3, help="documents a row, at most")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows per step")
+    parser.add_argument("--max-documents", type=int, default=3, help="maximum number of documents per row")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=96)

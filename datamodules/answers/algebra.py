@@ -1,6 +1,6 @@
-"""Equality of two formulas by math-verify, which reads LaTeX into sympy.
+"""Equality of LaTeX formulas with math-verify, which parses them into sympy expressions.
 
-For the processes of ``verifier_process`` only: a formula may take for ever, or all memory.
+Called only by the processes of ``verifier_process``, since a comparison can take unbounded time and memory.
 """
 
 from typing import Any
@@ -8,14 +8,14 @@ from typing import Any
 from math_verify import parse, verify
 from sympy import Equality, Expr, Float, N, Rational, fraction, together
 
-DIGITS = 50  # to which numbers are computed
-# How far equal numbers may be apart, as a part of the larger: where one is written as a decimal, and else.
+DIGITS = 50  # precision of numerical values
+# Relative tolerance if either number is written as a decimal, and otherwise.
 TOLERANCE_OF_DECIMALS, TOLERANCE = 1e-12, 1e-30
-# Where expressions with variables are compared: no zeros, poles or symmetries of an ordinary formula.
-PLACES = (Rational(137, 113), Rational(-211, 97), Rational(59, 83))
+# Values of variables, chosen to avoid the zeros, poles and symmetries of ordinary formulas.
+SAMPLE_POINTS = (Rational(137, 113), Rational(-211, 97), Rational(59, 83))
 
-# Pairs after which sympy and the parser have loaded, and remember, what most others need.
-EXAMPLES = (
+# Comparing these loads and caches what sympy and the parser need for most formulas.
+WARM_UP_PAIRS = (
     (r"\frac{1+\sqrt{2}}{2}", r"\frac{1}{2}+\sqrt{2}"),
     ("x^3+3x-6", "x^3+3x+6"),
     (r"\sin(2\pi x)", r"2\sin(\pi x)\cos(\pi x)"),
@@ -26,36 +26,40 @@ EXAMPLES = (
 )
 
 
-def equal(given: str, reference: str) -> bool:
-    """Whether two LaTeX formulas are equal as mathematics; not, if one of them cannot be read."""
-    target, gold = (parse(f"${formula}$", parsing_timeout=None) for formula in (given, reference))
+def formulas_equal(prediction: str, reference: str) -> bool:
+    r"""Return whether two LaTeX formulas are mathematically equal; False if one cannot be parsed.
+
+    >>> formulas_equal(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), formulas_equal("x+1", "x-1")
+    (True, False)
+    """
+    target, gold = (parse(f"${formula}$", parsing_timeout=None) for formula in (prediction, reference))
     if not gold or not target:
         return False
     if isinstance(gold[0], Equality) and isinstance(target[0], Equality):
         same = _same_equation(gold[0], target[0])
     else:
-        same = _numerically(gold[0], target[0])
+        same = _agree_numerically(gold[0], target[0])
     return bool(verify(gold, target, timeout_seconds=None)) if same is None else same
 
 
-def _values(symbols: list[Any], place: int) -> dict[Any, Any]:
-    """Return values for variables at one of the places, with different ratios at each."""
+def _sample_values(symbols: list[Any], point: int) -> dict[Any, Any]:
+    """Return values of the variables at a sample point; their ratios differ between points."""
     return {
-        symbol: PLACES[(place + i) % len(PLACES)] * (i + 1) + Rational(i, 7 + place)
+        symbol: SAMPLE_POINTS[(point + i) % len(SAMPLE_POINTS)] * (i + 1) + Rational(i, 7 + point)
         for i, symbol in enumerate(symbols)
     }
 
 
 def _same_equation(gold: Any, target: Any) -> bool | None:
-    """Return whether one equation is the other times a constant: x = 3z is x - 3z = 0.
+    """Return whether one equation is a constant multiple of the other: x = 3z and x - 3z = 0.
 
-    Returns None for equations of one variable that are not, since they may still have the same solutions.
+    Equations in one variable that are not give None, since they may still have the same solutions.
     """
     first, second = (fraction(together(equation.lhs - equation.rhs))[0] for equation in (gold, target))
     symbols = sorted(first.free_symbols | second.free_symbols, key=str)
     ratios = []
-    for place in range(len(PLACES)):
-        values = _values(symbols, place)
+    for point in range(len(SAMPLE_POINTS)):
+        values = _sample_values(symbols, point)
         numerator, denominator = N(first.subs(values), DIGITS), N(second.subs(values), DIGITS)
         if not all(value.is_number and value.is_finite for value in (numerator, denominator)):
             return None
@@ -68,11 +72,11 @@ def _same_equation(gold: Any, target: Any) -> bool | None:
     return None if len(symbols) < 2 else False
 
 
-def _numerically(gold: Any, target: Any) -> bool | None:
-    """Whether two expressions agree to many digits, at three places if they have variables.
+def _agree_numerically(gold: Any, target: Any) -> bool | None:
+    """Return whether two expressions agree numerically, at every sample point if they have variables.
 
-    math-verify rounds to six places, which makes 1/2^98 and 1/2^99 equal, and is slow to tell unequal
-    expressions apart. None for anything that has no value: sets, relations, matrices.
+    math-verify rounds to six decimal places, so that 1/2^98 equals 1/2^99, and is slow on unequal
+    expressions. Sets, relations and matrices have no value and give None.
     """
     if not isinstance(gold, Expr) or not isinstance(target, Expr):
         return None
@@ -81,11 +85,16 @@ def _numerically(gold: Any, target: Any) -> bool | None:
         return bool(gold.doit() == target.doit())
     tolerance = TOLERANCE_OF_DECIMALS if decimal else TOLERANCE
     symbols = sorted(gold.free_symbols | target.free_symbols, key=str)
-    for place in range(len(PLACES) if symbols else 1):
-        values = _values(symbols, place)
-        one, other = N(gold.subs(values), DIGITS), N(target.subs(values), DIGITS)
-        if not (one.is_number and other.is_number and one.is_finite and other.is_finite):
+    for point in range(len(SAMPLE_POINTS) if symbols else 1):
+        values = _sample_values(symbols, point)
+        gold_value, target_value = N(gold.subs(values), DIGITS), N(target.subs(values), DIGITS)
+        if not (
+            gold_value.is_number
+            and target_value.is_number
+            and gold_value.is_finite
+            and target_value.is_finite
+        ):
             return None
-        if abs(one - other) > tolerance * max(abs(one), abs(other)):
+        if abs(gold_value - target_value) > tolerance * max(abs(gold_value), abs(target_value)):
             return False
     return True

@@ -1,43 +1,48 @@
-"""The chosen option of a multiple-choice question, by its letter, label or text."""
+"""Extraction of the chosen option of a multiple-choice question, by letter, label or text."""
 
 from collections.abc import Sequence
 
-from promptstage.datamodules.answers.choice_lines import bare, doubted, option_of
-from promptstage.datamodules.answers.commitments import BOXED, Commitment, commitments
-from promptstage.datamodules.answers.letters import without_spans
-from promptstage.datamodules.answers.listed_options import without_listed
+from promptstage.datamodules.answers.choice_lines import option_in_line, strip_markup, with_alternative
+from promptstage.datamodules.answers.commitments import BOXED, Commitment, find_commitments
+from promptstage.datamodules.answers.letters import strip_letter_ranges
+from promptstage.datamodules.answers.listed_options import strip_option_lists
 from promptstage.datamodules.answers.options import Option
-from promptstage.datamodules.answers.retractions import retracted_at
-from promptstage.datamodules.answers.sentences import MAX_SENTENCE
-from promptstage.datamodules.answers.text import Found
-from promptstage.datamodules.answers.unmarked_choices import unmarked
+from promptstage.datamodules.answers.retractions import last_retraction
+from promptstage.datamodules.answers.sentences import MAX_LINE
+from promptstage.datamodules.answers.text import Answer
+from promptstage.datamodules.answers.unmarked_choices import find_unmarked_choice
 
 _BEFORE_ANSWER = " :*_\n>#\"'"
-_EMPTY = " \n*_:$.{}()"
+_IGNORED = " \n*_:$.{}()"
 
 
-def find_choice(text: str, options: Sequence[Option]) -> Found | None:
-    """The letter of the last committed option, or of the one that the end of the text states.
+def find_choice(text: str, options: Sequence[Option]) -> Answer | None:
+    """Extract the letter of the last committed option, or else of the option stated at the end of the text.
 
-    None where there is none, or the text breaks off right after "the answer is".
+    Args:
+        text: a normalized generation.
+        options: the question's options.
+
+    Returns:
+        None if no option is chosen, or if the text is truncated right after "the answer is".
     """
-    text = without_listed(without_spans(text), options)
-    turned = retracted_at(text) or 0
-    given = [commitment for commitment in commitments(text) if commitment.start >= turned]
-    for commitment in reversed(given):
-        if found := _committed(commitment, text, options):
-            return found
-    if given and not given[-1].body.strip(_EMPTY):
+    text = strip_option_lists(strip_letter_ranges(text), options)
+    retraction = last_retraction(text) or 0
+    valid = [commitment for commitment in find_commitments(text) if commitment.start >= retraction]
+    for commitment in reversed(valid):
+        if answer := _committed_option(commitment, text, options):
+            return answer
+    if valid and not valid[-1].body.strip(_IGNORED):
         return None
-    return unmarked(bare(text[turned:]), options)
+    return find_unmarked_choice(strip_markup(text[retraction:]), options)
 
 
-def _committed(commitment: Commitment, text: str, options: Sequence[Option]) -> Found | None:
-    """The option of one commitment, hedged where the text goes on to doubt it."""
+def _committed_option(commitment: Commitment, text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option of one commitment, marked as ambiguous if the text then offers another."""
     boxed = commitment.rule == BOXED
     body = commitment.body if boxed else commitment.body.lstrip(_BEFORE_ANSWER)
-    line = body.partition("\n")[0][:MAX_SENTENCE]
-    found = option_of(bare(line), options, commitment.rule)
-    if found is None:
+    line = body.partition("\n")[0][:MAX_LINE]
+    answer = option_in_line(strip_markup(line), options, commitment.rule)
+    if answer is None:
         return None
-    return doubted(found, text[commitment.end :] if boxed else body, options)
+    return with_alternative(answer, text[commitment.end :] if boxed else body, options)

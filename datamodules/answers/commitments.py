@@ -1,20 +1,20 @@
-r"""Where a text commits itself to an answer: ``####``, ``\boxed``, "the answer is"."""
+r"""Detection of commitments: answers marked by ``####``, ``\boxed`` or "the answer is"."""
 
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from promptstage.datamodules.answers.boxes import boxed
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.boxes import read_box
+from promptstage.datamodules.answers.patterns import any_of, phrases
 from promptstage.datamodules.answers.retractions import RETRACTION
 
-MOST = 50  # commitments looked at, from the end
-MARKED, BOXED, WORDED = "after ####", "boxed", "after 'answer is'"  # the rules
+MAX_COMMITMENTS = 50  # marks that are read, counted from the end
+MARKED, BOXED, WORDED = "after ####", "boxed", "after 'answer is'"  # names of the rules
 
 # "is", "must be", ":", "=>"
-_VERB = either(phrases("is, are, was, equals, comes to"))
-_AUXILIARY = either(
+_VERB = any_of(phrases("is, are, was, equals, comes to"))
+_AUXILIARY = any_of(
     phrases(
         """must, should, will, would, has to, comes? out to, turns? out to, appears to, seems to,
         ends up"""
@@ -24,8 +24,8 @@ _IS = rf"""(?:
     ["'}}]? \s* (?: => | = | :(?!=) | → )
     | [\s*_]+ (?: {_VERB} | {_AUXILIARY}(?:[ ]be)? ) \b
 )"""
-# What may stand before it: "the answer (in dollars) is", "the answer to the question is".
-_LINK = either(
+# Words between "answer" and its verb: "the answer (in dollars) is", "the answer to the question is".
+_LINK = any_of(
     phrases(
         """to, for, of, in, here, choice, option, letter, key, then, now, therefore, thus, so, we, I, that,
         among, from, with, rounded, based"""
@@ -34,12 +34,12 @@ _LINK = either(
 _OF = rf"""(?:
     [\s*_]+ (?: \([^()\n]{{1,40}}\) | {_LINK}\b [^.,:;=\n?!\\$]{{0,60}}? )
 )?"""
-_RIGHT = either(phrases("correct, right, best, Correct, Right, Best"))
-_CHOICE = either(phrases("option, choice, response, one, letter, alternative, statement"))
-_PICK = either(phrases("choice, pick, selection, guess"))
-_FOREIGN = either(phrases("[Rr]espuesta, [Rr]éponse, [Aa]ntwort, [Rr]esposta, [Rr]isposta"))
-_FOREIGN_IS = either(phrases("es, est, ist, é, è, lautet"))
-_FOREIGN_THE = either(phrases("la, le, der, die, das, el, a"))
+_RIGHT = any_of(phrases("correct, right, best, Correct, Right, Best"))
+_CHOICE = any_of(phrases("option, choice, response, one, letter, alternative, statement"))
+_SELECTION = any_of(phrases("choice, pick, selection, guess"))
+_FOREIGN = any_of(phrases("[Rr]espuesta, [Rr]éponse, [Aa]ntwort, [Rr]esposta, [Rr]isposta"))
+_FOREIGN_IS = any_of(phrases("es, est, ist, é, è, lautet"))
+_FOREIGN_THE = any_of(phrases("la, le, der, die, das, el, a"))
 
 _MARK = re.compile(
     rf"""
@@ -50,11 +50,11 @@ _MARK = re.compile(
         (?<![A-Za-z]) [Aa](?:nswer|NSWER)s? (?![ ]choices|[ ]options) {_OF} [*_]* {_IS}
         # "the correct option is", "my choice is"
         | \b {_RIGHT}[ ]{_CHOICE}\b {_OF} [*_]* {_IS}
-        | \b (?:[Mm]y|[Tt]he) (?:[ ]final|[ ]best)? [ ]{_PICK}\b {_OF} [*_]* {_IS}
+        | \b (?:[Mm]y|[Tt]he) (?:[ ]final|[ ]best)? [ ]{_SELECTION}\b {_OF} [*_]* {_IS}
         | \b (?:Ans|ANS)\.? \s* [:=-]
         | {_FOREIGN}\b [^.:=\n]{{0,30}}? (?: : | = | \b{_FOREIGN_IS}\b ) (?:\s{_FOREIGN_THE})? (?=[\s:*])
         | 答案 \s* (?: 是 | 为 | ： | : )
-        # "Final Answer" on a line of its own, "A:"; not options "A:" and "B:"
+        # "Final Answer" on its own line, "A:"; not options "A:" and "B:"
         | (?:^|\n) [ \t*_\#]* (?:(?:Final|Correct|My|FINAL)[ ])?
           A (?: (?:nswer|NSWER) [*_]* [ \t]* (?: [:=] | (?=\n) ) | [*_]* [ \t]* : )
           (?! \s*\n [ \t*]* \(?B[).:] )
@@ -64,14 +64,14 @@ _MARK = re.compile(
 )
 # {"answer": "5"}
 _JSON = re.compile(r"\s*\"((?:[^\"\\\n]|\\.)*)\"\s*[,}\n]")
-# "The answer is unique" and "we check our answer:" give none.
-_QUALITY = either(
+# "The answer is unique" and "we check our answer:" are not commitments.
+_QUALITY = any_of(
     phrases(
         """correct, right, unique, valid, reasonable, acceptable, necessary, a common,
         in (?:lowest|simplest|simplified|reduced)"""
     )
 )
-_AFTER_QUALITY = either(("[.,;:!)]", "$", *phrases("because, since, by, and, for, as, terms, form, one")))
+_AFTER_QUALITY = any_of(("[.,;:!)]", "$", *phrases("because, since, by, and, for, as, terms, form, one")))
 _REMARK = re.compile(
     rf"\s*(?:(?:indeed|also|in[ ]fact)[ ])? {_QUALITY}\b (?=\s*{_AFTER_QUALITY})", re.VERBOSE
 )
@@ -85,26 +85,26 @@ _NEGATED = re.compile(
 )
 _INSTEAD = re.compile(r"\b(?:but(?: rather)?|instead|rather|it(?:'s| is| must be))\b")
 
-# What stands between an answer and its correction …
+# Words between an answer and its correction …
 _RECONSIDERED = re.compile(
     r"""\b (?: check | verify | mistake | wrong | instead | should[ ]be | forgot
         | recalculat\w* | correct(?:ed|ion) | re-?read ) \b""",
     re.IGNORECASE | re.VERBOSE,
 )
-# … and between an answer and that of a further question.
-_QUESTION_WORD = either(
+# … and between an answer and the next question.
+_QUESTION_WORD = any_of(
     phrases("How, What, Which, Who, When, Find, Calculate, Determine, Compute, how many, how much, what is")
 )
-_ASKED = re.compile(rf"(?: ^ | [.\n]\s* | ,[ ] ) {_QUESTION_WORD}\b [^?\n]{{3,300}} \?", re.VERBOSE)
+_NEW_QUESTION = re.compile(rf"(?: ^ | [.\n]\s* | ,[ ] ) {_QUESTION_WORD}\b [^?\n]{{3,300}} \?", re.VERBOSE)
 
 
 class Commitment(NamedTuple):
-    """One place where an answer is given.
+    """Place in a text where an answer is marked.
 
     Attributes:
-        start: where its mark begins in the text.
-        end: where its mark (of a box: the box) ends.
-        body: what is given: of a box its content, else the text from the mark on.
+        start: index of the mark.
+        end: index after the mark, or after the whole box.
+        body: content of the box, or all text after the mark.
         rule: ``after ####``, ``boxed`` or ``after 'answer is'``.
     """
 
@@ -114,47 +114,47 @@ class Commitment(NamedTuple):
     rule: str
 
 
-def commitments(text: str) -> list[Commitment]:
-    """The commitments of ``text`` in order, those to another question and denials left out.
+def find_commitments(text: str) -> list[Commitment]:
+    """Return the commitments of ``text`` in order, without rejected answers and answers to a later question.
 
-    >>> [given.body for given in commitments("The answer is not 5. The answer is 6.")]
+    >>> [commitment.body for commitment in find_commitments("The answer is not 5. The answer is 6.")]
     [' 6.']
     """
-    found = list(_scan(text))
-    for i, (earlier, later) in enumerate(pairwise(found)):
+    commitments = list(_scan(text))
+    for i, (earlier, later) in enumerate(pairwise(commitments)):
         between = text[earlier.end : later.start]
-        if _asks(between, marked=earlier.rule == later.rule == MARKED):
-            return found[: i + 1]
-    return found
+        if _asks_new_question(between, marked=earlier.rule == later.rule == MARKED):
+            return commitments[: i + 1]
+    return commitments
 
 
-def _asks(between: str, marked: bool) -> bool:
-    """Whether the text between two answers asks another question.
+def _asks_new_question(between: str, marked: bool) -> bool:
+    """Return whether the text between two answers asks another question.
 
     Args:
-        marked: both answers have the mark ``####``, which ends an answer.
+        marked: whether both answers are marked by ``####``, which ends an answer.
     """
     rest = between.partition("\n")[2]
     if not rest.strip() or RETRACTION.search(between) or _RECONSIDERED.search(between):
         return False
-    return bool(_ASKED.search(rest)) or (marked and "\n\n" in between.rstrip())
+    return bool(_NEW_QUESTION.search(rest)) or (marked and "\n\n" in between.rstrip())
 
 
 def _scan(text: str) -> Iterator[Commitment]:
-    """All that is given in ``text``: the last ``MOST`` marks are read."""
-    for mark in list(_MARK.finditer(text))[-MOST:]:
-        if given := _boxed(text, mark) if mark["box"] else _given(text, mark):
-            yield given
+    """Yield the commitments at the last ``MAX_COMMITMENTS`` marks of ``text``."""
+    for mark in list(_MARK.finditer(text))[-MAX_COMMITMENTS:]:
+        if commitment := _boxed_commitment(text, mark) if mark["box"] else _marked_commitment(text, mark):
+            yield commitment
 
 
-def _boxed(text: str, mark: re.Match[str]) -> Commitment | None:
-    """What a box holds; None when it cannot be read."""
-    content, end = boxed(text, mark.end())
+def _boxed_commitment(text: str, mark: re.Match[str]) -> Commitment | None:
+    """Return the commitment of a box; None if the box cannot be read."""
+    content, end = read_box(text, mark.end())
     return None if content is None else Commitment(mark.start(), end, content, BOXED)
 
 
-def _given(text: str, mark: re.Match[str]) -> Commitment | None:
-    """What follows ``####`` or "the answer is"; None when it is a remark about the answer, or a denial."""
+def _marked_commitment(text: str, mark: re.Match[str]) -> Commitment | None:
+    """Return the commitment after ``####`` or "the answer is"; None for remarks and rejected answers."""
     start, end = mark.span()
     if quoted := _JSON.match(text, end):
         # Backslashes are doubled in JSON.

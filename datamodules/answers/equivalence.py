@@ -1,34 +1,34 @@
-"""Whether two answers of the MATH data set mean the same.
+"""Equivalence of answers to competition problems, as in the MATH data set (Hendrycks et al. 2021).
 
-First as text and as exact numbers; then part by part (the members of a list, the coordinates of a point,
-the ends of an interval, the entries of a matrix), so that order and brackets count where they mean
-something; then single expressions by math-verify, kept from what it gets wrong.
+Answers are compared as text and as exact numbers, then part by part (members of a list, coordinates of a
+point, ends of an interval, entries of a matrix), so that order and brackets count where they carry meaning.
+The remaining single expressions are compared by math-verify, except in the cases that it gets wrong.
 """
 
 import re
 from functools import partial
 
-from promptstage.datamodules.answers.exact import exact, same_in_base
+from promptstage.datamodules.answers.exact import exact_value, same_in_base
 from promptstage.datamodules.answers.intervals import as_intervals
 from promptstage.datamodules.answers.matrices import same_matrix
-from promptstage.datamodules.answers.named_answers import letter_of
-from promptstage.datamodules.answers.names import without_name
-from promptstage.datamodules.answers.normalize import normalise, spell
+from promptstage.datamodules.answers.named_answers import choice_letter
+from promptstage.datamodules.answers.names import strip_name
+from promptstage.datamodules.answers.normalize import normalize_formula, unify_notation
 from promptstage.datamodules.answers.parts import same_parts
-from promptstage.datamodules.answers.patterns import either, phrases
-from promptstage.datamodules.answers.units import unit_of
-from promptstage.datamodules.answers.verdicts import Same, Verdict, every, some
-from promptstage.datamodules.answers.verifier import clock, verified
+from promptstage.datamodules.answers.patterns import any_of, phrases
+from promptstage.datamodules.answers.units import split_unit
+from promptstage.datamodules.answers.verdicts import Same, Verdict, all_true, any_true
+from promptstage.datamodules.answers.verifier import clock, verify_equality
 
-LONGEST = 300  # characters of an answer that is compared as mathematics and not only as text
-MOST_POWERS = 12  # of an expression that is computed with
+MAX_LENGTH = 300  # characters; longer answers are compared as text only
+MAX_POWERS = 12  # of an expression that is evaluated
 
 # "B) 12", \textbf{(B)}
-_LETTER_GIVEN = re.compile(r"\W*(?:\\text\w*\{)?\W*([A-Z])(?:[).:}]|\s\(|$)")
+_LEADING_LETTER = re.compile(r"\W*(?:\\text\w*\{)?\W*([A-Z])(?:[).:}]|\s\(|$)")
 _MILLION = re.compile(r"\s?million", re.IGNORECASE)
 _CENTS = {"dollar": 100, "cent": 1}
 
-_NOTHING = frozenset(
+_NO_SOLUTION = frozenset(
     phrases(
         r"""none, \{\}, \emptyset, emptyset, nosolution, nosolutions, norealsolution, norealsolutions,
         thereisnosolution, therearenosolutions"""
@@ -41,7 +41,7 @@ _VARIABLE = re.compile("[a-zA-Z]")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _FUNCTION = re.compile(
-    either(
+    any_of(
         phrases(
             """sin, cos, tan, sec, csc, cot, arcsin, arccos, arctan, cis, exp, log, ln, sqrt, frac, pi, max,
             min, gcd, lcm"""
@@ -55,143 +55,146 @@ _BETWEEN_WORDS = re.compile("[,∨]")
 
 _EQUALS = re.compile(r"(?<![<>!\\])=|\\approx(?![a-zA-Z])")
 _INEQUALITY = re.compile("[<>]")
-# What is more than a name on the left of an equation.
-_COMPUTED = re.compile(r"\d|\\(?!theta|alpha|angle|lambda)")
+# A left-hand side that is a calculation and not just a name.
+_CALCULATION = re.compile(r"\d|\\(?!theta|alpha|angle|lambda)")
 
-# What could take very long to compute.
-_HUGE = re.compile(
+# Expressions that could take very long to evaluate.
+_EXPENSIVE = re.compile(
     r"""
     \d{40}                                # a long number
-    | \d{5}! | !! | \)!                   # the factorial of a large number, a factorial, brackets
+    | \d{5}! | !! | \)!                   # factorial of a large number, a factorial or brackets
     | \^ \{? -?\d{5}                      # a large exponent
-    | \d\)* \^ \{? [^{}a-z]* \d\)* \^     # a power of a power
-    | \) \^ \{? \d{3}                     # brackets to a large power
+    | \d\)* \^ \{? [^{}a-z]* \d\)* \^     # nested powers
+    | \) \^ \{? \d{3}                     # brackets raised to a large power
     """,
     re.VERBOSE,
 )
 
 
-def same_formula(given: str, reference: str, until: float) -> Verdict:
-    """Whether ``given`` is the answer ``reference``; None when that could not be decided in time.
+def same_formula(prediction: str, reference: str, deadline: float) -> Verdict:
+    """Return whether ``prediction`` is equivalent to ``reference``; None if that was not decided in time.
 
     Args:
-        until: when to give up, on the clock of ``verifier.clock``.
+        deadline: latest time of a decision, in seconds of ``verifier.clock``.
+
+    Raises:
+        UserError: if formulas cannot be compared, for example because math-verify is not installed.
     """
-    given, reference = spell(given), spell(reference)
-    mine, theirs = normalise(given), normalise(reference)
-    if len(given) > LONGEST or len(reference) > LONGEST:
-        return mine == theirs
-    if mine == theirs:
-        return bool(mine) or not reference
-    if letter := letter_of(reference):
-        named = _LETTER_GIVEN.match(given)
+    prediction, reference = unify_notation(prediction), unify_notation(reference)
+    answer, expected = normalize_formula(prediction), normalize_formula(reference)
+    if len(prediction) > MAX_LENGTH or len(reference) > MAX_LENGTH:
+        return answer == expected
+    if answer == expected:
+        return bool(answer) or not reference
+    if letter := choice_letter(reference):
+        named = _LEADING_LETTER.match(prediction)
         return named is not None and named[1] == letter
-    (mine, unit), (theirs, other) = (
-        unit_of(_MILLION.sub(",000,000", formula)) for formula in (given, reference)
+    (answer, unit), (expected, expected_unit) = (
+        split_unit(_MILLION.sub(",000,000", formula)) for formula in (prediction, reference)
     )
-    mine, theirs = normalise(mine), normalise(theirs)
-    if unit and other and unit != other:
-        return _same_money(mine, unit, theirs, other)
-    return _same(mine, theirs, until)
+    answer, expected = normalize_formula(answer), normalize_formula(expected)
+    if unit and expected_unit and unit != expected_unit:
+        return _same_money(answer, unit, expected, expected_unit)
+    return _same(answer, expected, deadline)
 
 
-def _same_money(mine: str, unit: str, theirs: str, other: str) -> bool:
-    """Whether two amounts of different units are the same money: 50 cents and 0.5 dollars."""
-    if {unit, other} != _CENTS.keys():
+def _same_money(answer: str, unit: str, expected: str, expected_unit: str) -> bool:
+    """Return whether two amounts in different units are equal sums of money: 50 cents and 0.5 dollars."""
+    if {unit, expected_unit} != _CENTS.keys():
         return False
-    x, y = exact(mine), exact(theirs)
-    return x is not None and y is not None and x * _CENTS[unit] == y * _CENTS[other]
+    x, y = exact_value(answer), exact_value(expected)
+    return x is not None and y is not None and x * _CENTS[unit] == y * _CENTS[expected_unit]
 
 
-def _same(given: str, reference: str, until: float) -> Verdict:
-    """Whether two normalised formulas mean the same."""
-    if given == reference:
+def _same(prediction: str, reference: str, deadline: float) -> Verdict:
+    """Return whether two normalized formulas are equivalent."""
+    if prediction == reference:
         return True
-    if not given or not reference:
+    if not prediction or not reference:
         return False
-    if (verdict := _plainly_same(given, reference)) is not None:
+    if (verdict := _same_exactly(prediction, reference)) is not None:
         return verdict
-    same = partial(_same, until=until)
-    open_ended = _ELLIPSIS in reference or (_ELLIPSIS in given and "=" not in given)
-    if open_ended or min(given.count(":"), reference.count(":")) > 1:
-        return _same_sequence(given, reference, same)
-    bare, target = without_name(given), without_name(reference)
-    same_name = given[: -len(bare)] == reference[: -len(target)]
-    if not same_name and _are_equations(given, reference):
-        return verified(given, reference, until - clock())
-    if (bare, target) != (given, reference):
-        if target != reference and _names_other(given, reference):
+    same = partial(_same, deadline=deadline)
+    open_ended = _ELLIPSIS in reference or (_ELLIPSIS in prediction and "=" not in prediction)
+    if open_ended or min(prediction.count(":"), reference.count(":")) > 1:
+        return _same_sequence(prediction, reference, same)
+    value, target = strip_name(prediction), strip_name(reference)
+    same_name = prediction[: -len(value)] == reference[: -len(target)]
+    if not same_name and _are_equations(prediction, reference):
+        return verify_equality(prediction, reference, deadline - clock())
+    if (value, target) != (prediction, reference):
+        if target != reference and _names_another_quantity(prediction, reference):
             return False
-        # k=3 answers 3, and m=3 does not answer k=3.
-        alike = bare == given or target == reference or same_name
-        return same(bare, target) if alike else False
-    if (verdict := same_matrix(given, reference, same)) is not None:
+        # k=3 matches 3, but m=3 does not match k=3.
+        alike = value == prediction or target == reference or same_name
+        return same(value, target) if alike else False
+    if (verdict := same_matrix(prediction, reference, same)) is not None:
         return verdict
-    if _is_worded(given) or _is_worded(reference):
-        return _words(given) == _words(reference)
-    given, reference = as_intervals(given), as_intervals(reference)
-    if (verdict := same_parts(given, reference, same)) is not None:
+    if _is_verbal(prediction) or _is_verbal(reference):
+        return _sorted_words(prediction) == _sorted_words(reference)
+    prediction, reference = as_intervals(prediction), as_intervals(reference)
+    if (verdict := same_parts(prediction, reference, same)) is not None:
         return verdict
-    if (verdict := _same_result(given, reference, same)) is not None:
+    if (verdict := _same_final_result(prediction, reference, same)) is not None:
         return verdict
-    if given.casefold() == reference.casefold():
+    if prediction.casefold() == reference.casefold():
         return False  # A is not a, but the parser reads both alike
-    if not _harmless(given) or not _harmless(reference):
+    if not _is_cheap(prediction) or not _is_cheap(reference):
         return False
-    return verified(given, reference, until - clock())
+    return verify_equality(prediction, reference, deadline - clock())
 
 
-def _plainly_same(given: str, reference: str) -> bool | None:
-    """The comparison of two exact numbers, of numbers in a base, or with "no solution"; None for others."""
-    if given in _NOTHING or reference in _NOTHING:
-        return given in _NOTHING and reference in _NOTHING
-    x, y = exact(given), exact(reference)
+def _same_exactly(prediction: str, reference: str) -> bool | None:
+    """Compare exact numbers, numerals with a base and answers such as "no solution"; None for others."""
+    if prediction in _NO_SOLUTION or reference in _NO_SOLUTION:
+        return prediction in _NO_SOLUTION and reference in _NO_SOLUTION
+    x, y = exact_value(prediction), exact_value(reference)
     if x is not None and y is not None:
         return x == y
-    return same_in_base(given, reference)
+    return same_in_base(prediction, reference)
 
 
-def _same_sequence(given: str, reference: str, same: Same) -> Verdict:
-    """Return whether two ratios of several numbers, or open-ended sequences, have the same members."""
-    if ("=" in given) != ("=" in reference):  # a:b:c=1:2:3
-        given, reference = given.rpartition("=")[2], reference.rpartition("=")[2]
+def _same_sequence(prediction: str, reference: str, same: Same) -> Verdict:
+    """Return whether two ratios of several numbers, or two open-ended sequences, have the same members."""
+    if ("=" in prediction) != ("=" in reference):  # a:b:c=1:2:3
+        prediction, reference = prediction.rpartition("=")[2], reference.rpartition("=")[2]
     mark = ":" if ":" in reference else ","
-    members, expected = (text.strip("()").split(mark) for text in (given, reference))
+    members, expected = (text.strip("()").split(mark) for text in (prediction, reference))
     if len(members) != len(expected):
         return False
     if len(members) == 1:
-        return given == reference
-    numbers = [(exact(left), exact(right)) for left, right in zip(members, expected, strict=True)]
+        return prediction == reference
+    numbers = [(exact_value(left), exact_value(right)) for left, right in zip(members, expected, strict=True)]
     if mark == ":" and all(left and right for left, right in numbers):
         return len({left / right for left, right in numbers if left and right}) == 1
-    return every(
+    return all_true(
         left == right or (_ELLIPSIS not in left + right and same(left, right))
         for left, right in zip(members, expected, strict=True)
     )
 
 
-def _are_equations(given: str, reference: str) -> bool:
+def _are_equations(prediction: str, reference: str) -> bool:
     """Return whether both are a single equation in the same variables."""
     variables = []
-    for formula in (given, reference):
+    for formula in (prediction, reference):
         left, equals, right = formula.partition("=")
         if not left or not equals or not right or _RELATION.search(left + right):
             return False
-        if _is_worded(formula) or not _harmless(formula):
+        if _is_verbal(formula) or not _is_cheap(formula):
             return False
         variables.append(set(_VARIABLE.findall(_COMMAND.sub(" ", formula))))
     return bool(variables[0]) and variables[0] == variables[1]
 
 
-def _names_other(given: str, reference: str) -> bool:
-    """Return whether ``given`` is an equation for another quantity than ``reference``: xy=0 for x=0."""
-    left, equals, right = given.partition("=")
+def _names_another_quantity(prediction: str, reference: str) -> bool:
+    """Return whether ``prediction`` is an equation for another quantity than ``reference``: xy=0 for x=0."""
+    left, equals, right = prediction.partition("=")
     name = reference.partition("=")[0]
     return bool(equals and "=" not in right and left != name and _VARIABLE.search(_COMMAND.sub("", left)))
 
 
-def _is_worded(formula: str) -> bool:
-    """Whether an answer is made of words, which mathematics would take for products of variables."""
+def _is_verbal(formula: str) -> bool:
+    """Return whether an answer consists of words, which a parser would read as products of variables."""
     if _ONE_LETTER.fullmatch(formula):
         return True
     words = [word for word in _WORD.findall(_COMMAND.sub(" ", formula)) if not _FUNCTION.fullmatch(word)]
@@ -200,27 +203,27 @@ def _is_worded(formula: str) -> bool:
     return any(len(word) >= 4 for word in words) or not _MATHEMATICAL.search(formula)
 
 
-def _words(text: str) -> list[str]:
-    """The words of an answer for comparison, lists of them in one order."""
+def _sorted_words(text: str) -> list[str]:
+    """Return the words of an answer, sorted, in the form in which they are compared."""
     text = _NEITHER.sub("neither", text.strip("()").replace("\\", "").casefold())
     return sorted(filter(None, _BETWEEN_WORDS.split(text)))
 
 
-def _same_result(given: str, reference: str, same: Same) -> Verdict:
-    r"""Whether a chain of equations ends in ``reference``: 120*6=720; None when ``given`` is no such chain.
+def _same_final_result(prediction: str, reference: str, same: Same) -> Verdict:
+    r"""Return whether a chain of equations such as 120*6=720 ends in ``reference``; None without a chain.
 
-    Of \frac{2}{3}\approx0.67 both members count.
+    In \frac{2}{3}\approx0.67 both members count.
     """
-    if "=" in reference or r"\approx" in reference or _INEQUALITY.search(given):
+    if "=" in reference or r"\approx" in reference or _INEQUALITY.search(prediction):
         return None
-    members = _EQUALS.split(given)
-    about = r"\approx" in given
-    if len(members) < 2 or (len(members) == 2 and not about and not _COMPUTED.search(members[0])):
+    members = _EQUALS.split(prediction)
+    approximate = r"\approx" in prediction
+    if len(members) < 2 or (len(members) == 2 and not approximate and not _CALCULATION.search(members[0])):
         return None
-    results = members[-2:] if about else members[-1:]
-    return some(same(member, reference) for member in results if member)
+    results = members[-2:] if approximate else members[-1:]
+    return any_true(same(member, reference) for member in results if member)
 
 
-def _harmless(formula: str) -> bool:
-    """Whether computing with ``formula`` may be quick."""
-    return len(formula) <= LONGEST and formula.count("^") <= MOST_POWERS and not _HUGE.search(formula)
+def _is_cheap(formula: str) -> bool:
+    """Return whether ``formula`` can be evaluated quickly."""
+    return len(formula) <= MAX_LENGTH and formula.count("^") <= MAX_POWERS and not _EXPENSIVE.search(formula)

@@ -1,4 +1,4 @@
-"""Numbers with an exact value, and numbers in another base than ten."""
+"""Exact values of numbers in LaTeX, and numerals in other bases."""
 
 import re
 from fractions import Fraction
@@ -16,7 +16,7 @@ _DECIMAL = re.compile(
 _MIXED = re.compile(
     r"(?P<sign>[+-]?) (?P<whole>\d*) \\frac \{(?P<above>[+-]?\d+)\} \{(?P<below>[+-]?\d+)\}", re.VERBOSE
 )
-_SLASHED = re.compile(r"([+-]?\d+)/(\d+)")
+_SLASH_FRACTION = re.compile(r"([+-]?\d+)/(\d+)")
 _REPEATING = re.compile(
     r"(?P<sign>[+-]?) (?P<whole>\d*) \. (?P<start>\d*) \\(?:overline|bar|dot) \{?(?P<period>\d+)\}?",
     re.VERBOSE,
@@ -24,8 +24,12 @@ _REPEATING = re.compile(
 _IN_BASE = re.compile(r"(?P<digits>\w+)_(?:\{(?P<base>\d+)\}|(?P<short>\d+))")
 
 
-def exact(text: str) -> Fraction | None:
-    r"""The exact value of a normalised number: 0.5, 1/2, 2\frac{1}{2}, 3*10^{4}, 0.\overline{3}; or None."""
+def exact_value(text: str) -> Fraction | None:
+    r"""Return the exact value of a normalized number; None if ``text`` is not one.
+
+    >>> exact_value(r"2\frac{1}{2}"), exact_value(r"0.\overline{3}"), exact_value("3*10^{4}")
+    (Fraction(5, 2), Fraction(1, 3), Fraction(30000, 1))
+    """
     if len(text) > MAX_DIGITS:
         return None
     if _BRACKETED.fullmatch(text):
@@ -35,10 +39,10 @@ def exact(text: str) -> Fraction | None:
     if match := _MIXED.fullmatch(text):
         part = _ratio(match["above"], match["below"])
         return None if part is None else _signed(match["sign"], int(match["whole"] or 0) + part)
-    if match := _SLASHED.fullmatch(text):
+    if match := _SLASH_FRACTION.fullmatch(text):
         return _ratio(match[1], match[2])
     if match := _REPEATING.fullmatch(text):
-        return _signed(match["sign"], _repeated(match["whole"], match["start"], match["period"]))
+        return _signed(match["sign"], _repeating_decimal(match["whole"], match["start"], match["period"]))
     return None
 
 
@@ -50,23 +54,26 @@ def _signed(sign: str, number: Fraction) -> Fraction:
     return -number if sign == "-" else number
 
 
-def _repeated(whole: str, start: str, period: str) -> Fraction:
-    r"""``0.1\overline{6}``: the period over as many nines, moved behind ``start``."""
+def _repeating_decimal(whole: str, start: str, period: str) -> Fraction:
+    r"""Return the value of ``0.1\overline{6}``: the period over as many nines, shifted behind ``start``."""
     nines = 10 ** len(period) - 1
     return Fraction(f"{whole or 0}.{start}") + Fraction(int(period), nines * 10 ** len(start))
 
 
-def same_in_base(given: str, reference: str) -> bool | None:
-    """Whether ``2516_8`` and ``2516_{9}`` or ``2516`` agree; None when neither names a base.
+def same_in_base(prediction: str, reference: str) -> bool | None:
+    """Return whether two numerals agree in digits and base; None if neither has a base.
 
-    A missing base is that of the question.
+    A numeral without a base is taken to have the other's.
+
+    >>> same_in_base("2516", "2516_8"), same_in_base("2516_9", "2516_8"), same_in_base("2", "2")
+    (True, False, None)
     """
-    if not _IN_BASE.fullmatch(given) and not _IN_BASE.fullmatch(reference):
+    if not _IN_BASE.fullmatch(prediction) and not _IN_BASE.fullmatch(reference):
         return None
-    (digits, base), (wanted, target) = _digits(given), _digits(reference)
-    return digits == wanted and (base is None or target is None or base == target)
+    (digits, base), (expected, target) = _split_base(prediction), _split_base(reference)
+    return digits == expected and (base is None or target is None or base == target)
 
 
-def _digits(text: str) -> tuple[str, int | None]:
+def _split_base(text: str) -> tuple[str, int | None]:
     match = _IN_BASE.fullmatch(text)
     return (match["digits"], int(match["base"] or match["short"])) if match else (text, None)

@@ -1,31 +1,35 @@
-"""The formula, number or word that answers a competition problem."""
+"""Extraction of the formula, number or word that answers a competition problem."""
 
 import re
 
-from promptstage.datamodules.answers.commitments import BOXED, Commitment, commitments
-from promptstage.datamodules.answers.math_in_text import NEARBY, first_formulas, is_doubted
-from promptstage.datamodules.answers.named_answers import find_named
-from promptstage.datamodules.answers.number_words import worded
-from promptstage.datamodules.answers.patterns import either, phrases
-from promptstage.datamodules.answers.retractions import retracted_at
-from promptstage.datamodules.answers.sentences import conclusion
+from promptstage.datamodules.answers.commitments import BOXED, Commitment, find_commitments
+from promptstage.datamodules.answers.math_in_text import (
+    ALTERNATIVE_WINDOW,
+    first_formulas,
+    offers_alternative,
+)
+from promptstage.datamodules.answers.named_answers import find_named_answer
+from promptstage.datamodules.answers.number_words import last_number_in_words
+from promptstage.datamodules.answers.patterns import any_of, phrases
+from promptstage.datamodules.answers.retractions import last_retraction
+from promptstage.datamodules.answers.sentences import concluding_sentences
 from promptstage.datamodules.answers.stated_formulas import stated_formula
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.text import Answer
 
-_EMPTY = " \n*_:$.{}"  # a mark with nothing else behind it gives no answer
-_BOX_SOON = 80  # characters behind "the answer is" in which a box is the answer instead
+_IGNORED = " \n*_:$.{}"  # a mark followed by nothing else gives no answer
+_BOX_WINDOW = 80  # characters after "the answer is" in which a box takes precedence
 
 _OPENS_FORMULA = re.compile(r"\\\[|\\\(|\$\$|\$[^$]")
 _HAS_FORMULA = re.compile(r"\$|\\\(|\\\[")
 _MONEY = re.compile(r"\\?\$?\s?-?[\d.,]+(?:\s|$|\.)")
 _SENTENCE_END = re.compile(r"(?<=[a-z][.!?])\s")
-# A formula, a number or a letter, and no remark.
+# A formula, a number or a single letter, as opposed to a remark.
 _MATHEMATICAL = re.compile(r"[\d\\$=]|^.$")
 _DIGIT = re.compile(r"\d")
 _DIGIT_OR_FORMULA = re.compile(r"[\d\\$]")
 
-_CLAUSE = either(phrases("which, so, since, because, where, as, and (?:so|the|we|it)"))
-# Where an answer without marks of mathematics ends: "5, so …", "5. This …", "blue, not red".
+_CLAUSE = any_of(phrases("which, so, since, because, where, as, and (?:so|the|we|it)"))
+# The end of an answer that has no math delimiters: "5, so …", "5. This …", "blue, not red".
 _END = re.compile(
     rf"""
     ,?\s (?:and[ ])? not \s
@@ -37,14 +41,14 @@ _END = re.compile(
     """,
     re.VERBOSE,
 )
-_QUANTITY = either(
+_QUANTITY = any_of(
     phrases(
         """number, interval, point, value, set, polynomial, ordered pair, ordered triple, matrix, vector,
         function, fraction, expression, equation, sum, product"""
     )
 )
-# What may stand before it: "simply the number", "we get".
-_FILLER = either(
+# Words before the answer: "simply the number", "we get".
+_FILLER = any_of(
     phrases(
         """therefore, thus, simply, just, exactly, approximately, about, then, clearly, given by, equal to,
         we (?:get|have), that"""
@@ -53,17 +57,17 @@ _FILLER = either(
 _FILLERS = re.compile(
     rf"^ (?: (?: {_FILLER} | the[ ]{_QUANTITY}(?:[ ]of)? ) \s+ )+", re.IGNORECASE | re.VERBOSE
 )
-_NOTHING_SAID = re.compile(r"(?:the )?(?:final )?answer is:?", re.IGNORECASE)
+_NO_CONTENT = re.compile(r"(?:the )?(?:final )?answer is:?", re.IGNORECASE)
 
-# A formula that the end of the text has cut off: a dollar sign without partner, no price.
-_CUT_OFF = re.compile(r"^ [^$]* (?: \$[^$]*\$ [^$]* )* \$(?!\d) [^$]* $", re.VERBOSE)
+# A formula truncated at the end of the text: an unmatched dollar sign that is not a price.
+_UNCLOSED_FORMULA = re.compile(r"^ [^$]* (?: \$[^$]*\$ [^$]* )* \$(?!\d) [^$]* $", re.VERBOSE)
 
-# Between two boxes of which neither is meant for sure.
-_PERHAPS = re.compile(
+# Between two boxes that are offered as alternatives.
+_ALTERNATIVE = re.compile(
     r"\bor (?:maybe|perhaps|possibly)\b|\bmaybe\b|\bmight be\b|\bcould also be\b", re.IGNORECASE
 )
-# Between two boxes that are the answer together: "and", "$ or $x =".
-_TOGETHER = re.compile(
+# Between two boxes that form the answer together: "and", "$ or $x =".
+_JOINT = re.compile(
     r"""
     [\s$.]* ,?\s*
     (?: and | or | , | \\text\s?\{[ ]?(?:and|or)[ ]?\} | \\quad )
@@ -71,61 +75,66 @@ _TOGETHER = re.compile(
     """,
     re.VERBOSE,
 )
-_APART = 40  # characters between them at most
+_MAX_GAP = 40  # characters between two such boxes
 
 
-def find_formula(text: str, reference: str) -> Found | None:
-    """The last committed formula, or the one that the end of the text states.
+def find_formula(text: str, reference: str) -> Answer | None:
+    """Extract the last committed formula, or else the one stated at the end of the text.
 
     Args:
-        reference: tells what kind of answer to look for where none is marked.
+        text: a normalized generation.
+        reference: the gold answer; it determines the kind of answer to look for if none is marked.
     """
-    turned = retracted_at(text) or 0
-    given = commitments(text)
-    for i in reversed(range(len(given))):
-        if given[i].start < turned:
+    retraction = last_retraction(text) or 0
+    commitments = find_commitments(text)
+    for i in reversed(range(len(commitments))):
+        if commitments[i].start < retraction:
             break
-        if given[i].rule == BOXED:
-            return _boxed(text, given[: i + 1])
-        found = _committed(given[i], reference)
-        boxed_before = any(earlier.rule == BOXED for earlier in given[:i])
+        if commitments[i].rule == BOXED:
+            return _last_box(text, commitments[: i + 1])
+        answer = _committed_formula(commitments[i], reference)
+        boxed_before = any(earlier.rule == BOXED for earlier in commitments[:i])
         # After a box "the answer is unique" is a remark.
-        if found and (not boxed_before or _MATHEMATICAL.search(found.text)):
-            return found
-    if given and given[-1].start >= turned and not given[-1].body.strip(_EMPTY):
+        if answer and (not boxed_before or _MATHEMATICAL.search(answer.text)):
+            return answer
+    if commitments and commitments[-1].start >= retraction and not commitments[-1].body.strip(_IGNORED):
         return None
-    return _concluded(text[turned:], reference)
+    return _concluding_answer(text[retraction:], reference)
 
 
 def joined_boxes(text: str) -> str | None:
-    r"""All boxes that are the last answer together: "2, 3" of ``\boxed{2}$ and $\boxed{3}``; None of one."""
-    boxes = [given for given in commitments(text) if given.rule == BOXED]
-    kept = boxes[-1:]
+    r"""Join the contents of the last boxes if they form one answer; None if it is a single box.
+
+    >>> joined_boxes(r"$\boxed{2}$ and $\boxed{3}$")
+    '2, 3'
+    """
+    boxes = [commitment for commitment in find_commitments(text) if commitment.rule == BOXED]
+    joined = boxes[-1:]
     for box in reversed(boxes[:-1]):
-        between = text[box.end : kept[0].start]
-        if len(between) > _APART or not _TOGETHER.fullmatch(between):
+        between = text[box.end : joined[0].start]
+        if len(between) > _MAX_GAP or not _JOINT.fullmatch(between):
             break
-        kept.insert(0, box)
-    return ", ".join(box.body for box in kept) if len(kept) > 1 else None
+        joined.insert(0, box)
+    return ", ".join(box.body for box in joined) if len(joined) > 1 else None
 
 
-def _boxed(text: str, given: list[Commitment]) -> Found:
-    """The box that is given last, unless another answer is offered beside it."""
-    last = given[-1]
-    if is_doubted(text[last.end : last.end + NEARBY]):
-        return Found(last.body, BOXED, hedged=True)
-    if len(given) > 1 and given[-2].rule == BOXED:
-        between = text[given[-2].end : last.start]
-        if "\n\n" not in between and _PERHAPS.search(between):
-            return Found(f"{given[-2].body} or {last.body}", BOXED, hedged=True)
-    return Found(last.body, BOXED)
+def _last_box(text: str, commitments: list[Commitment]) -> Answer:
+    """Return the last box, marked as ambiguous if another answer is offered beside it."""
+    last = commitments[-1]
+    if offers_alternative(text[last.end : last.end + ALTERNATIVE_WINDOW]):
+        return Answer(last.body, BOXED, ambiguous=True)
+    if len(commitments) > 1 and commitments[-2].rule == BOXED:
+        between = text[commitments[-2].end : last.start]
+        if "\n\n" not in between and _ALTERNATIVE.search(between):
+            return Answer(f"{commitments[-2].body} or {last.body}", BOXED, ambiguous=True)
+    return Answer(last.body, BOXED)
 
 
-def _committed(commitment: Commitment, reference: str) -> Found | None:
-    """The answer behind a mark: a formula, or else plain text; None when a box or nothing follows."""
+def _committed_formula(commitment: Commitment, reference: str) -> Answer | None:
+    """Return the formula or plain text after a mark; None if a box or nothing follows."""
     body = commitment.body.lstrip(" \n*_:>#")
     paragraph = body.partition("\n\n")[0]
-    if "boxed" in paragraph[:_BOX_SOON]:
+    if "boxed" in paragraph[:_BOX_WINDOW]:
         return None
     line = paragraph.partition("\n")[0]
     is_price = _MONEY.match(line) and line.count("$") == 1
@@ -133,24 +142,28 @@ def _committed(commitment: Commitment, reference: str) -> Found | None:
         return first_formulas(paragraph, commitment.rule)
     if _HAS_FORMULA.search(line) and not is_price:
         return first_formulas(_SENTENCE_END.split(line, maxsplit=1)[0], commitment.rule)
-    return _plain(line, commitment.rule, reference)
+    return _plain_answer(line, commitment.rule, reference)
 
 
-def _plain(line: str, rule: str, reference: str) -> Found | None:
-    """The answer with which a line without formulas begins."""
+def _plain_answer(line: str, rule: str, reference: str) -> Answer | None:
+    """Return the answer at the start of a line without formulas."""
     end = _END.search(line)
     text = (line[: end.start()] if end else line).removesuffix(".")
-    if _DIGIT.search(reference) and not _DIGIT_OR_FORMULA.search(text) and (number := worded(text)):
-        return Found(number, rule)
+    if (
+        _DIGIT.search(reference)
+        and not _DIGIT_OR_FORMULA.search(text)
+        and (number := last_number_in_words(text))
+    ):
+        return Answer(number, rule)
     text = _FILLERS.sub("", text.strip(" *_:`")).strip(" *_`")
-    if not text or commitments(text) or _NOTHING_SAID.fullmatch(text):
+    if not text or find_commitments(text) or _NO_CONTENT.fullmatch(text):
         return None
-    return Found(text, rule, hedged=is_doubted(line[len(text) :]))
+    return Answer(text, rule, ambiguous=offers_alternative(line[len(text) :]))
 
 
-def _concluded(text: str, reference: str) -> Found | None:
-    """The answer of a text without a mark; None for one that breaks off."""
-    closing = conclusion(text)
-    if closing is None or _CUT_OFF.search(text.rpartition("\n")[2].replace("\\$", "")):
+def _concluding_answer(text: str, reference: str) -> Answer | None:
+    """Return the answer of a text without a mark; None if the text is truncated."""
+    closing = concluding_sentences(text)
+    if closing is None or _UNCLOSED_FORMULA.search(text.rpartition("\n")[2].replace("\\$", "")):
         return None
-    return find_named(closing[-1], reference) or stated_formula(closing[-1], reference)
+    return find_named_answer(closing[-1], reference) or stated_formula(closing[-1], reference)

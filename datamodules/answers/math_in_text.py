@@ -1,9 +1,9 @@
-"""Formulas in running text: where they stand, what joins them, and what casts doubt on them."""
+"""Formulas in running text, the words that join them, and alternatives offered after them."""
 
 import re
 
-from promptstage.datamodules.answers.patterns import either, phrases
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.patterns import any_of, phrases
+from promptstage.datamodules.answers.text import Answer
 
 FORMULA = re.compile(
     r"""
@@ -14,13 +14,13 @@ FORMULA = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-NEARBY = 80  # characters after an answer in which another may be offered
+ALTERNATIVE_WINDOW = 80  # characters after an answer that are searched for an alternative
 
-# Between two answers that are given together.
+# Between two formulas that form one answer.
 JOINED = re.compile(r"\s*(?:,|and|or|, and|, or|;)\s*$")
 
 _COULD_BE = r"(?:could|might|may)(?:[ ]also)?[ ]be"
-_HEDGE = re.compile(
+_ALTERNATIVE = re.compile(
     rf"""
     ^ [\s$.,)]*
     (?: \b or \b ,?[ ] (?: maybe | perhaps | possibly | else | it[ ](?:could|might)[ ]be )  # or maybe 3
@@ -31,35 +31,35 @@ _HEDGE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-_REASON = re.compile(rf",?\s{either(phrases('because, since, as there, whereas, while'))}\b.*$")
+_REASON = re.compile(rf",?\s{any_of(phrases('because, since, as there, whereas, while'))}\b.*$")
 
 
-def content(formula: re.Match[str]) -> str:
-    """What stands between the marks of a match of ``FORMULA``."""
+def formula_content(formula: re.Match[str]) -> str:
+    """Return the text between the delimiters of a match of ``FORMULA``."""
     return next(filter(None, formula.groups())).strip()
 
 
-def first_formulas(text: str, rule: str) -> Found | None:
-    """The first formula of ``text``, with those that "and", "or" or a comma joins to it."""
+def first_formulas(text: str, rule: str) -> Answer | None:
+    """Return the first formula of ``text``, and those joined to it by "and", "or" or a comma."""
     parts: list[str] = []
     end = 0
     for formula in FORMULA.finditer(text):
         if parts and not JOINED.fullmatch(text, end, formula.start()):
             break
-        parts.append(content(formula))
+        parts.append(formula_content(formula))
         end = formula.end()
     if not parts:
         return None
-    if is_doubted(text[end : end + NEARBY]):
-        return Found(", ".join(parts), rule, hedged=True)
-    return Found(", ".join(part.rstrip(".,;") for part in parts), rule)
+    if offers_alternative(text[end : end + ALTERNATIVE_WINDOW]):
+        return Answer(", ".join(parts), rule, ambiguous=True)
+    return Answer(", ".join(part.rstrip(".,;") for part in parts), rule)
 
 
-def is_doubted(after: str) -> bool:
-    """Whether the text after an answer offers another: "or maybe", "it could also be"."""
-    return bool(_HEDGE.search(after))
+def offers_alternative(after: str) -> bool:
+    """Return whether the text after an answer offers another one: "or maybe", "it could also be"."""
+    return bool(_ALTERNATIVE.search(after))
 
 
-def without_reason(sentence: str) -> str:
-    """``sentence`` up to its "because"."""
+def strip_reason(sentence: str) -> str:
+    """Remove a subordinate clause such as "because …" from the end of ``sentence``."""
     return _REASON.sub("", sentence)

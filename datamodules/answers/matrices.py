@@ -1,15 +1,15 @@
-"""Matrices and vectors, entry by entry."""
+"""Entry-by-entry comparison of matrices and vectors."""
 
 import re
 from typing import NamedTuple
 
-from promptstage.datamodules.answers.verdicts import Same, Verdict, every
+from promptstage.datamodules.answers.verdicts import Same, Verdict, all_true
 
 _MATRIX = re.compile(
     r"""
     (?P<factor> [^a-z&]*? (?:\\frac\{-?\d+\}\{\d+\})? )
     \\begin\{ (?P<kind> [pbvBV]?(?:small)?matrix | array ) \}
-    (?: \{[^{}]*\} )?                                           # the columns of an array: {cc}
+    (?: \{[^{}]*\} )?                                           # column specification of an array: {cc}
     (?P<cells> .*? )
     \\end\{ (?P=kind) \}
     """,
@@ -20,41 +20,43 @@ _POINT = re.compile(r"[(\[](?P<cells>[^()\[\]]+(?:\([^()]*\)[^()\[\]]*)*)[)\]]")
 
 
 class _Matrix(NamedTuple):
+    """Matrix of LaTeX entries with a common factor ("" if there is none)."""
+
     factor: str
     rows: list[list[str]]
 
     @property
     def shape(self) -> list[int]:
-        """The lengths of the rows."""
+        """Lengths of the rows."""
         return [len(row) for row in self.rows]
 
     def entries(self) -> list[str]:
-        """All of them, row by row, multiplied by the factor."""
-        return [_times(self.factor, cell) for row in self.rows for cell in row]
+        """Return all entries, row by row, multiplied by the factor."""
+        return [_multiply(self.factor, cell) for row in self.rows for cell in row]
 
 
-def same_matrix(given: str, reference: str, same: Same) -> Verdict:
-    """Whether two matrices agree entry by entry, a common factor multiplied in; None when neither is one.
+def same_matrix(prediction: str, reference: str, same: Same) -> Verdict:
+    """Return whether two matrices agree entry by entry; None if neither is a matrix.
 
-    A vector may stand as a row, as a column or as a point.
+    Common factors are multiplied in. A vector may be written as a row, a column or a point.
 
     Args:
         same: compares two entries.
     """
-    mine, theirs = _matrix(given), _matrix(reference)
-    if mine is None and theirs is None:
+    left, right = _matrix(prediction), _matrix(reference)
+    if left is None and right is None:
         return None
-    if (mine is None or theirs is None) and "matrix" in given and "matrix" in reference:
-        return None  # such as a sum of matrices
-    mine, theirs = mine or _point(given), theirs or _point(reference)
-    if mine is None or theirs is None:
+    if (left is None or right is None) and "matrix" in prediction and "matrix" in reference:
+        return None  # for example a sum of matrices
+    left, right = left or _point_as_column(prediction), right or _point_as_column(reference)
+    if left is None or right is None:
         return False
-    if mine.shape != theirs.shape and 1 not in (len(mine.rows), len(theirs.rows)):
+    if left.shape != right.shape and 1 not in (len(left.rows), len(right.rows)):
         return False
-    entries, wanted = mine.entries(), theirs.entries()
-    if len(entries) != len(wanted):
+    entries, expected = left.entries(), right.entries()
+    if len(entries) != len(expected):
         return False
-    return every(same(entry, other) for entry, other in zip(entries, wanted, strict=True))
+    return all_true(same(entry, other) for entry, other in zip(entries, expected, strict=True))
 
 
 def _matrix(text: str) -> _Matrix | None:
@@ -64,13 +66,13 @@ def _matrix(text: str) -> _Matrix | None:
     return _Matrix(match["factor"], [row.split("&") for row in match["cells"].split(r"\\") if row])
 
 
-def _point(text: str) -> _Matrix | None:
-    """A point (1,2,3) as a column."""
+def _point_as_column(text: str) -> _Matrix | None:
+    """Parse a point such as (1,2,3) as a column vector."""
     match = _POINT.fullmatch(text)
     return _Matrix("", [[cell] for cell in match["cells"].split(",")]) if match else None
 
 
-def _times(factor: str, cell: str) -> str:
+def _multiply(factor: str, cell: str) -> str:
     if not factor:
         return cell
     return f"-({cell})" if factor == "-" else f"{factor}*({cell})"

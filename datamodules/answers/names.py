@@ -1,4 +1,4 @@
-r"""The name before a value: ``x=``, ``f(x)=``, ``x\in``."""
+r"""Removal of the name before a value: ``x=``, ``f(x)=``, ``x\in``."""
 
 import re
 
@@ -11,18 +11,22 @@ _NAME = re.compile(
       | \\(?: theta | alpha | beta | lambda | mu | angle\ ?[A-Z]+ )
     )
     (?: = | \\in(?![a-z]) | :(?!\d) )
-    (?! .* (?: [<>] | (?<!\\)= ) )                                          # one name, one value
+    (?! .* (?: [<>] | (?<!\\)= ) )                                          # one name and one value
     """,
     re.VERBOSE,
 )
 _ELEMENT = re.compile(r"^[a-zA-Z]\\in(?![a-z])")
 
 
-def without_name(text: str) -> str:
-    """A normalised value alone: 3 of ``k=3``; anything else as it is, such as ``x=y=3``."""
+def strip_name(text: str) -> str:
+    """Remove the name from a normalized equation with one value; return other text unchanged.
+
+    >>> strip_name("k=3"), strip_name("x=y=3")
+    ('3', 'x=y=3')
+    """
     return _NAME.sub("", text)
 
 
-def without_element(text: str) -> str:
-    r"""What a normalised ``x\in…`` says of x; anything else as it is."""
+def strip_membership(text: str) -> str:
+    r"""Remove ``x\in`` from the start of a normalized formula; return other text unchanged."""
     return _ELEMENT.sub("", text)

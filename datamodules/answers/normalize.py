@@ -1,10 +1,10 @@
-"""One spelling for formulas that mean the same: spacing, sizes, text commands, thousands separators."""
+"""Normalization of LaTeX formulas: spacing, sizes, text commands, units, thousands separators."""
 
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
 _SIGNS = str.maketrans(
     {
@@ -44,10 +44,10 @@ _MIXED = re.compile(r"(?<![\d/.}])(\d+)(?: |\s?-\s?| and )(\d+)/(\d+)(?![\d/])")
 _WORDED_BASE = re.compile(r"\b(\w+),?\s+(?:in\s+)?base[ -](\w+)$", re.IGNORECASE)
 # 413_{\text{five}}
 _NAMED_BASE = re.compile(
-    rf"_\s*\{{?\s*(?:\\(?:text\w*|mathrm)\s*\{{)?\s*({either(_BASES)})\s*\}}?\s*\}}?", re.IGNORECASE
+    rf"_\s*\{{?\s*(?:\\(?:text\w*|mathrm)\s*\{{)?\s*({any_of(_BASES)})\s*\}}?\s*\}}?", re.IGNORECASE
 )
 
-# Stand-ins, until all other blanks and single backslashes have gone.
+# Placeholders, while all other spaces and single backslashes are removed.
 _BLANK, _ROW_END = "\x00", "\x01"
 
 
@@ -61,12 +61,12 @@ def _step(pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> _S
 
 
 def _commands(names: str, replacement: str) -> _Step:
-    r"""LaTeX's commands of these names: ``\le``, but not the beginning of ``\left``."""
-    return _step(rf"\\{either(names.split())}(?![a-zA-Z])", replacement)
+    r"""Return a step for whole LaTeX commands: ``\le``, but not the beginning of ``\left``."""
+    return _step(rf"\\{any_of(names.split())}(?![a-zA-Z])", replacement)
 
 
 _STEPS = (
-    # How the members of a list are joined.
+    # Conjunctions between members of a list.
     _step(
         r"""
         \\(?:text|mbox|textrm|mathrm) \s* \{ [,\s]* or \s* \}
@@ -98,7 +98,7 @@ _STEPS = (
         r"(-\\infty,\\infty)",
     ),
     _step(r"(?<![\w)}\]]) \+ (?=\\infty)", ""),
-    # Text, and what remains of a remainder: 3 (mod 7).
+    # Text commands, and the modulus of a remainder: 3 (mod 7).
     _step(
         r"\\(?:text\w*|mbox|mathrm|mathbf|hbox|operatorname\*?|mathit|boldsymbol) \s* \{([^{}]*)\}",
         r"\1",
@@ -109,12 +109,12 @@ _STEPS = (
     _commands("l[vV]ert r[vV]ert vert", "|"),
     _commands("l?brace", r"\\{"),
     _commands("rbrace", r"\\}"),
-    # Spacing; between digits it separates thousands: 1{,}000, 1,\!000.
+    # Spacing, and thousands separators made of it: 1{,}000, 1,\!000.
     _step(
         r"(?<=\d) (?: \{,\}(?:\\!)? | ,\s?\\!\s? | \\!,\s? | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""
     ),
     _step(r"\\(?: [,!;:>\ ] | quad | qquad | hspace\{[^{}]*\} | hfill | hskip ) | ~ | &nbsp;", ""),
-    # Units that stand for themselves.
+    # Degrees, currency and percent.
     _step(r"\^ \s* \{? \s* (?:\\circ|\\degree) \s* \}? | \\degree(?![a-zA-Z])", ""),
     _step(r"\\[$] | (?<!\\)\$ | \\?%", ""),
     # Signs.
@@ -127,12 +127,12 @@ _STEPS = (
     _step(r"\\[cld]?dots[cbmio]?(?![a-zA-Z]) | \.\.\. | …", r"\\ldots"),
     _commands("cdot times ast", "*"),
     _step(r"\\(?:colon|!:)", ":"),
-    # 10,000, but not the members of (1,234) or \{1,234\}.
+    # 10,000, but not the list (1,234) or \{1,234\}.
     _step(
         r"(?<![\d,(\[]) (?<!\\\{) \d{1,3}(?:,\d{3})+ (?![\d,])",
         lambda number: number[0].replace(",", ""),
     ),
-    # \frac12, \frac{1}2, \frac1{2}, \sqrt2, x^{2}: braces around all arguments but single exponents.
+    # \frac12, \frac{1}2, \frac1{2}, \sqrt2, x^{2}: braces around all arguments but one-character exponents.
     _step(r"\\frac \s* ([0-9a-zA-Z]) \s* ([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
     _step(r"\\frac \s* \{([^{}]*)\} \s* ([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
     _step(r"\\frac \s* ([0-9a-zA-Z]) \s* \{", r"\\frac{\1}{"),
@@ -140,14 +140,14 @@ _STEPS = (
     _step(r"(?<=[\^_]) \{(-?\w)\}", r"\1"),
 )
 _SPACE = re.compile(r"\s+")
-# The blank of \pi x, without which it would be another command.
+# The space of \pi x, without which it would be a different command.
 _NEEDED_SPACE = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])")
 
 
-def spell(formula: str) -> str:
-    r"""``formula`` with LaTeX for Unicode signs, worded bases and mixed numbers, without marks around it.
+def unify_notation(formula: str) -> str:
+    r"""Replace Unicode signs, bases in words and mixed numbers by LaTeX, and remove surrounding markup.
 
-    >>> spell("*413 base five*"), spell("2 1/2 π")
+    >>> unify_notation("*413 base five*"), unify_notation("2 1/2 π")
     ('413_{5}', '2\\frac{1}{2} \\pi')
     """
     formula = formula.translate(_SIGNS).strip().strip("*\"'").strip()
@@ -160,13 +160,13 @@ def spell(formula: str) -> str:
     )
 
 
-def normalise(formula: str) -> str:
-    r"""``formula`` without what does not change its meaning.
+def normalize_formula(formula: str) -> str:
+    r"""Remove from ``formula`` everything that does not change its meaning.
 
-    >>> normalise(r"\left( \dfrac12, 1{,}000 \right)")
+    >>> normalize_formula(r"\left( \dfrac12, 1{,}000 \right)")
     '(\\frac{1}{2},1000)'
     """
-    formula = spell(formula)
+    formula = unify_notation(formula)
     for step in _STEPS:
         formula = step.pattern.sub(step.replacement, formula)
     formula = _SPACE.sub("", _NEEDED_SPACE.sub(rf"\1{_BLANK}", formula))

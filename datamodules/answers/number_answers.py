@@ -1,29 +1,29 @@
-"""The number that answers, in a text that ends in one."""
+"""Extraction of a numeric answer from a generation."""
 
 import re
 
-from promptstage.datamodules.answers.commitments import BOXED, MARKED, Commitment, commitments
-from promptstage.datamodules.answers.number_words import worded
-from promptstage.datamodules.answers.numbers import MINUTES, NUMBER, numbers, plain
-from promptstage.datamodules.answers.patterns import either, phrases
-from promptstage.datamodules.answers.retractions import retracted_at
-from promptstage.datamodules.answers.rivals import rival
-from promptstage.datamodules.answers.sentences import MAX_SENTENCE, conclusion
-from promptstage.datamodules.answers.stated_numbers import BOLD, pick
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.commitments import BOXED, MARKED, Commitment, find_commitments
+from promptstage.datamodules.answers.number_words import last_number_in_words
+from promptstage.datamodules.answers.numbers import MINUTES, NUMBER, find_numbers, normalize_numbers
+from promptstage.datamodules.answers.patterns import any_of, phrases
+from promptstage.datamodules.answers.retractions import last_retraction
+from promptstage.datamodules.answers.rivals import competing_number
+from promptstage.datamodules.answers.sentences import MAX_LINE, concluding_sentences
+from promptstage.datamodules.answers.stated_numbers import BOLD, stated_number
+from promptstage.datamodules.answers.text import Answer
 
-_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's notes
-_EMPTY = " \n*_:$.{}"
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # calculator annotations of GSM8K
+_IGNORED = " \n*_:$.{}"
 
-# Emphasis and words that may stand before the number in an answer: "**about** 5".
-_HEDGE = either(
+# Emphasis and words before the number in an answer: "**about** 5".
+_HEDGE = any_of(
     phrases(
         """about, approximately, exactly, roughly, around, simply, just, only, then, therefore, thus,
         a total of, clearly, still, the number, the value, in total, indeed, actually, now, x, y, n"""
     )
 )
 _HEAD = re.compile(rf"(?: [\s*_(:>=\"'\[{{,] | \$(?![\d.]) | {_HEDGE}\s )*", re.IGNORECASE | re.VERBOSE)
-# After it: the sentence goes on to another number ("5 + 3", "5 apples = 10").
+# After the number: the sentence continues to another one ("5 + 3", "5 apples = 10").
 _CONTINUED = re.compile(
     r"""
     \s?[+×÷*/=^]
@@ -47,7 +47,7 @@ _DERIVED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # "Step 1 …", "2. Find the total"
-_TITLE = either(
+_TITLE = any_of(
     phrases(
         r"""step, part, case, day, solution, explanation, calculat\w*, approach, given, method, reasoning,
         verif\w*"""
@@ -62,8 +62,8 @@ _HEADING = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# A text that starts with a number of several digits on its own: "72. He has …"
-_ALONE = re.compile(
+# A text that starts with a number on its own: "72. He has …"
+_NUMBER_ALONE = re.compile(
     r"""
     (?P<lead> [\s*_$]* )
     (?: [$€£]?\d[\d,]{2,}(?:\.\d+)? | [$€£]?\d{2,3}(?:\.\d+)? | \d(?=,) )
@@ -75,7 +75,7 @@ _ALONE = re.compile(
     """,
     re.VERBOSE,
 )
-# A list's next number, with nothing after it; all its numbers.
+# The number of a list item that is missing, and the numbers of all items.
 _LIST_END = re.compile(r"\n[ *_#]*\(?\d{1,2}[.)]\s*$")
 _LIST_MARK = re.compile(
     r"^ [ *_\#]* (?: \(?\d{1,2}[.)](?=\s) | (?:Step|Part|Day|Case)\s\d{1,2}\b[:.)]? )",
@@ -83,92 +83,96 @@ _LIST_MARK = re.compile(
 )
 
 
-def find_number(text: str) -> Found | None:
-    """The last committed number, or the one that the end of the text states.
+def find_number(text: str) -> Answer | None:
+    """Extract the last committed number, or else the one stated at the end of the text.
 
-    A text that breaks off in the middle of a sentence states nothing.
+    Args:
+        text: a normalized generation.
+
+    Returns:
+        None if there is no number, or if the text is truncated in mid-sentence.
     """
-    text = plain(_CALCULATOR.sub("", text))
-    turned = retracted_at(text) or 0
-    given = commitments(text)
-    for commitment in reversed(given):
-        if commitment.start >= turned and (found := _committed(text, commitment)):
-            return found
-    if _LIST_END.search(text) or (given and _announces(given[-1], turned)):
+    text = normalize_numbers(_CALCULATOR.sub("", text))
+    retraction = last_retraction(text) or 0
+    commitments = find_commitments(text)
+    for commitment in reversed(commitments):
+        if commitment.start >= retraction and (answer := _committed_number(text, commitment)):
+            return answer
+    if _LIST_END.search(text) or (commitments and _announces_answer(commitments[-1], retraction)):
         return None
-    return _at_start(text[turned:]) or _at_end(text[turned:])
+    return _number_at_start(text[retraction:]) or _number_at_end(text[retraction:])
 
 
-def _announces(last: Commitment, turned: int) -> bool:
-    """Whether nothing, or only a heading, follows the last "the answer is", so that the answer is to come."""
-    if not last.body.strip(_EMPTY):
-        return last.start >= turned
+def _announces_answer(last: Commitment, retraction: int) -> bool:
+    """Return whether the answer is missing: only a heading follows the last "the answer is", or nothing."""
+    if not last.body.strip(_IGNORED):
+        return last.start >= retraction
     return bool(_HEADING.fullmatch(last.body.strip()))
 
 
-def _committed(text: str, commitment: Commitment) -> Found | None:
-    """The number that a commitment gives."""
+def _committed_number(text: str, commitment: Commitment) -> Answer | None:
+    """Return the number of a commitment; None if it gives none."""
     rule, body = commitment.rule, commitment.body
     if rule == BOXED:
-        match = pick(body)
-        return _found(body + text[commitment.end : commitment.end + 60], match, rule) if match else None
-    line = body.lstrip(" " if rule == MARKED else " :*_\n$>#").partition("\n")[0][:MAX_SENTENCE]
+        match = stated_number(body)
+        return _to_answer(body + text[commitment.end : commitment.end + 60], match, rule) if match else None
+    line = body.lstrip(" " if rule == MARKED else " :*_\n$>#").partition("\n")[0][:MAX_LINE]
     if rule == MARKED and _HEADING.match(line):
         return None
     sentence, *more = _SENTENCE_END.split(line)
-    first = _first(sentence)
+    first = _leading_number(sentence)
     if first and not _CONTINUED.match(sentence, first.end()):
-        return _found(line, first, rule)
+        return _to_answer(line, first, rule)
     if _DERIVED.match(sentence) and "=" not in sentence:
         return None
-    # Reasoning under the heading "Answer:" ends in the answer.
-    closing = conclusion(line) if more and first and body[0] in " :\n" else None
-    return _last([sentence, *(closing or [])], rule)
+    # Reasoning under the heading "Answer:" ends with the answer.
+    closing = concluding_sentences(line) if more and first and body[0] in " :\n" else None
+    return _last_number([sentence, *(closing or [])], rule)
 
 
-def _first(body: str) -> re.Match[str] | None:
-    """The number with which ``body`` begins, marks of emphasis and hedging words ("about") aside."""
+def _leading_number(body: str) -> re.Match[str] | None:
+    """Match the number at the start of ``body``, after emphasis and words such as "about"."""
     head = _HEAD.match(body)
     match = NUMBER.match(body, head.end() if head else 0)
     return match if match and not MINUTES.match(body, match.end()) else None
 
 
-def _at_start(text: str) -> Found | None:
-    """The number that starts ``text``, reasons following."""
-    if (start := _ALONE.match(text)) and (match := NUMBER.match(text, start.end("lead"))):
-        return _found(text, match, "number at the start")
+def _number_at_start(text: str) -> Answer | None:
+    """Return the number that starts ``text`` and is followed by an explanation."""
+    if (start := _NUMBER_ALONE.match(text)) and (match := NUMBER.match(text, start.end("lead"))):
+        return _to_answer(text, match, "number at the start")
     return None
 
 
-def _at_end(text: str) -> Found | None:
-    """The number that the sentences at the end of ``text`` state, in bold or plainly."""
-    closing = conclusion(_LIST_MARK.sub("", text))
+def _number_at_end(text: str) -> Answer | None:
+    """Return the number stated by the sentences at the end of ``text``, in bold or in plain type."""
+    closing = concluding_sentences(_LIST_MARK.sub("", text))
     if closing is None:
         return None
     for inside in reversed(BOLD.findall("\n".join(closing))):
-        first = _first(inside)
+        first = _leading_number(inside)
         if first and len(inside[first.end() :].split()) <= 4:
-            return _found(inside, first, "bold")
-        if not first and len(inside.split()) <= 3 and (words := worded(inside)):
-            return Found(words, "bold")
-    return _last(closing, "last number")
+            return _to_answer(inside, first, "bold")
+        if not first and len(inside.split()) <= 3 and (words := last_number_in_words(inside)):
+            return Answer(words, "bold")
+    return _last_number(closing, "last number")
 
 
-def _last(sentences: list[str], rule: str) -> Found | None:
-    """The number of the last of ``sentences`` that has one, in digits or words."""
+def _last_number(sentences: list[str], rule: str) -> Answer | None:
+    """Return the number of the last of ``sentences`` that has one, in digits or words."""
     for sentence in reversed(sentences):
-        if match := pick(sentence):
-            return _found(sentence, match, rule)
-        if words := worded(sentence):
-            return Found(words, rule)
-        if unstated := numbers(sentence):
-            return _found(sentence, unstated[-1], rule)
+        if match := stated_number(sentence):
+            return _to_answer(sentence, match, rule)
+        if words := last_number_in_words(sentence):
+            return Answer(words, rule)
+        if unstated := find_numbers(sentence):
+            return _to_answer(sentence, unstated[-1], rule)
     return None
 
 
-def _found(text: str, match: re.Match[str], rule: str) -> Found:
-    """The number at ``match`` in ``text`` as an answer, hedged when ``text`` names another beside it."""
+def _to_answer(text: str, match: re.Match[str], rule: str) -> Answer:
+    """Return the number at ``match`` as an answer, marked as ambiguous if ``text`` offers another."""
     number = match[0].strip()
-    if other := rival(text, match):
-        return Found(f"{number} or {other[0].strip()}", rule, hedged=True)
-    return Found(number, rule)
+    if other := competing_number(text, match):
+        return Answer(f"{number} or {other[0].strip()}", rule, ambiguous=True)
+    return Answer(number, rule)

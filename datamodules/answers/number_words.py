@@ -1,8 +1,8 @@
-"""English number words."""
+"""Numbers written as English words."""
 
 import re
 
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
 _ONES = phrases(
     """zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen,
@@ -11,7 +11,7 @@ _ONES = phrases(
 _TENS = phrases("twenty, thirty, forty, fifty, sixty, seventy, eighty, ninety")
 _SMALL = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS, start=2)}
 _LARGE = {"thousand": 1000, "million": 10**6, "billion": 10**9}
-_WORD = either([*sorted(_SMALL, key=len, reverse=True), "hundred", *_LARGE])
+_WORD = any_of([*sorted(_SMALL, key=len, reverse=True), "hundred", *_LARGE])
 _NUMBER = re.compile(_WORD)
 # "two hundred and twenty-five"
 _PHRASE = re.compile(rf"\b{_WORD}(?:(?:[ -]|\sand\s){_WORD})*\b", re.IGNORECASE)
@@ -28,7 +28,7 @@ _PARTS = {
     "eighth": 8,
     "tenth": 10,
 }
-_PART = re.compile(rf"[ -]({either(_PARTS)})s?\b", re.IGNORECASE)
+_PART = re.compile(rf"[ -]({any_of(_PARTS)})s?\b", re.IGNORECASE)
 _LETTERS = re.compile("[a-z]+")
 
 
@@ -41,31 +41,33 @@ def is_number_word(word: str) -> bool:
     return _NUMBER.fullmatch(word) is not None
 
 
-def worded(sentence: str) -> str | None:
-    """The last number written in words in ``sentence``, as digits ("one of them" aside); None without one.
+def last_number_in_words(sentence: str) -> str | None:
+    """Return the last number written in words in ``sentence``, in digits; None if there is none.
 
-    >>> worded("It takes one day, or twenty-four hours.")
+    The pronoun "one" ("one of them") does not count.
+
+    >>> last_number_in_words("It takes one day, or twenty-four hours.")
     '24'
-    >>> worded("two thirds")
+    >>> last_number_in_words("two thirds")
     '2/3'
     """
-    found = list(_PHRASE.finditer(sentence))
-    if not found:
+    matches = list(_PHRASE.finditer(sentence))
+    if not matches:
         return None
-    last = next((match for match in reversed(found) if not _pronoun(match)), found[0])
+    last = next((match for match in reversed(matches) if not _is_pronoun(match)), matches[0])
     sign = "-" if _NEGATIVE.search(sentence[: last.start()]) else ""
     part = _PART.match(sentence, last.end())
-    below = f"/{_PARTS[part[1].lower()]}" if part else ""
-    return f"{sign}{_value(last[0])}{below}"
+    denominator = f"/{_PARTS[part[1].lower()]}" if part else ""
+    return f"{sign}{_value(last[0])}{denominator}"
 
 
-def _pronoun(match: re.Match[str]) -> bool:
-    """Whether a number word is the "one" of "one of them"; "one half" has a number."""
+def _is_pronoun(match: re.Match[str]) -> bool:
+    """Return whether a number word is the pronoun of "one of them", as opposed to "one half"."""
     return match[0].lower() == "one" and not _PART.match(match.string, match.end())
 
 
 def _value(phrase: str) -> int:
-    """What a phrase of number words is worth: "two thousand and five"."""
+    """Return the value of a phrase of number words such as "two thousand and five"."""
     total = current = 0
     for word in _LETTERS.findall(phrase.lower()):
         if word in _SMALL:

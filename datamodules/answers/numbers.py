@@ -1,11 +1,11 @@
-"""Numbers in text, read exactly."""
+"""Numbers in running text, with their exact values."""
 
 import re
 from fractions import Fraction
 
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
-MAX_DIGITS = 1000  # beyond this no answer is meant, and turning it into an integer costs
+MAX_DIGITS = 1000  # longer numbers are not answers, and slow to convert
 
 _LATEX = (
     # \frac{3}{4}, \frac34
@@ -26,7 +26,7 @@ _LATEX = (
     (re.compile(r"\\[()\[\]]"), " "),
     (re.compile(r"\{,\}"), ","),
 )
-# The continent's 1.450.000 and 70.000,00.
+# Continental European 1.450.000 and 70.000,00.
 _CONTINENTAL = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?:,\d{1,2}(?!\d)|(?<=\.\d{3}\.\d{3})(?![\d,]))")
 # 2^5 and 10^6, but not in 3 × 10^6.
 _POWER = re.compile(r"(?<![\w.,^×*])(?<![×x*]\s)(\d{1,3})\s?\^\s?(?:\{(\d{1,2})\}|(\d{1,2}))(?!\d|\.\d|\^)")
@@ -43,7 +43,7 @@ NUMBER = re.compile(
     # 1,000; 1 000; 1'000; 1000
     (?P<whole> \d{1,3}(?:,\d{3})+(?!\d) | \d{1,3}(?:[ ]\d{3})+(?![\d/.,]) | \d{1,3}(?:'\d{3})+(?!\d) | \d+ )?
     (?P<decimals> (?<=\d)\.\d+ | (?<![\d.])\.\d+ )?
-    (?(whole) | (?(decimals) | (?!)))     # one of the two at least
+    (?(whole) | (?(decimals) | (?!)))     # at least one of the two
     # 2 1/2, 2 and 1/2; 1/2
     (?: (?:\s+|\s?and\s|-) (?P<above>\d+)\s?/\s?(?P<below>\d+)(?![\d/])
       | \s?/\s?(?P<divisor>\d+)(?![\d/.])
@@ -54,7 +54,7 @@ NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-# Of a reference: "x =", "Total:"; "apples", "km/h", "cm²", but not "dozen", "hundred" or "and a half".
+# Name and unit of a reference: "x =", "Total:"; "apples", "km/h", "cm²", but not "dozen" or "and a half".
 _NAME = re.compile(r"[A-Za-z][\w ]{0,30}[=:]\s*(?=[-+$€£¥₹]?\s?[.\d])")
 _UNIT = re.compile(
     r"""
@@ -68,11 +68,11 @@ _UNIT = re.compile(
 _SCALES = {"thousand": 3, "k": 3, "million": 6, "billion": 9, "trillion": 12}
 _GROUPING = str.maketrans("", "", ", '")
 
-# What counts nothing: the hour of 5:30 (the 5 of "5:00" does count) …
+# Numbers that are not quantities: the hour of 5:30 (but the 5 of "5:00" is one) …
 MINUTES = re.compile(r":(?!00\b)\d|:00\b(?=:)")
 _HOUR = re.compile(r"\d:$")
-# … and the number of a place: "Step 3", "#3".
-_NUMBERED = either(
+# … and ordinal labels: "Step 3", "#3".
+_NUMBERED = any_of(
     phrases(
         r"""step, day, week, month, year, part, case, chapter, page, grade, no\.?, number, question, problem,
         equation, eq\., room, option, method"""
@@ -81,8 +81,8 @@ _NUMBERED = either(
 _PLACE = re.compile(rf"(?:\b{_NUMBERED}|#)\s?\(?$", re.IGNORECASE)
 
 
-def plain(text: str) -> str:
-    """``text`` without LaTeX's commands, numbers in one spelling."""
+def normalize_numbers(text: str) -> str:
+    """Remove LaTeX commands from ``text`` and write its numbers in one notation."""
     if "\\" in text or "{," in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -93,27 +93,31 @@ def plain(text: str) -> str:
 
 
 def to_fraction(text: str) -> Fraction | None:
-    """The exact value of a number and nothing else: 1,000; $5; -3; 2 1/2; 50%; 1.5 million; or None."""
-    text = plain(text).strip().strip("*_${} ").rstrip("%. ").strip()
+    """Return the exact value of a text that is one number; None for any other text.
+
+    >>> to_fraction("$1,000"), to_fraction("2 1/2"), to_fraction("1.5 million"), to_fraction("5 apples")
+    (Fraction(1000, 1), Fraction(5, 2), Fraction(1500000, 1), None)
+    """
+    text = normalize_numbers(text).strip().strip("*_${} ").rstrip("%. ").strip()
     match = NUMBER.fullmatch(text)
-    return value(match) if match else None
+    return match_value(match) if match else None
 
 
 def reference_value(text: str) -> Fraction | None:
-    """Return the exact value of a reference, which may have a name or a unit; None if it is not a number.
+    """Return the exact value of a reference, with or without name and unit; None if it is not a number.
 
     >>> reference_value("3 apples"), reference_value("x = 5"), reference_value("12:30")
     (Fraction(3, 1), Fraction(5, 1), None)
     """
-    text = _NAME.sub("", plain(text).strip())
-    if (known := to_fraction(text)) is not None:
-        return known
+    text = _NAME.sub("", normalize_numbers(text).strip())
+    if (number := to_fraction(text)) is not None:
+        return number
     match = NUMBER.match(text)
-    return value(match) if match and _UNIT.fullmatch(text, match.end()) else None
+    return match_value(match) if match and _UNIT.fullmatch(text, match.end()) else None
 
 
-def value(match: re.Match[str]) -> Fraction | None:
-    """What a match of ``NUMBER`` is worth; None for a zero denominator or too many digits."""
+def match_value(match: re.Match[str]) -> Fraction | None:
+    """Return the value of a match of ``NUMBER``; None for a zero denominator or too many digits."""
     if match.end() - match.start() > MAX_DIGITS:
         return None
     result = Fraction((match["whole"] or "0").translate(_GROUPING) + (match["decimals"] or ""))
@@ -130,11 +134,11 @@ def value(match: re.Match[str]) -> Fraction | None:
     return result if sign == "+" and not match["minus"] else -result
 
 
-def numbers(text: str) -> list[re.Match[str]]:
-    """All numbers of ``text`` that count something: no clock times, no "Step 3"."""
-    found = []
+def find_numbers(text: str) -> list[re.Match[str]]:
+    """Return the matches of all numbers in ``text`` that are quantities, unlike clock times and "Step 3"."""
+    matches = []
     for match in NUMBER.finditer(text):
         before = text[max(0, match.start() - 12) : match.start()]
         if not (MINUTES.match(text, match.end()) or _HOUR.search(before) or _PLACE.search(before)):
-            found.append(match)
-    return found
+            matches.append(match)
+    return matches

@@ -1,13 +1,13 @@
-"""The options of a multiple-choice question: their forms, and their texts found in a sentence."""
+"""Options of a multiple-choice question: parsing, normalization, and search for their texts."""
 
 import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.text import Answer
 
-# The letter that stands before an option's text, perhaps twice: "A)21", "(B) 7", "C)C)59".
+# The letter before an option's text, sometimes repeated: "A)21", "(B) 7", "C)C)59".
 _PREFIX = re.compile(
     r"""
     \s* [(\[]? (?P<letter>[A-Z]) \s* [).:\]] \s*
@@ -17,14 +17,14 @@ _PREFIX = re.compile(
 )
 _LETTER = re.compile(r"[A-Za-z]")
 
-# What makes no difference between two texts.
+# Differences that are ignored when texts are compared.
 _SUBSCRIPT = re.compile(r"_\{?(\d+)\}?")
 _IGNORED = re.compile(
     r"""
     [*_`$"\\]                   # markup
-    | (?<=\d) , (?=\d{3}(?!\d)) # the comma of 1,000
-    | (?<=,) \s (?=\d)          # the blank of (1, 2)
-    | (?<=\d) \s (?=[°%])       # the blank of 20 %
+    | (?<=\d) , (?=\d{3}(?!\d)) # thousands separator
+    | (?<=,) \s (?=\d)          # space in (1, 2)
+    | (?<=\d) \s (?=[°%])       # space in 20 %
     """,
     re.VERBOSE,
 )
@@ -33,7 +33,13 @@ _ARTICLE = re.compile(r"\b(?:an?|the) (?=\w)")
 
 
 class Option(NamedTuple):
-    """One option: its letter (A, B, … in order), the label it is stored with, and its text."""
+    """Option of a multiple-choice question.
+
+    Attributes:
+        letter: A, B, … in order.
+        label: label in the data set.
+        text: text without letter or label.
+    """
 
     letter: str
     label: str
@@ -41,24 +47,28 @@ class Option(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """Where an option's text stands in a sentence."""
+    """Position of an option's text in a sentence."""
 
     start: int
     end: int
     option: Option
 
-    def inside(self, other: "_Span") -> bool:
-        """Whether this is a part of a longer span."""
+    def is_inside(self, other: "_Span") -> bool:
+        """Return whether this span is part of a longer one."""
         longer = other.end - other.start > self.end - self.start
         return longer and other.start <= self.start and self.end <= other.end
 
 
 def parse_options(options: Any, count: int = 5) -> list[Option]:
-    """Options from the hub's forms or plain texts; without any, ``count`` letters without text.
+    """Parse options in the forms of the Hugging Face hub, or plain texts.
 
     Args:
-        options: ``["A)21", …]`` (prefixes perhaps doubled), ``{"text": […], "label": […]}``, a list of
+        options: ``["A)21", …]`` (prefixes may be doubled), ``{"text": […], "label": […]}``, a list of
             ``{"text": …, "label": …}``, or texts in order.
+        count: number of letters without text to return if there are no options.
+
+    >>> parse_options(["A)21", "B)22"])[1]
+    Option(letter='B', label='B', text='22')
     """
     if not options or (isinstance(options, Mapping) and not options["text"]):
         return [Option(letter, letter, "") for letter in ascii_uppercase[:count]]
@@ -77,7 +87,7 @@ def parse_options(options: Any, count: int = 5) -> list[Option]:
 
 
 def _without_prefixes(texts: list[str]) -> list[str]:
-    """Texts without "A)", "B)", … when all of them have it, each as often as it is there."""
+    """Remove "A)", "B)", …, once or repeated, from the texts if all of them have it."""
     prefixes = [_PREFIX.match(text) for text in texts]
     letters = "".join(prefix["letter"] for prefix in prefixes if prefix)
     if letters != ascii_uppercase[: len(texts)]:
@@ -85,31 +95,31 @@ def _without_prefixes(texts: list[str]) -> list[str]:
     return [text[prefix.end() :] for prefix, text in zip(prefixes, texts, strict=True) if prefix]
 
 
-def which(reference: str, options: Sequence[Option]) -> str | None:
-    """The letter that a reference (label, letter, or an option's text) stands for.
+def letter_of_reference(reference: str, options: Sequence[Option]) -> str | None:
+    """Return the letter of the option that a reference names by label, letter or text.
 
-    A letter that no option has is given back as it is; None for anything else that names no option, or
-    several.
+    A letter that no option has is returned as it is. Any other reference that names no option, or several,
+    gives None.
     """
-    wanted = reference.strip().strip("().: ")
+    target = reference.strip().strip("().: ")
     for names in ([option.label for option in options], [option.letter for option in options]):
-        if wanted in names:
-            return options[names.index(wanted)].letter
-    same = [option.letter for option in options if simple(option.text) == simple(reference)]
-    if len(same) == 1:
-        return same[0]
-    return wanted.upper() if _LETTER.fullmatch(wanted) else None
+        if target in names:
+            return options[names.index(target)].letter
+    matches = [option.letter for option in options if simplify(option.text) == simplify(reference)]
+    if len(matches) == 1:
+        return matches[0]
+    return target.upper() if _LETTER.fullmatch(target) else None
 
 
-def hedge(options: Sequence[Option], rule: str) -> Found:
-    """Several options as the answer, so that none counts."""
-    return Found(" or ".join(option.letter for option in options), rule, hedged=True)
+def ambiguous_choice(options: Sequence[Option], rule: str) -> Answer:
+    """Return several options as one ambiguous answer."""
+    return Answer(" or ".join(option.letter for option in options), rule, ambiguous=True)
 
 
-def simple(text: str) -> str:
-    """``text`` for comparison: lower case, no markup, no article in front, no full stop at the end.
+def simplify(text: str) -> str:
+    """Normalize a text for comparison: lower case, without markup, articles and final punctuation.
 
-    >>> simple("The *water* cycle."), simple("$1,000$")
+    >>> simplify("The *water* cycle."), simplify("$1,000$")
     ('water cycle', '1000')
     """
     text = _IGNORED.sub("", _SUBSCRIPT.sub(r"\1", text))
@@ -117,31 +127,33 @@ def simple(text: str) -> str:
     return _ARTICLE.sub("", _FIRST_WORD.sub("", text))
 
 
-def named(sentence: str, options: Sequence[Option]) -> list[Option]:
-    """The options whose text occurs in ``sentence`` as whole words, in the order of their first mention.
+def options_named_in(sentence: str, options: Sequence[Option]) -> list[Option]:
+    """Return the options whose text occurs in ``sentence`` as whole words, in order of first mention.
 
-    Texts inside a longer option's text are left out: "warm water" does not name "water".
+    Texts within a longer option's text do not count: "warm water" does not mention "water".
     """
-    text = simple(sentence)
-    spans = [span for option in _distinct(sentence, options) for span in _spans(text, option)]
-    kept = [span for span in spans if not any(span.inside(other) for other in spans)]
-    return list(dict.fromkeys(span.option for span in sorted(kept, key=lambda span: span.start)))
+    text = simplify(sentence)
+    spans = [
+        span for option in _without_case_variants(sentence, options) for span in _find_spans(text, option)
+    ]
+    outermost = [span for span in spans if not any(span.is_inside(other) for other in spans)]
+    return list(dict.fromkeys(span.option for span in sorted(outermost, key=lambda span: span.start)))
 
 
-def _distinct(sentence: str, options: Sequence[Option]) -> list[Option]:
-    """The options without those that differ from one written in ``sentence`` in case alone.
+def _without_case_variants(sentence: str, options: Sequence[Option]) -> list[Option]:
+    """Return the options except those that differ only in case from one that ``sentence`` contains.
 
-    "WW or Ww" and "WW or ww" are two options; a sentence with the one does not name the other.
+    "WW or Ww" and "WW or ww" are different options; a sentence with one does not mention the other.
     """
     written = [option for option in options if len(option.text) > 1 and option.text in sentence]
-    taken = {simple(option.text) for option in written}
-    return [option for option in options if option in written or simple(option.text) not in taken]
+    written_texts = {simplify(option.text) for option in written}
+    return [option for option in options if option in written or simplify(option.text) not in written_texts]
 
 
-def _spans(text: str, option: Option) -> list[_Span]:
-    """Where the text of ``option`` stands in ``text``, which has the form that ``simple`` gives."""
-    wanted = simple(option.text)
-    if not wanted:
+def _find_spans(text: str, option: Option) -> list[_Span]:
+    """Return the spans of the option's text in ``text``, which has been simplified."""
+    target = simplify(option.text)
+    if not target:
         return []
-    places = re.finditer(rf"(?<![\w.]){re.escape(wanted)}(?![\w%]|\.\d)", text)
+    places = re.finditer(rf"(?<![\w.]){re.escape(target)}(?![\w%]|\.\d)", text)
     return [_Span(place.start(), place.end(), option) for place in places]

@@ -1,10 +1,10 @@
-"""Regular expressions put together from lists of words."""
+"""Regular expressions built from lists of words."""
 
 from collections.abc import Iterable
 
 
 def phrases(listed: str) -> tuple[str, ...]:
-    """The words and phrases between the commas of ``listed``.
+    """Split a comma-separated list of words and phrases.
 
     >>> phrases("at least, over")
     ('at least', 'over')
@@ -12,10 +12,12 @@ def phrases(listed: str) -> tuple[str, ...]:
     return tuple(" ".join(phrase.split()) for phrase in listed.split(","))
 
 
-def either(words: Iterable[str]) -> str:
-    r"""The pattern of one of ``words`` (each a pattern); their blanks count in verbose patterns too.
+def any_of(words: Iterable[str]) -> str:
+    r"""Build the pattern that matches any of ``words``, which are patterns themselves.
 
-    >>> either(["at least", "over"])
+    Spaces are escaped, so that they also count in verbose patterns.
+
+    >>> any_of(["at least", "over"])
     '(?:at\\ least|over)'
     """
     return f"(?:{'|'.join(words)})".replace(" ", r"\ ")

@@ -1,16 +1,16 @@
-"""Changes of mind, after which earlier answers no longer stand."""
+"""Detection of retractions ("Wait, no"), which invalidate earlier answers."""
 
 import re
 
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
-# "Oh, hmm, but wait": what may stand before it.
+# Words before a retraction: "Oh, hmm, but wait".
 _HESITATION = r"(?: oh,?[ ] | hmm+[,. ]+ | but[ ] | (?:no|ah|ok|okay),?[ ] )*"
 _CAN_FOLLOW_WAIT = r"(?: [,.!:-] | [ ](?:no|that|i|let)\b | [ ]a[ ](?:minute|second|moment) | [ ]- )"
-_IS_OR_NOT = either(phrases("is, was, can't be, cannot be, isn't, doesn't look"))
-_ERROR = either(phrases("right, wrong, incorrect, a mistake, an error"))
-_NOTICED = either(phrases("made, see, missed, forgot, misread, miscounted, miscalculated"))
-_REDO = either(
+_IS_OR_NOT = any_of(phrases("is, was, can't be, cannot be, isn't, doesn't look"))
+_ERROR = any_of(phrases("right, wrong, incorrect, a mistake, an error"))
+_NOTICED = any_of(phrases("made, see, missed, forgot, misread, miscounted, miscalculated"))
+_REDO = any_of(
     phrases("redo, recalculate, recompute, correct, start over, try again, rethink, reconsider, fix")
 )
 # "Wait, no", "Oops", "Hmm, that's not right", "I made", "Let me redo", "Actually,": at the start of a clause.
@@ -53,8 +53,13 @@ _DENIED = re.compile(
 )
 
 
-def retracted_at(text: str) -> int | None:
-    """Where the last change of mind begins, after which earlier answers no longer stand; None without one."""
+def last_retraction(text: str) -> int | None:
+    """Return the index of the last retraction, which invalidates earlier answers; None if there is none.
+
+    >>> last_retraction("The answer is 5. Wait, no, it is 6.")
+    21
+    >>> last_retraction("The answer is 5. Wait, let me check. Yes, that is right.")
+    """
     changes = list(RETRACTION.finditer(text))
     if not changes:
         return None

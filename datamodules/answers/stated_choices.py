@@ -1,67 +1,67 @@
-"""An option stated to be the right one, by its letter: "B is correct", "so B", "I choose B"."""
+"""Extraction of an option that is stated to be right: "B is correct", "so B", "I choose B"."""
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from promptstage.datamodules.answers.choice_lines import doubted, second
-from promptstage.datamodules.answers.letters import by_name, denied, names_of
-from promptstage.datamodules.answers.options import Option, hedge
-from promptstage.datamodules.answers.patterns import either, phrases
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.choice_lines import second_option, with_alternative
+from promptstage.datamodules.answers.letters import is_negated, option_by_name, option_names
+from promptstage.datamodules.answers.options import Option, ambiguous_choice
+from promptstage.datamodules.answers.patterns import any_of, phrases
+from promptstage.datamodules.answers.text import Answer
 
 _RULE = "option stated"
 
-_KIND = rf"(?:{either(phrases('options?, choices?, answers?, letters?, statements?, alternatives?'))}\s+)?"
+_KIND = rf"(?:{any_of(phrases('options?, choices?, answers?, letters?, statements?, alternatives?'))}\s+)?"
 
 # B "must clearly be the only correct" …
-_IS = either(phrases("is, must be, would be, seems, appears"))
-_ADVERB = either(phrases("indeed, therefore, thus, clearly"))
-_DEGREE = either(("only", "most", r"one\s+that\s+is"))
-_RIGHT = either(phrases("correct, right, best, true, accurate, answer, valid, appropriate, likely"))
+_IS = any_of(phrases("is, must be, would be, seems, appears"))
+_ADVERB = any_of(phrases("indeed, therefore, thus, clearly"))
+_DEGREE = any_of(("only", "most", r"one\s+that\s+is"))
+_RIGHT = any_of(phrases("correct, right, best, true, accurate, answer, valid, appropriate, likely"))
 
-# What comes before the letter of the option chosen.
-_CHOOSING = either(
+# Words before the letter of the chosen option.
+_CHOOSING = any_of(
     phrases(
         r"""choos(?:e|ing), select(?:ing)?, pick(?:ing)?, go(?:ing)? with, opt(?:ing)? for,
         correspond(?:s|ing)? (?:to|with), match(?:es|ing)?, leav(?:es|ing), is, that's, it's, be, i\.e\.,
         namely, means, gives, mark, answer(?:ed|ing)?, points? to, leads? to"""
     )
 )
-_SO = either(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
+_SO = any_of(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
 
 _WORD = re.compile(r"\s+[a-z]")
 _WRONG = re.compile(r"[)\]]?\s+(?:is|was)\s+(?:not|in|wrong|false)")
 
 
-def stated(text: str, options: Sequence[Option]) -> Found | None:
-    """The option that is last stated to be the right one."""
-    for match in reversed(list(_statements(names_of(options)).finditer(text))):
-        if option := _asserted(match, options):
-            line = text[match.start(_group(match)) :].partition("\n")[0]
-            other = second(line, 1, options, option)
-            found = hedge([option, other], _RULE) if other else Found(option.letter, _RULE)
-            return doubted(found, line, options)
+def stated_option(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that is last stated to be right; None if there is none."""
+    for match in reversed(list(_statement_pattern(option_names(options)).finditer(text))):
+        if option := _asserted_option(match, options):
+            line = text[match.start(_statement_kind(match)) :].partition("\n")[0]
+            other = second_option(line, 1, options, option)
+            answer = ambiguous_choice([option, other], _RULE) if other else Answer(option.letter, _RULE)
+            return with_alternative(answer, line, options)
     return None
 
 
-def _group(match: re.Match[str]) -> str:
-    """The kind of statement: the name of the group that holds the letter."""
+def _statement_kind(match: re.Match[str]) -> str:
+    """Return the kind of a statement: the name of the group that holds the letter."""
     return match.lastgroup or ""
 
 
-def _asserted(match: re.Match[str], options: Sequence[Option]) -> Option | None:
-    """The option of a statement; None for an article ("is A car") or one that is denied ("is B is wrong")."""
-    kind, text = _group(match), match.string
+def _asserted_option(match: re.Match[str], options: Sequence[Option]) -> Option | None:
+    """Return the option of a statement; None for an article ("is A car") or a rejection ("B is wrong")."""
+    kind, text = _statement_kind(match), match.string
     article = match[kind] == "A" and kind != "subject" and _WORD.match(text, match.end(kind))
-    if article or _WRONG.match(text, match.end(kind)) or denied(text, match.start(kind)):
+    if article or _WRONG.match(text, match.end(kind)) or is_negated(text, match.start(kind)):
         return None
-    return by_name(options, match[kind])
+    return option_by_name(options, match[kind])
 
 
 @lru_cache(maxsize=64)
-def _statements(names: str) -> re.Pattern[str]:
-    """The ways to state one of the options with these names, the letter in a group named for the way."""
+def _statement_pattern(names: str) -> re.Pattern[str]:
+    """Compile the pattern of all statements; the group with the letter has the statement's kind as name."""
 
     # Lower case only where it is unambiguous; "a" may be an article, "is b" a variable.
     small = re.escape(names.lower().replace("a", ""))

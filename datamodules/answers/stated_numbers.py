@@ -1,9 +1,9 @@
-"""Which of the numbers of a sentence it states."""
+"""Selection of the number that a sentence states, as opposed to those it merely mentions."""
 
 import re
 
-from promptstage.datamodules.answers.numbers import NUMBER, numbers
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.numbers import NUMBER, find_numbers
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
 BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 
@@ -17,7 +17,7 @@ _SUBJECT = re.compile(
     """,
     re.VERBOSE,
 )
-# "…, so": the clause that concludes.
+# "…, so": the concluding clause.
 _CONCLUSION = re.compile(
     r"""
     [,;]\s(?:and[ ])?
@@ -27,7 +27,7 @@ _CONCLUSION = re.compile(
     re.VERBOSE,
 )
 
-_GOAL = either(
+_GOAL = any_of(
     phrases(
         """reach, sell, earn, get, make, buy, cover, finish, complete, achieve, pay, fill, feed, build, win,
         pass, save, travel, go"""
@@ -36,7 +36,7 @@ _GOAL = either(
 _NOT_OBLIGED = "".join(
     f"(?<!{verb}[ ])" for verb in phrases("need, needs, have, has, able, had, going, wants, want")
 )
-# What states nothing, though it follows the number stated.
+# Parts of a sentence that follow the stated number and state nothing themselves.
 _SUBORDINATE = (
     re.compile(r"\([^()]*\)"),
     # ", not 5"
@@ -111,16 +111,16 @@ _PREPOSITION = phrases(
     since, until, before, about the, to the, times, more than, less than, por, y, con"""
 )
 _DETERMINER = phrases("all, those, these, the, first, last, next, other, remaining, original")
-_ASIDE = re.compile(rf"\b{either((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
+_ASIDE = re.compile(rf"\b{any_of((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
 # "his Nokia 3310": a capital within the sentence, but "The Total 5".
-_NO_NAME = either(
+_NO_NAME = any_of(
     phrases(
         """Total, Sum, Answer, Result, Is, Are, So, Only, That, This, There, Now, Then, Thus, Hence, Rs,
         USD"""
     )
 )
 _NAME = re.compile(rf"(?<![.!?:])\s(?!{_NO_NAME}\b)[A-Z][a-z]+[a-zA-Z]*\s$")
-_MONTH = either(
+_MONTH = any_of(
     phrases(
         """January, February, March, April, May, June, July, August, September, October, November,
         December"""
@@ -128,7 +128,7 @@ _MONTH = either(
 )
 _DATE = re.compile(rf"\b{_MONTH}\s+\d{{1,4}}\b|\b\d{{1,2}}(?:st|nd|rd|th)?\s+{_MONTH}\b")
 # "he has 5"
-_VERB = either(
+_VERB = any_of(
     phrases(
         r"""is, are, was, were, be, costs?, has, have, had, makes?, made, earns?, earned, pays?, paid,
         spends?, spent, needs?, gets?, got, gives?, leaves?, left, total(?:s|ing)?(?: of)?, takes?, took,
@@ -140,64 +140,65 @@ _STATES = re.compile(
 )
 
 
-def pick(sentence: str) -> re.Match[str] | None:
-    """The number that a sentence states: its last one that is no operand, no aside, no part of an excuse.
+def stated_number(sentence: str) -> re.Match[str] | None:
+    """Return the last number of a sentence that is not an operand, an aside or part of a reason.
 
-    The match's places are those in ``sentence``; None when all its numbers are such.
+    Returns:
+        A match of ``NUMBER``, positions relative to ``sentence``; None if there is no such number.
 
-    >>> pick("He pays 3 * 5 = $15 for 3 days (5 a day).")[0]
+    >>> stated_number("He pays 3 * 5 = $15 for 3 days (5 a day).")[0]
     '$15'
     """
     if (subject := _SUBJECT.match(sentence)) and (match := NUMBER.match(sentence, subject.end())):
         return match
-    main = _main(sentence)
+    main = _blank_asides(sentence)
     if conclusions := list(_CONCLUSION.finditer(sentence)):
         start = conclusions[-1].end()
-        if match := _stated(" " * start + main[start:]):
+        if match := _stated_in(" " * start + main[start:]):
             return match
-    return _stated(main) or _stated(sentence)
+    return _stated_in(main) or _stated_in(sentence)
 
 
-def _main(sentence: str) -> str:
-    """``sentence`` with brackets, denials and subordinate reasons blanked, so that places stay the same."""
-    if beside := _THERE_ARE.fullmatch(sentence):
-        sentence = beside["main"].ljust(len(sentence))
+def _blank_asides(sentence: str) -> str:
+    """Replace parentheses, negations and subordinate clauses by spaces, which keeps all positions."""
+    if match := _THERE_ARE.fullmatch(sentence):
+        sentence = match["main"].ljust(len(sentence))
     for pattern in _SUBORDINATE:
         sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
     return sentence
 
 
-def _stated(sentence: str) -> re.Match[str] | None:
-    """The only number of the last bold part that has just one, or the last that is stated plainly."""
-    found = numbers(sentence)
+def _stated_in(sentence: str) -> re.Match[str] | None:
+    """Return the number of the last bold text with exactly one number, else the last stated number."""
+    matches = find_numbers(sentence)
     for bold in reversed(list(BOLD.finditer(sentence))):
-        inside = [match for match in found if bold.start() <= match.start() < bold.end()]
+        inside = [match for match in matches if bold.start() <= match.start() < bold.end()]
         if len(inside) == 1:
             return inside[0]
     stated = None
     has_result = False
-    for match in found:
+    for match in matches:
         before = sentence[max(0, match.start() - 60) : match.start()]
         after = sentence[match.end() : match.end() + 200]
-        if _calculates(before, after):
+        if _is_operand(before, after):
             continue
         if _RESULT.search(before):
             stated, has_result = match, True
-        # "= 10800 dollars for his 10 suits, 3 belts": what follows a result has to be stated as clearly.
-        elif not _beside(sentence, match) and (not has_result or _STATES.search(before[-40:])):
+        # "= 10800 dollars for his 10 suits, 3 belts": after a result, a number needs a verb of its own.
+        elif not _is_aside(sentence, match) and (not has_result or _STATES.search(before[-40:])):
             stated = match
     return stated
 
 
-def _calculates(before: str, after: str) -> bool:
-    """Whether the number between ``before`` and ``after`` is an operand, or the left side of an equation."""
+def _is_operand(before: str, after: str) -> bool:
+    """Return whether the number between ``before`` and ``after`` is an operand or the left side of "="."""
     if _OPERATOR.match(after) or (_OPERAND.search(before) and not _RESULT.search(before)):
         return True
     return bool(_EQUALS.match(after) and not _RESULT_FIRST.match(after))
 
 
-def _beside(sentence: str, match: re.Match[str]) -> bool:
-    """Whether a number is an aside ("in 5 days"), or part of a name or date."""
+def _is_aside(sentence: str, match: re.Match[str]) -> bool:
+    """Return whether a number is an aside ("in 5 days") or part of a name or date."""
     before = sentence[max(0, match.start() - 28) : match.start()]
     around = sentence[max(0, match.start() - 12) : match.end() + 12]
     return bool(_ASIDE.search(before) or _NAME.search(before[-24:]) or _DATE.search(around))

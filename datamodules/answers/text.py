@@ -1,15 +1,15 @@
-"""A generation made readable: one spelling for each sign, bounded length, cut where another turn begins."""
+"""Normalization of a generation: plain characters, no reasoning blocks, bounded length, a single turn."""
 
 import re
 from typing import NamedTuple
 
-from promptstage.datamodules.answers.turns import cut
+from promptstage.datamodules.answers.turns import truncate_at_next_turn
 
-LONGEST = 8_000  # characters at the end of a generation in which an answer is looked for
-# Of a longer generation: another turn is looked for in the first characters, the answer in the last.
+MAX_LENGTH = 8_000  # characters at the end of a generation that are searched for an answer
+# Of a longer generation, the first characters are searched for the next turn and the last for the answer.
 _HEAD, _TAIL = 40_000, 20_000
 
-# Control characters (not tab and newline), soft hyphens, zero-width signs, marks of direction.
+# Control characters except tab and newline, soft hyphens, zero-width and bidirectional marks.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe0f\ufeff\ufff9-\ufffd]"
 )
@@ -29,55 +29,61 @@ _SIGNS = {
 }
 _TABLE = str.maketrans(_SIGNS)
 
-# What a reasoning model thinks before it speaks.
+# Reasoning blocks that precede the response.
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|$)", re.DOTALL)
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
 
-# What is no part of the answer: Asymptote's drawings, ~~struck~~ words, <confidence>0.9</confidence>.
+# Parts that hold no answer: Asymptote drawings, ~~struck~~ words, <confidence>0.9</confidence>.
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
-_STRUCK = re.compile(r"~~[^~\n]{0,80}~~")
+_STRIKETHROUGH = re.compile(r"~~[^~\n]{0,80}~~")
 _SCORE = re.compile(r"<(?!answer|/)(\w*(?:score|confidence|rating|time)\w*)>[^<\n]{0,40}</\1>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(?P<closing>/?)(?:final_?)?(?:answer|result|output)>", re.IGNORECASE)
 
-_RULE = re.compile(r"\n ?([*_=-])(?: ?\1){2,} ?(?=\n|$)")  # a line of dashes
+_HORIZONTAL_RULE = re.compile(r"\n ?([*_=-])(?: ?\1){2,} ?(?=\n|$)")  # a line of dashes
 _BLANKS = re.compile(r" {2,}")
 _EMPTY_LINES = re.compile(r"\n(?: ?\n)+")
 _RUNS = re.compile(r"([*_~=#$>{}-])\1{5,}")
 
 
-class Found(NamedTuple):
-    """A final answer as written, and the rule that found it.
+class Answer(NamedTuple):
+    """Final answer of a generation.
 
     Attributes:
-        hedged: two different answers are named, so that neither counts.
+        text: the answer as written.
+        rule: name of the rule that found it.
+        ambiguous: whether two different answers are given, so that neither counts.
     """
 
     text: str
     rule: str
-    hedged: bool = False
+    ambiguous: bool = False
 
 
-def readable(generation: str) -> str:
-    """``generation`` up to where another turn begins, in plain signs, at most ``LONGEST`` characters."""
+def normalize_generation(generation: str) -> str:
+    """Return the last ``MAX_LENGTH`` characters of the first turn, without reasoning, in plain characters.
+
+    >>> normalize_generation("<think>6?</think>It is “７”.\\nQuestion: 1+1?")
+    'It is "7".'
+    """
     if len(generation) > _HEAD + _TAIL:
         generation = f"{generation[:_HEAD]}\n{generation[-_TAIL:]}"
     text = _INVISIBLE.sub("", generation).translate(_TABLE)
-    text = cut(_spoken(text))
-    for beside in (_DRAWING, _STRUCK, _SCORE):
-        text = beside.sub("", text)
+    text = truncate_at_next_turn(_strip_thinking(text))
+    for pattern in (_DRAWING, _STRIKETHROUGH, _SCORE):
+        text = pattern.sub("", text)
     text = _ANSWER_TAG.sub(lambda tag: "\n" if tag["closing"] else "\nAnswer: ", text)
-    return _narrowed(_RULE.sub("\n", text).rstrip())[-LONGEST:]
+    return _collapse_runs(_HORIZONTAL_RULE.sub("\n", text).rstrip())[-MAX_LENGTH:]
 
 
-def _spoken(text: str) -> str:
-    """``text`` without what the model thought; a thought that is never closed lasts to the end."""
+def _strip_thinking(text: str) -> str:
+    """Remove reasoning blocks; a block that is never closed extends to the end of the text."""
     if channels := list(_FINAL_CHANNEL.finditer(text)):
         text = text[channels[-1].end() :]
-    if "<think>" not in text:  # the prompt may have opened it
+    if "<think>" not in text:  # the prompt may have opened the block
         text = text.rpartition("</think>")[2]
     return _THOUGHT.sub("", text)
 
 
-def _narrowed(text: str) -> str:
-    """``text`` with one blank for several, one empty line for several, and no long runs of a mark."""
+def _collapse_runs(text: str) -> str:
+    """Collapse repeated spaces and empty lines to one, and shorten runs of the same mark."""
     return _RUNS.sub(r"\1\1\1\1", _EMPTY_LINES.sub("\n\n", _BLANKS.sub(" ", text)))

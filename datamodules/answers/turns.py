@@ -1,26 +1,26 @@
-"""Where a generation goes on to a question of its own, or to another chat turn."""
+"""Truncation of a generation where it continues with another question or chat turn."""
 
 import re
 
-from promptstage.datamodules.answers.patterns import either, phrases
+from promptstage.datamodules.answers.patterns import any_of, phrases
 
-# Chat templates' tokens: <|im_start|>, </s>, <end_of_turn>, [INST].
-_TOKEN = either(
+# Special tokens of chat templates: <|im_start|>, </s>, <end_of_turn>, [INST].
+_TOKEN = any_of(
     (r"<\|[^|<>\n]{1,30}\|?>", r"</?s>", r"<(?:start|end)_of_turn>", r"<eos>", r"\[/?INST\]", r"<</?SYS>>")
 )
-_LABEL = either(
+_LABEL = any_of(
     phrases(
         """Question, QUESTION, question, Problem, PROBLEM, problem, Exercise, Human, HUMAN, User, USER,
         Instruction, Input, Example, Context, Q"""
     )
 )
-_INLINE_LABEL = either(phrases("USER, HUMAN, Human, User, ASSISTANT, Question"))
-_TITLE = either(phrases("Question, Problem, Exercise, Example"))
-_NEW = either(phrases("next, new, another, follow-up, similar, practice"))
-_LINE = r"(?:^|\n)[ \t>*_\#]*"  # the start of a line, marks of emphasis and quotation included
+_INLINE_LABEL = any_of(phrases("USER, HUMAN, Human, User, ASSISTANT, Question"))
+_TITLE = any_of(phrases("Question, Problem, Exercise, Example"))
+_NEW = any_of(phrases("next, new, another, follow-up, similar, practice"))
+_LINE = r"(?:^|\n)[ \t>*_\#]*"  # the start of a line, including marks of emphasis and quotation
 _NUMBER = r"(?:\s?\#?\d{1,3})?"
 
-# The tokens with which a text opens, perhaps with a role: "<|im_start|>assistant".
+# Special tokens at the start of a text, with or without a role: "<|im_start|>assistant".
 _LEAD = re.compile(
     rf"""(?:
         \s*{_TOKEN}\s*
@@ -54,10 +54,13 @@ _NEXT = re.compile(
 )
 
 
-def cut(text: str) -> str:
-    """``text`` up to where the model goes on to a question of its own, or to another chat turn.
+def truncate_at_next_turn(text: str) -> str:
+    """Truncate ``text`` where the model continues with another question or chat turn.
 
-    A heading with which the text starts repeats the question that was asked, and ends nothing.
+    A heading at the start repeats the original question and does not end the text.
+
+    >>> truncate_at_next_turn("It is 5.\\nQuestion: What is 1+1?")
+    'It is 5.'
     """
     lead = _LEAD.match(text)
     start = lead.end() if lead else 0

@@ -1,8 +1,8 @@
-"""Units of measurement, and other words that say what a number counts."""
+"""Units of measurement, and nouns after a count."""
 
 import re
 
-from promptstage.datamodules.answers.patterns import either
+from promptstage.datamodules.answers.patterns import any_of
 
 _ANGLES = "degrees? deg radians?"
 _LENGTHS = """
@@ -25,7 +25,7 @@ _COUNTED_IN_STORIES = """
     people students? boys? girls? children apples? marbles? coins? balls? votes? books? cookies? games?
     tiles? pages? boxes bags? cars? cats? dogs? meals? pencils?
 """
-_UNIT = either(
+_UNIT = any_of(
     f"""
     {_ANGLES} {_LENGTHS} {_VOLUMES} {_WEIGHTS} {_TIMES} {_SPEEDS} {_MONEY} {_LINKS}
     {_COUNTED_IN_MATHEMATICS} {_COUNTED_IN_STORIES}
@@ -55,7 +55,7 @@ _RATE = re.compile(
 _COUNT = re.compile(r"(-?[\d.,/]*\d)\s+[a-zA-Z][a-zA-Z' -]{2,40}")
 _AMOUNT = re.compile(r"[\d\\})]")  # not in "no solution", "all integers"
 _SEPARATORS = re.compile(r"[\s.{}^]+")
-_METRE = re.compile(r"(met|lit)re")
+_BRITISH_RE = re.compile(r"(met|lit)re")
 _PER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _NO_POWER = re.compile("[^23]")
 
@@ -88,10 +88,10 @@ _SAME_UNITS = {
 }
 
 
-def unit_of(formula: str) -> tuple[str, str]:
-    r"""``formula`` without its unit, and the unit in one spelling; "" without one.
+def split_unit(formula: str) -> tuple[str, str]:
+    r"""Split ``formula`` into amount and unit; the unit is normalized, and "" if there is none.
 
-    >>> unit_of(r"5 \text{ square inches}"), unit_of("5 red balloons")
+    >>> split_unit(r"5 \text{ square inches}"), split_unit("5 red balloons")
     (('5', 'inch^2'), ('5', ''))
     """
     if currency := _CURRENCY.match(formula):
@@ -107,22 +107,22 @@ def unit_of(formula: str) -> tuple[str, str]:
     if not amount.strip() or not _is_unit(unit, amount):
         return formula, ""
     name = unit["bare"] if unit["text"] is None else unit["text"]
-    return amount.strip(), _one_spelling(name, _NO_POWER.sub("", unit["power"] or ""))
+    return amount.strip(), _normalize_unit(name, _NO_POWER.sub("", unit["power"] or ""))
 
 
 def _is_unit(unit: re.Match[str], amount: str) -> bool:
-    r"""Whether what stands behind ``amount`` is its unit; in ``\text`` any word is one after a number."""
+    r"""Return whether the text after ``amount`` is its unit; in ``\text``, any word after a number is one."""
     if unit["text"] is None:
         return bool(_AMOUNT.search(amount))
     return bool(_KNOWN.fullmatch(unit["text"]) or _AFTER_NUMBER.search(amount))
 
 
-def _one_spelling(name: str, power: str) -> str:
+def _normalize_unit(name: str, power: str) -> str:
     """Normalize a unit: ``square inches`` to ``inch^2``, ``miles per hour`` to ``mile/hour``."""
-    name = _METRE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
-    for prefix, meant in _POWERS.items():
+    name = _BRITISH_RE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
+    for prefix, exponent in _POWERS.items():
         if name.startswith(prefix):
-            name, power = name.removeprefix(prefix), meant
+            name, power = name.removeprefix(prefix), exponent
     parts = (part if part == "s" else part.rstrip("s") for part in _PER.split(name))
     name = "/".join(_SAME_UNITS.get(part, part) for part in parts)
     return f"{name}^{power}" if power else name

@@ -1,116 +1,127 @@
-"""The option that a text without marks of an answer comes to."""
+"""Extraction of the chosen option from a text without a marked answer."""
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from promptstage.datamodules.answers.choice_lines import by_mention, doubted, second
-from promptstage.datamodules.answers.letters import by_name, leading, letters_of, only
-from promptstage.datamodules.answers.option_texts import by_text, whole_text
-from promptstage.datamodules.answers.options import Option, hedge, named, simple
-from promptstage.datamodules.answers.sentences import conclusion
-from promptstage.datamodules.answers.stated_choices import stated
-from promptstage.datamodules.answers.text import Found
+from promptstage.datamodules.answers.choice_lines import option_by_mention, second_option, with_alternative
+from promptstage.datamodules.answers.letters import (
+    leading_option,
+    letter_patterns,
+    option_by_name,
+    sole_option,
+)
+from promptstage.datamodules.answers.option_texts import option_by_text, option_by_whole_text
+from promptstage.datamodules.answers.options import Option, ambiguous_choice, options_named_in, simplify
+from promptstage.datamodules.answers.sentences import concluding_sentences
+from promptstage.datamodules.answers.stated_choices import stated_option
+from promptstage.datamodules.answers.text import Answer
 
 # "Options: A) 1 B) 2"
 _LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)
-_IN_FORMULAS = str.maketrans("", "", "${}")
+_FORMULA_MARKS = str.maketrans("", "", "${}")
 _LABEL = re.compile(r"^\W*\w\W")
 _SENTENCES = re.compile(r"[.:]\s")
-_TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a verdict without a full stop
+_TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a truth value without a full stop
 _LAST_PART = re.compile(r"\n|:\s|->|→|=>")
 
 
-def unmarked(text: str, options: Sequence[Option]) -> Found | None:
-    """The option of a text without marks of an answer; None where it comes to none."""
-    if option := whole_text(text, options):
-        return Found(option.letter, "option's text")
-    text = _without_lists(text, options)
+def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that a text without a marked answer chooses; None if it chooses none."""
+    if option := option_by_whole_text(text, options):
+        return Answer(option.letter, "option's text")
+    text = _strip_copied_options(text, options)
     return (
-        stated(text, options)
-        or _alone(text, options)
-        or _opening(text, options)
-        or _closing_text(text, options)
-        or _concluded(text, options)
+        stated_option(text, options)
+        or _letter_alone(text, options)
+        or _letter_at_start(text, options)
+        or _option_at_end(text, options)
+        or _concluding_option(text, options)
     )
 
 
-def _without_lists(text: str, options: Sequence[Option]) -> str:
-    """``text`` without the options that it repeats."""
+def _strip_copied_options(text: str, options: Sequence[Option]) -> str:
+    """Remove the lines of ``text`` that repeat the options."""
     lines = _LISTED.sub("", text).split("\n")
     others = [line for line in lines if not _is_copied(line, options)]
     return "\n".join(others if len(lines) - len(others) > 1 else lines)
 
 
 def _is_copied(line: str, options: Sequence[Option]) -> bool:
-    """Whether a line is an option as it was given: "(A) 21"."""
+    """Return whether a line repeats an option of the question: "(A) 21"."""
     return any(
         option.text
-        and _labelled(option.label).match(line)
-        and simple(_LABEL.sub("", line)) == simple(option.text)
+        and _label_pattern(option.label).match(line)
+        and simplify(_LABEL.sub("", line)) == simplify(option.text)
         for option in options
     )
 
 
 @lru_cache(maxsize=64)
-def _labelled(label: str) -> re.Pattern[str]:
-    """The beginning of a line in a list of options."""
+def _label_pattern(label: str) -> re.Pattern[str]:
+    """Compile the pattern of a line's start in a list of options."""
     return re.compile(rf"\s*[-*]?\s*\(?{re.escape(label)}[).:]")
 
 
-def _alone(text: str, options: Sequence[Option]) -> Found | None:
-    """Return the letter that is the whole last line, or the last capital alone on a line."""
-    names = letters_of(options).line.findall(text)
-    option = only(text.translate(_IN_FORMULAS).strip().rpartition("\n")[2], options)
-    option = option or (by_name(options, names[-1]) if names else None)
-    return Found(option.letter, "letter alone on a line") if option else None
+def _letter_alone(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the letter that is the whole last line, or else the last capital alone on a line."""
+    names = letter_patterns(options).line.findall(text)
+    option = sole_option(text.translate(_FORMULA_MARKS).strip().rpartition("\n")[2], options)
+    option = option or (option_by_name(options, names[-1]) if names else None)
+    return Answer(option.letter, "letter alone on a line") if option else None
 
 
-def _opening(text: str, options: Sequence[Option]) -> Found | None:
-    """The letter a text starts with, unless it starts to list the options."""
-    letters, rule = letters_of(options), "letter at the start"
+def _letter_at_start(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the letter at the start of a text, unless it starts a list of the options."""
+    letters, rule = letter_patterns(options), "letter at the start"
     start = letters.opening.match(text)
     if start is None or len(set(letters.listed.findall(text))) > 1:
         return None
-    option = by_name(options, start[start.lastindex or 0])
+    option = option_by_name(options, start[start.lastindex or 0])
     if option is None:
         return None
-    other = second(text.partition("\n")[0], start.end(), options, option)
-    return hedge([option, other], rule) if other else doubted(Found(option.letter, rule), text, options)
+    other = second_option(text.partition("\n")[0], start.end(), options, option)
+    return (
+        ambiguous_choice([option, other], rule)
+        if other
+        else with_alternative(Answer(option.letter, rule), text, options)
+    )
 
 
-def _closing_text(text: str, options: Sequence[Option]) -> Found | None:
-    """The option of several sentences that the text ends with."""
-    said = simple(text)
+def _option_at_end(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option, of several sentences, that ends the text."""
+    simplified = simplify(text)
     for option in options:
-        if _SENTENCES.search(option.text) and said.endswith(simple(option.text)):
-            return Found(option.letter, "last sentences, option's text")
+        if _SENTENCES.search(option.text) and simplified.endswith(simplify(option.text)):
+            return Answer(option.letter, "last sentences, option's text")
     return None
 
 
-def _concluded(text: str, options: Sequence[Option]) -> Found | None:
-    """The option that the last sentence gives, or else the first one, or those before the last."""
+def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option stated by the last sentence, or else by the first or the two before the last."""
     # "It cannot be determined" may be an option.
-    closing = conclusion(text, refusals=not any("determined" in option.text for option in options))
+    closing = concluding_sentences(text, refusals=not any("determined" in option.text for option in options))
     if closing is None:
-        return _last_part(text, options)
+        return _option_in_last_part(text, options)
     rule, last = "last sentence", closing[-1]
-    if found := by_mention(last, options, rule) or by_text(last, options, rule, committed=False):
-        return found
-    if option := whole_text(closing[0], options):
-        return Found(option.letter, "first sentence, option's text")
+    if answer := option_by_mention(last, options, rule) or option_by_text(
+        last, options, rule, committed=False
+    ):
+        return answer
+    if option := option_by_whole_text(closing[0], options):
+        return Answer(option.letter, "first sentence, option's text")
     for sentence in reversed(closing[-3:-1]):
-        if len(named(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
-            return by_text(sentence, options, rule, committed=False)
+        if len(options_named_in(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
+            return option_by_text(sentence, options, rule, committed=False)
     return None
 
 
-def _last_part(text: str, options: Sequence[Option]) -> Found | None:
-    """The option that all of the last line says, or all after its last colon or arrow."""
+def _option_in_last_part(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that equals the last line, or the part of it after the last colon or arrow."""
     last = _LAST_PART.split(text.strip())[-1]
-    if start := leading(last, options):
+    if start := leading_option(last, options):
         last = last[start[1] :].lstrip(").: ")
-    option = whole_text(last, options)
+    option = option_by_whole_text(last, options)
     if option is None and _TRUTH_END.search(last):
-        return by_text(last, options, "last line", committed=False)
-    return Found(option.letter, "last line, option's text") if option else None
+        return option_by_text(last, options, "last line", committed=False)
+    return Answer(option.letter, "last line, option's text") if option else None

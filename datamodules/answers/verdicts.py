@@ -1,13 +1,17 @@
-"""Verdicts on whether two answers are the same, which may have to stay open."""
+"""Three-valued verdicts on the equality of two answers."""
 
 from collections.abc import Callable, Iterable
 
-Verdict = bool | None  # None: not decided in time, or no case for the rule that was asked
+Verdict = bool | None  # None: not decided in time, or the rule does not apply
 Same = Callable[[str, str], Verdict]
 
 
-def every(verdicts: Iterable[Verdict]) -> Verdict:
-    """Whether all are true: one that is false decides, and none after it is asked for."""
+def all_true(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return whether all verdicts are true, stopping at the first False; None if undecided.
+
+    >>> all_true([True, None]), all_true([None, False])
+    (None, False)
+    """
     undecided = False
     for verdict in verdicts:
         if verdict is False:
@@ -16,8 +20,12 @@ def every(verdicts: Iterable[Verdict]) -> Verdict:
     return None if undecided else True
 
 
-def some(verdicts: Iterable[Verdict]) -> Verdict:
-    """Whether one is true: it decides, and none after it is asked for."""
+def any_true(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return whether any verdict is true, stopping at the first True; None if undecided.
+
+    >>> any_true([False, None]), any_true([None, True])
+    (None, True)
+    """
     undecided = False
     for verdict in verdicts:
         if verdict:

@@ -1,12 +1,12 @@
-"""Equality of two formulas by math-verify, in processes of their own that a deadline can end.
+"""Equality of two formulas with math-verify, in separate processes with a deadline.
 
-math-verify's own time limit is an alarm signal, which only a main thread can have, and which does not
-interrupt a long integer operation. Here a worker (``verifier_process``) imports it once, and a fork of the
-worker answers until it is late, is killed and gives way to the next. So this works in any thread and process,
-needs no signals here, and nothing computed by mistake costs more than the time it is given.
+math-verify's own timeout is an alarm signal, which works in the main thread only and does not interrupt a
+long integer operation. Here a worker process (``verifier_process``) imports it once, and a fork of the worker
+compares formulas until it misses a deadline, is killed, and is replaced. Comparisons therefore work in any
+thread and process, use no signals in the caller, and never take longer than their deadline.
 
-A worker stays for the next question, of this or another thread. It ends with this process, however that ends:
-it then finds its connection closed.
+A worker is reused for the next comparison of any thread. It exits with this process, even if that is killed,
+since its connection is then closed.
 """
 
 import atexit
@@ -22,50 +22,50 @@ from typing import Any
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.run_module import module_command
 
-START = 120  # seconds that a worker may take to start; usually about two
-SLACK = 5  # seconds after a deadline until a worker that should have kept it counts as dead
+START_TIMEOUT = 120  # seconds for a worker to start; usually about two are needed
+REPLY_GRACE = 5  # seconds after a missed deadline until a worker is considered dead
 
 _PROGRAM = "promptstage.datamodules.answers.verifier_process"
 _workers: set["_Worker"] = set()
-_idle: deque["_Worker"] = deque()  # its methods are atomic, so that threads need no lock
+_idle: deque["_Worker"] = deque()  # its methods are atomic, so threads need no lock
 
 
-class _Waited(threading.local):
-    """How long this thread has waited for workers to start."""
+class _StartupWait(threading.local):
+    """Seconds that this thread has waited for workers to start."""
 
     seconds = 0.0
 
 
-_waited = _Waited()
+_startup_wait = _StartupWait()
 
 
 def clock() -> float:
-    """``time.monotonic``, but standing still while this thread waits for a worker to start.
+    """Return monotonic time in seconds, excluding this thread's waits for workers to start.
 
-    By this clock a deadline is as far away for the first comparison as for any other.
+    The first comparison thus has as much time before a deadline as any other.
     """
-    return time.monotonic() - _waited.seconds
+    return time.monotonic() - _startup_wait.seconds
 
 
-def verified(given: str, reference: str, seconds: float) -> bool | None:
-    """Whether two LaTeX formulas are equal as mathematics; None when that takes longer than ``seconds``.
+def verify_equality(prediction: str, reference: str, seconds: float) -> bool | None:
+    """Return whether two LaTeX formulas are mathematically equal; None if that takes longer than ``seconds``.
 
-    The start of a worker, a few seconds for the first question, does not count.
+    The start of a worker, a few seconds at the first comparison, does not count.
 
     Raises:
-        UserError: when no worker can start, as without math-verify.
+        UserError: if no worker can start, for example because math-verify is not installed.
     """
-    until = clock() + seconds
-    # Once more, should the worker have been killed by something else than the deadline.
+    deadline = clock() + seconds
+    # Retry once if the worker was killed by something other than the deadline.
     for _ in range(2):
-        if clock() >= until:
+        if clock() >= deadline:
             break
         worker = _idle_or_new()
         try:
-            verdict = worker.ask(given, reference, until - clock())
+            verdict = worker.ask(prediction, reference, deadline - clock())
         except (EOFError, OSError):
             worker.stop()
-        except BaseException:  # a half-read answer would be taken for the next one's
+        except BaseException:  # a half-read reply would be mistaken for the next one
             worker.stop()
             raise
         else:
@@ -80,34 +80,34 @@ def _idle_or_new() -> "_Worker":
             worker = _idle.pop()
             if worker.process.poll() is None:
                 return worker
-            worker.stop()  # it has been killed
+            worker.stop()  # it was killed
     start = time.monotonic()
     try:
         return _Worker()
     finally:
-        _waited.seconds += time.monotonic() - start
+        _startup_wait.seconds += time.monotonic() - start
 
 
 class _Worker:
-    """A process that compares formulas, one question at a time, and the connection to it.
+    """Worker process that compares formulas, one pair at a time, and the connection to it.
 
     Raises:
-        UserError: when it cannot start.
+        UserError: if it cannot start.
     """
 
     def __init__(self) -> None:
-        self._connection, theirs = Pipe()
-        with theirs:
+        self._connection, worker_end = Pipe()
+        with worker_end:
             self.process = subprocess.Popen(
                 module_command(_PROGRAM),
-                stdin=theirs.fileno(),
+                stdin=worker_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for this process, which may want to go on
+                process_group=0,  # Ctrl-C must not reach the worker: this process may continue
             )
         _workers.add(self)
         try:
-            problem = self._started()
+            problem = self._wait_until_ready()
         except BaseException:
             self.stop()
             raise
@@ -115,23 +115,23 @@ class _Worker:
             self.stop()
             raise UserError(f"formulas cannot be compared: {problem}")
 
-    def _started(self) -> str | None:
-        """Wait for the start; what went wrong, if something did."""
+    def _wait_until_ready(self) -> str | None:
+        """Wait until the worker is ready; return a description of the problem if it cannot start."""
         try:
-            return self._receive(START)
+            return self._receive(START_TIMEOUT)
         except TimeoutError:
-            return f"the process for it did not start within {START} seconds"
+            return f"the worker process did not start within {START_TIMEOUT} seconds"
         except (EOFError, OSError):
-            return f"the process for it ended with exit code {self.process.wait()}"
+            return f"the worker process ended with exit code {self.process.wait()}"
 
-    def ask(self, given: str, reference: str, seconds: float) -> bool | None:
-        """Whether the formulas are equal; None after ``seconds``.
+    def ask(self, prediction: str, reference: str, seconds: float) -> bool | None:
+        """Return whether the formulas are equal; None after ``seconds``.
 
         Raises:
-            EOFError, OSError: when the worker is dead, or must be taken for dead.
+            EOFError, OSError: if the worker is dead or does not reply.
         """
-        self._connection.send((given, reference, seconds))
-        return self._receive(seconds + SLACK)
+        self._connection.send((prediction, reference, seconds))
+        return self._receive(seconds + REPLY_GRACE)
 
     def _receive(self, seconds: float) -> Any:
         if not self._connection.poll(seconds):
@@ -139,21 +139,21 @@ class _Worker:
         return self._connection.recv()
 
     def stop(self) -> None:
-        """End the process, and leave nothing of it: no zombie, no open file."""
+        """End the process and release its resources: no zombie, no open file."""
         self.process.kill()
         self.process.wait()
         self._connection.close()
         _workers.discard(self)
 
-    def forget(self) -> None:
-        """In a fork of the owner: keep nothing open by which the worker would outlive the owner."""
+    def detach(self) -> None:
+        """Close the connection in a fork of the owner, which would otherwise keep the worker alive."""
         self._connection.close()
-        self.process.returncode = 0  # not a child of this process, and not to be waited for
+        self.process.returncode = 0  # not a child of this process, which therefore cannot wait for it
 
 
-def _forget_workers() -> None:
+def _detach_workers() -> None:
     for worker in _workers:
-        worker.forget()
+        worker.detach()
     _workers.clear()
     _idle.clear()
 
@@ -165,4 +165,4 @@ def _stop_idle() -> None:
 
 atexit.register(_stop_idle)
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget_workers)
+    os.register_at_fork(after_in_child=_detach_workers)

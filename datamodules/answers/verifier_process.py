@@ -1,8 +1,8 @@
-"""The worker of ``verifier``: a process that compares formulas for its owner.
+"""Worker process of ``verifier``, which compares formulas for its owner.
 
-Its standard input is a connection to the owner. First it sends None when it is ready, or what keeps it
-from being so. Then it takes questions (two formulas and a number of seconds) and sends back True, False, or
-None for one that took longer, until the owner closes the connection.
+Its standard input is a connection to the owner. The worker first sends None when it is ready, or a
+description of the problem. It then receives requests (two formulas and a number of seconds) and replies True,
+False, or None after a timeout, until the owner closes the connection.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import signal
 import sys
 from multiprocessing.connection import Connection, Pipe
 
-MEMORY = 2 << 30  # bytes of address space a comparison may take
-GRACE = 1  # seconds after a deadline until a fork that nobody has killed ends by itself
+MEMORY = 2 << 30  # bytes of address space for a comparison
+GRACE = 1  # seconds after a deadline until a fork that was not killed exits by itself
 
 _FORKING = multiprocessing.get_context("fork")
 
 
 def serve(owner: Connection) -> None:
-    """Answer the questions of ``owner`` until there are no more."""
+    """Reply to the requests of ``owner`` until it closes the connection."""
     _reset_signals()
     problem = _warm_up()
     owner.send(problem)
@@ -28,92 +28,94 @@ def serve(owner: Connection) -> None:
     fork = _Fork(owner)
     while True:
         try:
-            given, reference, seconds = owner.recv()
+            prediction, reference, seconds = owner.recv()
         except EOFError:
             break
-        if not fork.is_alive():  # it has been killed since
-            fork = fork.replaced()
-        verdict = fork.ask(given, reference, seconds)
+        if not fork.is_alive():  # it was killed in the meantime
+            fork = fork.replace()
+        verdict = fork.ask(prediction, reference, seconds)
         owner.send(verdict)
         if verdict is None:
-            fork = fork.replaced()
+            fork = fork.replace()
     fork.stop()
 
 
 def _reset_signals() -> None:
-    """Undo what an owner may have blocked or ignored: the end of a fork and its alarm have to be noticed."""
+    """Restore default signal handling: the worker needs SIGCHLD and SIGALRM, which the owner may block."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
 
 
 def _warm_up() -> str | None:
-    """Load what all forks then have; what went wrong, if something did."""
+    """Load everything that the forks share; return a description of the problem if that fails."""
     try:
-        from promptstage.datamodules.answers.algebra import EXAMPLES, equal
+        from promptstage.datamodules.answers.algebra import WARM_UP_PAIRS, formulas_equal
 
-        for given, reference in EXAMPLES:
-            equal(given, reference)
+        for prediction, reference in WARM_UP_PAIRS:
+            formulas_equal(prediction, reference)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 class _Fork:
-    """A copy of this warm process, which answers until it is late.
+    """Fork of this initialized process, used until it misses a deadline.
 
     Args:
-        owner: the connection that the copy must not keep open.
+        owner: the connection that the fork must close.
     """
 
     def __init__(self, owner: Connection) -> None:
         self._owner = owner
-        self._connection, theirs = Pipe()
-        with theirs:
+        self._connection, fork_end = Pipe()
+        with fork_end:
             self._process = _FORKING.Process(
-                target=_answer, args=(theirs, (self._connection, owner)), daemon=True
+                target=_run_fork, args=(fork_end, (self._connection, owner)), daemon=True
             )
             self._process.start()
 
-    def ask(self, given: str, reference: str, seconds: float) -> bool | None:
-        """Whether the formulas are equal; None when the fork is late or has died, and has to be stopped."""
+    def ask(self, prediction: str, reference: str, seconds: float) -> bool | None:
+        """Return whether the formulas are equal; None if the fork is late or dead and must be replaced."""
         try:
-            self._connection.send((given, reference, seconds))
+            self._connection.send((prediction, reference, seconds))
             return self._connection.recv() if self._connection.poll(seconds) else None
         except (EOFError, OSError):
             return None
 
     def is_alive(self) -> bool:
+        """Return whether the fork is running."""
         return self._process.is_alive()
 
-    def replaced(self) -> "_Fork":
-        """A new one instead of this one, which ends."""
+    def replace(self) -> "_Fork":
+        """Stop this fork and return a new one."""
         self.stop()
         return _Fork(self._owner)
 
     def stop(self) -> None:
+        """End the fork and release its resources."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
 
-def _answer(questions: Connection, inherited: tuple[Connection, ...]) -> None:
-    """A fork's whole life."""
-    from promptstage.datamodules.answers.algebra import equal
+def _run_fork(questions: Connection, inherited: tuple[Connection, ...]) -> None:
+    """Reply to requests in a fork until the connection is closed."""
+    from promptstage.datamodules.answers.algebra import formulas_equal
 
     for connection in inherited:
         connection.close()
     _limit_memory()
     while True:
         try:
-            given, reference, seconds = questions.recv()
+            prediction, reference, seconds = questions.recv()
         except EOFError:
             return
-        # Should the worker itself be killed, there is nobody else to end this.
+        # Ends the fork if the worker itself is killed.
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
         try:
-            same = equal(given, reference)
-        except Exception:  # whatever parser and algebra make of odd input, it is not shown to be equal
+            same = formulas_equal(prediction, reference)
+        except Exception:  # malformed input can raise anything in the parser and in sympy
             same = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         questions.send(same)

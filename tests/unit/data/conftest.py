@@ -1,4 +1,4 @@
-"""A byte tokenizer on disk, and small folders of rows."""
+"""Fixtures: a byte-level tokenizer on disk, and small folders of rows."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
-    """A folder with the embedded backbone's tokenizer (and a chat template), and no weights."""
+    """Return the embedded backbone's tokenizer with a chat template, in a folder without weights."""
     from transformers import LlamaConfig
 
     from promptstage.backbones.embedded.train import build_tokenizer
@@ -32,7 +32,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> WriteRows:
-    """``write_rows(train=[…], test=[…])`` writes JSON lines, texts as they are, and gives the folder."""
+    """Return a function that writes splits as JSON lines, texts unchanged, and returns their folder."""
 
     def write(**splits: list[Any]) -> str:
         for split, rows in splits.items():

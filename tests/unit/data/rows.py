@@ -1,13 +1,13 @@
-"""Rows to write to files in tests."""
+"""Rows of data sets for tests."""
 
 from collections.abc import Callable
 
 WriteRows = Callable[..., str]
-"""The type of the fixture ``write_rows``."""
+"""Type of the fixture ``write_rows``: ``write_rows(train=[…], test=[…])``."""
 
 
 def gsm8k_rows(n: int) -> list[dict[str, str]]:
-    """Rows in the form of GSM8K, of different lengths."""
+    """Return rows of different lengths with the fields of GSM8K."""
     return [
         {
             "question": f"Wie viel ist {i} + {'1 + ' * (i % 7)}1? é",

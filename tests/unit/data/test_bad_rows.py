@@ -1,4 +1,4 @@
-"""A malformed row of any data set: an error that says where and what, or left out and counted."""
+"""Tests of malformed rows: an error with file, line and reason, or the number of skipped rows."""
 
 import sys
 from pathlib import Path
@@ -33,13 +33,13 @@ ROWS: dict[type[ReasoningDataModule], dict[str, Any]] = {
 }
 NO_TEXT = "expected a non-empty text"
 MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
-    # A line that holds no row.
+    # Lines that hold no row.
     (GSM8K, '{"question": "a', "not valid JSON: Unterminated string starting at: line 1 column 14 (char 13)"),
     (GSM8K, "[1]", "expected a JSON object, got [1]"),
     (GSM8K, f'{{"question": {"1" * 5000}}}', "not valid JSON: Exceeds the limit (4300 digits)"),
     (GSM8K, '{"question": "a", "question": "b"}', "not valid JSON: field 'question' is repeated"),
     (GSM8K, "[" * 100_000, "not valid JSON: maximum recursion depth exceeded"),
-    # Changes of a good row; None takes the field away.
+    # Changes of a well-formed row; None removes the field.
     (GSM8K, {"answer": None}, "no field 'answer' (fields: question)"),
     (GSM8K, {"question": 5}, f"field 'question' is 5: {NO_TEXT}"),
     (GSM8K, {"question": "  "}, f"field 'question' is '  ': {NO_TEXT}"),
@@ -55,44 +55,44 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
         {"solution": r"\boxed{\frac{2}{"},
         r"field 'solution' has no final answer: expected \boxed{answer}",
     ),
-    (AQuA, {"correct": "C"}, "field 'correct' is 'C': expected one of A, B"),
-    (AQuA, {"correct": "a"}, "field 'correct' is 'a': expected one of A, B"),
+    (AQuA, {"correct": "C"}, "field 'correct' must be one of A, B, got 'C'"),
+    (AQuA, {"correct": "a"}, "field 'correct' must be one of A, B, got 'a'"),
     (AQuA, {"options": "A)1"}, "field 'options' is 'A)1': expected a non-empty list"),
     (AQuA, {"options": ["A)1", 2]}, f"field 'options[1]' is 2: {NO_TEXT}"),
     (
         AQuA,
         {"options": ["A)1", "B) "]},
-        "field 'options' has 'B)': expected a letter and a text, such as 'A) 21'",
+        "field 'options' must hold letters with texts, such as 'A) 21', got 'B)'",
     ),
     (
         AQuA,
         {"options": ["A)1", "2"]},
-        "field 'options' has '2': expected a letter and a text, such as 'A) 21'",
+        "field 'options' must hold letters with texts, such as 'A) 21', got '2'",
     ),
-    (AQuA, {"options": ["A)1"]}, "the number of options is 1: expected 2 to 8"),
-    (AQuA, {"options": ["A)1", "B)2", "B)3"]}, "field 'correct' is 'B': expected one of A, B, B"),
+    (AQuA, {"options": ["A)1"]}, "the number of options must be 2 to 8, got 1"),
+    (AQuA, {"options": ["A)1", "B)2", "B)3"]}, "field 'correct' must be one of A, B, B, got 'B'"),
     (AQuA, {"rationale": ""}, f"field 'rationale' is '': {NO_TEXT}"),
-    (ARC, {"answerKey": "A"}, "field 'answerKey' is 'A': expected one of 1, 2"),
+    (ARC, {"answerKey": "A"}, "field 'answerKey' must be one of 1, 2, got 'A'"),
     (ARC, {"answerKey": 1}, f"field 'answerKey' is 1: {NO_TEXT}"),
     (ARC, {"choices": ["up", "down"]}, "field 'choices' is ['up', 'down']: expected a non-empty JSON object"),
     (ARC, {"choices": {"text": ["up"]}}, "no field 'choices.label' (fields: choices.text)"),
     (
         ARC,
         {"choices": {"text": ["up", "down", "left"], "label": ["1", "2"]}},
-        "field 'choices' has 3 texts and 2 labels: expected as many of each",
+        "field 'choices' must have as many texts as labels, got 3 and 2",
     ),
     (
         ARC,
         {"choices": {"text": ["up", ""], "label": ["1", "2"]}},
         f"field 'choices.text[1]' is '': {NO_TEXT}",
     ),
-    (ARC, {"choices": {"text": ["up"], "label": ["1"]}}, "the number of options is 1: expected 2 to 8"),
+    (ARC, {"choices": {"text": ["up"], "label": ["1"]}}, "the number of options must be 2 to 8, got 1"),
     (
         ARC,
         {"choices": {"text": ["up"] * 9, "label": list("123456789")}},
-        "the number of options is 9: expected 2 to 8",
+        "the number of options must be 2 to 8, got 9",
     ),
-    (ProntoQA, {"answer": "C"}, "field 'answer' is 'C': expected one of A, B"),
+    (ProntoQA, {"answer": "C"}, "field 'answer' must be one of A, B, got 'C'"),
     (ProntoQA, {"answer": True}, f"field 'answer' is True: {NO_TEXT}"),
     (ProntoQA, {"context": None}, "no field 'context' (fields: question, options, answer, explanation)"),
     (ProntoQA, {"explanation": []}, "field 'explanation' is []: expected a non-empty list"),
@@ -111,7 +111,9 @@ MALFORMED: list[tuple[type[ReasoningDataModule], Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "change", "message"), MALFORMED)
-def test_malformed_rows(write_rows: WriteRows, kind: Any, change: Any, message: str) -> None:
+def test_malformed_rows_are_reported_or_skipped(
+    write_rows: WriteRows, kind: Any, change: Any, message: str
+) -> None:
     good = ROWS[kind]
     row = change
     if isinstance(change, dict):
@@ -125,9 +127,9 @@ def test_malformed_rows(write_rows: WriteRows, kind: Any, change: Any, message: 
     assert line.endswith(" (--data.on_bad_row=skip leaves malformed rows out)")
     assert len(line) < len(source) + 250
     data = kind(source=source, on_bad_row="skip", validation_size=1)
-    kept = {example.id for example in data.examples("train")}
-    assert kept < {f"{data.name}/train/{i}" for i in range(22) if i != 1}
-    assert len(kept) == 20
+    train = {example.id for example in data.examples("train")}
+    assert train < {f"{data.name}/train/{i}" for i in range(22) if i != 1}
+    assert len(train) == 20
 
 
 @pytest.mark.parametrize(
@@ -153,14 +155,14 @@ def test_a_fit_checks_a_local_test_split(
     kind(source=source, **options).setup("fit")  # a fit needs no test split
 
 
-def test_line_numbers_count_blank_lines_and_odd_separators(write_rows: WriteRows) -> None:
+def test_line_numbers_count_blank_lines_but_not_unicode_separators(write_rows: WriteRows) -> None:
     # JSON allows U+2028 inside a string; it does not end the line.
     strange = '{"question": "a\u2028b", "answer": "#### 2"}'
     with pytest.raises(UserError, match=r"test\.jsonl:4: not valid JSON"):
         GSM8K(source=write_rows(test=[GOOD, "", strange, "{"])).examples("test")
 
 
-def test_not_utf8(tmp_path: Path) -> None:
+def test_files_that_are_not_utf8_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(b'\n{"question": "\xff"}\n')
     with pytest.raises(UserError, match=r"test\.jsonl:2: not UTF-8: 'utf-8' codec can't decode byte 0xff"):
         GSM8K(source=str(tmp_path)).examples("test")
@@ -181,7 +183,7 @@ def test_skipped_rows_are_counted_once(
     source = write_rows(train=rows, test=gsm8k_rows(3))
     data = skipping(source, backbone=backbone, validation_size=4)
     with caplog.at_level("INFO"):
-        # Training and validation questions come from the same file.
+        # Training and validation questions are read from the same file.
         data.setup("fit")
         data.setup("test")
     assert caplog.messages == [
@@ -194,7 +196,7 @@ def test_skipped_rows_are_counted_once(
     )
 
 
-def test_sizes_count_good_rows(write_rows: WriteRows) -> None:
+def test_sizes_count_well_formed_rows_only(write_rows: WriteRows) -> None:
     bad = [{"question": "?"}] * 30
     source = write_rows(train=[*bad, *gsm8k_rows(20)], test=[*bad, *gsm8k_rows(20)])
     data = skipping(source, train_size=8, validation_size=6, test_size=20)
@@ -206,17 +208,17 @@ def test_sizes_count_good_rows(write_rows: WriteRows) -> None:
         skipping(source, validation_size=20).examples("train")
 
 
-def test_draws_without_bad_rows_stay(write_rows: WriteRows) -> None:
-    # Written down: another draw is another experiment.
-    drawn = {"validation": [17, 68, 79, 82, 88], "train": [3, 26, 47, 90], "test": [14, 29, 47]}
+def test_samples_without_malformed_rows_are_stable(write_rows: WriteRows) -> None:
+    # Fixed numbers: another sample would be another experiment.
+    samples = {"validation": [17, 68, 79, 82, 88], "train": [3, 26, 47, 90], "test": [14, 29, 47]}
     source = write_rows(train=gsm8k_rows(100), test=gsm8k_rows(50))
     for policy in ("raise", "skip"):
         data = GSM8K(source=source, on_bad_row=policy, seed=3, validation_size=5, train_size=4, test_size=3)
-        for split, numbers in drawn.items():
+        for split, numbers in samples.items():
             assert [int(name.rpartition("/")[2]) for name in ids(data, split)] == numbers
 
 
-def test_nothing_left(write_rows: WriteRows) -> None:
+def test_splits_without_well_formed_rows_are_rejected(write_rows: WriteRows) -> None:
     source = write_rows(test=[{"question": "?"}, "{"])
     with pytest.raises(UserError) as error:
         skipping(source).examples("test")
@@ -225,7 +227,9 @@ def test_nothing_left(write_rows: WriteRows) -> None:
     )
 
 
-def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_malformed_rows_of_the_hub_are_reported_or_skipped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     row = {**ROWS[ARC], "answerKey": "9"}
     hub = SimpleNamespace(
         load_dataset=lambda *names, **options: [ROWS[ARC], row, ROWS[ARC]],
@@ -233,7 +237,8 @@ def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     )
     monkeypatch.setitem(sys.modules, "datasets", hub)
     with pytest.raises(
-        UserError, match=r"^allenai/ai2_arc ARC-Challenge/test row 1: field 'answerKey' is '9'"
+        UserError,
+        match=r"^allenai/ai2_arc ARC-Challenge/test row 1: field 'answerKey' must be one of 1, 2, got '9'",
     ):
         ARC().examples("test")
     with caplog.at_level("INFO"):

@@ -1,4 +1,4 @@
-"""Chat templates that fail, never end, exhaust memory, or render the date."""
+"""Tests of chat templates that fail, never end, exhaust memory, or render the date."""
 
 import time
 from datetime import date
@@ -47,7 +47,7 @@ def tokenizer_with(template: Any) -> Any:
 
 
 @pytest.mark.parametrize("template", FAILING)
-def test_a_failing_template_is_refused(template: str) -> None:
+def test_a_failing_template_is_rejected(template: str) -> None:
     with pytest.raises(UserError) as error:
         Template("chat", tokenizer_with(template))
     line = str(error.value)
@@ -59,7 +59,7 @@ def test_a_failing_template_is_refused(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", ENDLESS)
-def test_an_endless_template_is_refused(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_template_is_rejected(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "SECONDS", 0.3)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"cannot be used: it takes longer than 0\.3 seconds; use plain"):
@@ -68,7 +68,7 @@ def test_an_endless_template_is_refused(template: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("template", LARGE)
-def test_a_template_that_exhausts_memory_is_refused(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_exhausts_memory_is_rejected(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MEMORY", 200 << 20)
     with pytest.raises(
         UserError, match=r"more than 0\.195312 GiB of memory|OverflowError|MemoryError|longer than"
@@ -76,7 +76,7 @@ def test_a_template_that_exhausts_memory_is_refused(template: str, monkeypatch: 
         Template("chat", tokenizer_with(template))
 
 
-def test_a_template_that_hangs_on_one_question_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_hangs_on_one_question_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "SECONDS", 0.3)
     loop = ENDLESS[0]
     ready = Template(
@@ -87,7 +87,7 @@ def test_a_template_that_hangs_on_one_question_is_refused(monkeypatch: pytest.Mo
         ready.render("loop")
 
 
-def test_several_templates_without_a_default() -> None:
+def test_several_templates_without_a_default_are_rejected() -> None:
     named = tokenizer_with({"rag": ECHO, "tool_use": ECHO})
     with pytest.raises(
         UserError, match=r"needs a chat template named 'default', .* are named 'rag', 'tool_use'"
@@ -110,7 +110,7 @@ def test_rendering_leaves_no_process_and_no_file() -> None:
     assert psutil.Process().children() == children
 
 
-def test_prompts_are_those_of_transformers() -> None:
+def test_prompts_equal_those_of_transformers() -> None:
     for kind in ("qwen", "mistral"):
         tokenizer = make(kind)
         messages = [{"role": "user", "content": "1+1?"}]
@@ -123,7 +123,7 @@ def test_prompts_are_those_of_transformers() -> None:
 DATED = "Today is {{ strftime_now('%d %b %Y') }}. " + ECHO
 
 
-def test_the_date_is_the_given_one() -> None:
+def test_the_date_option_is_rendered() -> None:
     tokenizer = tokenizer_with(DATED)
     assert ChatTemplate(tokenizer, "2024-07-26").prompts(["q"]) == ["Today is 26 Jul 2024. q"]
     today = date.today().strftime("%d %b %Y")
@@ -131,7 +131,7 @@ def test_the_date_is_the_given_one() -> None:
 
 
 @pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "26 Jul 2024"])
-def test_an_invalid_date_is_refused(day: str) -> None:
+def test_an_invalid_date_is_rejected(day: str) -> None:
     with pytest.raises(UserError, match=f"date must be in the form 2026-01-31, got '{day}'"):
         Generated(date=day)
 

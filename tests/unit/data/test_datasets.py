@@ -1,4 +1,4 @@
-"""Rows, splits and sizes of each data set; the real files where they are there."""
+"""Tests of rows, splits and sizes of each data set, on real files where available."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def parsed(data: ReasoningDataModule, split: str) -> list[Example]:
 
 
 @pytest.mark.parametrize(("kind", "folder", "options", "split", "count"), FILES)
-def test_real_files(
+def test_real_files_have_the_expected_numbers_of_rows(
     real_data: Path,
     kind: type[ReasoningDataModule],
     folder: str,
@@ -51,7 +51,7 @@ def test_real_files(
     assert len(examples) == len({example.id for example in examples}) == count
 
 
-def test_carved_splits_of_real_data(real_data: Path) -> None:
+def test_validation_questions_of_real_data_are_held_out(real_data: Path) -> None:
     data = GSM8K(source=str(real_data / "gsm8k"), validation_size=300, train_size=1000)
     train, validation = data.examples("train"), data.examples("validation")
     assert (len(train), len(validation), len(data.examples("test"))) == (1000, 300, 1319)
@@ -65,7 +65,7 @@ def ids(data: ReasoningDataModule, split: str) -> list[str]:
     return [example.id for example in data.examples(split)]
 
 
-def test_carving_depends_on_seed_and_size_alone(write_rows: WriteRows) -> None:
+def test_held_out_questions_depend_on_seed_and_size_alone(write_rows: WriteRows) -> None:
     source = write_rows(train=gsm8k_rows(100), test=gsm8k_rows(50))
     data = GSM8K(source=source, validation_size=20)
     held_out = ids(data, "validation")
@@ -88,14 +88,14 @@ def test_test_questions_do_not_depend_on_the_seed(write_rows: WriteRows) -> None
     assert few == ids(GSM8K(source=source, test_size=5, seed=8), "test")
 
 
-def test_own_validation_split_is_used(write_rows: WriteRows) -> None:
+def test_stored_validation_split_is_used(write_rows: WriteRows) -> None:
     rows = gsm8k_rows(12)
     data = GSM8K(source=write_rows(train=rows[:8], validation=rows[8:]), validation_size=3)
     assert len(data.examples("train")) == 8
     assert all(name.startswith("gsm8k/validation/") for name in ids(data, "validation"))
 
 
-def test_gsm8k_row() -> None:
+def test_gsm8k_row_is_parsed() -> None:
     row = {"question": " How many? ", "answer": "48/2 = <<48/2=24>>24 clips.\n#### 2,125"}
     assert GSM8K().parse(row, "train", 3) == Example(
         "gsm8k/train/3", "How many?", "48/2 = 24 clips.", "2125", "48/2 = 24 clips.\n#### 2125"
@@ -103,7 +103,7 @@ def test_gsm8k_row() -> None:
     assert GSM8K(keep_calculator=True).parse(row, "train", 3).rationale == "48/2 = <<48/2=24>>24 clips."
 
 
-def test_aqua_row() -> None:
+def test_aqua_row_is_parsed() -> None:
     row = {"question": "What?", "options": ["A)A)59", "B) 6", "C)x"], "rationale": "So.", "correct": "B"}
     example = AQuA().parse(row, "test", 0)
     assert example.question == "What?\nAnswer choices: A) 59 B) 6 C) x"
@@ -114,7 +114,7 @@ def test_aqua_row() -> None:
 CHOICES = {"text": ["up ", "down", "left"], "label": ["1", "2", "3"]}
 
 
-def test_arc_row() -> None:
+def test_arc_row_is_parsed() -> None:
     row = {"question": "Where?", "choices": CHOICES, "answerKey": "3"}
     shown = "Where?\nAnswer choices: A) up B) down C) left"
     options = ("up", "down", "left")
@@ -131,7 +131,7 @@ def test_labels_become_letters_in_order(labels: str) -> None:
         assert example.options == tuple(choices["text"])
 
 
-def test_worldtree_row() -> None:
+def test_worldtree_row_is_parsed() -> None:
     facts = [{"uid": "1", "role": "CENTRAL", "text": "the sun is a star"}, {"text": "stars shine."}]
     row = {"question": "Where?", "choices": CHOICES, "answerKey": "1", "explanation": facts}
     data = WorldTree(source="folder")
@@ -151,16 +151,16 @@ PRONTOQA = {
 }
 
 
-def test_prontoqa_row() -> None:
+def test_prontoqa_row_is_parsed() -> None:
     example = ProntoQA().parse(PRONTOQA, "train", 7)
     steps = "Max is a zumpus. Zumpuses are bitter. Max is bitter."
     question = f"{PRONTOQA['context']}\n{PRONTOQA['question']}\nAnswer choices: A) True B) False"
     assert example == Example("prontoqa/train/7", question, steps, "A", f"{steps}\n#### A", ("True", "False"))
-    untold = {name: value for name, value in PRONTOQA.items() if name != "explanation"}
-    assert ProntoQA().parse(untold, "test", 7).completion == "#### A"
+    unexplained = {name: value for name, value in PRONTOQA.items() if name != "explanation"}
+    assert ProntoQA().parse(unexplained, "test", 7).completion == "#### A"
 
 
-def test_prontoqa_tests_on_what_is_stored_as_validation(write_rows: WriteRows) -> None:
+def test_prontoqa_test_split_is_the_stored_validation_split(write_rows: WriteRows) -> None:
     rows = [PRONTOQA | {"context": f"Max is {i}."} for i in range(30)]
     data = ProntoQA(source=write_rows(train=rows[:20], validation=rows[20:]), validation_size=5)
     assert ids(data, "test") == [f"prontoqa/validation/{i}" for i in range(10)]
@@ -170,7 +170,7 @@ def test_prontoqa_tests_on_what_is_stored_as_validation(write_rows: WriteRows) -
     assert len(ids(data, "validation")) == 5
 
 
-def test_math_row() -> None:
+def test_math_row_is_parsed() -> None:
     row = {"problem": "Find it.", "solution": r"First \boxed{1}, then $\boxed{\frac{1}{2}}$."}
     example = MATH(subset="math500").parse(row, "test", 4)
     assert (example.id, example.answer) == ("math/math500/4", r"\frac{1}{2}")
@@ -178,7 +178,7 @@ def test_math_row() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_generated_splits(task: str) -> None:
+def test_generated_splits_are_disjoint_and_depend_on_the_seed(task: str) -> None:
     data = Generated(task=task)
     assert data.name == task
     splits = {split: data.examples(split) for split in ("train", "validation", "test")}
@@ -196,7 +196,7 @@ def test_generated_splits(task: str) -> None:
     assert max(len(example.question) for example in ood.examples("test")) > longest
 
 
-def test_symbolic_sum_substitutes_and_adds_one_symbol_a_step() -> None:
+def test_symbolic_sum_substitutes_and_adds_one_symbol_per_step() -> None:
     solution = TASKS["symbolic_sum"].solve("x1=4, x2=17, x3=9, sum(x1+x2+x3)=?")
     assert solution == Solution("x1=4;4+x2=4+17=21;21+x3=21+9=30", "30")
     for test_on in ("in", "ood"):
@@ -208,7 +208,7 @@ def test_symbolic_sum_substitutes_and_adds_one_symbol_a_step() -> None:
             assert len(values) in ({3, 4, 5} if test_on == "in" else {6, 7})
 
 
-def test_the_longest_symbolic_sum_fits_in_the_generation_limit() -> None:
+def test_the_longest_symbolic_sum_fits_within_the_limit_of_new_tokens() -> None:
     question = (
         ", ".join(f"x{i}=40" for i in range(1, 8)) + f", sum({'+'.join(f'x{i}' for i in range(1, 8))})=?"
     )
@@ -218,7 +218,7 @@ def test_the_longest_symbolic_sum_fits_in_the_generation_limit() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_generated_answers_grade_correct(task: str) -> None:
+def test_generated_answers_are_graded_correct(task: str) -> None:
     lengths = [3, 60] if task == "series_sum" else None
     examples = Generated(task=task, lengths=lengths, train_size=1000).examples("train")
     assert len(examples) == 1000

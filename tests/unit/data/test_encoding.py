@@ -1,4 +1,4 @@
-"""Spans, labels and padding, for every kind of template."""
+"""Tests of spans, labels and padding, for every kind of template."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def text(tokens: Tokens, row: int, span: torch.Tensor, tokenizer: Any) -> str:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_spans_decode_to_the_texts(backbone: BackboneConfig, write_rows: WriteRows, template: str) -> None:
+def test_spans_decode_to_their_texts(backbone: BackboneConfig, write_rows: WriteRows, template: str) -> None:
     rows = gsm8k_rows(9)
     data = make(backbone, write_rows(train=rows, test=rows), template=template, validation_size=2)
     data.setup("fit")
@@ -41,7 +41,7 @@ def test_spans_decode_to_the_texts(backbone: BackboneConfig, write_rows: WriteRo
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_gold_is_prompt_completion_and_end(
+def test_gold_tokens_are_prompt_completion_and_eos(
     backbone: BackboneConfig, write_rows: WriteRows, template: str
 ) -> None:
     data = make(backbone, write_rows(test=gsm8k_rows(7)), template=template)
@@ -68,7 +68,7 @@ def test_gold_is_prompt_completion_and_end(
             assert prompt.attention_mask[i].tolist() == sorted(prompt.attention_mask[i].tolist())
 
 
-def test_templates_read_as_documented(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+def test_templates_render_as_documented(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     rows = [{"question": "1+1?", "answer": "#### 2"}]
     expected = {
         "plain": "<bos>Question: 1+1?\nAnswer: #### 2<eos>",
@@ -83,7 +83,7 @@ def test_templates_read_as_documented(backbone: BackboneConfig, write_rows: Writ
         assert data.tokenizer.decode(batch.gold.input_ids[0]) == whole
 
 
-def test_a_question_that_occurs_in_the_chat_template(backbone: BackboneConfig) -> None:
+def test_a_question_that_occurs_in_the_chat_template_is_located(backbone: BackboneConfig) -> None:
     data = Generated(backbone=backbone, template="chat")
     data.use_questions(["user", " assistant "])
     data.setup("predict")
@@ -95,7 +95,7 @@ def test_a_question_that_occurs_in_the_chat_template(backbone: BackboneConfig) -
     assert text(batch.prompt, 0, batch.prompt.question[0], data.tokenizer) == "assistant"
 
 
-def test_predict_batches_have_nothing_to_learn_from(backbone: BackboneConfig) -> None:
+def test_predict_batches_have_no_gold_tokens(backbone: BackboneConfig) -> None:
     data = Generated(backbone=backbone)
     data.use_questions(["2+2"])
     data.setup("predict")
@@ -120,26 +120,26 @@ class SlowTokenizer:
     is_fast = False
 
 
-def test_slow_tokenizer_is_refused() -> None:
+def test_slow_tokenizer_is_rejected() -> None:
     with pytest.raises(UserError, match="SlowTokenizer is not a fast one"):
         encode([Example("a", "b", "", "", "")], None, SlowTokenizer())  # type: ignore[arg-type]
 
 
-def test_chat_without_chat_template(backbone: BackboneConfig) -> None:
+def test_chat_without_a_chat_template_is_rejected(backbone: BackboneConfig) -> None:
     data = Generated(backbone=backbone, template="chat")
     data.tokenizer.chat_template = None
     with pytest.raises(UserError, match="template 'chat' needs a tokenizer with a chat template"):
         data.setup("test")
 
 
-def test_chat_template_that_changes_the_question(backbone: BackboneConfig) -> None:
+def test_a_chat_template_that_changes_the_question_is_rejected(backbone: BackboneConfig) -> None:
     data = Generated(backbone=backbone, template="chat", task="letter_reversal")
     data.tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
     with pytest.raises(UserError, match="chat template changes the question"):
         data.setup("test")
 
 
-def test_end_token_that_a_tokenizer_adds_by_itself_is_removed(backbone: BackboneConfig) -> None:
+def test_an_eos_token_added_by_the_tokenizer_is_removed(backbone: BackboneConfig) -> None:
     from tokenizers.processors import TemplateProcessing
 
     data = Generated(backbone=backbone, test_size=2)

@@ -1,4 +1,4 @@
-"""Files and rows that cannot be read are refused in one line."""
+"""Tests of unreadable files and rows, which are rejected in one line."""
 
 import codecs
 import gzip
@@ -28,7 +28,7 @@ def problem(source: Path, split: str = "test") -> str:
     return line
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(BOM + ROW.encode() * 3)
     assert len(GSM8K(source=str(tmp_path)).examples("test")) == 3
     (tmp_path / "test.jsonl").write_bytes(ROW.encode() + BOM + ROW.encode())
@@ -49,7 +49,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
     ],
 )
-def test_other_formats_are_named(content: bytes, name: str, tmp_path: Path) -> None:
+def test_other_formats_are_named_in_the_message(content: bytes, name: str, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(content)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl is {name}")
@@ -57,7 +57,7 @@ def test_other_formats_are_named(content: bytes, name: str, tmp_path: Path) -> N
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """Reading a pipe or a device would never end."""
+    """Check files whose reading would never end: a pipe and a device."""
     file = tmp_path / "test.jsonl"
     for make in (
         lambda: os.mkfifo(file),
@@ -71,13 +71,13 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         file.rmdir() if file.is_dir() else file.unlink()
 
 
-def test_a_validation_split_that_cannot_be_read_is_not_taken_out_of_train(tmp_path: Path) -> None:
+def test_an_unreadable_validation_split_is_not_replaced_by_held_out_questions(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(ROW * 20)
     os.mkfifo(tmp_path / "validation.jsonl")
     assert problem(tmp_path, "validation").startswith(f"{tmp_path}/validation.jsonl is not a regular file")
 
 
-def test_endless_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "test.jsonl"
     with file.open("wb") as out:
         out.truncate(10**12)
@@ -123,14 +123,20 @@ HALF = '{"question": "half an emoji \\ud83d", "answer": "#### 2"}'
             "field 'question' must have at most 1,000,000 characters, got 1,000,001",
         ),
         # References that no answer can equal.
-        ('{"question": "?", "answer": "#### 12:30"}', "the answer is '12:30': expected a number, such as 72"),
-        ('{"question": "?", "answer": "#### True"}', "the answer is 'True': expected a number"),
-        ('{"question": "?", "answer": "#### 3 or 4"}', "the answer is '3 or 4': expected a number"),
-        ('{"question": "?", "answer": "#### 1,5"}', "the answer is '1,5': expected a number"),
-        ('{"question": "?", "answer": "#### \\u001b[2J"}', r"the answer is '\x1b[2J': expected a number"),
+        ('{"question": "?", "answer": "#### 12:30"}', "the answer must be a number, such as 72, got '12:30'"),
+        ('{"question": "?", "answer": "#### True"}', "the answer must be a number, such as 72, got 'True'"),
+        (
+            '{"question": "?", "answer": "#### 3 or 4"}',
+            "the answer must be a number, such as 72, got '3 or 4'",
+        ),
+        ('{"question": "?", "answer": "#### 1,5"}', "the answer must be a number, such as 72, got '1,5'"),
+        (
+            '{"question": "?", "answer": "#### \\u001b[2J"}',
+            r"the answer must be a number, such as 72, got '\x1b[2J'",
+        ),
     ],
 )
-def test_malformed_rows_are_refused_or_skipped(row: str, message: str, tmp_path: Path, caplog: Any) -> None:
+def test_malformed_rows_are_rejected_or_skipped(row: str, message: str, tmp_path: Path, caplog: Any) -> None:
     (tmp_path / "test.jsonl").write_text(ROW + row + "\n" + ROW * 2)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl:2: {message}")
@@ -142,8 +148,8 @@ def test_malformed_rows_are_refused_or_skipped(row: str, message: str, tmp_path:
     assert message in caplog.messages[0]
 
 
-def test_nested_values_are_refused_at_any_depth(tmp_path: Path) -> None:
-    """A value that the parser can just read may be too deep for repr()."""
+def test_nested_values_are_rejected_at_any_depth(tmp_path: Path) -> None:
+    """Check depths that the parser accepts but ``repr`` may not."""
     for depth in range(880, 1000, 7):
         row = f'{{"question": {"[" * depth}{"]" * depth}, "answer": "#### 2"}}\n'
         (tmp_path / "test.jsonl").write_text(row)
@@ -154,11 +160,11 @@ def test_all_rows_of_a_split_are_checked(write_rows: WriteRows) -> None:
     rows = [*gsm8k_rows(300), {"question": "?", "answer": "#### soon"}]
     source = write_rows(train=rows, test=rows)
     for split in ("train", "test"):
-        with pytest.raises(UserError, match=rf"{split}\.jsonl:301: the answer is 'soon'"):
+        with pytest.raises(UserError, match=rf"{split}\.jsonl:301: the answer must be .*, got 'soon' "):
             GSM8K(source=source, train_size=2, test_size=2).examples(split)
 
 
-def test_references_that_are_read_as_answers_are(write_rows: WriteRows) -> None:
+def test_references_are_parsed_like_answers(write_rows: WriteRows) -> None:
     answers = ["3 apples", "−3", "x = 5", "10^6", "½", "$70.00", "5 km/h", "1,234,567", "-2 1/2", "5 m^2"]
     rows = [{"question": "?", "answer": f"Steps.\n#### {answer}"} for answer in answers]
     examples = GSM8K(source=write_rows(test=rows)).examples("test")
@@ -167,18 +173,18 @@ def test_references_that_are_read_as_answers_are(write_rows: WriteRows) -> None:
 
 def test_a_formula_without_content_is_malformed(write_rows: WriteRows) -> None:
     source = write_rows(test=[{"problem": "?", "solution": r"\boxed{\text{ }}"}])
-    with pytest.raises(UserError, match=r"test\.jsonl:1: the answer is .*: expected a formula"):
+    with pytest.raises(UserError, match=r"test\.jsonl:1: the answer must be a formula, a number or words"):
         MATH(source=source).examples("test")
 
 
-def test_labels_cannot_steer_a_terminal(write_rows: WriteRows) -> None:
+def test_labels_cannot_control_the_terminal(write_rows: WriteRows) -> None:
     row = {"question": "?", "choices": {"text": ["a", "b"], "label": ["\x1b[2J", "B"]}, "answerKey": "C"}
-    with pytest.raises(UserError, match=r"expected one of '\\x1b\[2J', B \("):
+    with pytest.raises(UserError, match=r"must be one of '\\x1b\[2J', B, got .* \("):
         ARC(source=write_rows(test=[row])).examples("test")
 
 
 @pytest.mark.parametrize("source", ["~nobody-of-this-name/data", "/" + "x" * 5000, "a\0b", "/a\0b"])
-def test_invalid_folders_are_refused(source: str) -> None:
+def test_invalid_folders_are_rejected(source: str) -> None:
     with pytest.raises(UserError, match="data folder"):
         GSM8K(source=source).examples("test")
 
@@ -194,7 +200,7 @@ def test_invalid_folders_are_refused(source: str) -> None:
         ),
     ],
 )
-def test_texts_that_cannot_be_tokenized_are_refused(options: dict[str, Any], message: str) -> None:
+def test_texts_that_cannot_be_tokenized_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Generated(**options)
     data = Generated()
@@ -206,5 +212,5 @@ def test_texts_that_cannot_be_tokenized_are_refused(options: dict[str, Any], mes
 def test_generated_questions_are_bounded(split: str) -> None:
     with pytest.raises(UserError, match=rf"{split}_size must be <= 1,000,000 .* got 1,000,000,000,000"):
         Generated(**{f"{split}_size": 10**12})
-    with pytest.raises(UserError, match=r"lengths is \[1, 1000000000\]: .* at most 1000"):
+    with pytest.raises(UserError, match=r"lengths must be .* <= 1000, got \[1, 1000000000\]"):
         Generated(lengths=[1, 10**9])

@@ -1,4 +1,4 @@
-"""Every mistake a user can make with data ends in one clear line."""
+"""Tests of user mistakes with data, each of which ends with a one-line message."""
 
 import sys
 from pathlib import Path
@@ -40,18 +40,21 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
         ({"template": "{question} {question}"}, "has 2 {question}: write exactly one"),
         ({"task": "adition"}, "task 'adition' is unknown: did you mean 'addition'?"),
         ({"test_on": "out"}, "test_on 'out' is unknown"),
-        ({"lengths": [3]}, "lengths is [3]: give the shortest and the longest, such as [2, 4]"),
-        ({"ood_lengths": [5, 4]}, "ood_lengths is [5, 4]"),
-        ({"lengths": [0, 4]}, "lengths is [0, 4]"),
+        (
+            {"lengths": [3]},
+            "lengths must be the shortest and the longest length, such as [2, 4], >= 1 and <= 1000, got [3]",
+        ),
+        ({"ood_lengths": [5, 4]}, "such as [5, 6], >= 1 and <= 1000, got [5, 4]"),
+        ({"lengths": [0, 4]}, "such as [2, 4], >= 1 and <= 1000, got [0, 4]"),
     ],
 )
-def test_values(options: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         Generated(**options)
     assert message in one_line(error)
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_are_rejected() -> None:
     with pytest.raises(UserError, match="subset 'math50' is unknown: did you mean 'math500'"):
         MATH(subset="math50")
     with pytest.raises(UserError, match="on_bad_row 'skp' is unknown: did you mean 'skip'"):
@@ -63,8 +66,8 @@ def test_prontoqa_on_the_hub_has_no_training_questions(write_rows: WriteRows) ->
         with pytest.raises(UserError) as error:
             ProntoQA().examples(split)
         assert one_line(error) == (
-            "ProntoQA has test questions only on the hub (renma/ProntoQA): to fit or validate give "
-            "--data.source, a local folder with train.jsonl and validation.jsonl (the test questions)"
+            "ProntoQA has no training questions on the hub (renma/ProntoQA): to fit or validate, set "
+            "--data.source to a local folder with train.jsonl and validation.jsonl (the test questions)"
         )
     source = write_rows(validation=["{}"])
     with pytest.raises(UserError, match=r"has no train\.jsonl \(JSON-lines files there: validation.jsonl\)"):
@@ -75,21 +78,21 @@ def test_worldtree_needs_a_folder(tmp_path: Path) -> None:
     files = "a local folder with train.jsonl, validation.jsonl and test.jsonl"
     with pytest.raises(UserError) as error:
         WorldTree()
-    assert one_line(error) == f"WorldTree is not on the hub: give --data.source, {files}"
+    assert one_line(error) == f"WorldTree is not on the hub: set --data.source to {files}"
     for source in ("owner/worldtree", "./nowhere"):
         for split in ("train", "validation", "test"):
             with pytest.raises(UserError) as error:
                 WorldTree(source=source).examples(split)
             assert one_line(error) == (
-                f"data folder {source} does not exist, and WorldTree is not on the hub: give "
-                f"--data.source, {files}"
+                f"data folder {source} does not exist, and WorldTree is not on the hub: set "
+                f"--data.source to {files}"
             )
     (tmp_path / "test.jsonl").touch()
     with pytest.raises(UserError, match="is a file: give the folder"):
         WorldTree(source=str(tmp_path / "test.jsonl")).examples("test")
 
 
-def test_missing_and_empty(tmp_path: Path, write_rows: WriteRows) -> None:
+def test_missing_and_empty_files_are_rejected(tmp_path: Path, write_rows: WriteRows) -> None:
     with pytest.raises(UserError, match=r"data folder \./no/such does not exist"):
         GSM8K(source="./no/such").examples("test")
     with pytest.raises(UserError, match="data folder nosuch does not exist"):
@@ -105,19 +108,21 @@ def test_missing_and_empty(tmp_path: Path, write_rows: WriteRows) -> None:
         GSM8K(source=str(tmp_path / "train.jsonl")).examples("test")
 
 
-def test_validation_that_takes_all(write_rows: WriteRows) -> None:
+def test_a_validation_size_that_leaves_no_training_questions_is_rejected(write_rows: WriteRows) -> None:
     source = write_rows(train=gsm8k_rows(5))
     with pytest.raises(UserError, match="validation_size is 5, but gsm8k has no validation split and only 5"):
         GSM8K(source=source, validation_size=5).examples("train")
 
 
-def test_too_many_generated_questions() -> None:
-    with pytest.raises(UserError, match="series_sum has only 110 different test questions") as error:
+def test_more_generated_questions_than_exist_are_rejected() -> None:
+    with pytest.raises(UserError, match="series_sum has only 110 distinct test questions") as error:
         Generated(task="series_sum", test_size=200).examples("test")
     one_line(error)
 
 
-def test_max_length(backbone: BackboneConfig, write_rows: WriteRows, caplog: Any) -> None:
+def test_max_length_leaves_out_longer_training_examples(
+    backbone: BackboneConfig, write_rows: WriteRows, caplog: Any
+) -> None:
     source = write_rows(train=gsm8k_rows(30), test=gsm8k_rows(30))
     with pytest.raises(UserError, match="max_length 5 leaves no training example of gsm8k: the shortest has"):
         GSM8K(source=source, backbone=backbone, max_length=5).setup("fit")
@@ -125,14 +130,18 @@ def test_max_length(backbone: BackboneConfig, write_rows: WriteRows, caplog: Any
     with caplog.at_level("INFO"):
         data.setup("fit")
     data.setup("test")
-    kept = [example for batch in data.train_dataloader() for example in batch.examples]
-    assert 0 < len(kept) < 27
-    assert f"gsm8k: left out {27 - len(kept)} of 27 training examples with more than 60 tokens" in caplog.text
+    train = [example for batch in data.train_dataloader() for example in batch.examples]
+    assert 0 < len(train) < 27
+    assert (
+        f"gsm8k: left out {27 - len(train)} of 27 training examples with more than 60 tokens" in caplog.text
+    )
     assert sum(map(len, data.val_dataloader())) == 3
     assert sum(map(len, data.test_dataloader())) == 30
 
 
-def test_context(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+def test_examples_that_exceed_the_context_are_rejected(
+    backbone: BackboneConfig, write_rows: WriteRows
+) -> None:
     long = {"question": "x" * 100, "answer": "y\n#### 2"}
     source = write_rows(train=[GOOD] * 4 + [long], validation=[GOOD], test=[GOOD, long])
     data = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
@@ -156,19 +165,19 @@ def test_context(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     assert test.longest() == 125
 
 
-def test_setup_loads_what_the_stage_needs_and_once(
+def test_setup_loads_the_splits_of_a_stage_once(
     backbone: BackboneConfig, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone)
-    asked: list[str] = []
+    loaded: list[str] = []
     examples = data.examples
-    monkeypatch.setattr(data, "examples", lambda split: asked.append(split) or examples(split))
+    monkeypatch.setattr(data, "examples", lambda split: loaded.append(split) or examples(split))
     for stage in ("predict", "test", "test"):
         data.setup(stage)
-    assert asked == ["test"]
+    assert loaded == ["test"]
 
 
-def test_questions() -> None:
+def test_missing_and_empty_questions_are_rejected() -> None:
     data = Generated()
     with pytest.raises(UserError, match="no question to answer"):
         data.use_questions([])
@@ -178,7 +187,7 @@ def test_questions() -> None:
         data.predict_dataloader()
 
 
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_hub_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load_dataset(source: str, config: str, split: str, revision: str | None) -> list[dict[str, Any]]:
@@ -205,7 +214,7 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         MATH(subset="math500").examples("test")
 
 
-def test_more_workers_than_a_machine_can_run() -> None:
-    """A stored configuration may ask for any number: they would be started before anything else."""
+def test_more_workers_than_the_machine_supports_are_rejected() -> None:
+    """Check a number from a stored configuration, which would be started before anything else."""
     with pytest.raises(UserError, match=r"num_workers must be <= \d+ on this machine, got 100000"):
         Generated(task="addition", num_workers=100_000)

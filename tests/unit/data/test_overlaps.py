@@ -1,4 +1,4 @@
-"""What the splits of the real data share, and that it is said before a test."""
+"""Tests of overlaps between the splits of real data, and of the warning about them before a test."""
 
 import re
 import warnings
@@ -22,19 +22,19 @@ FOLDERS: dict[type[ReasoningDataModule], str] = {
     ProntoQA: "prontoqa",
     WorldTree: "worldtree",
 }
-# Different texts that ask the same; each is named in the data set's ``overlap``.
+# Numbers of questions with different texts and the same content, as stated in the data set's ``overlap``.
 SAME: dict[type[ReasoningDataModule], int] = {MATH: 4, WorldTree: 3}
 
 
 def asked(example: Example) -> str:
-    """What an example asks, however it is typeset and in whatever order its options stand."""
+    """Return the content of a question, independent of typesetting and of the order of options."""
     question = example.question.partition("\nAnswer choices: ")[0]
     texts = [question, *sorted(example.options or ())]
     return "|".join(re.sub(r"[\s{}$]|[.,?](?!\d)|\\,", "", text).lower() for text in texts)
 
 
 @pytest.mark.parametrize("kind", FOLDERS, ids=lambda kind: kind.__name__)
-def test_no_question_is_in_two_splits(real_data: Path, kind: Any) -> None:
+def test_splits_share_no_other_question(real_data: Path, kind: Any) -> None:
     data = kind(source=str(real_data / FOLDERS[kind]))
     splits = {split: {asked(e) for e in data.examples(split)} for split in ("train", "validation", "test")}
     common = {(a, b): len(splits[a] & splits[b]) for a, b in combinations(splits, 2)}
@@ -45,7 +45,7 @@ def test_no_question_is_in_two_splits(real_data: Path, kind: Any) -> None:
         assert set(common.values()) == {0}
 
 
-def test_math500_shares_nothing_with_train(real_data: Path) -> None:
+def test_math500_and_train_are_disjoint(real_data: Path) -> None:
     data = MATH(source=str(real_data / "math"), subset="math500")
     test = {asked(e) for e in data.examples("test")}
     assert len(test) == 500
@@ -53,7 +53,7 @@ def test_math500_shares_nothing_with_train(real_data: Path) -> None:
     assert data.overlap == ""
 
 
-def test_worldtree_and_arc(real_data: Path) -> None:
+def test_worldtree_and_arc_share_test_questions_only(real_data: Path) -> None:
     arc = ARC(source=str(real_data / "arc_challenge"))
     worldtree = WorldTree(source=str(real_data / "worldtree"))
     questions = {
@@ -64,12 +64,14 @@ def test_worldtree_and_arc(real_data: Path) -> None:
     assert len(questions["arc_challenge", "test"] & questions["worldtree", "test"]) == 486
     assert "486" in arc.overlap
     assert "486" in worldtree.overlap
-    # Splits follow ARC: to train on one and test on the other is fair.
+    # Splits follow ARC, so it is fair to train on one data set and test on the other.
     assert not questions["worldtree", "train"] & questions["arc_challenge", "test"]
     assert not questions["arc_challenge", "train"] & questions["worldtree", "test"]
 
 
-def test_overlap_is_named_once_and_only_for_a_test(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+def test_overlap_is_reported_once_and_only_before_a_test(
+    backbone: BackboneConfig, write_rows: WriteRows
+) -> None:
     choices = {"text": ["yes", "no"], "label": ["A", "B"]}
     rows = [{"question": f"{i}?", "choices": choices, "answerKey": "A"} for i in range(3)]
     data = ARC(source=write_rows(train=rows, validation=rows, test=rows), backbone=backbone)
@@ -83,7 +85,7 @@ def test_overlap_is_named_once_and_only_for_a_test(backbone: BackboneConfig, wri
     assert [str(warning.message) for warning in seen] == [ARC.overlap]
 
 
-def test_no_overlap_no_warning(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+def test_data_without_overlap_gives_no_warning(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone).setup("test")

@@ -1,4 +1,4 @@
-"""Perturbed test questions: same numbers, formulas, options and answers; a function of id and seed alone."""
+"""Tests of perturbed questions: same numbers, formulas and answers; a function of id and seed alone."""
 
 import random
 import re
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from promptstage.datamodules.answers.number_words import worded
+from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.kept_text import kept_spans
-from promptstage.datamodules.noise import noisy, typo
-from promptstage.datamodules.paraphrase import paraphrased, renamed_people, turned
-from promptstage.datamodules.perturbation import perturbed
+from promptstage.datamodules.noise import add_noise, typo
+from promptstage.datamodules.paraphrase import choose_new_names, move_condition, paraphrase
+from promptstage.datamodules.perturbation import perturb
+from promptstage.datamodules.protected_text import protected_spans
 from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
@@ -33,14 +33,14 @@ def example(question: str, answer: str = "5", options: tuple[str, ...] | None = 
 
 
 def assert_same_answer(old: Example, new: Example) -> None:
-    """Nothing that the answer is read from has changed."""
+    """Assert that nothing has changed that determines the answer."""
     assert (new.id, new.answer, new.options) == (old.id, old.answer, old.options)
     for part in (NUMBER, FORMULA, INVENTED):
         before, after = (
             [found.lower() for found in part.findall(one.question.partition("\nAnswer choices: ")[0])]
             for one in (old, new)
         )
-        if part is FORMULA:  # a condition may move with those it has
+        if part is FORMULA:  # a condition may move together with its formulas
             before, after = sorted(before), sorted(after)
         assert before == after, (old.question, new.question)
     if old.options is not None:
@@ -60,13 +60,13 @@ DATA: list[tuple[type[ReasoningDataModule], str]] = [
 
 @KINDS
 @pytest.mark.parametrize(("data", "folder"), DATA)
-def test_answers_of_real_questions_stay_right(real_data: Path, data: Any, folder: str, kind: str) -> None:
+def test_answers_of_real_questions_stay_correct(real_data: Path, data: Any, folder: str, kind: str) -> None:
     source = {"source": str(real_data / folder), "test_size": 200}
     plain, copies = data(**source).examples("test"), data(**source, perturbation=kind).examples("test")
     for old, new in zip(plain, copies, strict=True):
         assert_same_answer(old, new)
     changed = sum(old.question != new.question for old, new in zip(plain, copies, strict=True))
-    assert changed >= 0.9 * len(plain)  # some of MATH are formulas alone
+    assert changed >= 0.9 * len(plain)  # some problems of MATH consist of formulas only
     other = data(**source, perturbation=kind, perturbation_seed=1).examples("test")
     assert sum(a.question != b.question for a, b in zip(copies, other, strict=True)) > 0.5 * len(plain)
 
@@ -84,12 +84,12 @@ def test_a_copy_depends_on_id_and_seed_alone(write_rows: WriteRows, kind: str) -
         examples = GSM8K(source=source, perturbation=kind, **more).examples("test")
         return {one.id: one.question for one in examples}
 
-    every = copies()
-    assert every == copies(seed=5, batch_size=3)
+    all_copies = copies()
+    assert all_copies == copies(seed=5, batch_size=3)
     few = copies(test_size=7)
-    assert few == {name: every[name] for name in few}
-    assert len(set(every.values())) > 5
-    assert every != copies(perturbation_seed=1)
+    assert few == {name: all_copies[name] for name in few}
+    assert len(set(all_copies.values())) > 5
+    assert all_copies != copies(perturbation_seed=1)
 
 
 @KINDS
@@ -119,14 +119,14 @@ def test_only_test_questions_are_perturbed(write_rows: WriteRows, kind: str) -> 
     ],
 )
 def test_a_condition_moves_where_numbers_keep_their_order(question: str, expected: str | None) -> None:
-    assert turned(question) == (expected or question)
+    assert move_condition(question) == (expected or question)
 
 
 def test_people_keep_names_that_the_answer_needs() -> None:
     rng = random.Random(0)
 
     def people(question: str, **more: Any) -> set[str]:
-        return set(renamed_people(question, example(question, **more), rng))
+        return set(choose_new_names(question, example(question, **more), rng))
 
     assert people("Clara and Tom meet. Clara waves.") == {"Clara", "Tom"}
     assert people("Clara and Tom meet.", answer="Clara") == {"Tom"}
@@ -135,14 +135,14 @@ def test_people_keep_names_that_the_answer_needs() -> None:
     assert people(r"The name \text{Clara} and \"Tom\", and $Tom$.") == set()
 
 
-def test_a_person_has_one_new_name_everywhere() -> None:
+def test_a_person_has_the_same_new_name_everywhere() -> None:
     question = "Clara has 3 and Tom has 2. How many does Clara have, and is Clara's friend Tom older?"
     for seed in range(20):
         old = example(question)
-        text, rename = paraphrased(question, old, random.Random(seed))
+        text, rename = paraphrase(question, old, random.Random(seed))
         names = {name: rename(name) for name in ("Clara", "Tom")}
         assert [len(re.findall(rf"\b{new}\b", text)) for new in names.values()] == [3, 2]
-        new = perturbed(old._replace(id=str(seed)), "paraphrase", 0)
+        new = perturb(old._replace(id=str(seed)), "paraphrase", 0)
         (worker,) = re.findall(r"^(\w+) has 5\.\n#### 5$", new.completion)
         assert len(re.findall(rf"\b{worker}\b", new.question)) == 3
         assert new.rationale == f"{worker} has 5."
@@ -153,7 +153,7 @@ def test_every_rule_changes_something_and_never_a_number() -> None:
         "Each box has 3 cups. Tom doesn't buy every day because he cannot. He bought 4 in total. "
         "Find the value. Compute the sum. Which of the following is it? How many cups are there in the box?"
     )
-    texts = [paraphrased(question, example(question), random.Random(seed))[0] for seed in range(200)]
+    texts = [paraphrase(question, example(question), random.Random(seed))[0] for seed in range(200)]
     for words in ("Every box", "does not", "each day", "since", "can't", "purchased", "altogether"):
         assert any(words in text for text in texts), words
     for words in ("Determine the value", "Calculate the", "Which of these", "What is the number of cups in"):
@@ -162,19 +162,19 @@ def test_every_rule_changes_something_and_never_a_number() -> None:
     assert all("  " not in text for text in texts)
 
 
-def test_noise_changes_no_word_that_matters() -> None:
+def test_noise_changes_only_words_that_do_not_matter() -> None:
     question = (
         'Three hundred children divide "seven apples" into $x_{green}$ baskets before lunch, twice a school.'
     )
     old = example(question, answer="B", options=("baskets", "school"))
     changed: set[str] = set()
     for seed in range(200):
-        text = noisy(question, old, random.Random(seed), None)
+        text = add_noise(question, old, random.Random(seed), None)
         changed |= set(question.split()) - set(text.split())
     assert changed == {"children", "divide", "lunch,"}
     for seed in range(50):
-        kept = noisy(question, old, random.Random(seed), {"lunch"}).replace("  ", " ")
-        assert set(question.split()) - set(kept.split()) <= {"lunch,"}
+        text = add_noise(question, old, random.Random(seed), {"lunch"}).replace("  ", " ")
+        assert set(question.split()) - set(text.split()) <= {"lunch,"}
 
 
 def test_a_typo_is_never_a_number() -> None:
@@ -182,22 +182,28 @@ def test_a_typo_is_never_a_number() -> None:
         for word in ("there", "tehree", "forrty", "eights"):
             new = typo(word, random.Random(seed))
             assert new != word
-            assert worded(new) is None
+            assert last_number_in_words(new) is None
             assert (new[0], new[-1]) == (word[0], word[-1])
 
 
-def test_spans_that_stay() -> None:
+def test_formulas_quotations_and_numbers_are_protected() -> None:
     text = r'Let $x + y$ and \[a\] be "so" or x_1 and 3 cups.'
-    assert [text[start:end] for start, end in kept_spans(text)] == ["$x + y$", r"\[a\]", '"so"', "x_1", "3"]
+    assert [text[start:end] for start, end in protected_spans(text)] == [
+        "$x + y$",
+        r"\[a\]",
+        '"so"',
+        "x_1",
+        "3",
+    ]
 
 
-def test_a_drawing_or_formula_after_a_sign_stays_whole() -> None:
+def test_a_drawing_or_formula_after_a_sign_is_protected_as_a_whole() -> None:
     text = "Is $G$?[asy]label(1, north);[/asy] Or y=$a + b$ for \\$5?"
-    kept = [text[start:end] for start, end in kept_spans(text)]
-    assert [part for part in kept if " " in part] == ["[asy]label(1, north);[/asy]", "$a + b$"]
+    parts = [text[start:end] for start, end in protected_spans(text)]
+    assert [part for part in parts if " " in part] == ["[asy]label(1, north);[/asy]", "$a + b$"]
 
 
-def test_what_cannot_be_perturbed_is_refused() -> None:
+def test_invalid_perturbations_are_rejected() -> None:
     with pytest.raises(UserError, match="perturbation must be none for generated questions, got noise"):
         Generated(perturbation="noise")
     with pytest.raises(UserError, match="did you mean 'noise'"):

@@ -1,4 +1,4 @@
-"""A resumed run sees exactly the batches that an uninterrupted one would have seen."""
+"""Tests that a resumed run is trained on exactly the batches of an uninterrupted one."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ Seen = list[tuple[int, list[str]]]
 
 
 class Killed(Exception):
-    """The end of a run's life."""
+    """Simulated end of a process."""
 
 
 class Recorder(L.LightningModule):
-    """Writes down the batch number and the example ids of every training batch; can be killed."""
+    """Module that records the batch number and the example ids of every training batch, and can be killed."""
 
     def __init__(self, die_at: int | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Recorder(L.LightningModule):
 
 
 class SaveAlways(Checkpoint):
-    """A checkpoint after every batch, validation and epoch; in the order of ``ModelCheckpoint``'s hooks."""
+    """Callback that saves a checkpoint after every batch, validation and epoch, in Lightning's hook order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,7 +115,7 @@ def test_every_checkpoint_resumes_in_the_same_order(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [{"max_epochs": EPOCHS}, {"max_steps": 9, "max_epochs": -1}], ids=str)
-def test_killed_again_and_again(
+def test_repeatedly_killed_runs_resume_in_the_same_order(
     backbone: BackboneConfig, folder: str, tmp_path: Path, limit: dict[str, int]
 ) -> None:
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "val_check_interval": 4, **limit}
@@ -139,7 +139,7 @@ def test_killed_again_and_again(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_other_data_cannot_be_resumed_in_mid_epoch(
+def test_resuming_within_an_epoch_with_different_data_is_rejected(
     backbone: BackboneConfig, folder: str, tmp_path: Path
 ) -> None:
     run(make(backbone, folder), Recorder(), callbacks=[SaveAlways(tmp_path)], max_epochs=1)
@@ -163,7 +163,7 @@ def test_overfit_batches_are_the_same_in_every_epoch(backbone: BackboneConfig, f
     assert seen[:2] == seen[2:4] == seen[4:]
 
 
-def test_loading_leaves_the_global_random_numbers_alone(backbone: BackboneConfig, folder: str) -> None:
+def test_loading_does_not_change_the_global_random_state(backbone: BackboneConfig, folder: str) -> None:
     data = make(backbone, folder)
     data.setup("fit")
     before = torch.get_rng_state()
@@ -172,5 +172,5 @@ def test_loading_leaves_the_global_random_numbers_alone(backbone: BackboneConfig
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_double_precision_takes_the_batches(backbone: BackboneConfig, folder: str) -> None:
+def test_batches_are_accepted_in_double_precision(backbone: BackboneConfig, folder: str) -> None:
     assert run(make(backbone, folder), Recorder(), precision="64-true", max_epochs=1)

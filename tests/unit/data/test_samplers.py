@@ -1,4 +1,4 @@
-"""Order of training, and evaluation of every example exactly once."""
+"""Tests of the training order, and of evaluating every example exactly once."""
 
 import random
 from itertools import chain
@@ -16,14 +16,14 @@ def test_train_order_is_a_function_of_seed_and_epoch() -> None:
     assert train_batches(LENGTHS, 8, seed=3, epoch=2) == first
     assert train_batches(LENGTHS, 8, seed=3, epoch=1) != first
     assert train_batches(LENGTHS, 8, seed=2, epoch=2) != first
-    # A joint string of both must not confuse them.
+    # Seed and epoch must not be concatenated without a separator.
     assert train_batches(LENGTHS, 8, seed=1, epoch=12) != train_batches(LENGTHS, 8, seed=11, epoch=2)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [*range(21), 1003])
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_ranks_share_each_global_batch(world_size: int, n: int, accumulated: int) -> None:
+def test_ranks_shard_each_global_batch(world_size: int, n: int, accumulated: int) -> None:
     ranks = [train_batches(LENGTHS[:n], 4, 0, 0, rank, world_size, accumulated) for rank in range(world_size)]
     whole = train_batches(LENGTHS[:n], 4 * world_size * accumulated, 0, 0)
     assert {len(batches) for batches in ranks} == {accumulated * len(whole)}
@@ -34,7 +34,7 @@ def test_ranks_share_each_global_batch(world_size: int, n: int, accumulated: int
     assert sorted(chain(*whole)) == list(range(n))
 
 
-def test_batches_have_examples_of_like_length() -> None:
+def test_batches_have_examples_of_similar_length() -> None:
     def padding(batches: list[list[int]]) -> int:
         return sum(len(b) * max(LENGTHS[i] for i in b) - sum(LENGTHS[i] for i in b) for b in batches)
 

@@ -1,4 +1,4 @@
-"""Training tokens are those of the joint text, on tokenizers of seven kinds."""
+"""Tests that training tokens equal those of the joint text, for seven kinds of tokenizers."""
 
 from functools import cache
 from pathlib import Path
@@ -33,9 +33,7 @@ ROWS = [
 ]
 TEMPLATES = ("plain", "cot", "{question}\nSo:\n", "Q: {question}\nA: ", "{question}=", "chat")
 CHAT = ("qwen", "mistral", "gemma", "smollm2")
-READINGS = [
-    (kind, name) for kind in (*KINDS, "smollm2") for name in TEMPLATES if name != "chat" or kind in CHAT
-]
+CASES = [(kind, name) for kind in (*KINDS, "smollm2") for name in TEMPLATES if name != "chat" or kind in CHAT]
 BEHIND_BLANK = "Q: {question}\nA: "
 
 
@@ -90,8 +88,8 @@ def gold_ids(batch: Batch, row: int) -> list[int]:
     return batch.gold.input_ids[row][batch.gold.attention_mask[row].bool()].tolist()
 
 
-@pytest.mark.parametrize(("kind", "template"), READINGS, indirect=["kind"])
-def test_ids_are_those_of_the_joint_text(
+@pytest.mark.parametrize(("kind", "template"), CASES, indirect=["kind"])
+def test_ids_equal_those_of_the_joint_text(
     tokenizer: Any, kind: str, template: str, write_rows: WriteRows
 ) -> None:
     data = data_with(tokenizer, write_rows(test=ROWS), template=template)
@@ -110,7 +108,7 @@ def test_ids_are_those_of_the_joint_text(
                 joint += 1
                 assert ids[:-1] == together
             elif kind != "wordpiece":
-                # Another tokenization of the same text, which continues the prompt.
+                # A different tokenization of the same text, which continues the prompt.
                 assert tokenizer.decode(ids[:-1]) == tokenizer.decode(together)
             labels = batch.gold.labels[row]
             assert labels[labels != -100].tolist() == ids[len(prompt) :]
@@ -125,7 +123,7 @@ def own_loss(model: Any, ids: list[int], start: int) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("template", ["plain", "{question}\nSo:\n"])
-def test_losses_are_those_of_the_joint_text(tokenizer: Any, template: str, write_rows: WriteRows) -> None:
+def test_losses_equal_those_of_the_joint_text(tokenizer: Any, template: str, write_rows: WriteRows) -> None:
     data = data_with(tokenizer, write_rows(test=ROWS), template=template)
     backbone, ready = backbone_with(tokenizer), Template(template, tokenizer)
     for batch in data.test_dataloader():
@@ -137,8 +135,8 @@ def test_losses_are_those_of_the_joint_text(tokenizer: Any, template: str, write
             assert float(loss) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_a_blank_is_not_put_before_an_answer_behind_a_blank(write_rows: WriteRows) -> None:
-    """Alone, "She" is " She" to these tokenizers, and the answer would begin with two spaces."""
+def test_no_second_space_is_inserted_before_an_answer(write_rows: WriteRows) -> None:
+    """Check tokenizers that encode "She" alone like " She", which would give the answer two spaces."""
     for kind in ("mistral", "gemma"):
         data = data_with(made(kind), write_rows(test=ROWS[:1]), template=BEHIND_BLANK)
         (batch,) = data.test_dataloader()
@@ -146,7 +144,7 @@ def test_a_blank_is_not_put_before_an_answer_behind_a_blank(write_rows: WriteRow
         assert text == f"Q: {batch.examples[0].question}\nA: She has 7.\n#### 7"
 
 
-def test_the_blank_before_an_answer_is_the_chat_template_s(write_rows: WriteRows) -> None:
+def test_the_space_before_an_answer_follows_the_chat_template(write_rows: WriteRows) -> None:
     data = data_with(made("mistral"), write_rows(test=ROWS[:1]), template="chat")
     (batch,) = data.test_dataloader()
     question = batch.examples[0].question
@@ -192,7 +190,7 @@ def explicit(module: Any, tokenizer: Any, content: list[int]) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("bos_kind", ["embedded", "llama3", "mistral", "gemma", "wordpiece", "gpt2"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_bos_first_is_the_only_one(bos_kind: str, family: str, write_rows: WriteRows) -> None:
+def test_a_bos_before_the_prompt_is_the_only_one(bos_kind: str, family: str, write_rows: WriteRows) -> None:
     tokenizer = made(bos_kind)
     data = data_with(tokenizer, write_rows(test=ROWS))
     before, batch = moved(data, bos_first=False), moved(data)
@@ -225,7 +223,7 @@ def test_a_bos_first_is_the_only_one(bos_kind: str, family: str, write_rows: Wri
 
 
 @torch.no_grad()
-def test_stages_see_one_bos(write_rows: WriteRows) -> None:
+def test_stages_have_a_single_bos(write_rows: WriteRows) -> None:
     tokenizer = made("llama3")
     data = data_with(tokenizer, write_rows(test=ROWS))
     before, batch = moved(data, bos_first=False), moved(data)
@@ -245,11 +243,11 @@ def test_stages_see_one_bos(write_rows: WriteRows) -> None:
     assert ((losses - doubled).abs() > 1e-3).all()
 
 
-def test_a_prompt_trained_behind_two_is_refused() -> None:
+def test_a_prompt_trained_behind_two_bos_tokens_is_rejected() -> None:
     module = prompted(made("llama3"), "prompt", "llama")
     checkpoint = {"promptstage": describe(module)}
     verify(module, checkpoint)
-    del checkpoint["promptstage"]["structure"]["bos_in_content"]  # as it was written before
+    del checkpoint["promptstage"]["structure"]["bos_in_content"]  # as in older checkpoints
     with pytest.raises(UserError, match="the checkpoint has bos_in_content unset, the model has False"):
         verify(module, checkpoint)
     unaffected = prompted(made("gpt2"), "prompt", "llama")
@@ -257,7 +255,7 @@ def test_a_prompt_trained_behind_two_is_refused() -> None:
 
 
 def test_the_partition_search_keeps_the_bos_of_its_examples(write_rows: WriteRows) -> None:
-    """Stages are searched without a prompt, so that content keeps its own BOS."""
+    """Check the batches of the search, which runs without a prompt: content keeps its own BOS."""
     tokenizer = made("llama3")
     data = GSM8K(source=write_rows(train=ROWS * 4), validation_size=2)
     data._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Tokenizers of seven kinds, built without downloads."""
+"""Seven kinds of tokenizers, built without downloads."""
 
 import json
 from typing import Any
@@ -17,12 +17,12 @@ LLAMA_CHAT = (
     "{% endif %}{% endfor %}"
 )
 KINDS = ("embedded", "llama3", "mistral", "gpt2", "qwen", "gemma", "wordpiece")
-"""Byte-level BPE with a BOS (2), ``▁`` put before a text by the normalizer, byte-level BPE without a BOS (2),
-``▁`` for blanks alone, and words with [CLS] and [SEP]."""
+"""Byte-level BPE with a BOS (2), ``▁`` prepended by the normalizer, byte-level BPE without a BOS (2), ``▁``
+for spaces only, and WordPiece with [CLS] and [SEP]."""
 
 
 def make(kind: str) -> Any:
-    """Build the fast tokenizer of a kind."""
+    """Build the fast tokenizer of one kind."""
     if kind == "embedded":
         from promptstage.backbones.embedded.train import build_tokenizer
 

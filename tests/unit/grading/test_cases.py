@@ -1,6 +1,6 @@
-"""The labelled cases in ``cases/``: one file a data set, each case with what makes it hard.
+"""Tests of the grader on the labeled cases in ``cases/``: one file per data set.
 
-``prediction`` is there, as null, where careful readers find no answer at all.
+A case's ``trap`` describes its difficulty. Its ``prediction`` is present, as null, if the text has no answer.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 from promptstage.datamodules.grading import grade
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.jsonl"))
-RUN_ON = (
+NEXT_QUESTION = (
     "\n\nQuestion: A box holds 4 red and 5 blue pens. How many pens are there?\nAnswer: 4 + 5 = 9\n#### 9"
 )
 
@@ -21,27 +21,27 @@ def cases(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_there_are_many_and_both_verdicts() -> None:
-    everything = [case for path in FILES for case in cases(path)]
+def test_cases_are_numerous_and_balanced() -> None:
+    all_cases = [case for path in FILES for case in cases(path)]
     assert len(FILES) == 10
-    assert len(everything) >= 1000
-    assert 0.4 < sum(case["correct"] for case in everything) / len(everything) < 0.6
+    assert len(all_cases) >= 1000
+    assert 0.4 < sum(case["correct"] for case in all_cases) / len(all_cases) < 0.6
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_agrees_with_careful_readers(path: Path) -> None:
+def test_grades_agree_with_the_labels(path: Path) -> None:
     wrong = []
     for case in cases(path):
-        given = grade(path.stem, case["generation"], case["reference"], case.get("options"))
-        nothing = "prediction" in case and given.prediction is not None
-        if given.correct != case["correct"] or nothing:
-            wrong.append((case["trap"], case["generation"][-200:], case["reference"], given))
+        result = grade(path.stem, case["generation"], case["reference"], case.get("options"))
+        unexpected = "prediction" in case and result.prediction is not None
+        if result.correct != case["correct"] or unexpected:
+            wrong.append((case["trap"], case["generation"][-200:], case["reference"], result))
     assert wrong == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_continued_question_changes_nothing(path: Path) -> None:
+def test_a_generated_next_question_does_not_change_the_grade(path: Path) -> None:
     for case in cases(path):
         text, rest = case["generation"], (case["reference"], case.get("options"))
-        alone, run_on = grade(path.stem, text, *rest), grade(path.stem, text + RUN_ON, *rest)
-        assert run_on == alone, (case["trap"], text[-200:])
+        alone, continued = grade(path.stem, text, *rest), grade(path.stem, text + NEXT_QUESTION, *rest)
+        assert continued == alone, (case["trap"], text[-200:])

@@ -1,4 +1,4 @@
-"""Which answers of competition problems mean the same."""
+"""Tests of the equivalence of answers to competition problems."""
 
 import time
 
@@ -63,27 +63,27 @@ DIFFERENT = [
 ]
 
 
-def same(given: str, reference: str) -> bool | None:
-    return same_formula(given, reference, time.monotonic() + 20)
+def same(prediction: str, reference: str) -> bool | None:
+    return same_formula(prediction, reference, time.monotonic() + 20)
 
 
-@pytest.mark.parametrize(("given", "reference"), SAME)
-def test_same(given: str, reference: str) -> None:
-    assert same(given, reference) is True
-    assert same(reference, given) is True
+@pytest.mark.parametrize(("prediction", "reference"), SAME)
+def test_equivalent_answers_are_equal_in_both_directions(prediction: str, reference: str) -> None:
+    assert same(prediction, reference) is True
+    assert same(reference, prediction) is True
 
 
-@pytest.mark.parametrize(("given", "reference"), DIFFERENT)
-def test_different(given: str, reference: str) -> None:
-    assert same(given, reference) is False
-    assert same(reference, given) is False
+@pytest.mark.parametrize(("prediction", "reference"), DIFFERENT)
+def test_different_answers_are_unequal_in_both_directions(prediction: str, reference: str) -> None:
+    assert same(prediction, reference) is False
+    assert same(reference, prediction) is False
 
 
 @pytest.mark.parametrize("formula", sorted({formula for pair in SAME + DIFFERENT for formula in pair}))
-def test_everything_is_itself(formula: str) -> None:
+def test_every_answer_equals_itself(formula: str) -> None:
     assert same(formula, f" {formula} ") is True
 
 
-def test_a_letter_with_its_option() -> None:
+def test_a_letter_with_its_option_equals_the_letter() -> None:
     assert same("(C) Parabola", r"\text{(C)}")
     assert not same("(B) Parabola", r"\text{(C)}")

@@ -1,4 +1,4 @@
-"""What the grader finds in a text, and the reason it gives."""
+"""Tests of the answers that the grader extracts, and of the reasons it gives."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ TRUTH = ["A) True", "B) False"]
         ("#### 0.1", "0.10000000000000000001", Grade("0.1", False, "after ####")),
     ],
 )
-def test_numbers(generation: str, reference: str, expected: Grade) -> None:
+def test_numbers_are_extracted(generation: str, reference: str, expected: Grade) -> None:
     assert grade("gsm8k", generation, reference) == expected
 
 
@@ -63,24 +63,24 @@ def test_numbers(generation: str, reference: str, expected: Grade) -> None:
         ("#### F", Grade(None, False, "no answer found")),
     ],
 )
-def test_letters(generation: str, expected: Grade) -> None:
+def test_letters_are_extracted(generation: str, expected: Grade) -> None:
     assert grade("aqua_rat", generation, "B", AQUA) == expected
 
 
 @pytest.mark.parametrize("options", [AQUA, ["59", "6", "36", "60", "None of these"], None])
-def test_options_in_any_form(options: Any) -> None:
+def test_options_are_read_in_any_form(options: Any) -> None:
     assert grade("aqua_rat", "The answer is B.", "B", options).correct
     assert grade("aqua_rat", "The answer is 6.", "B", options).correct == (options is not None)
 
 
-def test_labels_that_are_digits() -> None:
+def test_digits_as_labels_equal_letters() -> None:
     for generation in ("The answer is 2.", "(2)", "cast iron", "The answer is (B) cast iron"):
         assert grade("arc_challenge", generation, "2", ARC) == grade("arc_challenge", generation, "B", ARC)
         assert grade("arc_challenge", generation, "2", ARC).correct, generation
     assert not grade("arc_challenge", "The answer is 4.", "2", ARC).correct
 
 
-def test_true_and_false() -> None:
+def test_true_and_false_are_read_as_options() -> None:
     for options in (TRUTH, ("True", "False"), None):
         assert grade("prontoqa", "So it is not true.", "B", options).correct
         assert grade("prontoqa", "The statement is incorrect.", "B", options).correct
@@ -100,7 +100,7 @@ def test_true_and_false() -> None:
         ("####", "tac", Grade(None, False, "no answer found")),
     ],
 )
-def test_words(generation: str, reference: str, expected: Grade) -> None:
+def test_words_are_extracted(generation: str, reference: str, expected: Grade) -> None:
     assert grade("letter_reversal", generation, reference) == expected
 
 
@@ -118,12 +118,12 @@ def test_words(generation: str, reference: str, expected: Grade) -> None:
         (r"so $x = \frac{1}{", "1", Grade(None, False, "no answer found")),
     ],
 )
-def test_formulas(generation: str, reference: str, expected: Grade | None) -> None:
-    given = grade("math", generation, reference)
-    assert given.correct if expected is None else given == expected
+def test_formulas_are_extracted(generation: str, reference: str, expected: Grade | None) -> None:
+    result = grade("math", generation, reference)
+    assert result.correct if expected is None else result == expected
 
 
-def test_boxes() -> None:
+def test_last_box_is_read_with_nested_braces() -> None:
     assert last_boxed(r"\boxed{a{b{c}}} x") == "a{b{c}}"
     assert last_boxed(r"\boxed{\{1, 2\}}") == r"\{1, 2\}"
     assert last_boxed(r"\boxed{\left\{ x \right.}") == r"\left\{ x \right."
@@ -132,7 +132,7 @@ def test_boxes() -> None:
     assert last_boxed("none") is None
 
 
-def test_unknown_data_set() -> None:
+def test_unknown_data_set_is_rejected() -> None:
     with pytest.raises(UserError, match="data set 'gms8k' is unknown: did you mean 'gsm8k'"):
         grade("gms8k", "1", "1")
 
@@ -145,7 +145,7 @@ def test_unknown_data_set() -> None:
         ("a) 21, b) 22, c) 23, d) 24 and e) 25.", None),
         ("A: 21; B: 22; C: 23; D: 24; E: 25", None),
         ("A - 21, B - 22, C - 23", None),
-        ("A) 21 B) 22", None),  # broken off
+        ("A) 21 B) 22", None),  # truncated
         ("Answer: A) 21 B) 22 C) 23 D) 24 E) 25", None),
         ("#### A) 21 B) 22 C) 23", None),
         ("The answer is A, B, C, D and E", None),
@@ -156,11 +156,11 @@ def test_unknown_data_set() -> None:
         ("A) 21 is the answer, B) 22 is too large.", "A"),
     ],
 )
-def test_options_listed_on_one_line_are_no_choice(generation: str, prediction: str | None) -> None:
+def test_options_listed_on_one_line_are_not_a_choice(generation: str, prediction: str | None) -> None:
     options = ["21", "22", "23", "24", "25"]
     assert grade("aqua_rat", generation, "A", options).prediction == prediction
 
 
-def test_two_options_listed_on_one_line_are_no_choice() -> None:
+def test_two_options_listed_on_one_line_are_not_a_choice() -> None:
     assert grade("prontoqa", "A) True B) False", "A", ["True", "False"]).prediction is None
     assert grade("prontoqa", "A) True B) False\nB", "A", ["True", "False"]).prediction == "B"

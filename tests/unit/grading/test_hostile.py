@@ -1,4 +1,4 @@
-"""No text takes longer than two seconds, and none is run."""
+"""Tests that grading takes at most two seconds for any text and never executes it."""
 
 import time
 
@@ -11,8 +11,8 @@ MANY = 1_000_000
 SLOW = r"\binom{10^9}{5\cdot 10^8}"
 HOSTILE = {
     "a megabyte of digits": "#### " + "9" * MANY,
-    "digits without end": "The answer is 1" + ",111" * 250_000,
-    "boxes in boxes": r"\boxed{" * 150_000,
+    "endless digits": "The answer is 1" + ",111" * 250_000,
+    "nested boxes": r"\boxed{" * 150_000,
     "braces": r"\boxed{" + "{" * 500_000 + "}" * 500_000,
     "marks": "####" * 250_000,
     "dollars": "$7" * 500_000,
@@ -21,19 +21,19 @@ HOSTILE = {
     "stars": "#### " + "*(" * 500_000,
     "brackets": "(A)" * 300_000,
     "letters": "A or " * 200_000,
-    "blanks": "answer is" + " " * MANY,
+    "spaces": "answer is" + " " * MANY,
     "lines": "\n " * 500_000,
     "answers": "the answer is " * 70_000,
-    "changes of mind": "wait, " * 160_000,
+    "retractions": "wait, " * 160_000,
     "questions": "\nQ" * 500_000,
-    "thoughts": "<think>" * 140_000,
+    "reasoning blocks": "<think>" * 140_000,
     "turns": "<|im_start|>" * 80_000,
     "bold": "**7" * 300_000,
     "words": "one hundred " * 80_000,
     "fractions": r"\frac{1}{" * 100_000,
     "a wide matrix": r"\boxed{\begin{pmatrix}" + "1&" * 40_000 + r"1\end{pmatrix}}",
-    "a tower": r"\boxed{9^{9^{9^{9}}}}",
-    "a plain tower": "The answer is 10^10^10",
+    "a power tower": r"\boxed{9^{9^{9^{9}}}}",
+    "a power tower in plain text": "The answer is 10^10^10",
     "a chain of powers": r"\boxed{((((9^{99})^{99})^{99})^{99})^{99}}",
     "a factorial": r"\boxed{99999999!!}",
     "a sum": r"\boxed{\sum_{i=1}^{10^9} i^i}",
@@ -53,18 +53,18 @@ REFERENCES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _started() -> None:
-    """The process that compares formulas is there."""
+def _worker() -> None:
+    """Start the worker process that compares formulas."""
     assert grade("math", r"\boxed{x+1}", "1+x").correct
 
 
 @pytest.mark.parametrize("dataset", REFERENCES)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_generations_are_quick(dataset: str, kind: str) -> None:
+def test_hostile_generations_are_graded_quickly(dataset: str, kind: str) -> None:
     start = time.monotonic()
-    given = grade(dataset, HOSTILE[kind], REFERENCES[dataset])
+    result = grade(dataset, HOSTILE[kind], REFERENCES[dataset])
     assert time.monotonic() - start < 2
-    assert not given.correct
+    assert not result.correct
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_hostile_generations_are_quick(dataset: str, kind: str) -> None:
         "7" * MANY + "\nThe answer is 7.",
     ],
 )
-def test_the_answer_is_found_all_the_same(generation: str) -> None:
+def test_answers_are_found_in_unusual_text(generation: str) -> None:
     assert grade("gsm8k", generation, "7").correct
 
 
-def test_a_comparison_that_takes_too_long_says_so() -> None:
-    given = grade("math", rf"\boxed{{{SLOW}}}", "7")
-    assert given == Grade(SLOW, False, "boxed: comparison took too long")
-    # The next one is not worse off.
+def test_a_comparison_that_times_out_is_reported() -> None:
+    result = grade("math", rf"\boxed{{{SLOW}}}", "7")
+    assert result == Grade(SLOW, False, "boxed: comparison took too long")
+    # The next comparison is not affected.
     assert grade("math", r"\boxed{x(x+1)}", "x^2+x").correct

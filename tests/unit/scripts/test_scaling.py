@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from benchmarks.scaling import kept_for_backward
+from benchmarks.scaling import saved_for_backward
 from promptstage.command_line.footprint import Layout, fits, memory, shape_of
 from promptstage.command_line.main import main
 from promptstage.lightning_modules.backbone.generation import PrefixCache
@@ -146,7 +146,7 @@ def test_activations_are_what_is_kept(checkpointing: bool, virtual_tokens: int) 
 
     step = Step(6, 50, virtual_tokens, tokens=280, labels=160)
     counted = footprint.step_activations(WIDE_SHAPE, step, 4, checkpointing, repeated=False)
-    assert kept_for_backward(forward, backbone) == pytest.approx(counted, rel=0.05)
+    assert saved_for_backward(forward, backbone) == pytest.approx(counted, rel=0.05)
 
 
 @torch.no_grad()
