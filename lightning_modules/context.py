@@ -1,18 +1,14 @@
 """Check that a data set's texts fit behind the virtual tokens."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from promptstage.lightning_modules.backbone.loading import context_length
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.prompt_module import PromptModule
 
 
 @torch.no_grad()
-def check_context(module: "SoftPromptModule") -> None:
+def check_context(module: PromptModule) -> None:
     """Refuse texts that do not fit behind the virtual tokens, and warn of windows shorter than the text.
 
     Raises:

@@ -1,6 +1,6 @@
 """A frozen backbone and a trained prompt on several processes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -8,13 +8,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from promptstage.lightning_modules.backbone.loading import Shard
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.sharding import Shards
+from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.errors import UserError
 
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
 
-
-def distribute(module: "SoftPromptModule", trainer: L.Trainer | None) -> None:
+def distribute(module: PromptModule, trainer: L.Trainer | None) -> None:
     """Have each process keep the backbone to itself, or its part of it; only prompts are DDP's."""
     # DDP shall neither broadcast nor reduce what no process changes.
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]

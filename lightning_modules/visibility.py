@@ -7,14 +7,11 @@ pass through every layer as ever; the positions of content, which start after th
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.trainer.states import TrainerFn
 
+from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.errors import UserError
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def check_visibility(visible_from: int, visible_until: int | None) -> None:
@@ -32,7 +29,7 @@ def check_visibility(visible_from: int, visible_until: int | None) -> None:
         )
 
 
-def check_visible(module: "SoftPromptModule", seeing: Sequence[Iterable[int]]) -> None:
+def check_visible(module: PromptModule, seeing: Sequence[Iterable[int]]) -> None:
     """Check that layers see the prompt: to train it, one at least each stage's.
 
     Args:
@@ -64,7 +61,7 @@ def check_visible(module: "SoftPromptModule", seeing: Sequence[Iterable[int]]) -
         )
 
 
-def visible_layers(module: "SoftPromptModule") -> list[int] | None:
+def visible_layers(module: PromptModule) -> list[int] | None:
     """Return [``visible_from``, ``visible_until``]; None when all layers see the prompt, or there is none."""
     start, end = module.visible_from, module.visible_until
     layers = module.backbone.num_layers
