@@ -13,31 +13,29 @@ BACKBONE = "backbone"  # stored on its own
 
 
 def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments by name, defaults included; empty if a call is invalid."""
+    """Return the constructor's arguments, except the backbone, by name; empty if the call is invalid."""
     try:
         bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
         return {}  # the constructor itself raises it
     bound.apply_defaults()
-    _, *names = bound.signature.parameters
-    kinds = bound.signature.parameters
     arguments: dict[str, Any] = {}
-    for name in names:
-        if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            arguments |= bound.arguments.get(name, {})
-        elif name in bound.arguments:
-            arguments[name] = bound.arguments[name]
+    for name, value in bound.arguments.items():
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= value
+        elif name not in ("self", BACKBONE):
+            arguments[name] = value
     return arguments
 
 
 def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return arguments, except the backbone, as values that JSON can hold.
+    """Return arguments as values that JSON can hold.
 
     Dataclasses become mappings and tuples lists. None if a value of another type is among them, which only
     methods outside this project have.
     """
     try:
-        return {name: _plain(value) for name, value in arguments.items() if name != BACKBONE}
+        return {name: _plain(value) for name, value in arguments.items()}
     except TypeError:
         return None
 

@@ -113,7 +113,10 @@ def described(checkpoint: Mapping[str, Any], where: str) -> Description:
     Raises:
         UserError: naming ``where`` and the first field that is missing or invalid.
     """
-    return validated(Description, dict(checkpoint["promptstage"]), f"{where}: entry 'promptstage'")
+    try:
+        return validated(Description, dict(checkpoint["promptstage"]), "entry 'promptstage'")
+    except UserError as error:  # also the text settings' own checks, which do not name the file
+        raise UserError(f"{where}: {error}") from error
 
 
 def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:

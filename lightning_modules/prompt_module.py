@@ -31,7 +31,7 @@ class PromptModule(L.LightningModule, ABC):
         backbone: the frozen language model, once it is loaded; several prompts may share one.
         backbone_config: its configuration.
         text_settings: how questions are rendered and generations end, as in the last fit.
-        constructor_arguments: the arguments of the constructor, defaults included.
+        constructor_arguments: arguments of the constructor, defaults included and the backbone excluded.
     """
 
     backbone: Backbone

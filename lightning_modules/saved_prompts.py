@@ -118,7 +118,6 @@ def restore(
         UserError: if method, arguments, backbone, structure or tensors do not fit.
     """
     description = described(contents, where)
-    check_format(description.format)
     if description.method != cls.__name__:
         raise UserError(f"{where} is of method {description.method:.60}, not {cls.__name__}")
     arguments = description.arguments
@@ -129,13 +128,18 @@ def restore(
     kept = {name: value for name, value in (arguments or {}).items() if name not in overrides}
     if backbone is None:
         backbone = description.backbone_config(where)
-    module = cls(backbone=backbone, **typed_arguments(cls, kept, where), **overrides)
-    # Starting values are drawn and then replaced; the caller's random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        module.adopt(contents)
-        module.create_prompts()
-    verify(module, contents)
-    module.load_state_dict(contents["state_dict"])
+    typed = typed_arguments(cls, kept, where)
+    try:
+        check_format(description.format)
+        module = cls(backbone=backbone, **typed, **overrides)
+        # Starting values are drawn and then replaced; the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            module.adopt(contents)
+            module.create_prompts()
+        verify(module, contents)
+        module.load_state_dict(contents["state_dict"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     module.text_settings = stored_text(contents, where)
     return module.eval()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promptstage.lightning_modules import prompt_module
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.tiny_folder import QUIET, Outcome, call
 
 
@@ -130,7 +130,7 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object) -> None:
         raise AssertionError("a backbone was loaded before the mistake was told")
 
-    monkeypatch.setattr(prompt_module, "Backbone", loaded)
+    monkeypatch.setattr(Backbone, "__init__", loaded)
 
 
 @pytest.mark.usefixtures("no_backbone")
@@ -302,7 +302,7 @@ def test_a_stored_flag_never_runs_foreign_code(trained: Path, monkeypatch: pytes
     torch.save(checkpoint, "evil.ckpt")
     seen = []
     monkeypatch.setattr(
-        prompt_module, "Backbone", lambda config: seen.append(config.trust_remote_code) or 1 / 0
+        Backbone, "__init__", lambda self, config: seen.append(config.trust_remote_code) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         call("test", "--ckpt_path", "evil.ckpt", "--trainer.accelerator=cpu")
