@@ -1,4 +1,4 @@
-"""Check that a data set's texts fit behind the virtual tokens."""
+"""Check that virtual tokens and a data set's texts fit in the backbone's context."""
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -9,14 +9,14 @@ from promptstage.lightning_modules.prompt_module import PromptModule
 
 @torch.no_grad()
 def check_context(module: PromptModule) -> None:
-    """Refuse texts that do not fit behind the virtual tokens, and warn of windows shorter than the text.
+    """Check that texts fit behind the virtual tokens; warn if a sliding window is shorter than they are.
 
     Raises:
         UserError: from the data module, naming the longest text.
     """
     trainer = module._trainer
     if trainer and trainer.max_steps == 0:
-        return  # nothing will be read behind them
+        return  # no text follows them
     datamodule = getattr(trainer, "datamodule", None) if trainer else None
     if datamodule is None:
         return
@@ -29,6 +29,6 @@ def check_context(module: PromptModule) -> None:
     if prefix is not None and window is not None and longest > window:
         rank_zero_warn(
             f"backbone '{module.backbone_config.name}' has layers that attend to the last {window} tokens "
-            f"only, and texts reach {longest} with the prompt: it stays visible in these layers, which "
-            "no prompt of real tokens would"
+            f"only, and texts have up to {longest} with the prompt: it stays visible in these layers, unlike "
+            "a prompt of real tokens"
         )

@@ -49,7 +49,7 @@ def save_prompt(module: PromptModule, folder: str | os.PathLike[str]) -> None:
     check_numbers({"state_dict": state}, "the prompt")
     digest = tensors_digest(state)
     values |= {"entries": module.stored_entries(), "sha256": digest}
-    lines = [f"  {dump_json(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines = [f"  {dump_json(key)}: {dump_json(value)}" for key, value in values.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     about = {"method": values["method"], "fingerprint": values["fingerprint"]}
     make_folder(folder)
