@@ -36,7 +36,7 @@ def check_step(module: PromptModule, loss: float, overflow: bool) -> None:
         return
     value = "the gradient is not finite" if math.isfinite(loss) else f"the training loss is {loss}"
     step = module.trainer.global_step + 1
-    raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_kept(step > 1)}")
+    raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_checkpoint_note(step > 1)}")
 
 
 def check_evaluation(module: PromptModule, split: str, loss: float | None, broken: int) -> None:
@@ -63,7 +63,9 @@ def check_evaluation(module: PromptModule, split: str, loss: float | None, broke
         for logger in module.loggers:  # the epoch ends here, before Lightning logs
             logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
     when = f" after step {module.trainer.global_step}" if trained else ""
-    raise RunFailure(f"{' and '.join(problems)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
+    raise RunFailure(
+        f"{' and '.join(problems)}{when}: {likely_causes(module, trained)}{_checkpoint_note(trained)}"
+    )
 
 
 def check_state(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
@@ -75,7 +77,8 @@ def check_state(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     if problem := first_non_finite(checkpoint):
         step = module.trainer.global_step
         raise RunFailure(
-            f"{problem} after step {step}: {likely_causes(module, trained=True)}{_kept(trained=True)}"
+            f"{problem} after step {step}: {likely_causes(module, trained=True)}"
+            f"{_checkpoint_note(trained=True)}"
         )
 
 
@@ -95,5 +98,5 @@ def likely_causes(module: PromptModule, trained: bool) -> str:
     return f"likely causes are {', '.join(causes[:-1])} or {causes[-1]}"
 
 
-def _kept(trained: bool) -> str:
+def _checkpoint_note(trained: bool) -> str:
     return "; checkpoints written before it, if any, are kept" if trained else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from promptstage.lightning_modules.arguments import typed_arguments
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
@@ -125,13 +126,14 @@ def restore(
         arguments = configured_arguments(contents, description.method, where)
     if arguments is None and not overrides:
         raise UserError(f"{where} does not hold the arguments of {cls.__name__}: give them by name")
-    kept = {name: value for name, value in (arguments or {}).items() if name not in overrides}
+    stored = {name: value for name, value in (arguments or {}).items() if name not in overrides}
     if backbone is None:
         backbone = description.backbone_config(where)
-    typed = typed_arguments(cls, kept, where)
+    typed = typed_arguments(cls, stored, where)
     try:
         check_format(description.format)
         module = cls(backbone=backbone, **typed, **overrides)
+        _check_size(module, contents["state_dict"])
         # Starting values are drawn and then replaced; the caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):
             module.adopt(contents)
@@ -142,6 +144,22 @@ def restore(
         raise UserError(f"{where}: {error}") from error
     module.text_settings = stored_text(contents, where)
     return module.eval()
+
+
+def _check_size(module: PromptModule, state: Mapping[str, Tensor]) -> None:
+    """Check, before prompts are created, that the tensors can hold the number of virtual tokens.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    tokens, numbers = (
+        getattr(module, "num_virtual_tokens", 0),
+        sum(tensor.numel() for tensor in state.values()),
+    )
+    if tokens > numbers:
+        raise UserError(
+            f"num_virtual_tokens must be <= {numbers}, the size of the stored prompt, got {tokens}"
+        )
 
 
 def stored_text(contents: Mapping[str, Any], where: str) -> TextSettings:

@@ -26,7 +26,7 @@ from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 from promptstage.lightning_modules.saved_prompts import load_prompt
 from promptstage.lightning_modules.stages import StageSearch, of_backbone
-from promptstage.lightning_modules.text_settings import TextSettings
+from promptstage.lightning_modules.text_settings import TextSettings, text_settings_of
 from promptstage.utilities.errors import UserError
 from tests.tiny_folder import save_tiny_backbone
 
@@ -165,7 +165,7 @@ class OwnMethod(PromptTuning):
         self.note = note
 
 
-def test_a_method_of_ones_own_is_loaded_by_its_class(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_custom_method_is_loaded_by_its_class(backbone: Backbone, tmp_path: Path) -> None:
     module = OwnMethod(backbone, note="mine", lengths=(2, 3))
     module.save(tmp_path / "prompt")
     loaded = OwnMethod.load_from_checkpoint(tmp_path / "prompt", backbone=backbone)
@@ -175,7 +175,7 @@ def test_a_method_of_ones_own_is_loaded_by_its_class(backbone: Backbone, tmp_pat
         load_prompt(tmp_path / "prompt", backbone)
 
 
-def test_arguments_that_are_no_plain_values_cannot_be_saved(backbone: Backbone, tmp_path: Path) -> None:
+def test_arguments_must_be_plain_values_to_be_saved(backbone: Backbone, tmp_path: Path) -> None:
     module = OwnMethod(backbone, note=object(), lengths=(2, 3))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^OwnMethod cannot be saved: its arguments must be plain values$"):
         module.save(tmp_path / "prompt")
@@ -235,12 +235,10 @@ def test_a_prompt_of_a_plain_trainer_is_saved_and_loaded(backbone: Backbone, tmp
         assert results["val/loss"] == pytest.approx(trainer.callback_metrics["val/loss"].item())
 
 
-def test_chat_templates_have_the_day_of_the_fit() -> None:
+def test_chat_templates_keep_the_date_of_the_fit() -> None:
     data = Generated(task="last_letter", template="chat", date="2026-01-31")
     module = PromptTuning()
     assert module.text_settings == TextSettings(None, "plain", None, ("\nQuestion:",), 400)
-    from promptstage.lightning_modules.text_settings import text_settings_of
-
     settings = text_settings_of(data)
     assert settings is not None
     assert (settings.template, settings.date) == ("chat", "2026-01-31")
@@ -322,6 +320,7 @@ def saved(backbone: Backbone, tmp_path: Path) -> Path:
         (("arguments",), [], "field 'arguments'"),
         (("arguments", "num_virtual_tokens"), "7", "argument 'num_virtual_tokens'"),
         (("arguments", "num_virtual_tokens"), 8, "prompts.3 is (1, 32) there"),
+        (("arguments", "num_virtual_tokens"), 10**12, "num_virtual_tokens must be <= 228"),
         (("arguments", "gate"), 1, "argument 'gate'"),
         (("arguments", "mode"), "replcae", "Input should be 'accumulate' or 'replace'"),
         (("arguments", "init"), {"kind": "evil"}, "argument 'init'"),
@@ -388,7 +387,7 @@ def test_code_of_a_stored_backbone_is_not_run(saved: Path, monkeypatch: pytest.M
     assert seen == [False]
 
 
-def test_what_is_no_prompt_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+def test_other_paths_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     assert_refused(tmp_path, backbone, "has no prompt.json, checkpoints/best.ckpt or checkpoints/last.ckpt")
     assert_refused(tmp_path / "none", backbone, "does not exist")
     (tmp_path / "noise").write_bytes(b"PK\x03\x04 noise")
