@@ -35,6 +35,12 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self._step_loss, self._step_tokens = 0.0, 0
         self._configured = False
 
+    def set_optimizer(self, optimizer: OptimizerConfig) -> None:
+        """Replace the optimizer's settings before a fit, also in what checkpoints store."""
+        self.optimizer_config = optimizer
+        if "optimizer" in self.constructor_arguments:
+            self.constructor_arguments["optimizer"] = optimizer
+
     def setup(self, stage: str) -> None:
         if self._trainer is not None:
             check_precision(self._trainer.precision)

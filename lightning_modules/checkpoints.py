@@ -14,10 +14,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from promptstage.lightning_modules.arguments import plain_arguments
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
 from promptstage.lightning_modules.checkpoint_schema import check_contents, check_progress
 from promptstage.lightning_modules.prompt_module import PromptModule
+from promptstage.utilities.arguments import plain_arguments
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_bytes
 from promptstage.utilities.tensor_files import write_tensors

@@ -8,13 +8,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.arguments import bound_arguments
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.positions import check_virtual_tokens
 from promptstage.lightning_modules.text_settings import TextSettings
+from promptstage.utilities.arguments import bound_arguments
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.arguments import typed_arguments
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
 from promptstage.lightning_modules.checkpoint_schema import Description, described
 from promptstage.lightning_modules.checkpoints import check_format, describe, read_checkpoint, verify
 from promptstage.lightning_modules.old_checkpoints import configured_arguments, configured_text
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
 from promptstage.lightning_modules.text_settings import TextSettings
+from promptstage.utilities.arguments import typed_arguments
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_text
 from promptstage.utilities.json_text import dump_json
@@ -181,15 +181,29 @@ def read_prompt(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
         UserError: if there is no prompt, or its files are damaged.
     """
     path = Path(path).expanduser()
-    if not path.is_dir():
-        return read_checkpoint(path), f"checkpoint {path}"
-    if os.path.lexists(path / DESCRIPTION):
+    if path.is_dir() and os.path.lexists(path / DESCRIPTION):
         return _read_folder(path), f"prompt folder {path}"
-    for name in ("best", "last"):
+    file = checkpoint_in(path)
+    return read_checkpoint(file), f"checkpoint {file}"
+
+
+def checkpoint_in(path: str | os.PathLike[str], newest: bool = False) -> Path:
+    """Return the checkpoint that a path stands for: itself, or a run folder's best, else its last.
+
+    Args:
+        newest: prefer the last checkpoint, to resume from.
+
+    Raises:
+        UserError: if the folder has no checkpoint.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    for name in ("last", "best") if newest else ("best", "last"):
         file = path / "checkpoints" / f"{name}.ckpt"
         if file.is_file():
-            return read_checkpoint(file), f"checkpoint {file}"
-    raise UserError(f"folder {path} has no {DESCRIPTION}, checkpoints/best.ckpt or checkpoints/last.ckpt")
+            return file
+    raise UserError(f"folder {path} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:

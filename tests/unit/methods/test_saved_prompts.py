@@ -24,7 +24,7 @@ from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prefix_tuning import PrefixTuning
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
-from promptstage.lightning_modules.saved_prompts import load_prompt
+from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
 from promptstage.lightning_modules.stages import StageSearch, of_backbone
 from promptstage.lightning_modules.text_settings import TextSettings, text_settings_of
 from promptstage.utilities.errors import UserError
@@ -123,6 +123,8 @@ def test_a_run_folder_gives_its_best_checkpoint(backbone: Backbone, tmp_path: Pa
     as_checkpoint(best, tmp_path / "checkpoints" / "best.ckpt")
     as_checkpoint(last, tmp_path / "checkpoints" / "last.ckpt")
     assert_same(load_prompt(tmp_path, backbone), best)
+    assert checkpoint_in(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
+    assert checkpoint_in(tmp_path, newest=True) == tmp_path / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.parametrize("source", ["folder", "checkpoint"])
@@ -155,6 +157,13 @@ def test_given_arguments_replace_stored_ones(backbone: Backbone, tmp_path: Path)
     loaded = PromptTuning.load_from_checkpoint(path, backbone=backbone, optimizer=optimizer)
     assert loaded.optimizer_config == optimizer
     assert loaded.num_virtual_tokens == 5
+
+
+def test_a_changed_optimizer_is_stored(backbone: Backbone, tmp_path: Path) -> None:
+    module = trained("prompt", backbone)
+    module.set_optimizer(OptimizerConfig(lr=0.5))
+    module.save(tmp_path / "prompt")
+    assert load_prompt(tmp_path / "prompt", backbone).optimizer_config == OptimizerConfig(lr=0.5)
 
 
 class OwnMethod(PromptTuning):
@@ -285,7 +294,7 @@ def test_a_failing_write_leaves_no_complete_folder(
         patch.setattr("promptstage.lightning_modules.saved_prompts.write_text", fail)
         with pytest.raises(UserError, match="disk full"):
             module.save(tmp_path / "prompt")
-    with pytest.raises(UserError, match=r"^folder [^\n]* has no prompt.json, [^\n]*$"):
+    with pytest.raises(UserError, match=r"^folder [^\n]* has no checkpoints/best.ckpt [^\n]*$"):
         load_prompt(tmp_path / "prompt", backbone)
     module.save(tmp_path / "prompt")
     assert_same(load_prompt(tmp_path / "prompt", backbone), module)
@@ -388,7 +397,7 @@ def test_code_of_a_stored_backbone_is_not_run(saved: Path, monkeypatch: pytest.M
 
 
 def test_other_paths_are_refused(backbone: Backbone, tmp_path: Path) -> None:
-    assert_refused(tmp_path, backbone, "has no prompt.json, checkpoints/best.ckpt or checkpoints/last.ckpt")
+    assert_refused(tmp_path, backbone, "has no checkpoints/best.ckpt or checkpoints/last.ckpt")
     assert_refused(tmp_path / "none", backbone, "does not exist")
     (tmp_path / "noise").write_bytes(b"PK\x03\x04 noise")
     assert_refused(tmp_path / "noise", backbone, "truncated or not a checkpoint")

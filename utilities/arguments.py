@@ -1,4 +1,4 @@
-"""Constructor arguments of a method as plain values, and back."""
+"""Constructor arguments as plain values, and back."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return arguments as values that JSON can hold.
 
     Dataclasses become mappings and tuples lists. None if a value of another type is among them, which only
-    methods outside this project have.
+    classes outside this project have.
     """
     try:
         return {name: _plain(value) for name, value in arguments.items()}
