@@ -183,6 +183,8 @@ def read_prompt(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     path = Path(path).expanduser()
     if path.is_dir() and os.path.lexists(path / DESCRIPTION):
         return _read_folder(path), f"prompt folder {path}"
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        raise UserError(f"folder {path} has no {DESCRIPTION} and no checkpoints")
     file = checkpoint_in(path)
     return read_checkpoint(file), f"checkpoint {file}"
 

@@ -294,7 +294,7 @@ def test_a_failing_write_leaves_no_complete_folder(
         patch.setattr("promptstage.lightning_modules.saved_prompts.write_text", fail)
         with pytest.raises(UserError, match="disk full"):
             module.save(tmp_path / "prompt")
-    with pytest.raises(UserError, match=r"^folder [^\n]* has no checkpoints/best.ckpt [^\n]*$"):
+    with pytest.raises(UserError, match=r"^folder [^\n]* has no prompt.json and no checkpoints$"):
         load_prompt(tmp_path / "prompt", backbone)
     module.save(tmp_path / "prompt")
     assert_same(load_prompt(tmp_path / "prompt", backbone), module)
@@ -397,7 +397,9 @@ def test_code_of_a_stored_backbone_is_not_run(saved: Path, monkeypatch: pytest.M
 
 
 def test_other_paths_are_refused(backbone: Backbone, tmp_path: Path) -> None:
-    assert_refused(tmp_path, backbone, "has no checkpoints/best.ckpt or checkpoints/last.ckpt")
+    assert_refused(tmp_path, backbone, "has no prompt.json and no checkpoints")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert_refused(tmp_path / "run", backbone, "has no checkpoints/best.ckpt or checkpoints/last.ckpt")
     assert_refused(tmp_path / "none", backbone, "does not exist")
     (tmp_path / "noise").write_bytes(b"PK\x03\x04 noise")
     assert_refused(tmp_path / "noise", backbone, "truncated or not a checkpoint")
