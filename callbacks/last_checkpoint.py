@@ -31,7 +31,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        # Not after a mistake, and not before a step was done: the file would say no more than before.
+        # Not after an error, and not before the first step: the file would hold nothing new.
         if self._first_step is None or trainer.global_step <= self._first_step:
             return
         if isinstance(exception, KeyboardInterrupt | SystemExit):

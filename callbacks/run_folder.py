@@ -2,20 +2,17 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.checkpointing import read_checkpoint, verify
+from promptstage.lightning_modules.checkpoints import exported_from, read_checkpoint, write_export
 from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import write_text
 from promptstage.utilities.reading import read_text
-from promptstage.utilities.tensor_files import write_tensors
 
 PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
 
@@ -90,18 +87,15 @@ class RunFolder(L.Callback):
     def _export(self, step: int, module: SoftPromptModule) -> str:
         """Write both prompt files; return a line about the source of ``prompt.safetensors``."""
         last = module.exported()
-        self._write(LAST, last, step, module)
+        write_export(self.folder / LAST, last, step, module)
         best = self.folder / "checkpoints" / "best.ckpt"
         if not best.is_file():
-            self._write(PROMPT, last, step, module)
+            write_export(self.folder / PROMPT, last, step, module)
             return f"{PROMPT} is the last state's: there is no best checkpoint"
         checkpoint = read_checkpoint(best)
-        self._write(PROMPT, exported_from(module, checkpoint), checkpoint["global_step"], module)
+        exported = exported_from(module, checkpoint)
+        write_export(self.folder / PROMPT, exported, checkpoint["global_step"], module)
         return f"{PROMPT} is the best checkpoint's, of step {checkpoint['global_step']}"
-
-    def _write(self, name: str, tensors: Mapping[str, Tensor], step: int, module: SoftPromptModule) -> None:
-        about = {"method": type(module).__name__, "fingerprint": module.backbone.fingerprint, "step": step}
-        write_tensors(self.folder / name, tensors, about)
 
 
 def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:
@@ -115,18 +109,3 @@ def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:
         f"the checkpoint is already at {reached}: nothing was trained, and {folder} is kept; to continue, "
         f"raise --{option}"
     )
-
-
-def exported_from(module: SoftPromptModule, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return what ``module`` exports with the parameters of a checkpoint; its own are restored afterwards.
-
-    Raises:
-        UserError: if the checkpoint has another method, backbone or structure.
-    """
-    verify(module, checkpoint)
-    own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
-    finally:
-        module.load_state_dict(own)

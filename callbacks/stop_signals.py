@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP, SIGUSR1: a fit ends after a whole step, on all processes the same, with a checkpoint."""
+"""SIGTERM, SIGHUP, SIGUSR1: a fit ends after a complete step, the same on all ranks, with a checkpoint."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from promptstage.callbacks.results import Results
-from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.errors import printable
 
 # Signals that end a command: a request to terminate, and a closed terminal.
@@ -22,32 +22,37 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals(L.Callback):
-    """Ends a fit in good order where its machine is wanted back.
+    """Orderly end of a fit whose machine is reclaimed.
 
-    Lightning's handlers save, and talk to the other processes, wherever the signal finds them, which may be
-    within a reduction of gradients. Here a handler only takes a note. With the next step's loss the processes
-    learn of each other's notes, and all end after that step; :class:`LastCheckpoint` then writes
-    ``last.ckpt``. After SIGUSR1, which SLURM sends before a time limit, the job is put back in its queue.
+    Lightning's handlers save, and communicate with other ranks, wherever the signal arrives, which may be
+    within a reduction of gradients. Here a handler only sets a flag. Before each optimizer step the ranks
+    reduce their flags, so that all end after the same step; :class:`LastCheckpoint` then writes
+    ``last.ckpt``. After SIGUSR1, which SLURM sends before a time limit, the job is requeued.
 
-    Evaluations write each finished batch to the disk: SIGTERM and SIGHUP end a process at once, after a
-    message that names its records. SIGUSR1 is ignored there, since a job that began its evaluation anew would
-    get no further. A SIGHUP that is ignored, as under ``nohup``, stays ignored.
+    Evaluations write each finished batch to disk: SIGTERM and SIGHUP end a process at once, after a message
+    that names its records. SIGUSR1 is ignored there, since a job that repeated its evaluation from the start
+    would get no further. A SIGHUP that is ignored, as under ``nohup``, stays ignored.
+
+    Attributes:
+        stop_requested, requeue_requested: whether this rank received a signal.
+        stop_agreed, requeue_agreed: whether any rank had received one at the last optimizer step.
     """
 
     def __init__(self) -> None:
-        self.received = "SIGTERM"  # by this process, or else by another
+        self.received = "SIGTERM"  # by this rank, or else by another
+        self.stop_requested, self.requeue_requested = False, False
+        self.stop_agreed, self.requeue_agreed = False, False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Lightning sets a handler of its own for SLURM's signal where there is none.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-    def _take_notes(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's handlers, which it sets just before; it takes ours away at the end."""
+    def _set_handlers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Replace Lightning's handlers, which it sets just before; it removes ours at the end."""
 
-        def note(number: int, frame: FrameType | None) -> None:
-            assert isinstance(pl_module, SoftPromptModule)
-            pl_module.stop_asked = True
-            pl_module.requeue_asked |= number == signal.SIGUSR1
+        def request(number: int, frame: FrameType | None) -> None:
+            self.stop_requested = True
+            self.requeue_requested |= number == signal.SIGUSR1
             self.received = signal.Signals(number).name
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -63,36 +68,43 @@ class StopSignals(L.Callback):
         fits = trainer.state.fn == "fit"
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, note if fits else end)
+                signal.signal(number, request if fits else end)
         if fits:
-            signal.signal(signal.SIGUSR1, note)
+            signal.signal(signal.SIGUSR1, request)
 
-    on_sanity_check_start = on_train_start = _take_notes
-    on_validation_start = on_test_start = on_predict_start = _take_notes
+    on_sanity_check_start = on_train_start = _set_handlers
+    on_validation_start = on_test_start = on_predict_start = _set_handlers
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Set on all ranks the flags that any rank has set."""
+        flags = [self.stop_requested, self.requeue_requested]
+        if trainer.world_size > 1:
+            local = torch.tensor(flags, dtype=torch.float32, device=pl_module.device)
+            flags = trainer.strategy.reduce(local, reduce_op="sum").bool().tolist()
+        self.stop_agreed, self.requeue_agreed = flags
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        assert isinstance(pl_module, SoftPromptModule)
-        if pl_module.stop_agreed:
+        if self.stop_agreed:
             raise SIGTERMException
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        assert isinstance(pl_module, SoftPromptModule)
-        if isinstance(exception, SIGTERMException) and pl_module.stop_agreed:
-            name = "SIGUSR1" if pl_module.requeue_agreed else self.received
+        if isinstance(exception, SIGTERMException) and self.stop_agreed:
+            name = "SIGUSR1" if self.requeue_agreed else self.received
             rank_zero_info(f"{name}: the run ends after step {trainer.global_step}")
 
     def give_back(self, trainer: L.Trainer) -> None:
-        """After SIGUSR1, put the job back in SLURM's queue; the checkpoint is written."""
-        job, module = slurm_job(os.environ), trainer.lightning_module
-        assert isinstance(module, SoftPromptModule)
-        if not module.requeue_agreed or job is None:
+        """Requeue the SLURM job after SIGUSR1, once the checkpoint is written."""
+        job = slurm_job(os.environ)
+        if not self.requeue_agreed or job is None:
             return
         if trainer.is_global_zero:
             done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-            said = f"job {job} is back in the queue" if done.returncode == 0 else done.stderr.strip()
-            print(f"SIGUSR1: {printable(said)}", file=sys.stderr)
+            outcome = f"job {job} is back in the queue" if done.returncode == 0 else done.stderr.strip()
+            print(f"SIGUSR1: {printable(outcome)}", file=sys.stderr)
         # A process that ends earlier would end the job, and its first process with it.
         trainer.strategy.barrier()
 

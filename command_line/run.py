@@ -22,7 +22,7 @@ from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
 from promptstage.command_line.quiet import be_quiet
 from promptstage.lightning_modules.checkpoint_schema import check_complete
-from promptstage.lightning_modules.checkpointing import read_checkpoint
+from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import connection_lost, follow_parent, leave_group, note
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from promptstage.lightning_modules.stored_numbers import LARGEST_COUNT
+from promptstage.lightning_modules.checkpoint_numbers import LARGEST_COUNT
 from promptstage.utilities.errors import UserError
 
 # Minimum of each number.

@@ -30,7 +30,7 @@ from promptstage.composition.user_callbacks import (
     replace_progress_bar,
 )
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.checkpointing import PromptCheckpointIO
+from promptstage.lightning_modules.checkpoints import PromptCheckpointIO
 from promptstage.lightning_modules.precision import check_precision
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.processes import check_machines

@@ -1,6 +1,6 @@
 """Soft prompts over a frozen causal language model.
 
-The methods are imported on first use, so that the data side needs no more than the backbone's config.
+The methods are imported on first use, so that data modules need only the backbone's configuration.
 """
 
 from importlib import import_module

@@ -7,17 +7,17 @@ before anything relies on them.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.text_settings import TextSettings
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.reading import validated
-
-if TYPE_CHECKING:
-    import lightning as L
 
 MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
@@ -49,7 +49,10 @@ class Description:
         method: name of the method's class.
         backbone: its :class:`BackboneConfig` as plain values.
         fingerprint: of the backbone.
-        structure: of the method (see ``SoftPromptModule.structure``).
+        structure: of the method (see ``PromptModule.structure``).
+        arguments: of the method's constructor as plain values, without the backbone. None before version 0.2,
+            and for methods whose arguments are not plain.
+        text: how questions are rendered and generations end; None before version 0.2.
     """
 
     format: int
@@ -57,10 +60,23 @@ class Description:
     backbone: dict[str, Any]
     fingerprint: str
     structure: dict[str, Any]
+    arguments: dict[str, Any] | None = None
+    text: TextSettings | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone.get("name"), str):
             raise ValueError("field 'backbone': it has no name")
+
+    def backbone_config(self, where: str) -> BackboneConfig:
+        """Return the backbone's configuration, without permission to run code that comes with the model.
+
+        Raises:
+            UserError: naming ``where``, if a value is invalid.
+        """
+        try:
+            return validated(BackboneConfig, self.backbone | {"trust_remote_code": False}, "backbone")
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
 
 def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
@@ -88,7 +104,19 @@ def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
     version = checkpoint.get("pytorch-lightning_version", "2.6.0")
     if not re.fullmatch(r"[2-9]\.\d{1,4}\.\d{1,4}[\w.+-]{0,40}", version):
         raise UserError(f"{where} has no valid pytorch-lightning_version")
-    validated(Description, dict(checkpoint["promptstage"]), f"{where}: entry 'promptstage'")
+    described(checkpoint, where)
+
+
+def described(checkpoint: Mapping[str, Any], where: str) -> Description:
+    """Return a checkpoint's description of itself.
+
+    Raises:
+        UserError: naming ``where`` and the first field that is missing or invalid.
+    """
+    try:
+        return validated(Description, dict(checkpoint["promptstage"]), "entry 'promptstage'")
+    except UserError as error:  # also the text settings' own checks, which do not name the file
+        raise UserError(f"{where}: {error}") from error
 
 
 def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:
@@ -142,7 +170,7 @@ class _Plain:
             raise UserError(f"{self.where}: {path} has shape {tuple(value.shape)}, more than the file holds")
 
 
-def check_progress(checkpoint: Mapping[str, Any], trainer: "L.Trainer") -> None:
+def check_progress(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
     """Check that the progress in a checkpoint has the form of a new fit's; loaders check their own position.
 
     Raises:

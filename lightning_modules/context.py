@@ -1,26 +1,22 @@
-"""Check that a data set's texts fit behind the virtual tokens."""
-
-from typing import TYPE_CHECKING
+"""Check that virtual tokens and a data set's texts fit in the backbone's context."""
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from promptstage.lightning_modules.backbone.loading import context_length
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.prompt_module import PromptModule
 
 
 @torch.no_grad()
-def check_context(module: "SoftPromptModule") -> None:
-    """Refuse texts that do not fit behind the virtual tokens, and warn of windows shorter than the text.
+def check_context(module: PromptModule) -> None:
+    """Check that texts fit behind the virtual tokens; warn if a sliding window is shorter than they are.
 
     Raises:
         UserError: from the data module, naming the longest text.
     """
     trainer = module._trainer
     if trainer and trainer.max_steps == 0:
-        return  # nothing will be read behind them
+        return  # no text follows them
     datamodule = getattr(trainer, "datamodule", None) if trainer else None
     if datamodule is None:
         return
@@ -33,6 +29,6 @@ def check_context(module: "SoftPromptModule") -> None:
     if prefix is not None and window is not None and longest > window:
         rank_zero_warn(
             f"backbone '{module.backbone_config.name}' has layers that attend to the last {window} tokens "
-            f"only, and texts reach {longest} with the prompt: it stays visible in these layers, which "
-            "no prompt of real tokens would"
+            f"only, and texts have up to {longest} with the prompt: it stays visible in these layers, unlike "
+            "a prompt of real tokens"
         )

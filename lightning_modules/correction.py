@@ -1,4 +1,7 @@
-"""Dynamic Prompt Corruption on a batch: when to correct a generation, and the prompt to correct it with."""
+"""Dynamic Prompt Corruption (DPC) on a batch: trigger of a correction, and the corrupted prompt.
+
+"Improving complex reasoning with Dynamic Prompt Corruption", Fan et al., ICLR 2025, arXiv:2503.13208.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,20 +40,20 @@ Removal = Literal["zero", "drop"]
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is corrupted, and when an example counts as affected.
+    """Settings of the corruption and of the accumulation that it requires.
 
     Attributes:
-        gamma: Γ, percentage of the other vectors' entries that become 0, the smallest ones.
+        gamma: Γ, percentage of the other vectors' entries, the smallest ones, that are set to 0.
         alpha: only tokens that accumulate (eq. 6-7) are corrupted; None: the strongest in any case (§3.3).
-        beta: which value of the first half's S_pr(i) the second half is measured by.
-        shallow: layers in which the accumulating token is looked for; None: the first third of those that
-            see the prompt, without the first.
-        removal: ``zero``: the token's vector becomes 0; ``drop``: nothing sees it.
+        beta: statistic of the first half's S_pr(i) that the second half is compared with.
+        shallow: layers in which the accumulating token is searched; None: the first third of those that
+            attend to the prompt, without the first.
+        removal: ``zero``: the token's vector is set to 0; ``drop``: nothing attends to it.
         accumulate_over: rows whose flow counts for accumulation: ``span``: from the question's first token to
-            the rationale's last (eq. 7); ``question_and_rationale``: without what stands between these.
+            the rationale's last (eq. 7); ``question_and_rationale``: without the tokens between these.
 
     Raises:
-        UserError: when one of them is not allowed.
+        UserError: for a value that is not allowed.
     """
 
     gamma: float = 10.0
@@ -65,19 +68,19 @@ class Corruption:
         choose("removal", self.removal, get_args(Removal))
         choose("accumulate_over", self.accumulate_over, ACCUMULATE_OVER)
         if not 0 <= self.gamma <= 100:
-            raise UserError(f"gamma is a percentage from 0 to 100, not {self.gamma}")
+            raise UserError(f"gamma must be >= 0 and <= 100 (percent), got {self.gamma}")
         if self.alpha is not None and self.alpha <= 0:
-            raise UserError(f"alpha must be positive, not {self.alpha}")
+            raise UserError(f"alpha must be > 0, got {self.alpha}")
         if self.shallow is not None and list(self.shallow) != sorted({*self.shallow}):
-            raise UserError(f"shallow layers must ascend without repeats, not {list(self.shallow)}")
+            raise UserError(f"shallow layers must ascend without repeats, got {list(self.shallow)}")
         if self.shallow is not None and not self.shallow:
-            raise UserError("shallow layers must not be empty: give some, or leave them out for the default")
+            raise UserError("shallow layers must not be empty: omit them for the default")
 
     def layers(self, prefix: Prefix) -> list[int]:
-        """The shallow layers, ascending.
+        """Return the shallow layers, ascending.
 
         Raises:
-            UserError: when one of them is not there, or none sees the prompt.
+            UserError: if one does not exist, or none attends to the prompt.
         """
         depth = range(len(prefix.layers))
         seeing = [layer for layer in depth if prefix.virtual(layer)]
@@ -89,18 +92,18 @@ class Corruption:
                 f"shallow layers name layer {beyond[0]}, but the backbone has layers 0 to {len(depth) - 1}"
             )
         if not set(seeing) & set(self.shallow):
-            raise UserError(f"none of the shallow layers {list(self.shallow)} sees the soft prompt")
+            raise UserError(f"none of the shallow layers {list(self.shallow)} attends to the soft prompt")
         return list(self.shallow)
 
 
 def measure(
     trace: GenerationTrace, generated: Sequence[Sequence[int]], prefix: Prefix, beta: BetaMode
 ) -> Trigger:
-    """R and β of each of B generations, from what generation left of the last layer (DPC eq. 11-13).
+    """Compute R and β of B generations from the trace of the last layer (DPC eq. 11-13).
 
     Args:
-        generated: B lists of new token ids; the trace is of making them.
-        prefix: what they were made with.
+        generated: B lists of new token ids, those of the trace.
+        prefix: prefix that they were generated with.
     """
     lengths = torch.tensor([len(output) for output in generated], device=trace.mask.device)
     longest = int(lengths.max())
@@ -116,13 +119,13 @@ def measure(
 def measure_anew(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, generated: Sequence[Sequence[int]], beta: BetaMode
 ) -> Trigger:
-    """:func:`measure` for a prompt that is hidden from the last layer: by the last layer that sees it.
+    """Compute R and β for a prompt that is hidden from the last layer, in the last layer that attends to it.
 
-    Such a layer's gradients need a pass of their own.
+    That layer's gradients need a pass of their own.
 
     Args:
-        tokens: prompts with what was generated.
-        prefix: what it was generated with.
+        tokens: prompts with their generations.
+        prefix: prefix of the generations.
         generated: B lists of new token ids, as in ``tokens``.
     """
     layer = max(layer for layer in range(len(prefix.layers)) if prefix.virtual(layer))
@@ -148,11 +151,11 @@ def locate(
     alpha: float | None,
     accumulate_over: AccumulateOver = "span",
 ) -> Located:
-    """The virtual token where most flow to question and rationale accumulates, for B examples (DPC eq. 6-7).
+    """Locate the virtual token with most flow to question and rationale in B examples (DPC eq. 6-7).
 
     Args:
-        tokens: prompts with what was generated; each has a rationale.
-        prefix: what it was generated with, shared by the batch.
+        tokens: prompts with their generations; each has a rationale.
+        prefix: prefix of the generations, shared by the batch.
         layers: the shallow layers.
         accumulate_over: as in :class:`Corruption`.
     """
@@ -160,7 +163,7 @@ def locate(
     terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
     rows = accumulation_mask(tokens.question, tokens.rationale, tokens.labels.shape[1], accumulate_over)
     sent = []
-    for layer in layers:  # one layer's terms after the other, each let go when it is summed up
+    for layer in layers:  # each layer's terms are freed once they are summed
         sums = flow(terms.pop(layer), rows[:, None], prefix.lead).from_column[:, 0]
         sent.append(prefix.spread(sums, layer)[:, prefix.lead :])
     return accumulating_token(torch.stack(sent, dim=1), list(layers), alpha)
@@ -168,12 +171,12 @@ def locate(
 
 @torch.no_grad()
 def corrupted_prefix(module: SoftPromptModule, tokens: Tensor, corruption: Corruption) -> Prefix:
-    """A prefix an example, without its token j and without the smallest entries (DPC §3.3).
+    """Build a prefix for each example, without its token j and without the smallest entries (DPC §3.3).
 
-    Stages are corrupted apart, for their vectors differ in scale; j is in one of them.
+    Stages are corrupted separately, since their vectors differ in scale; j is in one of them.
 
     Args:
-        tokens: (B,) int64, j among all stages' virtual tokens; -1: none, only Γ counts.
+        tokens: (B,) int64, j among all stages' virtual tokens; -1: none, only Γ applies.
     """
     zero = corruption.removal == "zero"
     vectors, offset = [], 0

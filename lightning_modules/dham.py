@@ -1,4 +1,8 @@
-"""DHAM: one soft prompt for each stage of the backbone (DHAM §4.2, Algorithm 2)."""
+"""DHAM: one soft prompt for each stage of the backbone.
+
+§4.2 and Algorithm 2 of "Unlocking coherent reasoning in LLMs with hierarchical soft prompts", anonymous,
+under review.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,6 +23,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
 from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.stages import (
     SEARCHED,
     StageSearch,
@@ -35,34 +40,38 @@ from promptstage.utilities.reading import validated
 
 
 def split_budget(total: int, stages: int) -> list[int]:
-    """``total`` virtual tokens over ``stages``, as evenly as possible, the first ones getting more.
+    """Split ``total`` virtual tokens over ``stages`` as evenly as possible; the first stages get more.
 
     >>> split_budget(64, 3)
     [22, 21, 21]
     """
     if total < stages:
-        raise UserError(f"a budget of {total} virtual tokens is smaller than the number of stages ({stages})")
+        raise UserError(f"num_virtual_tokens must be >= {stages} (number of stages), got {total}")
     return [total // stages + (i < total % stages) for i in range(stages)]
 
 
 class DHAM(SoftPromptModule):
-    """A soft prompt P⁽ⁱ⁾, (m_i, d), at the first layer r(i) of each stage i.
+    """Soft prompt P⁽ⁱ⁾, (m_i, d), at the input of the first layer r(i) of each stage i.
 
     Paper symbols: G is the number of stages, r(i) is ``stages.starts[i]``, P⁽ⁱ⁾ is ``prompts[i]``.
 
     The paper trains prompts "along with their associated weights" and speaks of their strengths, without a
-    formula. ``gate`` is one reading: a scalar for each stage, 1 at first, times the values of its virtual
-    tokens in every layer whose content sees them. At 0 the stage adds nothing to what content reads. Keys
-    stay as they are, and so do virtual tokens among themselves. A factor on P⁽ⁱ⁾ itself would do little: the
+    formula. ``gate`` is one interpretation: a scalar for each stage, 1 at first, multiplies the values of its
+    virtual tokens in every layer whose content attends to them. At 0 the stage contributes nothing. Keys are
+    unchanged, and so is attention among virtual tokens. A factor on P⁽ⁱ⁾ itself would have little effect: the
     layer's normalization divides it out.
 
+    Usage::
+
+        promptstage fit --model DHAM --model.num_virtual_tokens 64 --model.partition cka --data GSM8K
+
     Attributes:
-        stages: the backbone's partition; None until it is found, given or read from a checkpoint.
+        stages: the backbone's partition; None until it is computed, set or read from a checkpoint.
     """
 
     def __init__(
         self,
-        backbone: BackboneConfig = BackboneConfig(),
+        backbone: BackboneLike = BackboneConfig(),
         num_virtual_tokens: int = 64,
         partition: str | list[int] = "cka",
         num_stages: int | None = None,
@@ -78,42 +87,40 @@ class DHAM(SoftPromptModule):
     ) -> None:
         """
         Args:
-            backbone: the frozen language model.
-            num_virtual_tokens: total budget, split evenly over the stages; the paper uses 64.
-            partition: how layers are grouped into stages. ``cka``, ``cosine``, ``euclidean``: by how alike
-                their outputs are, before fit (callback ``CKAPartition``); ``uniform``: equal depth;
-                ``single``: one stage; a path: a ``partition.json``, or the run folder that has it; a list:
-                the first layer of each stage, ascending from 0.
-            num_stages: how many stages (G; Table 3 of the paper: best at 3 to 5, by model). None: as
-                ``search`` finds, 4 for ``uniform``.
-            search: how the stages of ``cka``, ``cosine`` and ``euclidean`` are found.
-            mode: ``accumulate``: a layer sees its own and all earlier stages' prompts (Algorithm 2);
-                ``replace``: its own stage's only (eq. 5-6).
-            gate: train a scalar for each stage with the prompts, which multiplies its virtual tokens' values.
+            backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
+            num_virtual_tokens: total number, split evenly over the stages; the paper uses 64.
+            partition: grouping of layers into stages. ``cka``, ``cosine``, ``euclidean``: by similarity of
+                their outputs, before fit; ``uniform``: equal depth; ``single``: one stage; a path: a
+                ``partition.json``, or the run folder that has it; a list: the first layer of each stage,
+                ascending from 0.
+            num_stages: number of stages (G; Table 3 of the paper: best at 3 to 5, by model). None: chosen by
+                ``search``; 4 for ``uniform``.
+            search: settings of the search for ``cka``, ``cosine`` and ``euclidean``.
+            mode: ``accumulate``: a layer attends to the prompts of its own and all earlier stages (Algorithm
+                2); ``replace``: of its own stage only (eq. 5-6).
+            gate: train a scalar for each stage that multiplies the values of its virtual tokens.
             bos_first: put the tokenizer's BOS before the prompts, as for ``PromptTuning``.
             visible_from: first layer whose content attends to the prompt.
-            visible_until: the layer before which content stops attending to it; None: all others do, too.
-            init: how the virtual tokens start.
-            optimizer: AdamW and its schedule.
-            val_generations: validation questions answered at each validation; 0 for the loss alone.
+            visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
+            init: starting values of the virtual tokens.
+            optimizer: settings of AdamW and its schedule.
+            val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when partition or mode are unknown, a list is unsorted, or there are more stages than
+            UserError: if partition or mode is unknown, a list is unsorted, or there are more stages than
                 virtual tokens.
         """
         super().__init__(backbone, optimizer, val_generations)
         choose("mode", mode, get_args(StageMode))
         if num_virtual_tokens < 1:
-            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
+            raise UserError(f"num_virtual_tokens must be >= 1, got {num_virtual_tokens}")
         check_source(partition, num_stages)
         most = most_stages(partition, num_stages, search)
         if num_virtual_tokens < most:
             which = (
                 "search.max_stages" if partition in SEARCHED and num_stages is None else "number of stages"
             )
-            raise UserError(
-                f"a budget of {num_virtual_tokens} virtual tokens is smaller than the {which}, {most}"
-            )
+            raise UserError(f"num_virtual_tokens must be >= {most} ({which}), got {num_virtual_tokens}")
         self.num_virtual_tokens = num_virtual_tokens
         self.partition = partition
         self.num_stages = num_stages
@@ -127,19 +134,19 @@ class DHAM(SoftPromptModule):
         self.stages: Partition | None = None
 
     def set_stages(self, stages: Partition) -> None:
-        """Take the backbone's stages, before prompts are created.
+        """Set the backbone's stages, before prompts are created.
 
         Raises:
-            UserError: when ``num_stages`` asks for another number.
+            UserError: if ``num_stages`` is another number.
         """
         if self.num_stages not in (None, len(stages.stages)):
             raise UserError(
-                f"the partition has {len(stages.stages)} stages, num_stages asks for {self.num_stages}"
+                f"num_stages must be {len(stages.stages)}, as in the partition, got {self.num_stages}"
             )
         self.stages = stages
 
     def find_given_stages(self) -> bool:
-        """Whether there are stages now, those that ``partition`` names included; else search for them."""
+        """Set the stages that ``partition`` names, if any; return whether stages are set."""
         if self.stages is None:
             given = given_partition(self.partition, self.num_stages, self.load_backbone())
             if given is not None:
@@ -155,7 +162,7 @@ class DHAM(SoftPromptModule):
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
         starts = self.stages.starts
-        check_visible(self, self._seeing())
+        check_visible(self, self._attending_layers())
         lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
             initial_prompt(self.backbone, self.init, length, start, generator)
@@ -182,8 +189,8 @@ class DHAM(SoftPromptModule):
             prefix = prefix.gated(self.gates)
         return prefix.visible(self.visible_from, self.visible_until)
 
-    def _seeing(self) -> list[list[int]]:
-        """Layers that see each stage's prompt, as the mode has it."""
+    def _attending_layers(self) -> list[list[int]]:
+        """Return for each stage the layers that attend to its prompt."""
         assert self.stages is not None
         own = self.stages.stage_of_layer
         if self.mode == "replace":
@@ -206,7 +213,7 @@ class DHAM(SoftPromptModule):
             self.log_dict({f"train/gate_{i}": value for i, value in enumerate(values, start=1)})
 
     def _source(self) -> dict[str, Any]:
-        """Where the stages came from: what the user said of them."""
+        """Return the options that determine the stages."""
         return {
             "partition": self.partition,
             "num_stages": self.num_stages,
@@ -214,10 +221,10 @@ class DHAM(SoftPromptModule):
         }
 
     def adopt(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the stages of a checkpoint instead of searching for them anew.
+        """Take the stages from a checkpoint instead of searching for them.
 
         Raises:
-            UserError: when this module was told to find them in another way.
+            UserError: if this module's options for stages differ from the checkpoint's.
         """
         if "partition" not in checkpoint:
             return
@@ -235,8 +242,6 @@ class DHAM(SoftPromptModule):
                 )
         self.set_stages(partition_from(checkpoint["partition"], "the checkpoint's partition"))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
+    def stored_entries(self) -> dict[str, Any]:
         assert self.stages is not None
-        checkpoint["partition"] = partition_values(self.stages)
-        checkpoint["partition_source"] = self._source()
+        return {"partition": partition_values(self.stages), "partition_source": self._source()}

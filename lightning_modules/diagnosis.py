@@ -1,4 +1,8 @@
-"""How information flows from a soft prompt through a batch: the measures of both papers, layer by layer."""
+"""Information flow from a soft prompt through a batch: the measures of both papers, layer by layer.
+
+DPC: "Improving complex reasoning with Dynamic Prompt Corruption", Fan et al., ICLR 2025, arXiv:2503.13208.
+DHAM: "Unlocking coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under review.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +33,8 @@ from promptstage.lightning_modules.functional.saliency import (
 from promptstage.utilities.errors import UserError
 
 SPANS = ("question", "rationale")
-# What the rationale's second half reads: the virtual tokens, the question, the rationale's first half, its
-# own tokens, and all else that it sees (the template's tokens, a BOS).
+# Sources of flow to the rationale's second half: the virtual tokens, the question, the rationale's first
+# half, its own tokens, and all others that it attends to (the template's tokens, a BOS).
 SOURCES = ("prompt", "question", "first_half", "second_half", "other")
 
 
@@ -38,23 +42,24 @@ SOURCES = ("prompt", "question", "first_half", "second_half", "other")
 class Diagnosis:
     """Measures of B examples in K chosen layers.
 
-    Columns (M of them) are the prefix's: its lead, then the virtual tokens of every stage. What a layer does
-    not see is NaN. The spans (T = 2) are question and rationale. The sources (U = 5) are ``SOURCES``.
+    Columns (M of them) are the prefix's: its lead, then the virtual tokens of every stage. Those that a layer
+    does not attend to are NaN. The spans (T = 2) are question and rationale. The sources (U = 5) are
+    ``SOURCES``.
 
     Attributes:
-        saliency: (B, K, T, M), s_i: what each column sends to each span (DPC eq. 6-7).
+        saliency: (B, K, T, M), s_i: flow from each column to each span (DPC eq. 6-7).
         attention: (B, K, T, M), the same of the attention weights, mean over heads.
         lengths: (B, T), tokens of each span.
-        late: (B,), S_IFP of the last of the layers that sees virtual tokens (DPC eq. 8-9).
-        curve: (B, K), mean of S over all pairs that see each other (DHAM Fig. 1).
+        late: (B,), S_IFP of the last of the layers that attends to virtual tokens (DPC eq. 8-9).
+        curve: (B, K), mean of S over all pairs that attend to each other (DHAM Fig. 1).
         loss: (B,), summed cross-entropy.
-        saliency_between, attention_between: (B, K, M), what each column sends to the tokens between question
-            and rationale, which eq. 7 counts, too.
+        saliency_between, attention_between: (B, K, M), flow from each column to the tokens between question
+            and rationale, which eq. 7 includes.
         received: (B, K, U), Σ of S over the rows of the rationale's second half × the columns of each source;
-            NaN for the prompt where a layer does not see it.
-        received_pairs: (B, K, U), how many pairs that see each other these are.
+            NaN for the prompt where a layer does not attend to it.
+        received_pairs: (B, K, U), number of these pairs that attend to each other.
         rollout: (B, K, U), shares of attention rollout after each layer, mean over the rows of the second
-            half; None where not asked for.
+            half; None if not requested.
     """
 
     saliency: Tensor
@@ -78,20 +83,20 @@ def diagnose(
     names: Sequence[str],
     with_rollout: bool = False,
 ) -> Diagnosis:
-    """Saliency of a batch, with its labelled tokens' cross-entropy as loss.
+    """Compute the saliency of a batch, with the cross-entropy of its labeled tokens as loss.
 
-    Rows after an example's last label are not run and count as unseen: labels end with the rationale.
+    Rows after an example's last label, where the rationale ends, are not run.
 
     Args:
         tokens: the batch, padded on either side, with the spans of question and rationale.
-        prefix: the soft prompt, shared by the batch; None: what it sends is NaN or has no columns.
+        prefix: the soft prompt, shared by the batch; None: its flow is NaN or has no columns.
         layers: indices of decoder blocks, ascending.
         names: ids of the B examples, for messages.
-        with_rollout: attention rollout, too, which needs all layers; it computes each layer's attention
-            weights a second time.
+        with_rollout: also compute attention rollout, which needs all layers and computes attention weights
+            a second time.
 
     Raises:
-        UserError: when a layer does not exist or no layer sees the prompt, an example has no rationale, or
+        UserError: if a layer does not exist, no layer attends to the prompt, an example has no rationale, or
             its gradients are not finite.
     """
     tokens = tokens.right_padded()
@@ -110,11 +115,11 @@ def diagnose(
     received: list[_Received] = []
     rolled: list[Tensor] = []
     shares = pad(senders, (0, 0, 1, 0)).mT.to(torch.promote_types(backbone.dtype, torch.float32))
-    for layer in layers:  # one layer's terms after the other, each let go when it is summed up
+    for layer in layers:  # each layer's terms are freed once they are summed
         own = terms.pop(layer)
         sums = flow(own, rows, lead, everything=True, senders=senders)
-        for found, kept in ((sums.from_column, sent), (sums.attention, attended)):
-            kept.append(found if prefix is None else prefix.spread(found, layer))
+        for values, layers_values in ((sums.from_column, sent), (sums.attention, attended)):
+            layers_values.append(values if prefix is None else prefix.spread(values, layer))
         if prefix is not None and prefix.virtual(layer):
             last, virtual = sums.to_row, prefix.virtual(layer)
         assert sums.mean is not None
@@ -147,21 +152,21 @@ _BETWEEN, _LATE = len(SPANS), len(SPANS) + 1  # rows of ``_row_masks``
 
 
 def _row_masks(tokens: Tokens) -> Tensor:
-    """(B, 4, n) bool: rows of question, rationale, what stands between them, the rationale's second half."""
+    """Return (B, 4, n) bool: rows of question, rationale, the tokens between, the rationale's second half."""
     between = torch.stack([tokens.question[:, 1], tokens.rationale[:, 0]], dim=1)
     spans = (tokens.question, tokens.rationale, between, second_half(tokens.rationale))
     return torch.stack([span_mask(span, tokens.labels.shape[1]) for span in spans], dim=1)
 
 
 def _sender_masks(tokens: Tokens) -> Tensor:
-    """(B, 4, n) bool: content columns of the ``SOURCES`` but the prompt; each column is in one of them."""
+    """Return (B, 4, n) bool: content columns of each of the ``SOURCES`` except the prompt."""
     spans = (tokens.question, first_half(tokens.rationale), second_half(tokens.rationale))
     masks = torch.stack([span_mask(span, tokens.labels.shape[1]) for span in spans], dim=1)
     return torch.cat([masks, ~masks.any(1, keepdim=True)], dim=1)
 
 
 class _Received(NamedTuple):
-    """What the second half receives in a layer from each source, (B, U), and from how many pairs."""
+    """Flow to the second half in a layer from each source, (B, U), and its number of pairs."""
 
     sums: Tensor
     pairs: Tensor
@@ -175,10 +180,10 @@ def _received(sums: Flow, terms: AttentionTerms, rows: Tensor, lead: int) -> _Re
     prompt = sums.from_column[:, _LATE, lead:].sum(1)
     if not virtual:
         prompt = torch.full_like(prompt, torch.nan)
-    found, pairs = sums.between[:, _LATE], sums.pairs[:, _LATE]
-    other = found[:, -1] + sums.from_column[:, _LATE, :lead].sum(1)
+    between, pairs = sums.between[:, _LATE], sums.pairs[:, _LATE]
+    other = between[:, -1] + sums.from_column[:, _LATE, :lead].sum(1)
     return _Received(
-        torch.cat([prompt[:, None], found[:, :-1], other[:, None]], dim=1),
+        torch.cat([prompt[:, None], between[:, :-1], other[:, None]], dim=1),
         torch.cat(
             [(length * virtual)[:, None], pairs[:, :-1], (pairs[:, -1] + length * lead)[:, None]], dim=1
         ),
@@ -186,7 +191,7 @@ def _received(sums: Flow, terms: AttentionTerms, rows: Tensor, lead: int) -> _Re
 
 
 def _prefix_sources(terms: AttentionTerms, lead: int) -> Tensor:
-    """(p, U), 1 at the source of each prefix column: the prompt, or for a BOS before it ``other``."""
+    """Return (p, U), 1 at the source of each prefix column: the prompt, or ``other`` for a BOS before it."""
     sources = torch.zeros(terms.prefix, len(SOURCES), device=terms.query.device)
     sources[:lead, SOURCES.index("other")] = 1
     sources[lead:, SOURCES.index("prompt")] = 1
@@ -194,12 +199,12 @@ def _prefix_sources(terms: AttentionTerms, lead: int) -> Tensor:
 
 
 def _mean_of_rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Mean of (B, n, U) over each example's ``rows`` (B, n)."""
+    """Average (B, n, U) over each example's ``rows`` (B, n)."""
     return (values * rows[..., None]).sum(1) / rows.sum(1, keepdim=True)
 
 
 class Matrices(NamedTuple):
-    """One example's saliency and attention, (n, M + n) each, by the panel's name.
+    """Saliency and attention of one example, (n, M + n) each, by the panel's name.
 
     Rows are its tokens up to the last label; columns the prefix's, then the content's.
     """
@@ -211,35 +216,35 @@ class Matrices(NamedTuple):
 def matrices(
     backbone: Backbone, tokens: Tokens, prefix: Prefix | None, panels: Mapping[str, Sequence[int]]
 ) -> Matrices:
-    """One example's S (DPC Fig. 2b) and attention, mean over heads (Fig. 7); means over a panel's layers.
+    """Compute one example's S (DPC Fig. 2b) and head-averaged attention (Fig. 7), averaged over panels.
 
     Args:
         tokens: a batch of one.
         panels: layers by the panel's name.
 
     Returns:
-        Both; a column that a layer does not see counts as 0 there.
+        Both; a column that a layer does not attend to counts as 0 there.
     """
     tokens = tokens.right_padded()
-    layers = sorted({layer for wanted in panels.values() for layer in wanted})
+    layers = sorted({layer for panel in panels.values() for layer in panel})
     terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
     length = int((tokens.labels[0] != -100).nonzero().max()) + 1
-    found = Matrices({}, {})
+    result = Matrices({}, {})
     for layer in layers:
         own = terms.pop(layer)
         flows = saliency(own, slice(0, length))[0]
         blocks = [weights[0] for _, weights in attention_weights(own, slice(0, length))]
         attention = torch.cat([pad(part, (0, flows.shape[1] - part.shape[1])) for part in blocks])
-        for values, kept in ((flows, found.saliency), (attention, found.attention)):
+        for values, means in ((flows, result.saliency), (attention, result.attention)):
             wide = _among_all_columns(values, layer, prefix, length)
-            for name, wanted in panels.items():
-                if layer in wanted:
-                    kept[name] = kept.get(name, torch.zeros_like(wide)) + wide / len(wanted)
-    return found
+            for name, panel in panels.items():
+                if layer in panel:
+                    means[name] = means.get(name, torch.zeros_like(wide)) + wide / len(panel)
+    return result
 
 
 def _among_all_columns(values: Tensor, layer: int, prefix: Prefix | None, length: int) -> Tensor:
-    """Values (n, columns of ``layer``) among all columns, (n, M + n); 0 for those it does not see."""
+    """Scatter values (n, columns of ``layer``) to all columns, (n, M + n); 0 where it does not attend."""
     total = 0 if prefix is None else prefix.total
     virtual = 0 if prefix is None else prefix.length(layer)
     wide = values.new_zeros(length, total + length)
@@ -251,7 +256,11 @@ def _among_all_columns(values: Tensor, layer: int, prefix: Prefix | None, length
 def _check(
     backbone: Backbone, tokens: Tokens, prefix: Prefix | None, layers: Sequence[int], names: Sequence[str]
 ) -> None:
-    """Refuse what cannot be measured."""
+    """Check that layers and examples can be measured.
+
+    Raises:
+        UserError: naming the first that cannot.
+    """
     beyond = [layer for layer in layers if not 0 <= layer < backbone.num_layers]
     if beyond or not layers:
         raise UserError(
@@ -260,7 +269,7 @@ def _check(
         )
     if prefix is not None and not any(prefix.virtual(layer) for layer in layers):
         raise UserError(
-            f"none of the layers {list(layers)} sees the soft prompt: there is no flow to measure"
+            f"none of the layers {list(layers)} attends to the soft prompt: there is no flow to measure"
         )
     empty = tokens.rationale[:, 0] >= tokens.rationale[:, 1]
     if empty.any():

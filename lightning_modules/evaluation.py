@@ -1,4 +1,4 @@
-"""From a batch to graded records."""
+"""Generation for a batch, and graded records of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +16,18 @@ from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 
 class Record(NamedTuple):
-    """One example, its generation and its grade: a line of ``results.jsonl``.
+    """Example with its generation and its grade: a line of ``results.jsonl``, sufficient to grade it again.
 
-    (A named tuple: Lightning refuses frozen dataclasses among a step's outputs.)
-
-    It holds all that grading it again needs.
+    (A named tuple, because Lightning rejects frozen dataclasses among a step's outputs.)
 
     Attributes:
         dataset: name for the grader.
-        options: texts of a multiple-choice question, ``None`` for any other.
+        options: texts of a multiple-choice question; None for any other.
         generation: the raw text after the prompt.
-        prediction: the answer found in it, ``None`` when there is none.
+        prediction: the answer in it; None if there is none.
         reference: the gold answer; empty for a question without one.
-        reason: which rule found the prediction.
-        prompt_tokens, new_tokens: lengths in tokens, virtual tokens not counted.
+        reason: name of the rule that extracted the prediction.
+        prompt_tokens, new_tokens: lengths in tokens, without virtual tokens.
     """
 
     id: str
@@ -47,11 +45,12 @@ class Record(NamedTuple):
 
 @dataclass
 class Decoding:
-    """What callbacks ask of the generations of ``validate``, ``test`` and ``predict``.
+    """Options of callbacks for the generations of ``validate``, ``test`` and ``predict``.
 
     Attributes:
-        trace: keep what the last layer did.
-        calibration: heads whose attention is corrected while text is generated; losses are without.
+        trace: record the last layer's activations.
+        calibration: heads whose attention is calibrated during generation, though not for losses (ACT:
+            "Unveiling and harnessing hidden attention sinks", Yu et al., ICML 2024, arXiv:2406.15765).
     """
 
     trace: bool = False
@@ -65,7 +64,7 @@ def generate_batch(
     trace: GenerationTrace | None = None,
     calibration: Calibration | None = None,
 ) -> list[list[int]]:
-    """New token ids of every example of ``batch``, decoded greedily, without the end token."""
+    """Generate new token ids for each example of ``batch``, greedily, without the end token."""
     return generate(
         backbone,
         backbone.tokenizer,
@@ -80,7 +79,7 @@ def generate_batch(
 
 
 def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
-    """Prompts with what was generated, right padded like ``batch.gold``: labels are on the latter.
+    """Append generations to their prompts, right padded like ``batch.gold``; generated tokens are labels.
 
     Args:
         outputs: B lists of new token ids; an empty one gives an empty rationale.
@@ -106,9 +105,9 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
 
 
 class Answers(TypedDict):
-    """What an evaluation step returns: records, the token ids they were made of, a trace if one was wanted.
+    """Output of an evaluation step: records, their token ids, and a trace if one was requested.
 
-    A callback that corrects answers puts other records in the place of these before the epoch ends.
+    A callback that corrects generations replaces records before the epoch ends.
     """
 
     records: list[Record]
@@ -117,19 +116,19 @@ class Answers(TypedDict):
 
 
 def no_answers() -> Answers:
-    """Of a batch that is empty, or of which nothing is asked."""
+    """Return the output for an empty batch."""
     return {"records": [], "generated": [], "trace": None}
 
 
 def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None, decoding: Decoding) -> Answers:
-    """Generate greedily for every example of ``batch`` and grade what comes."""
+    """Generate greedily for each example of ``batch``, and grade the generations."""
     trace = GenerationTrace(backbone, batch.prompt.attention_mask) if decoding.trace else None
     generated = generate_batch(backbone, batch, prefix, trace, decoding.calibration)
     return {"records": grade_batch(backbone, batch, generated), "generated": generated, "trace": trace}
 
 
 def grade_batch(backbone: Backbone, batch: Batch, outputs: list[list[int]]) -> list[Record]:
-    """The record of every example of ``batch``, given its new token ids."""
+    """Grade the new token ids of each example of ``batch``."""
     texts = backbone.tokenizer.batch_decode(outputs, skip_special_tokens=True)
     lengths = batch.prompt.attention_mask.sum(-1).tolist()
     records = []

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.training_state import first_non_finite
+from promptstage.lightning_modules.checkpoint_numbers import first_non_finite
+from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.errors import RunFailure
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
 
 
 def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:
@@ -20,7 +18,7 @@ def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:
     return ~torch.nn.utils.get_total_norm(gradients).isfinite()
 
 
-def check_step(module: "SoftPromptModule", loss: float, overflow: bool) -> None:
+def check_step(module: PromptModule, loss: float, overflow: bool) -> None:
     """Check the summed loss and the gradients before an optimizer step.
 
     float16's loss scaling (``GradScaler``) skips steps whose gradients overflow and halves its scale; only
@@ -38,10 +36,10 @@ def check_step(module: "SoftPromptModule", loss: float, overflow: bool) -> None:
         return
     value = "the gradient is not finite" if math.isfinite(loss) else f"the training loss is {loss}"
     step = module.trainer.global_step + 1
-    raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_kept(step > 1)}")
+    raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_checkpoint_note(step > 1)}")
 
 
-def check_evaluation(module: "SoftPromptModule", split: str, loss: float | None, broken: int) -> None:
+def check_evaluation(module: PromptModule, split: str, loss: float | None, broken: int) -> None:
     """Check an evaluation's loss and logits once all ranks have summed them.
 
     Args:
@@ -65,10 +63,12 @@ def check_evaluation(module: "SoftPromptModule", split: str, loss: float | None,
         for logger in module.loggers:  # the epoch ends here, before Lightning logs
             logger.log_metrics({"val/loss": loss}, module.trainer.global_step)
     when = f" after step {module.trainer.global_step}" if trained else ""
-    raise RunFailure(f"{' and '.join(problems)}{when}: {likely_causes(module, trained)}{_kept(trained)}")
+    raise RunFailure(
+        f"{' and '.join(problems)}{when}: {likely_causes(module, trained)}{_checkpoint_note(trained)}"
+    )
 
 
-def check_state(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
+def check_state(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     """Check that a state to save is finite: trained tensors and, if present, the optimizer's.
 
     Raises:
@@ -77,11 +77,12 @@ def check_state(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> No
     if problem := first_non_finite(checkpoint):
         step = module.trainer.global_step
         raise RunFailure(
-            f"{problem} after step {step}: {likely_causes(module, trained=True)}{_kept(trained=True)}"
+            f"{problem} after step {step}: {likely_causes(module, trained=True)}"
+            f"{_checkpoint_note(trained=True)}"
         )
 
 
-def likely_causes(module: "SoftPromptModule", trained: bool) -> str:
+def likely_causes(module: PromptModule, trained: bool) -> str:
     """Name the settings, with their values, that may have caused non-finite numbers.
 
     Args:
@@ -97,5 +98,5 @@ def likely_causes(module: "SoftPromptModule", trained: bool) -> str:
     return f"likely causes are {', '.join(causes[:-1])} or {causes[-1]}"
 
 
-def _kept(trained: bool) -> str:
+def _checkpoint_note(trained: bool) -> str:
     return "; checkpoints written before it, if any, are kept" if trained else ""

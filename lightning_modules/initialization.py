@@ -1,12 +1,12 @@
-"""Where soft prompts start from: a first-class choice, not a detail.
+"""Starting values of soft prompts, which affect accuracy as much as the learning rate.
 
 On GSM8K with a 3B model, PEFT's public benchmark reports 5.7 % for a random start at a low learning
 rate and 34.3 % for vocabulary rows at 1e-3.
 
-``init_texts`` holds the training examples that DPC (Fan et al. 2025, arXiv:2503.13208, appendix A.1) prints
-as init texts, in the appendix's words and order. What it typesets is written as the data sets' rows write it:
-fractions inline, LaTeX for MATH. The appendix itself leaves out GSM8K's calculator notes and labels the parts
-(``Question:``, ``Answer:``).
+``init_texts`` holds the training examples that appendix A.1 of DPC ("Improving complex reasoning with Dynamic
+Prompt Corruption", Fan et al., ICLR 2025, arXiv:2503.13208) prints as init texts, with its words and order.
+Formulas are written as in the data sets' rows: fractions inline, LaTeX for MATH. The appendix omits GSM8K's
+calculator annotations and labels the parts (``Question:``, ``Answer:``).
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ PRESETS = {file.stem: file for file in sorted(Path(__file__).with_name("init_tex
 
 @dataclass(frozen=True)
 class PromptInit:
-    """How virtual tokens are initialised.
+    """Initialization of virtual tokens.
 
     Attributes:
         kind: ``random`` (normal, at the embedding matrix's scale), ``text`` (embeddings of ``text``,
-            repeated or cut), ``vocabulary`` (rows of the embedding matrix, sampled without
-            replacement), ``hybrid`` (random, with the trigger words of ``text`` last).
-        text: the text of ``text``, the trigger words of ``hybrid``.
+            repeated or truncated), ``vocabulary`` (rows of the embedding matrix, sampled without
+            replacement), ``hybrid`` (random, with the trigger words of ``text`` at the end).
+        text: text for ``text``, or trigger words for ``hybrid``.
         preset: ``gsm8k``, ``math`` or ``aqua`` instead of a text: the data set's training example that DPC
             (appendix A.1) starts Llama 2 and Mistral from.
     """
@@ -70,13 +70,13 @@ class PromptInit:
 def initial_embeddings(
     backbone: Backbone, init: PromptInit, length: int, generator: torch.Generator
 ) -> Tensor:
-    """``length`` virtual tokens as embeddings: (length, hidden size), float32, on the CPU.
+    """Compute ``length`` virtual tokens as embeddings: (length, hidden size), float32, on the CPU.
 
     Args:
         generator: CPU generator; the same seed gives the same rows on every rank.
     """
-    # Through the module, because Gemma-like families scale what they look up. A clone: tied embeddings
-    # are the output matrix too, and must never be trained on in place.
+    # Through the module, because Gemma-like families scale embeddings. A clone: tied embeddings are also the
+    # output matrix, and must never be trained in place.
     everything = torch.arange(len(backbone.embedding), device=backbone.embedding.device)
     matrix = backbone.model.get_input_embeddings()(everything).detach().float().cpu().clone()
     scale = matrix.std()
@@ -96,7 +96,11 @@ def initial_embeddings(
 
 
 def text_ids(backbone: Backbone, text: str) -> Tensor:
-    """Token ids (n,) of an init text, n ≥ 1."""
+    """Tokenize an init text to ids (n,), n ≥ 1.
+
+    Raises:
+        UserError: if it has no tokens, or one without an embedding.
+    """
     ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError(f"the init text {text!r} has no tokens in backbone '{backbone.config.name}'")
@@ -112,11 +116,11 @@ def text_ids(backbone: Backbone, text: str) -> Tensor:
 def initial_prompt(
     backbone: Backbone, init: PromptInit, length: int, layer: int, generator: torch.Generator
 ) -> Tensor:
-    """A soft prompt for the input of ``layer``: (length, hidden size), float32, on the CPU.
+    """Compute a soft prompt for the input of ``layer``: (length, hidden size), float32, on the CPU.
 
-    At layer 0 the embeddings themselves. Deeper, the hidden states that these embeddings have there,
-    so that a late prompt starts from what the layer is used to; for ``random``, noise at those hidden
-    states' median scale (the median, because a single massive activation rules their mean).
+    At layer 0, the embeddings. At deeper layers, the hidden states of these embeddings there, so that a late
+    prompt starts within the layer's input distribution; for ``random``, noise at the median scale of these
+    hidden states (the median, because a single massive activation dominates their mean).
     """
     if layer == 0:
         return initial_embeddings(backbone, init, length, generator)

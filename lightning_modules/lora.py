@@ -1,19 +1,32 @@
-"""LoRA (Hu et al. 2022) through peft: the weight-space baseline of DHAM's Table 1."""
+"""LoRA through peft: the weight-space baseline of DHAM's Table 1.
+
+"LoRA: Low-Rank Adaptation of Large Language Models", Hu et al., 2021, arXiv:2106.09685. DHAM: "Unlocking
+coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under review.
+"""
+
+import copy
 
 import torch
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.utilities.errors import UserError
 
 
 class LoRA(SoftPromptModule):
-    """Low-rank updates of the backbone's weights; no prefix."""
+    """Low-rank updates of the backbone's weights; no prefix.
+
+    Usage::
+
+        promptstage fit --model LoRA --model.rank 8 --data GSM8K
+    """
 
     def __init__(
         self,
-        backbone: BackboneConfig = BackboneConfig(),
+        backbone: BackboneLike = BackboneConfig(),
         rank: int = 8,
         alpha: int = 16,
         target_modules: list[str] | None = None,
@@ -22,22 +35,23 @@ class LoRA(SoftPromptModule):
     ) -> None:
         """
         Args:
-            backbone: the frozen language model.
+            backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
             rank: rank of each update.
-            alpha: updates are scaled by alpha / rank.
-            target_modules: names of the linear layers to update; ``None`` takes peft's choice for the
-                family (query and value projections).
-            optimizer: AdamW and its schedule.
-            val_generations: validation questions answered at each validation; 0 for the loss alone.
+            alpha: scale of the updates, times the rank: they are multiplied by alpha / rank.
+            target_modules: names of the linear layers to update; None: peft's default for the model family
+                (query and value projections).
+            optimizer: settings of AdamW and its schedule.
+            val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when rank or alpha is out of range, or no layer has such a name.
+            UserError: for a rank or alpha out of range.
         """
         super().__init__(backbone, optimizer, val_generations)
         if rank < 1:
-            raise UserError(f"LoRA rank must be at least 1, not {rank}")
+            raise UserError(f"LoRA rank must be >= 1, got {rank}")
         if alpha < 1:
             raise UserError(f"LoRA alpha must be >= 1, got {alpha}")
+        self._shares_backbone = hasattr(self, "backbone")
         self.rank = rank
         self.alpha = alpha
         self.target_modules = target_modules
@@ -47,6 +61,8 @@ class LoRA(SoftPromptModule):
 
         if self.rank > (width := self.backbone.hidden_size):
             raise UserError(f"LoRA rank must be <= {width}, the backbone's hidden size, got {self.rank}")
+        if self._shares_backbone:
+            self.backbone = with_own_modules(self.backbone)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.target_modules)
         with torch.random.fork_rng(devices=[]):
             # peft draws from the global generator; ours decides, on every rank alike.
@@ -61,3 +77,9 @@ class LoRA(SoftPromptModule):
 
     def structure(self) -> dict[str, object]:
         return {"alpha": self.alpha}
+
+
+def with_own_modules(backbone: Backbone) -> Backbone:
+    """Copy a backbone's modules but not its weights, so that adapters are added to the copy alone."""
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    return copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from promptstage.lightning_modules.stored_numbers import is_count, short_repr
+from promptstage.lightning_modules.checkpoint_numbers import is_count, short_repr
 from promptstage.utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -19,14 +19,14 @@ LARGEST = 1e15  # of lr and weight_decay; torch cannot multiply float32 by their
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up.
+    """Settings of AdamW and its learning-rate schedule.
 
     Attributes:
         lr: peak learning rate. DPC uses 1e-3, DHAM 2e-5.
         weight_decay: decoupled weight decay.
         betas: AdamW's averaging coefficients.
-        warmup_steps: optimiser steps over which the rate rises linearly from 0.
-        schedule: after the warm-up ``constant``, or to 0 at the last step: ``linear``, ``cosine``.
+        warmup_steps: optimizer steps over which the rate rises linearly from 0.
+        schedule: after the warm-up: ``constant``, or ``linear`` or ``cosine`` decay to 0 at the last step.
     """
 
     lr: float = 1e-3
@@ -46,7 +46,7 @@ class OptimizerConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer betas must be >= 0 and < 1, got {list(self.betas)}")
         if self.warmup_steps < 0:
-            raise UserError(f"optimizer warmup_steps must not be negative, not {self.warmup_steps}")
+            raise UserError(f"optimizer warmup_steps must be >= 0, got {self.warmup_steps}")
 
     def build(self, parameters: Iterable[Parameter], total_steps: float) -> tuple[AdamW, LambdaLR]:
         """Build optimizer and per-step schedule for a run of ``total_steps`` optimizer steps.

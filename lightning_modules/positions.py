@@ -1,15 +1,16 @@
 """Check of the number of virtual tokens against the backbone's positions."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from promptstage.lightning_modules.backbone.loading import context_length
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, context_length
 from promptstage.utilities.errors import UserError
 
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
+
+class _Module(Protocol):
+    backbone_config: BackboneConfig
 
 
-def check_virtual_tokens(module: "SoftPromptModule") -> None:
+def check_virtual_tokens(module: _Module) -> None:
     """Check, before the backbone is loaded, that virtual tokens leave positions for text.
 
     Raises:

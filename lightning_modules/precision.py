@@ -1,4 +1,4 @@
-"""Arithmetic precision: trained parameters are float32, whatever the backbone's dtype."""
+"""Checks of the precision: trained parameters are float32, whatever the backbone's dtype."""
 
 from collections.abc import Iterable
 

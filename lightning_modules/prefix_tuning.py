@@ -1,4 +1,7 @@
-"""Prefix tuning (Li & Liang 2021): keys and values of virtual tokens, trained in every layer."""
+"""Prefix tuning: keys and values of virtual tokens, trained in every layer.
+
+"Prefix-Tuning: Optimizing Continuous Prompts for Generation", Li and Liang, 2021, arXiv:2101.00190.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,24 +11,29 @@ from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_embeddings
 from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
 from promptstage.utilities.errors import UserError
 
 
 class PrefixTuning(SoftPromptModule):
-    """K_l and V_l, (key-value heads, m, head dim), for every layer l, directly or through an MLP.
+    """Keys K_l and values V_l, (key-value heads, m, head dim), of every layer l, with or without an MLP.
 
-    The start is always a real one: the keys and values that ``init``'s embeddings have in the
-    backbone; for ``random``, noise at their scale in each layer. With ``mlp_width`` the trained part is
-    a correction to that start, E → Linear → tanh → Linear, zero at first.
+    They start from the keys and values that the embeddings of ``init`` have in the backbone; for ``random``,
+    from noise at their scale in each layer. With ``mlp_width`` the trained part is a correction to these
+    starting values, E → Linear → tanh → Linear, zero at first.
+
+    Usage::
+
+        promptstage fit --model PrefixTuning --model.num_virtual_tokens 20 --data GSM8K
     """
 
     start: Tensor
 
     def __init__(
         self,
-        backbone: BackboneConfig = BackboneConfig(),
+        backbone: BackboneLike = BackboneConfig(),
         num_virtual_tokens: int = 100,
         init: PromptInit = PromptInit(),
         mlp_width: int = 0,
@@ -36,21 +44,21 @@ class PrefixTuning(SoftPromptModule):
     ) -> None:
         """
         Args:
-            backbone: the frozen language model.
-            num_virtual_tokens: m.
-            init: whose keys and values the prefix starts from.
-            mlp_width: hidden width of the reparametrisation; 0 trains keys and values directly.
+            backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
+            num_virtual_tokens: number of virtual tokens (m).
+            init: embeddings whose keys and values the prefix starts from.
+            mlp_width: hidden width of the reparametrization; 0 trains keys and values directly.
             visible_from: first layer whose content attends to the prompt.
-            visible_until: the layer before which content stops attending to it; None: all others do, too.
-            optimizer: AdamW and its schedule.
-            val_generations: validation questions answered at each validation; 0 for the loss alone.
+            visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
+            optimizer: settings of AdamW and its schedule.
+            val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when there is no virtual token.
+            UserError: for a value out of range.
         """
         super().__init__(backbone, optimizer, val_generations)
         if num_virtual_tokens < 1:
-            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
+            raise UserError(f"num_virtual_tokens must be >= 1, got {num_virtual_tokens}")
         check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
@@ -78,7 +86,7 @@ class PrefixTuning(SoftPromptModule):
         self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
 
     def trained_keys_values(self) -> Tensor:
-        """(2 · layers, key-value heads, m, head dim): keys and values in turn, the MLP applied."""
+        """Return keys and values in turn, (2 · layers, key-value heads, m, head dim), MLP applied."""
         if not self.mlp_width:
             return self.keys_values
         sets, heads, length, head_dim = self.start.shape
@@ -86,7 +94,7 @@ class PrefixTuning(SoftPromptModule):
         return self.start + correction.permute(1, 2, 0, 3)
 
     def vectors(self) -> list[Tensor]:
-        # A layer's keys, and its values, are parts of their own: their scales differ.
+        # A layer's keys and its values are separate parts: their scales differ.
         return [self.trained_keys_values().permute(2, 0, 1, 3).flatten(2)]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:

@@ -1,22 +1,28 @@
-"""The bare backbone: the baseline of every table."""
+"""Backbone without a prompt: the baseline of every table."""
 
 import torch
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 
 
 class Pretrained(SoftPromptModule):
-    """Nothing is trained: for ``validate``, ``test`` and ``predict``."""
+    """Backbone without trained parameters, for ``validate``, ``test`` and ``predict``.
 
-    def __init__(self, backbone: BackboneConfig = BackboneConfig(), val_generations: int = 64) -> None:
+    Usage::
+
+        promptstage test --model Pretrained --data GSM8K
+    """
+
+    def __init__(self, backbone: BackboneLike = BackboneConfig(), val_generations: int = 64) -> None:
         """
         Args:
-            backbone: the frozen language model.
-            val_generations: validation questions answered in ``validate``.
+            backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
+            val_generations: validation questions to generate for in ``validate``.
         """
         super().__init__(backbone, OptimizerConfig(), val_generations)
 
     def configure_prompts(self, generator: torch.Generator) -> None:
-        """There is none."""
+        """Create nothing."""

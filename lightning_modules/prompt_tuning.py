@@ -1,4 +1,10 @@
-"""Prompt tuning (Lester et al. 2021; DPC §3.1) and late prompts (DHAM §3)."""
+"""Prompt tuning at the input of the first layer, and late prompts at the input of a deeper one.
+
+Prompt tuning: "The Power of Scale for Parameter-Efficient Prompt Tuning", Lester, Al-Rfou and Constant, 2021,
+arXiv:2104.08691. Late prompts: §3 of "Unlocking coherent reasoning in LLMs with hierarchical soft prompts"
+(DHAM), anonymous, under review. Default length: §3.1 of "Improving complex reasoning with Dynamic Prompt
+Corruption" (DPC), Fan et al., ICLR 2025, arXiv:2503.13208.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,21 +14,26 @@ from promptstage.lightning_modules.backbone.prefix import Prefix, bos_row, bos_s
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
 from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
 from promptstage.utilities.errors import UserError
 
 
 class PromptTuning(SoftPromptModule):
-    """One soft prompt P, (m, d), at the input of one layer.
+    """Soft prompt P, (m, d), at the input of one layer.
 
-    Paper symbols: P is ``prompt``, m ``num_virtual_tokens``, the insertion layer r ``insert_at``. With
+    Paper symbols: P is ``prompt``, m is ``num_virtual_tokens``, the insertion layer r is ``insert_at``. With
     ``mlp_width``, P is ``prompt`` + MLP(``prompt``), the MLP Linear → tanh → Linear, zero at first.
+
+    Usage::
+
+        promptstage fit --model PromptTuning --model.num_virtual_tokens 100 --data GSM8K
     """
 
     def __init__(
         self,
-        backbone: BackboneConfig = BackboneConfig(),
+        backbone: BackboneLike = BackboneConfig(),
         num_virtual_tokens: int = 100,
         init: PromptInit = PromptInit(),
         insert_at: int = 0,
@@ -35,25 +46,25 @@ class PromptTuning(SoftPromptModule):
     ) -> None:
         """
         Args:
-            backbone: the frozen language model.
-            num_virtual_tokens: m; the DPC paper uses 100.
-            init: how the virtual tokens start.
-            insert_at: layer whose input the prompt is part of; 0 is prompt tuning, more a late prompt.
-            bos_first: put the tokenizer's BOS before the prompt, not before the content. Attention sinks
-                form at the first position, which is then not a virtual token.
+            backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
+            num_virtual_tokens: number of virtual tokens (m); the DPC paper uses 100.
+            init: starting values of the virtual tokens.
+            insert_at: layer whose input the prompt is part of; 0: prompt tuning, deeper: a late prompt.
+            bos_first: put the tokenizer's BOS before the prompt instead of before the content. Attention
+                sinks form at the first position, which is then not a virtual token.
             mlp_width: hidden width of an MLP that the prompt is trained through, as in the nanoGPT
-                prompt-tuning post; 0: none. It is left out of the export.
+                prompt-tuning post; 0: none. The exported prompt has it applied.
             visible_from: first layer whose content attends to the prompt.
-            visible_until: the layer before which content stops attending to it; None: all others do, too.
-            optimizer: AdamW and its schedule.
-            val_generations: validation questions answered at each validation; 0 for the loss alone.
+            visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
+            optimizer: settings of AdamW and its schedule.
+            val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: when there is no virtual token, or ``mlp_width`` is negative.
+            UserError: for a value out of range.
         """
         super().__init__(backbone, optimizer, val_generations)
         if num_virtual_tokens < 1:
-            raise UserError(f"num_virtual_tokens must be at least 1, not {num_virtual_tokens}")
+            raise UserError(f"num_virtual_tokens must be >= 1, got {num_virtual_tokens}")
         check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
@@ -73,7 +84,7 @@ class PromptTuning(SoftPromptModule):
             self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, width, generator)
 
     def trained_prompt(self) -> Tensor:
-        """P, (m, d), the MLP applied."""
+        """Return P, (m, d), with the MLP applied."""
         if not self.mlp_width:
             return self.prompt
         return self.prompt + self.mlp_out(self.mlp_in(self.prompt).tanh())

@@ -1,4 +1,4 @@
-"""The multilayer perceptron through which soft prompts may be trained (Li & Liang 2021, arXiv 2101.00190)."""
+"""Multilayer perceptron through which soft prompts may be trained (Li & Liang 2021, arXiv:2101.00190)."""
 
 import torch
 from torch import nn
@@ -9,12 +9,13 @@ LARGEST_WIDTH = 1 << 20
 
 
 def check_mlp_width(mlp_width: int) -> None:
-    """
+    """Check the width of the MLP; 0 stands for none.
+
     Raises:
-        UserError: when it is negative, or so large that it can only be a mistake.
+        UserError: if it is negative, or too large to be intended.
     """
     if mlp_width < 0:
-        raise UserError(f"mlp_width must not be negative: 0 for none, not {mlp_width}")
+        raise UserError(f"mlp_width must be >= 0, got {mlp_width}")
     if mlp_width > LARGEST_WIDTH:
         raise UserError(f"mlp_width must be <= {LARGEST_WIDTH:,}, got {mlp_width:,}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,12 @@ class Backbone(nn.Module):
         shards: the processes that share it.
     """
 
-    def __init__(self, config: BackboneConfig, model: Any = None) -> None:
+    def __init__(self, config: BackboneConfig | str, model: Any = None, **options: Any) -> None:
         """Load the backbone, or take a ready ``model`` (used with made-up models in tests).
+
+        Args:
+            config: configuration, name or path.
+            options: fields of :class:`BackboneConfig` to set, such as ``dtype="bfloat16"``.
 
         Raises:
             UserError: if it cannot be loaded, or its outputs behind a prefix are not those behind the same
@@ -44,6 +49,7 @@ class Backbone(nn.Module):
         """
         super().__init__()
         register()
+        config = BackboneConfig(config, **options) if isinstance(config, str) else replace(config, **options)
         self.config = config
         files = None
         if model is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promptstage.lightning_modules import base
+from promptstage.lightning_modules.backbone.model import Backbone
 from tests.tiny_folder import QUIET, Outcome, call
 
 
@@ -90,7 +90,7 @@ TYPOS = [
     ("--model", "option --model needs a value"),
     ("--config=nowhere.yaml", "configuration nowhere.yaml does not exist"),
     ("--model.init.kind=text", "prompt init 'text' needs a text that is not empty"),
-    ("--model.num_virtual_tokens=0", "num_virtual_tokens must be at least 1, not 0"),
+    ("--model.num_virtual_tokens=0", "num_virtual_tokens must be >= 1, got 0"),
     ("--model.optimizer.lr=-1", "optimizer lr must be > 0"),
     ("--model.help=DHMA", "--model 'DHMA' is unknown: did you mean 'DHAM'?"),
     ("--data.task=adition", "task 'adition' is unknown: did you mean 'addition'?"),
@@ -109,7 +109,7 @@ DHAM_MISTAKES = [
     (["--model.partition=[0,2]", "--model.num_stages=3"], "num_stages is 3, but partition [0, 2] has 2"),
     (
         ["--model.num_virtual_tokens=4"],
-        "a budget of 4 virtual tokens is smaller than the search.max_stages, 5",
+        "num_virtual_tokens must be >= 5 (search.max_stages), got 4",
     ),
     (["--model.num_stages=0"], "num_stages must be at least 1, not 0"),
     (["--model.search.min_stages=4", "--model.search.max_stages=3"], "min_stages 4 to max_stages 3 leaves"),
@@ -130,7 +130,7 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object) -> None:
         raise AssertionError("a backbone was loaded before the mistake was told")
 
-    monkeypatch.setattr(base, "Backbone", loaded)
+    monkeypatch.setattr(Backbone, "__init__", loaded)
 
 
 @pytest.mark.usefixtures("no_backbone")
@@ -301,7 +301,9 @@ def test_a_stored_flag_never_runs_foreign_code(trained: Path, monkeypatch: pytes
     checkpoint["config"] = yaml.safe_dump(config)
     torch.save(checkpoint, "evil.ckpt")
     seen = []
-    monkeypatch.setattr(base, "Backbone", lambda config: seen.append(config.trust_remote_code) or 1 / 0)
+    monkeypatch.setattr(
+        Backbone, "__init__", lambda self, config: seen.append(config.trust_remote_code) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         call("test", "--ckpt_path", "evil.ckpt", "--trainer.accelerator=cpu")
     assert seen == [False]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny_folder import QUIET, call
 
@@ -51,3 +52,27 @@ def test_an_old_configuration_is_read(old: Path) -> None:
     assert outcome.code == 0, outcome.err
     (note,) = outcome.notes
     assert note.endswith("options of other subcommands are ignored: early_stopping, save_every, run_dir")
+
+
+def test_an_old_run_is_loaded_from_python(old: Path) -> None:
+    """Its checkpoint has no arguments and text settings: they come from its configuration."""
+    from promptstage.datamodules.generated import Generated
+    from promptstage.lightning_modules.evaluation import Decoding, answer
+    from promptstage.lightning_modules.saved_prompts import load_prompt
+
+    prompt = load_prompt(old)
+    assert prompt.constructor_arguments["num_virtual_tokens"] == 6
+    assert prompt.constructor_arguments["optimizer"].lr == 0.03
+    settings = prompt.text_settings
+    assert (settings.dataset, settings.template, settings.max_new_tokens) == ("last_letter", "plain", 24)
+    sizes = {"train_size": 64, "validation_size": 8, "test_size": 8}
+    data = Generated(task="last_letter", max_new_tokens=settings.max_new_tokens, **sizes)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    with torch.no_grad():
+        answers = answer(prompt.backbone, batch, prompt.prefix(), Decoding())
+    assert {record.id: record.generation for record in answers["records"]} == {
+        record["id"]: record["generation"] for record in records(OLD / "results.jsonl")
+    }
+    prompt.save("saved")
+    assert load_prompt("saved", prompt.backbone).text_settings == settings

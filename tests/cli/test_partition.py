@@ -146,7 +146,7 @@ def test_a_fixed_number(dham: list[str]) -> None:
     assert partition(Path("found"))["why"] == "G = 3 was asked for"
     assert len(partition(Path("found"))["stages"]) == 3
     outcome = call("fit", *dham, "--model.partition=found/partition.json", "--model.num_stages=2")
-    assert_one_error(outcome, "the partition has 3 stages, num_stages asks for 2")
+    assert_one_error(outcome, "num_stages must be 3, as in the partition, got 2")
 
 
 def test_another_backbone_is_refused(dham: list[str], tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_one_process_has_a_whole_backbone(
     dham += ["--model.search.examples=8"]  # the search meets the backbone before the fit does
     fit = call("fit", *common, *dham, "--trainer.max_steps=1", "--backbone.shard=node")
     assert fit.code == 0, fit.err
-    assert caplog.text.count("is whole: --backbone.shard node spreads it over several processes") == 1
+    assert caplog.text.count("is not sharded: --backbone.shard node needs several ranks") == 1
 
 
 @pytest.mark.usefixtures("signals")

@@ -304,7 +304,7 @@ MISTAKES = [
     ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
     ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
     ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
-    ([GRADIENTS, "--trainer.callbacks.alpha=0"], "alpha must be positive, not 0"),
+    ([GRADIENTS, "--trainer.callbacks.alpha=0"], "alpha must be > 0, got 0"),
     ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "saliency every 0 steps: allowed are 1 and more"),
 ]
 

@@ -74,7 +74,7 @@ def test_a_fit_with_a_hidden_prompt(common: list[str], tmp_path: Path) -> None:
 def test_a_stage_that_no_layer_sees_is_not_trained(common: list[str], tmp_path: Path, mode: str) -> None:
     own = ["--model=DHAM", "--model.partition=[0,2]", f"--model.mode={mode}", f"--run_dir={tmp_path / 'run'}"]
     fit = call("fit", *common, *own, HIDDEN, "--trainer.max_steps=2")
-    assert_one_error(fit, "no layer from 0 to 1 sees the prompt of stage 2")
+    assert_one_error(fit, "no layer from 0 to 1 attends to the prompt of stage 2")
     done("fit", *common, *own, "--trainer.max_steps=2")
     done("test", *QUIET, "--ckpt_path", tmp_path / "run", HIDDEN)
 

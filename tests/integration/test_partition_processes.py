@@ -30,7 +30,7 @@ def test_same_partition(tmp_path: Path) -> None:
             continue
         said = on_processes(processes, commands)
         assert said.count("partition (cka, contiguous): layers") == len(commands)
-        assert said.count(f"decoder blocks spread over {processes} processes") == len(commands) / 2
+        assert said.count(f"decoder blocks sharded over {processes} ranks") == len(commands) / 2
     for examples in EXAMPLES:
         runs = [search(examples, *way)[0] for way in WAYS]
         assert len({(run / "partition.json").read_bytes() for run in runs}) == 1

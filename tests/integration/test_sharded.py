@@ -34,7 +34,7 @@ def test_same_numbers(tmp_path: Path) -> None:
             commands.append(["fit", *FLAGS, *flags, *whole])
             commands.append(["test", f"--ckpt_path={run}", *FLAGS[:2]])
     said = on_processes(2, commands)
-    assert said.count("decoder blocks spread over 2 processes") == 2 * len(METHODS)
+    assert said.count("decoder blocks sharded over 2 ranks") == 2 * len(METHODS)
     for name in METHODS:
         whole, spread = (tmp_path / f"{name}-{shard}" for shard in ("none", "node"))
         for tag, values in scalars(whole).items():
@@ -73,4 +73,4 @@ def test_what_needs_all_of_it(callback: str, tmp_path: Path) -> None:
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert "needs a whole backbone on each process: --backbone.shard none, not node" in lines[0]
+    assert "needs the whole backbone on each rank: --backbone.shard must be none, got node" in lines[0]

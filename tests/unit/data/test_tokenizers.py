@@ -17,7 +17,7 @@ from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.checkpointing import describe, verify
+from promptstage.lightning_modules.checkpoints import describe, verify
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 from promptstage.utilities.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptstage.lightning_modules.checkpointing import PromptCheckpointIO, read_checkpoint
+from promptstage.lightning_modules.checkpoints import PromptCheckpointIO, read_checkpoint
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, moved, tiny_backbone
 

@@ -211,7 +211,7 @@ def test_layers(llama: Backbone) -> None:
     for shallow, message in (
         ((4,), "layers 0 to 3"),
         ((-1, 2), "layer -1"),
-        ((0, 1), "sees the soft prompt"),
+        ((0, 1), "attends to the soft prompt"),
     ):
         with pytest.raises(UserError, match=message):
             Corruption(shallow=shallow).layers(late)
@@ -220,9 +220,9 @@ def test_layers(llama: Backbone) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"gamma": 101}, "percentage from 0 to 100, not 101"),
-        ({"gamma": -1}, "percentage from 0 to 100, not -1"),
-        ({"alpha": 0}, "alpha must be positive"),
+        ({"gamma": 101}, "gamma must be >= 0 and <= 100 \\(percent\\), got 101"),
+        ({"gamma": -1}, "gamma must be >= 0 and <= 100 \\(percent\\), got -1"),
+        ({"alpha": 0}, "alpha must be > 0"),
         ({"beta": "men"}, "did you mean 'mean'"),
         ({"removal": "drip"}, "did you mean 'drop'"),
         ({"shallow": ()}, "must not be empty"),

@@ -273,7 +273,7 @@ def test_what_cannot_be_measured(llama: Backbone) -> None:
     assert late is not None
     with pytest.raises(UserError, match=r"^saliency of layers \[0, 4\]: backbone 'tiny' has layers 0 to 3$"):
         diagnose(llama, tokens(), late, [0, 4], NAMES)
-    with pytest.raises(UserError, match=r"^none of the layers \[0, 1\] sees the soft prompt"):
+    with pytest.raises(UserError, match=r"^none of the layers \[0, 1\] attends to the soft prompt"):
         diagnose(llama, tokens(), late, [0, 1], NAMES)
     batch = tokens()
     batch.rationale[1] = 5

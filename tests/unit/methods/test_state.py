@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.checkpointing import FORMAT, describe, verify
+from promptstage.lightning_modules.checkpoints import FORMAT, describe, verify
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, moved, tiny_backbone
 
@@ -116,7 +116,7 @@ def test_description_is_plain() -> None:
     said = describe(fresh("dham"))
     assert said["structure"] == {"stages": "0 | 1-2 | 3", "mode": "accumulate"}
     assert said["backbone"]["name"] == "tiny"
-    assert set(said) == {"format", "method", "backbone", "fingerprint", "structure"}
+    assert set(said) == {"format", "method", "backbone", "fingerprint", "structure", "arguments", "text"}
 
 
 def test_another_backbone_is_refused() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
-from promptstage.lightning_modules.callback_states import restored_states
-from promptstage.lightning_modules.checkpointing import read_checkpoint
+from promptstage.lightning_modules.checkpoint_callbacks import restored_states
+from promptstage.lightning_modules.checkpoint_numbers import stored_random_state
+from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.lightning_modules.optimization import OptimizerConfig
-from promptstage.lightning_modules.training_state import stored_random_state
 from promptstage.utilities.errors import UserError
 
 Checkpoint = dict[str, Any]

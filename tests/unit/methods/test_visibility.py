@@ -186,7 +186,7 @@ def test_measures_of_hidden_layers_are_not_numbers(llama: Backbone, name: str) -
         ("prefix", {"visible_until": 0}, "visible_until must be > 0"),
         ("dham", {"visible_until": 5}, "visible_until must be <= 4: backbone 'tiny' has 4 layers, got 5"),
         ("prefix", {"visible_from": 4}, "visible_from must be <= 3"),
-        ("late", {"visible_until": 2}, "no layer from 0 to 1 sees the prompt"),
+        ("late", {"visible_until": 2}, "no layer from 0 to 1 attends to the prompt"),
     ],
     ids=str,
 )

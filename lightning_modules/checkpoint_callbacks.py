@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
-from promptstage.lightning_modules.stored_numbers import is_count, short_repr, to_float
+from promptstage.lightning_modules.checkpoint_numbers import is_count, short_repr, to_float
 from promptstage.utilities.errors import UserError
 
 # Entries of ModelCheckpoint that name files. The keys stay, so that plain Lightning loads the state, too.

@@ -1,4 +1,4 @@
-"""Prompt-only checkpoints: written atomically, checked when they are read."""
+"""Prompt-only checkpoints: described, written atomically, and verified when they are read."""
 
 import io
 import os
@@ -7,80 +7,92 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
+from promptstage.lightning_modules.checkpoint_numbers import check_numbers
 from promptstage.lightning_modules.checkpoint_schema import check_contents, check_progress
-from promptstage.lightning_modules.training_state import check_numbers
+from promptstage.lightning_modules.prompt_module import PromptModule
+from promptstage.utilities.arguments import plain_arguments
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_bytes
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.utilities.tensor_files import write_tensors
 
 FORMAT = 1
 
 
-def describe(module: "SoftPromptModule") -> dict[str, Any]:
-    """What a checkpoint says of itself: method, backbone and structure, as plain values."""
+def describe(module: PromptModule) -> dict[str, Any]:
+    """Describe a module as plain values: its method with arguments, its backbone, structure and texts."""
+    text = asdict(module.text_settings)
     return {
         "format": FORMAT,
         "method": type(module).__name__,
         "backbone": asdict(module.backbone_config),
         "fingerprint": module.load_backbone().fingerprint,
         "structure": module.structure(),
+        "arguments": plain_arguments(module.constructor_arguments),
+        "text": text | {"stop": list(text["stop"])},
     }
 
 
-def verify(module: "SoftPromptModule", checkpoint: Mapping[str, Any]) -> None:
+def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     """Check that ``checkpoint`` was made by this method over this backbone.
 
     Raises:
         UserError: naming what differs.
     """
-    theirs = checkpoint.get("promptstage")
-    if not isinstance(theirs, Mapping) or "format" not in theirs:
+    stored = checkpoint.get("promptstage")
+    if not isinstance(stored, Mapping) or "format" not in stored:
         raise UserError("the checkpoint was not written by promptstage")
-    ours = describe(module)
-    if theirs["format"] != FORMAT:
-        raise UserError(f"the checkpoint has format {theirs['format']}, this version reads format {FORMAT}")
-    if theirs["method"] != ours["method"]:
-        raise UserError(f"the checkpoint is of method {theirs['method']}, the model is {ours['method']}")
-    if not module.load_backbone().matches(theirs["fingerprint"]):
+    own = describe(module)
+    check_format(stored["format"])
+    if stored["method"] != own["method"]:
+        raise UserError(f"the checkpoint is of method {stored['method']}, the model is {own['method']}")
+    if not module.load_backbone().matches(stored["fingerprint"]):
         raise UserError(
-            f"the checkpoint belongs to backbone '{theirs['backbone']['name']}' "
-            f"(fingerprint {theirs['fingerprint']}), not to '{ours['backbone']['name']}' "
-            f"({ours['fingerprint']})"
+            f"the checkpoint belongs to backbone '{stored['backbone']['name']}' "
+            f"(fingerprint {stored['fingerprint']}), not to '{own['backbone']['name']}' "
+            f"({own['fingerprint']})"
         )
-    for key in [*ours["structure"], *theirs["structure"]]:
-        one, other = (said["structure"].get(key, "unset") for said in (theirs, ours))
-        if one != other:
-            raise UserError(f"the checkpoint has {key} {one}, the model has {other}")
+    for key in [*own["structure"], *stored["structure"]]:
+        before, now = (values["structure"].get(key, "unset") for values in (stored, own))
+        if before != now:
+            raise UserError(f"the checkpoint has {key} {before}, the model has {now}")
     trainer = module._trainer
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
         check_progress(checkpoint, trainer)
 
 
-def check_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def check_format(number: object) -> None:
+    """
+    Raises:
+        UserError: if this version cannot read the format.
+    """
+    if number != FORMAT:
+        raise UserError(f"the checkpoint has format {number}, this version reads format {FORMAT}")
+
+
+def check_keys(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     """Check that two state dictionaries have the same keys and shapes.
 
     Raises:
         UserError: naming the first difference.
     """
-    missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     if missing or unexpected:
         raise UserError(
             f"the checkpoint does not fit the model: missing {missing or 'nothing'}, "
             f"unexpected {unexpected or 'nothing'}"
         )
-    for key in ours:
-        if ours[key].shape != theirs[key].shape:
+    for key in own:
+        if own[key].shape != stored[key].shape:
             raise UserError(
-                f"the checkpoint does not fit the model: {key} is {tuple(theirs[key].shape)} there "
-                f"and {tuple(ours[key].shape)} here"
+                f"the checkpoint does not fit the model: {key} is {tuple(stored[key].shape)} there "
+                f"and {tuple(own[key].shape)} here"
             )
 
 
@@ -88,7 +100,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint on the CPU as plain values and tensors; nothing in it is executed.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a checkpoint of ours.
+        UserError: if the file is missing, damaged, or not a checkpoint of promptstage.
     """
     where = f"checkpoint {path}"
     try:
@@ -132,7 +144,7 @@ def _check_archive(file: BinaryIO, where: str) -> None:
 
 
 class PromptCheckpointIO(TorchCheckpointIO):
-    """Reads and writes checkpoints; a crash while writing leaves the previous file as it was."""
+    """Reader and writer of checkpoints; a crash while writing leaves the previous file as it was."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -147,3 +159,34 @@ class PromptCheckpointIO(TorchCheckpointIO):
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         return read_checkpoint(path)
+
+
+# --- export for other programs ------------------------------------------------------------------------
+
+
+def write_export(path: Path, tensors: Mapping[str, Tensor], step: int, module: PromptModule) -> None:
+    """Write a prompt as it is used, with its method, backbone fingerprint and step as metadata.
+
+    Args:
+        tensors: from ``module.exported()`` or :func:`exported_from`.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    about = {"method": type(module).__name__, "fingerprint": module.backbone.fingerprint, "step": step}
+    write_tensors(path, tensors, about)
+
+
+def exported_from(module: PromptModule, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what ``module`` exports with the parameters of a checkpoint; its own are restored afterwards.
+
+    Raises:
+        UserError: if the checkpoint has another method, backbone or structure.
+    """
+    verify(module, checkpoint)
+    own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+    finally:
+        module.load_state_dict(own)

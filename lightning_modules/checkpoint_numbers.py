@@ -1,13 +1,48 @@
-"""Checks of the numbers in a checkpoint: trained tensors, AdamW's moments and learning rates."""
+"""Checks of the numbers in a checkpoint: trained tensors, AdamW's moments, learning rates and counts."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.stored_numbers import is_rate, short_repr, to_float
 from promptstage.utilities.errors import UserError
+
+LARGEST_COUNT = 2**53  # floats represent larger integers inexactly
+
+
+def to_float(value: object) -> float:
+    """Convert a real number or a tensor with one element to a float; NaN for anything else."""
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def is_rate(value: object) -> bool:
+    """Return whether ``value`` is finite and not negative."""
+    return math.isfinite(to_float(value)) and to_float(value) >= 0
+
+
+def is_count(value: object) -> bool:
+    """Return whether ``value`` is an integer from 0 to ``LARGEST_COUNT``."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
+def short_repr(value: object) -> str:
+    """Describe ``value`` for a one-line message: short scalars literally, else the type."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+        return "an integer over 53 bits"
+    if value is None or isinstance(value, int | float | str):
+        return repr(value)[:40]
+    return f"a {type(value).__name__}"
 
 
 def check_numbers(checkpoint: Mapping[str, Any], name: str) -> None:

@@ -1,0 +1,149 @@
+"""Interface of a soft-prompt method: a backbone, a constructor, and a prefix made of trained parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.positions import check_virtual_tokens
+from promptstage.lightning_modules.text_settings import TextSettings
+from promptstage.utilities.arguments import bound_arguments
+from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    BackboneLike = BackboneConfig | Backbone | str
+else:
+    # jsonargparse reads signatures at run time: on the command line a backbone is given by its options.
+    BackboneLike = BackboneConfig
+
+
+class PromptModule(L.LightningModule, ABC):
+    """Interface of a method: what it trains, and what content attends to.
+
+    Attributes:
+        backbone: the frozen language model, once it is loaded; several prompts may share one.
+        backbone_config: its configuration.
+        text_settings: how questions are rendered and generations end, as in the last fit.
+        constructor_arguments: arguments of the constructor, defaults included and the backbone excluded.
+    """
+
+    backbone: Backbone
+    optimizer_config: OptimizerConfig
+    constructor_arguments: dict[str, Any]
+    visible_from: int = 0
+    visible_until: int | None = None
+    _ddp_params_and_buffers_to_ignore: list[str]  # torch's name
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        module = super().__new__(cls)
+        # Here, so that subclasses need not call anything; past nn.Module, which is not initialized yet.
+        module.__dict__["constructor_arguments"] = bound_arguments(cls, args, kwargs)
+        return module
+
+    def __init__(self, backbone: BackboneLike) -> None:
+        """
+        Args:
+            backbone: configuration, name or path of the frozen language model, or one that is loaded.
+
+        Raises:
+            UserError: if a loaded backbone has trainable parameters.
+        """
+        super().__init__()
+        if isinstance(backbone, Backbone):
+            if any(parameter.requires_grad for parameter in backbone.parameters()):
+                raise UserError(f"backbone '{backbone.config.name}' must be frozen, got trainable parameters")
+            self.backbone = backbone
+            self.backbone_config = backbone.config
+        else:
+            self.backbone_config = BackboneConfig(backbone) if isinstance(backbone, str) else backbone
+        self.text_settings = TextSettings()
+        self._created = False
+
+    @abstractmethod
+    def configure_prompts(self, generator: torch.Generator) -> None:
+        """Create the trained parameters in float32, once the backbone is loaded.
+
+        Args:
+            generator: the only source of random numbers to use, so that all ranks start alike.
+        """
+
+    def vectors(self) -> list[Tensor]:
+        """Return the soft prompt's vectors, (m, parts, width) for each stage; empty without a prompt.
+
+        A part has a scale of its own: one for a prompt, each layer's keys and values for a prefix.
+        """
+        return []
+
+    def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix | None:
+        """Build the prefix that content attends to from given vectors; None for no prefix.
+
+        Args:
+            vectors: as :meth:`vectors`, or (b, m, parts, width) each for one prompt per example.
+            dropped: (b,) int64, the virtual token, counted over all stages, to hide; -1 hides none.
+        """
+        return None
+
+    def prefix(self) -> Prefix | None:
+        """Build the prefix, with gradients to the trained parameters; None for no prefix."""
+        return self.prefix_of(self.vectors())
+
+    def structure(self) -> dict[str, object]:
+        """Return what must agree between a checkpoint and this module besides keys and shapes."""
+        return {}
+
+    def exported(self) -> dict[str, Tensor]:
+        """Return the prompt as it is used, without parameters that only training needs."""
+        return dict(self.state_dict())
+
+    def stored_entries(self) -> dict[str, Any]:
+        """Return plain values that a checkpoint must hold for :meth:`adopt`; most methods need none."""
+        return {}
+
+    def adopt(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what must be known before prompts are created; most methods need nothing.
+
+        Called before ``fit`` resumes, before an evaluation and before a prompt is loaded; tensors are loaded
+        later.
+        """
+
+    def load_backbone(self) -> Backbone:
+        """Return the backbone, which is loaded on the first call."""
+        if not hasattr(self, "backbone"):
+            check_virtual_tokens(self)
+            self.backbone = Backbone(self.backbone_config)
+        return self.backbone
+
+    def create_prompts(self) -> None:
+        """Load the backbone and create the trained parameters, unless they exist."""
+        if self._created:
+            return
+        # From the run's seed alone: the same start on every rank, whatever drew numbers before.
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.load_backbone()
+        with torch.device("cpu"):
+            self.configure_prompts(generator)
+        self._created = True
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that the optimizer may change."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def check_layers(self, option: str, layers: list[int]) -> None:
+        """Check that the backbone has the layers that an option names.
+
+        Raises:
+            UserError: naming the first layer that it does not have.
+        """
+        for layer in layers:
+            if not 0 <= layer < self.backbone.num_layers:
+                raise UserError(
+                    f"{option} names layer {layer}, but backbone '{self.backbone_config.name}' has layers "
+                    f"0 to {self.backbone.num_layers - 1}"
+                )

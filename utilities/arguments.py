@@ -1,0 +1,78 @@
+"""Constructor arguments as plain values, and back."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, get_type_hints
+
+from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.reading import validated
+
+BACKBONE = "backbone"  # stored on its own
+
+
+def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments, except the backbone, by name; empty if the call is invalid."""
+    try:
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)  # type: ignore[misc]
+    except TypeError:
+        return {}  # the constructor itself raises it
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= value
+        elif name not in ("self", BACKBONE):
+            arguments[name] = value
+    return arguments
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return arguments as values that JSON can hold.
+
+    Dataclasses become mappings and tuples lists. None if a value of another type is among them, which only
+    classes outside this project have.
+    """
+    try:
+        return {name: _plain(value) for name, value in arguments.items()}
+    except TypeError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise TypeError(f"{type(value).__name__} is not a plain value")
+
+
+def typed_arguments(cls: type, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Convert plain values to the types that the constructor of ``cls`` annotates.
+
+    Args:
+        where: origin of the values, for messages.
+
+    Raises:
+        UserError: naming ``where`` and the first argument that is unknown or has another type.
+    """
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]  # of the class given, not of an instance
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    names = [name for name in parameters if name not in ("self", BACKBONE)]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    typed: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name not in names and not takes_any:
+            raise UserError(f"{where}: {cls.__name__} has no argument {name!r:.60}: {nearest(name, names)}")
+        try:
+            typed[name] = validated(hints.get(name, Any), value, f"argument '{name}'")
+        except UserError as error:  # also the classes' own checks, which do not name the file
+            raise UserError(f"{where}: {error}") from error
+    return typed
