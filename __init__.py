@@ -1,5 +1,11 @@
 """Soft prompts that make a frozen language model reason better, on PyTorch Lightning.
 
+    import promptstage as ps
+
+    prompt = ps.DHAM(ps.Backbone("embedded"), num_virtual_tokens=16)
+    run = ps.fit(prompt, ps.Generated(task="addition"), max_steps=200, lr=0.03, folder="runs/first")
+    print(run.test().accuracy)
+
 Names are imported on first use, so that ``import promptstage`` takes milliseconds.
 """
 
@@ -10,6 +16,10 @@ if TYPE_CHECKING:
     from promptstage.callbacks.act import ACT as ACT
     from promptstage.callbacks.dpc import DPC as DPC
     from promptstage.callbacks.saliency import SaliencyDiagnostics as SaliencyDiagnostics
+    from promptstage.composition.inspection import Saliency as Saliency
+    from promptstage.composition.inspection import generate as generate
+    from promptstage.composition.inspection import saliency as saliency
+    from promptstage.composition.results import Evaluation as Evaluation
     from promptstage.datamodules.aqua import AQuA as AQuA
     from promptstage.datamodules.arc import ARC as ARC
     from promptstage.datamodules.generated import Generated as Generated
@@ -18,11 +28,17 @@ if TYPE_CHECKING:
     from promptstage.datamodules.math import MATH as MATH
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
+    from promptstage.lightning_modules.backbone.model import Backbone as Backbone
     from promptstage.lightning_modules.dham import DHAM as DHAM
     from promptstage.lightning_modules.lora import LoRA as LoRA
     from promptstage.lightning_modules.prefix_tuning import PrefixTuning as PrefixTuning
     from promptstage.lightning_modules.pretrained import Pretrained as Pretrained
     from promptstage.lightning_modules.prompt_tuning import PromptTuning as PromptTuning
+    from promptstage.runs import Run as Run
+    from promptstage.runs import fit as fit
+    from promptstage.runs import load as load
+    from promptstage.runs import partition as partition
+    from promptstage.utilities.errors import UserError as UserError
 
 __version__ = "0.2.0"
 
@@ -30,19 +46,29 @@ _MODULES = {
     "ACT": "callbacks.act",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
+    "Backbone": "lightning_modules.backbone.model",
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc",
+    "Evaluation": "composition.results",
     "GSM8K": "datamodules.gsm8k",
     "Generated": "datamodules.generated",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",
     "PrefixTuning": "lightning_modules.prefix_tuning",
     "Pretrained": "lightning_modules.pretrained",
-    "ProntoQA": "datamodules.prontoqa",
     "PromptTuning": "lightning_modules.prompt_tuning",
+    "ProntoQA": "datamodules.prontoqa",
+    "Run": "runs",
+    "Saliency": "composition.inspection",
     "SaliencyDiagnostics": "callbacks.saliency",
+    "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",
+    "fit": "runs",
+    "generate": "composition.inspection",
     "grade": "datamodules.grading",
+    "load": "runs",
+    "partition": "runs",
+    "saliency": "composition.inspection",
 }
 __all__ = [*_MODULES, "__version__"]
 

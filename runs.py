@@ -10,12 +10,12 @@ A run made here and one made on the command line are the same: either continues 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
@@ -23,11 +23,13 @@ from lightning.pytorch.callbacks import EarlyStopping
 from promptstage.composition import jobs
 from promptstage.composition.configuration import config_text, data_from, hyperparameters, read_config
 from promptstage.composition.folders import Folders, run_folders
+from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
 from promptstage.composition.session import Session
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
+from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.evaluation import Record
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
@@ -142,22 +144,12 @@ class Run:
             return jobs.predict(session, self.prompt, self.data, questions)
 
     @contextmanager
-    def _session(self, results: str | None, options: dict[str, Any]) -> Any:
+    def _session(self, results: str | None, options: dict[str, Any]) -> Iterator[Session]:
         checkpoint = str(self.checkpoint)
         folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
         session = _session(self.prompt, self.data, folders, options, checkpoint=checkpoint)
-        try:
+        with _used(session):
             yield session
-        except BaseException:
-            session.discard_unused()
-            raise
-        finally:
-            folders.release()
-
-    @classmethod
-    def of(cls, folder: PathLike, prompt: SoftPromptModule, data: ReasoningDataModule) -> Self:
-        """Return the run that was just made in a folder."""
-        return cls(folder, prompt=prompt, data=data)
 
 
 def fit(
@@ -200,13 +192,8 @@ def fit(
     stopping = None
     if patience is not None:
         stopping = EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
-    try:
+    with _used(session, trains=True):
         jobs.fit(session, prompt, data, save_every, stopping)
-    except BaseException:
-        session.discard_unused(trains=True)
-        raise
-    finally:
-        folders.release()
     run = Run(folders.run, prompt=prompt, data=data)
     best = folders.run / "checkpoints" / "best.ckpt"
     if best.is_file():
@@ -235,15 +222,11 @@ def partition(
     name = f"partition-{data.name}".lower()
     folders = run_folders(None if folder is None else str(folder), None, name)
     session = _session(prompt, data, folders, options, seed_everything=seed)
-    try:
+    with _used(session):
         jobs.partition(session, prompt, data)
-    except BaseException:
-        session.discard_unused()
-        raise
-    finally:
-        folders.release()
-    stages: Partition = prompt.stages  # type: ignore[attr-defined]  # DHAM, which partition checks
-    return stages
+    assert isinstance(prompt, DHAM)  # as partition checks
+    assert prompt.stages is not None
+    return prompt.stages
 
 
 def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
@@ -258,6 +241,19 @@ def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
     prompt = load_prompt(path, backbone)
     assert isinstance(prompt, SoftPromptModule)
     return prompt
+
+
+@contextmanager
+def _used(session: Session, trains: bool = False) -> Iterator[None]:
+    """Let a session run: quietly, without leaving a useless folder after an error, and release its folder."""
+    try:
+        with quiet():
+            yield
+    except BaseException:
+        session.discard_unused(trains)
+        raise
+    finally:
+        session.folders.release()
 
 
 def _session(

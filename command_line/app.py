@@ -14,10 +14,10 @@ from promptstage import datamodules, lightning_modules
 from promptstage.command_line.commands.base import MODEL_SECTIONS, Invocation, TrainerCommand
 from promptstage.command_line.nulls import check_nulls
 from promptstage.command_line.parser import PromptParser
-from promptstage.command_line.quiet import hide_loading_bar
 from promptstage.command_line.resume import check_resume
 from promptstage.command_line.settings import check_settings, normalize_settings
 from promptstage.composition.folders import Folders, flatten
+from promptstage.composition.quiet import hide_loading_bar
 from promptstage.composition.session import DEFAULTS, Session
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.templates import CHAT

@@ -20,7 +20,7 @@ from promptstage.command_line.commands.base import TrainerCommand
 from promptstage.command_line.configuration import Importable, stored_configuration, trainer_objects
 from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
-from promptstage.command_line.quiet import be_quiet
+from promptstage.composition.quiet import be_quiet
 from promptstage.lightning_modules.checkpoint_schema import check_complete
 from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.utilities.errors import UserError

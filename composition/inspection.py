@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Saliency:
 
 def generate(
     prompt: SoftPromptModule, question: str | Sequence[str], max_new_tokens: int | None = None
-) -> Any:
+) -> str | list[str]:
     """Generate an answer to one question, or to each of several, by greedy decoding.
 
     Args:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
@@ -30,6 +30,7 @@ from promptstage.datamodules.sources import (
 from promptstage.datamodules.templates import Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
+from promptstage.utilities.arguments import bound_arguments
 from promptstage.utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
     """The only words that noise may change; None: all that the answer does not depend on."""
     overlap: str = ""
     """Questions that the test split shares with other data, as a warning for who tests."""
+
+    constructor_arguments: dict[str, Any]
+    """Arguments of the constructor, defaults included."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        module = super().__new__(cls)
+        module.constructor_arguments = bound_arguments(cls, args, kwargs)
+        return module
 
     def __init__(
         self,

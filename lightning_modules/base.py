@@ -1,6 +1,7 @@
 """Training loop of all methods: loss, gradients, optimizer."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,6 +18,9 @@ from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.stored_prompt import StoredPrompt
 from promptstage.lightning_modules.text_settings import text_settings_of
 from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from promptstage import Saliency
 
 
 class SoftPromptModule(EvaluationSteps, StoredPrompt):
@@ -40,6 +44,26 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self.optimizer_config = optimizer
         if "optimizer" in self.constructor_arguments:
             self.constructor_arguments["optimizer"] = optimizer
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of them, too
+        self, question: str, max_new_tokens: int | None = None
+    ) -> str: ...
+    @overload
+    def generate(self, question: Sequence[str], max_new_tokens: int | None = None) -> list[str]: ...
+    def generate(self, question: str | Sequence[str], max_new_tokens: int | None = None) -> str | list[str]:
+        """Generate an answer to one question, or to several; see :func:`promptstage.generate`."""
+        import promptstage
+
+        return promptstage.generate(self, question, max_new_tokens)
+
+    def saliency(
+        self, question: str, layers: Sequence[int] | None = None, max_new_tokens: int | None = None
+    ) -> "Saliency":
+        """Compute how information flows to the answer to a question; see :func:`promptstage.saliency`."""
+        import promptstage
+
+        return promptstage.saliency(self, question, layers, max_new_tokens)
 
     def setup(self, stage: str) -> None:
         if self._trainer is not None:

@@ -5,11 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from promptstage.composition.folders import Folders, run_folders
-
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from promptstage.composition.folders import Folders
     from promptstage.composition.session import Session
     from promptstage.datamodules.base import ReasoningDataModule
     from promptstage.lightning_modules.base import SoftPromptModule
@@ -100,8 +99,10 @@ class TrainerCommand(Command):
         """Return the default name of a new run's folder."""
         return f"{method}-{data}".lower()
 
-    def folders(self, run_dir: str | None, checkpoint: str | None, method: str, data: str) -> Folders:
+    def folders(self, run_dir: str | None, checkpoint: str | None, method: str, data: str) -> "Folders":
         """Choose and lock the folders to write to."""
+        from promptstage.composition.folders import run_folders
+
         return run_folders(run_dir, checkpoint, self.default_name(method, data), self.results, self.writes)
 
     def prepare(self, invocation: Invocation) -> None:

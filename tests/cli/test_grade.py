@@ -188,7 +188,7 @@ MISTAKES = [
     (["digits"], "digits:1: not valid JSON: Exceeds the limit"),
     (["deep"], "deep:1: not valid JSON: maximum recursion depth"),
     (["binary"], "binary:1: not valid JSON: 'utf-8' codec"),
-    (["run", "run"], "'run' is one path too many"),
+    (["run", "run"], "unexpected argument 'run'"),
     (["run", "--datset=math"], "option --datset is unknown: did you mean '--dataset'?"),
     (["--outptu", "x", "run"], "option --outptu is unknown: did you mean '--output'?"),
     (["run", "--dataset"], "--dataset: expected one argument"),
@@ -222,7 +222,7 @@ def test_mistakes(args: list[str], message: str, trained: Path) -> None:
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["grade", "--help"])
-    assert capsys.readouterr().out.startswith("usage: python cli.py grade PATH [--dataset NAME] [--output F")
+    assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--output F")
 
 
 def test_a_bar_on_a_terminal_that_waits(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:

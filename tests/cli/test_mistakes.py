@@ -64,11 +64,11 @@ TYPOS = [
     ("--trainer.precision=12", "option --trainer.precision: '12' is not allowed: "),
     (
         "--trainer.callbacks=foo",
-        "--trainer.callbacks 'foo' is unknown: Allowed: callbacks.act.ACT, callbacks.dpc",
+        "--trainer.callbacks 'foo' is unknown: Allowed: ACT, DPC, SaliencyDiagnostics",
     ),
     (
         "--trainer.callbacks=callbacks.dcp.DPC",
-        "--trainer.callbacks 'callbacks.dcp.DPC' is unknown: did you mean callbacks.dpc.DPC? Allowed: ",
+        "--trainer.callbacks 'callbacks.dcp.DPC' is unknown: did you mean DPC? Allowed: ",
     ),
     ("--trainer.callbacks=EarlyStoping", "'EarlyStoping' is unknown: did you mean EarlyStopping? Allowed: "),
     (

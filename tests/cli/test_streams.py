@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptstage.command_line.quiet import be_quiet
+from promptstage.composition.quiet import be_quiet
 from promptstage.utilities.errors import printable
 from tests.cli.test_mistakes import assert_one_error
 from tests.many_commands import ROOT

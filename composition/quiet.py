@@ -1,16 +1,23 @@
-"""Messages of libraries that tell a user of promptstage nothing."""
+"""Messages of libraries that do not help a user of promptstage."""
 
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from promptstage.utilities.errors import printable
 from promptstage.utilities.files import DISK_FULL
 
-# Advertisements, the end of a fit that is only to find stages, and signals told as faults (LastCheckpoint and
-# StopSignals tell them better); under two names that Lightning logs by.
-UNWANTED = ("litlogger", "litmodels", "`max_steps=0` reached", "was raised with message")
+# Advertisements; what every command repeats; the end of a fit that only finds stages; and signals reported
+# as faults, which LastCheckpoint and StopSignals report better.
+UNWANTED = (
+    *("litlogger", "litmodels", "`max_steps=0` reached", "was raised with message"),
+    *("Seed set to", "GPU available: False", "TPU available: False", "Restoring states from the checkpoint"),
+    *("Loaded model weights from the checkpoint", "Restored all states from the checkpoint"),
+)
+# Lightning logs under two names.
 LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 # Starts of warnings, as regular expressions, and why each is of no use.
@@ -58,13 +65,33 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 
 def be_quiet() -> None:
-    """Drop these messages, and make all others safe to print."""
+    """Drop these messages for the rest of the process, and make all others safe to print."""
     threading.excepthook = _thread_ended
     warnings.formatwarning = _safe_warning
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if _is_wanted not in logger.filters:
             logger.addFilter(_is_wanted)
+    _ignore_warnings()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop these messages for a while."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    added = [logger for logger in loggers if _is_wanted not in logger.filters]
+    with warnings.catch_warnings():
+        _ignore_warnings()
+        for logger in added:
+            logger.addFilter(_is_wanted)
+        try:
+            yield
+        finally:
+            for logger in added:
+                logger.removeFilter(_is_wanted)
+
+
+def _ignore_warnings() -> None:
     for start in WARNINGS:
         warnings.filterwarnings("ignore", message=start)
 
