@@ -30,7 +30,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.lightning_modules.dham import DHAM
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.evaluation import Decoding, Record
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
 from promptstage.utilities.errors import UserError
@@ -148,7 +148,7 @@ class Run:
         checkpoint = str(self.checkpoint)
         folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
         session = _session(self.prompt, self.data, folders, options, checkpoint=checkpoint)
-        with _used(session):
+        with _used(session, self.prompt):
             yield session
 
 
@@ -192,7 +192,7 @@ def fit(
     stopping = None
     if patience is not None:
         stopping = EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
-    with _used(session, trains=True):
+    with _used(session, prompt, trains=True):
         jobs.fit(session, prompt, data, save_every, stopping)
     run = Run(folders.run, prompt=prompt, data=data)
     best = folders.run / "checkpoints" / "best.ckpt"
@@ -222,7 +222,7 @@ def partition(
     name = f"partition-{data.name}".lower()
     folders = run_folders(None if folder is None else str(folder), None, name)
     session = _session(prompt, data, folders, options, seed_everything=seed)
-    with _used(session):
+    with _used(session, prompt):
         jobs.partition(session, prompt, data)
     assert isinstance(prompt, DHAM)  # as partition checks
     assert prompt.stages is not None
@@ -244,8 +244,13 @@ def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
 
 
 @contextmanager
-def _used(session: Session, trains: bool = False) -> Iterator[None]:
-    """Let a session run: quietly, without leaving a useless folder after an error, and release its folder."""
+def _used(session: Session, prompt: SoftPromptModule, trains: bool = False) -> Iterator[None]:
+    """Run a session quietly; then release its folder, which an error leaves only with results.
+
+    What callbacks and jobs set on the prompt for one use ends with it.
+    """
+    before = (prompt.val_generations, prompt.validation_tags, prompt.decoding)
+    prompt.decoding = Decoding()
     try:
         with quiet():
             yield
@@ -253,6 +258,7 @@ def _used(session: Session, trains: bool = False) -> Iterator[None]:
         session.discard_unused(trains)
         raise
     finally:
+        prompt.val_generations, prompt.validation_tags, prompt.decoding = before
         session.folders.release()
 
 

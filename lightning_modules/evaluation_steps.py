@@ -76,7 +76,16 @@ class EvaluationSteps(PromptModule):
     def _forget_prefix(self) -> None:
         self._shared_prefix = None
 
-    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _forget_prefix
+    def _begin(self) -> None:
+        self._forget_prefix()
+        # Their tensors belong to the mode they were made in: an inference tensor cannot be updated outside.
+        for metric in self._counters():
+            metric.reset()
+
+    def _counters(self) -> tuple[SumMetric, ...]:
+        return self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum, self.broken_sum
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _begin
     on_validation_end = on_test_end = on_predict_end = _forget_prefix
 
     def answered_ids(self) -> list[str]:
@@ -112,5 +121,5 @@ class EvaluationSteps(PromptModule):
             low, high = wilson_interval(correct, answered)
             self.log(tag, correct / answered, prog_bar=True)
             self.log_dict({f"{tag}_low": low, f"{tag}_high": high})
-        for metric in (self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum):
+        for metric in self._counters():
             metric.reset()
