@@ -13,7 +13,7 @@ help: ## list the targets
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	mkdir -p $(VENV)/checkout && ln -sfn ../.. $(VENV)/checkout/promptstage  # for mypy
 	touch $@
 

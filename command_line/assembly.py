@@ -37,6 +37,7 @@ from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import read_text
+from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
@@ -177,7 +178,7 @@ def _split(option: Sequence[str]) -> tuple[str, str]:
 def _read(
     value: str, section: str | None, importable: Importable, typed: Mapping[str, Collection[str]]
 ) -> dict[str, Any]:
-    path = os.path.expanduser(value)
+    path = existing_or_shipped(os.path.expanduser(value))
     if section is None and not os.path.lexists(path) and ("{" in value or "\n" in value):
         return read_configuration(value, "--config", importable, typed=True)
     text = read_text(path, "configuration", LIMIT)

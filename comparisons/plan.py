@@ -16,6 +16,7 @@ from promptstage.comparisons.table import FigureKind
 from promptstage.datamodules.sources import local_folder
 from promptstage.utilities.errors import UserError, choose, nearest, printable
 from promptstage.utilities.reading import read_text
+from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import parse_yaml, plain
 
 UNTRAINED = "--model=Pretrained"
@@ -116,7 +117,7 @@ def read(path: Path) -> Comparison:
         UserError: when it cannot be read, something in it is unknown or of another kind, or a file that it
             names does not exist.
     """
-    tree = parse_yaml(read_text(path, "comparison"), str(path))
+    tree = parse_yaml(read_text(existing_or_shipped(str(path)), "comparison"), str(path))
     # Flags stay texts, as on the command line.
     values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
     keys = [known.name for known in fields(Comparison)]
@@ -143,7 +144,7 @@ def read(path: Path) -> Comparison:
                 f"{path}: row '{row}' needs a name, a printable text, that gives a folder of its own"
             )
     for file in lists.get("files", []):
-        if not Path(file).is_file():
+        if not Path(existing_or_shipped(file)).is_file():
             raise UserError(f"{path}: file {file} does not exist (paths start from {Path.cwd()})")
     seeds = values.get("seeds", [])
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
@@ -243,7 +244,7 @@ def chosen_class(flags: Sequence[str], section: str) -> str:
         if option == f"--{section}":
             path = value
         elif option in ("-c", "--config"):
-            path = str(_from_file(Path(value), section).get("class_path", path))
+            path = str(_from_file(value, section).get("class_path", path))
     return path.rpartition(".")[2]
 
 
@@ -255,7 +256,7 @@ def starts_processes(flags: Sequence[str]) -> bool:
         name, equals, value = option.partition("=")
         value = value if equals else following
         if name in ("-c", "--config"):
-            trainer = _from_file(Path(value), "trainer")
+            trainer = _from_file(value, "trainer")
             values |= {key: trainer[key] for key in values if key in trainer}
         elif name.removeprefix("--trainer.") in values:
             given[name.removeprefix("--trainer.")] = value
@@ -267,9 +268,9 @@ def starts_processes(flags: Sequence[str]) -> bool:
     return count != 1 or str(values["num_nodes"]) != "1"
 
 
-def _from_file(file: Path, section: str) -> dict[str, Any]:
+def _from_file(file: str, section: str) -> dict[str, Any]:
     """Read a section of a configuration file; nothing if it is not valid, which the command reports."""
     try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8"))[section])
+        return dict(yaml.safe_load(Path(existing_or_shipped(file)).read_text(encoding="utf-8"))[section])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return {}
