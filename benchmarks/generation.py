@@ -16,7 +16,7 @@ from benchmarks.common import ROOT, alternate, ratios, smollm2
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 
 
 def main() -> None:

@@ -168,7 +168,7 @@ def calibration_features(trainer: L.Trainer, module: DHAM) -> tuple[Tensor, Tens
             features, rows = backbone.pooled_outputs(gold.input_ids, ends, search.pooling == "token")
             metric.update(features, torch.tensor(numbers, device=device)[rows])
             bar.update(len(numbers) * trainer.world_size)
-    backbone.shards.go_along()
+    backbone.shards.join_remaining_passes()
     features, examples = (part.cpu() for part in metric.compute())
     broken = (~features.isfinite()).any(-1).nonzero()
     if len(broken):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.lightning_modules.backbone.prefix import (
-    Prefix,
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import (
     StageMode,
     bos_row,
     bos_structure,

@@ -229,7 +229,7 @@ def test_stages_have_a_single_bos(write_rows: WriteRows) -> None:
     before, batch = moved(data, bos_first=False), moved(data)
     assert (batch.gold.input_ids != tokenizer.bos_token_id).all()
     module = prompted(tokenizer, "dham", "llama")
-    assert module.prefix().lead == 1
+    assert module.prefix().num_leading == 1
     bare = before.gold.input_ids[:, 1:], before.gold.labels[:, 1:]
     losses, expected, doubled = (
         module.backbone.loss(*tokens, module.prefix())[1]
