@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from promptstage.callbacks import progress
-from promptstage.callbacks.progress import FORMAT, ExamplesProgressBar, ExamplesTqdm
+from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.utilities.progress import FORMAT, ExamplesTqdm
 
 
 def bar(file: io.StringIO, leave: bool = True) -> ExamplesTqdm:
