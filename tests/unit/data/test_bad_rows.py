@@ -125,7 +125,7 @@ def test_malformed_rows_are_reported_or_skipped(
     line = str(error.value)
     assert "\n" not in line
     assert line.startswith(f"{source}/train.jsonl:2: {message}")
-    assert line.endswith(" (--data.on_bad_row=skip leaves malformed rows out)")
+    assert line.endswith(" (on_bad_row 'skip' leaves malformed rows out)")
     assert len(line) < len(source) + 250
     data = kind(source=source, on_bad_row="skip", validation_size=1)
     train = {example.id for example in data.examples("train")}
