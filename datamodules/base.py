@@ -1,18 +1,13 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 from promptstage.datamodules.chat import to_date
 from promptstage.datamodules.encoding import Collate, Encoded, Example, encode
-from promptstage.datamodules.grading import reference_problem
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
@@ -22,17 +17,9 @@ from promptstage.datamodules.loaders import (
     round_robin_loader,
 )
 from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
-from promptstage.datamodules.perturbation import Perturbation, perturb
-from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.sources import (
-    MalformedRow,
-    Row,
-    local_folder,
-    parse_rows,
-    read_hub,
-    read_jsonl,
-    text_problem,
-)
+from promptstage.datamodules.perturbation import Perturbation
+from promptstage.datamodules.sources import text_problem
+from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.utilities.arguments import bound_arguments
@@ -45,7 +32,7 @@ STOP = ("\nQuestion:",)
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
 
 
-class ReasoningDataModule(L.LightningDataModule, ABC):
+class ReasoningDataModule(Splits):
     """Questions with worked answers, as token batches for a frozen language model.
 
     In a trainer the module's tokenizer is used; a data module used without a trainer needs :meth:`connect`.
@@ -78,15 +65,6 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         UserError: if a value is not allowed.
     """
 
-    name: str
-    """The data set's name for the grader and in example ids."""
-    hub_configs: ClassVar[tuple[str, ...]] = ()
-    """Configurations of the hub data set, read in this order."""
-    question_field: ClassVar[str | None] = "question"
-    """Field of a row that holds the whole question; None if the question has other fields, too."""
-    hub_has_validation: ClassVar[bool] = False
-    noise_words: ClassVar[frozenset[str] | None] = None
-    """Words that noise may change; None: all that the answer does not depend on."""
     overlap: str = ""
     """Warning about questions that the test split shares with other data, logged at a test."""
 
@@ -143,79 +121,15 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
         choose("perturbation", perturbation, get_args(Perturbation))
-        self.perturbation: Perturbation = perturbation
+        self.perturbation = perturbation
         self.perturbation_seed = perturbation_seed
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
         self._questions: list[Example] = []
-        self._parsed: dict[str, list[Example]] = {}
+        self.parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
-
-    @abstractmethod
-    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """Parse ``row``, number ``index`` of ``split``.
-
-        Raises:
-            MalformedRow: if a field is missing or invalid.
-        """
-
-    def folder(self) -> Path | None:
-        """Return the local folder with the rows, or None for a hub id; raises as :func:`local_folder`."""
-        return local_folder(self.source)
-
-    def has_validation(self) -> bool:
-        """Return whether the source has a validation split."""
-        folder = self.folder()
-        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
-
-    def local_file(self, split: str) -> Path | None:
-        """Return the file of a split in the local folder, which may not exist; None for a hub id."""
-        folder = self.folder()
-        return folder / f"{split}.jsonl" if folder else None
-
-    def rows(self, split: str) -> list[Row]:
-        """Read all rows of a split of the source."""
-        if file := self.local_file(split):
-            return read_jsonl(file)
-        return read_hub(self.source, self.hub_configs, split, self.revision)
-
-    def examples(self, split: str) -> list[Example]:
-        """Read the examples of ``train``, ``validation`` or ``test``, in the order of the source.
-
-        Raises:
-            UserError: if the rows cannot be read, one is malformed, or too few are left to train on.
-        """
-        carved = split != "test" and not self.has_validation()
-        stored = "train" if carved else split
-        if stored not in self._parsed:
-            skip = self.on_bad_row == "skip"
-            self._parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
-        examples = self._parsed[stored]
-        held_out = 0
-        if carved:
-            held_out = self.sizes["validation"] or max(1, min(500, len(examples) // 10))
-            if held_out >= len(examples):
-                raise UserError(
-                    f"validation_size is {held_out}, but {self.name} has no validation split and only "
-                    f"{len(examples)} training rows to take it from"
-                )
-        # Each draw has its own random numbers, so that no size affects another draw.
-        seed = f"{stored}/{self.seed if stored == 'train' else 0}"
-        own = slice(held_out) if split == "validation" and carved else slice(held_out, None)
-        chosen = [examples[i] for i in draw_indices(len(examples), seed, own, self.sizes[split])]
-        if split != "test":
-            return chosen
-        how = (self.perturbation, self.perturbation_seed, self.noise_words)
-        return [perturb(example, *how) for example in chosen]
-
-    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """Parse a row, and check that an answer can equal its reference."""
-        example = self.parse(row, split, index)
-        if problem := reference_problem(self.name, example.answer):
-            raise MalformedRow(problem)
-        return example
 
     def use_questions(self, questions: Sequence[str]) -> None:
         """Set the questions of :meth:`predict_dataloader`; their ids are ``question/0`` and so on.
@@ -279,15 +193,9 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
         if stage == "fit":
-            self._check_test_split()
+            self.check_test_split()
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
-
-    def _check_test_split(self) -> None:
-        """Check a local test split, so that a test after the fit does not fail."""
-        file = self.local_file("test")
-        if self.on_bad_row == "raise" and file is not None and file.is_file():
-            parse_rows(self.rows("test"), self._checked, "test", skip=False)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
