@@ -70,13 +70,14 @@ def imported(file: Path) -> frozenset[str]:
 
 
 def dependencies(module: str) -> Iterator[str]:
-    """Modules of the package that ``module`` imports."""
+    """Modules of the package that ``module`` imports; its root, which imports lazily, is left out."""
     for name in imported(modules()[module]):
         if name != NAME and not name.startswith(f"{NAME}."):
             continue
         name = name.removeprefix(NAME).removeprefix(".")
         # ``from package.module import name`` names a module, or something in it.
-        yield name if name in modules() else name.rpartition(".")[0]
+        if name := name if name in modules() else name.rpartition(".")[0]:
+            yield name
 
 
 def inside(module: str, package: str) -> bool:
@@ -90,6 +91,15 @@ def test_no_circles() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
+
+
+def test_the_root_imports_lazily() -> None:
+    body = ast.parse(modules()[""].read_text(encoding="utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {ast.unparse(node) for node in imports} == {
+        "from importlib import import_module",
+        "from typing import TYPE_CHECKING, Any",
+    }
 
 
 @pytest.mark.parametrize("package", ALLOWED)
