@@ -15,7 +15,7 @@ from torch import Tensor
 from promptstage.datamodules.encoding import Collate, Tokens, encode
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.datamodules.templates import Template
-from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.utilities.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -35,10 +35,10 @@ def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
     The environment variable ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/train.jsonl``.
     """
     folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
-    data = GSM8K(backbone=backbone, source=str(folder))
+    data = GSM8K(source=str(folder))
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         examples = [data.parse(json.loads(next(file)), "train", i) for i in range(rows)]
-    tokenizer = data.tokenizer
+    tokenizer = load_tokenizer(backbone)
     encoded = encode(examples, Template("plain", tokenizer), tokenizer)
     return Collate(tokenizer.eos_token_id, data.name, data.max_new_tokens, data.stop)(encoded).gold
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import ROOT, alternate, ratios, smollm2
 from promptstage.datamodules.encoding import Batch
 from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
@@ -61,7 +62,8 @@ def main() -> None:
 
     config = smollm2()
     folder = os.path.join(os.environ.get("PROMPTSTAGE_DATA", str(ROOT / "data")), "gsm8k")
-    data = GSM8K(backbone=config, source=folder, test_size=args.examples, eval_batch_size=args.examples)
+    data = GSM8K(source=folder, test_size=args.examples, eval_batch_size=args.examples)
+    data.connect(load_tokenizer(config))
     data.max_new_tokens, data.stop = args.new_tokens, ()
     data.setup("test")
     (batch,) = data.first_examples("test", args.examples)

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import ROOT, alternate, ratios, smollm2
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 
 
 def main() -> None:
@@ -29,7 +30,8 @@ def main() -> None:
 
     config = smollm2()
     folder = os.path.join(os.environ.get("PROMPTSTAGE_DATA", str(ROOT / "data")), "gsm8k")
-    data = GSM8K(backbone=config, source=folder, test_size=args.examples)
+    data = GSM8K(source=folder, test_size=args.examples)
+    data.connect(load_tokenizer(config))
     data.setup("test")
     examples = data.examples("test")
     # Prompts are truncated to one length: PEFT assigns wrong positions to left-padded prompts, so that only

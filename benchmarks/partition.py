@@ -22,6 +22,7 @@ import torch
 from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
 from promptstage.callbacks.partition import CKAPartition
 from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.cka import LinearCKA, use_grams
 from promptstage.lightning_modules.functional.partition import find_partition
@@ -43,15 +44,14 @@ def on_smollm2(examples: int, repeats: int) -> None:
     """Measure time and memory of the partition and of the forward pass alone."""
     folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
     config = smollm2()
-    data = GSM8K(backbone=config, source=str(folder))
+    data = GSM8K(source=str(folder))
+    data.connect(load_tokenizer(config))
     module = DHAM(config, val_generations=0)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer._data_connector.attach_datamodule(module, data)
     data.setup("fit")
     backbone = module.load_backbone()
-    batches = [
-        (batch.gold.input_ids, batch.gold.rationale[:, 0]) for batch in data.calibration_loader(examples, 0)
-    ]
+    batches = [(batch.gold.input_ids, batch.gold.rationale[:, 0]) for batch in data.probe_loader(examples, 0)]
 
     @torch.no_grad()
     def bare() -> None:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional.saliency import saliency
 
 

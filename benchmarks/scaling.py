@@ -25,7 +25,7 @@ from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional.footprint import (
     FLOAT32,
     Shape,

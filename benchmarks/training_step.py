@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.common import alternate, gsm8k_batch, matrix_product_rate, peak_memory, ratios, smollm2
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 
 
 def main() -> None:

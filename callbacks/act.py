@@ -14,15 +14,16 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
-from promptstage.callbacks.examples import data_of, warn_repeated
-from promptstage.callbacks.progress import plain_bar
+from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
+from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.backbone.calibration import Calibration
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.lightning_modules.evaluation import Decoding, answer
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder
+from promptstage.utilities.progress import plain_bar
 
 LEAST_LAYERS = 5
 

@@ -323,7 +323,7 @@ class DPC(L.Callback):
         prefix = self._prefix(module)
         if self.mode in ("random", "random_all"):
             # A choice an example, whatever batch or process it is in.
-            count = prefix.total - prefix.lead
+            count = prefix.total - prefix.num_leading
             draws = [random.Random(f"{self.seed}/{one.id}").randrange(count) for one in batch.examples]
             drawn = torch.tensor(draws, device=batch.prompt.input_ids.device)
             return Located(drawn, torch.full_like(drawn, -1))

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from promptstage.callbacks.board import boards, code_block, logged_step
 from promptstage.callbacks.dpc_files import FILE, Calibration, Correction, save_calibration
-from promptstage.callbacks.examples import warn_repeated
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, png
 from promptstage.callbacks.partial_lines import write_or_rescue
+from promptstage.datamodules.repeats import warn_repeated
 from promptstage.utilities.files import write_bytes, write_text
 from promptstage.utilities.intervals import mcnemar, wilson_interval
 

@@ -1,12 +1,11 @@
 """What callbacks share: the run's data, and what all processes have of its examples."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
@@ -44,20 +43,6 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
         dist.all_gather_object(parts, list(items))
     by_id = {item.id: item for part in parts for item in part}
     return [by_id[name] for name in ids if name in by_id]
-
-
-def warn_repeated(choice: str, questions: Collection[str]) -> None:
-    """Warn when a choice rests on repeated questions.
-
-    Args:
-        choice: its name in the warning, such as ``the partition``.
-        questions: one for each example.
-    """
-    distinct = len(set(questions))
-    if distinct < len(questions):
-        rank_zero_info(
-            f"warning: {choice} rests on {distinct} distinct questions among {len(questions)} examples"
-        )
 
 
 def check_gradients(trainer: L.Trainer, what: str) -> None:

@@ -1,8 +1,6 @@
 """A progress bar that counts examples and says when it will end."""
 
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -11,74 +9,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.base import ReasoningDataModule
-
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
-LOG_SECONDS = 60.0  # between two lines in a log
-
-
-class ExamplesTqdm(Tqdm):
-    """A tqdm bar over batches that shows examples, and the time of day at which it will be full.
-
-    In a log file it is a line now and then.
-
-    Attributes:
-        batch_size: most examples in a batch.
-        examples: examples in all batches, where it is known.
-    """
-
-    batch_size = 1
-    examples: int | None = None
-    disable: bool  # tqdm's, as is the next one
-    initial: int
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._next_line = time.monotonic() + LOG_SECONDS
-        super().__init__(*args, **kwargs)
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        if file.isatty():
-            return Tqdm.status_printer(file)
-
-        def line(text: str) -> None:
-            if text.strip():
-                print(text.strip(), file=file, flush=True)
-
-        return line
-
-    def display(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.fp.isatty():
-            if time.monotonic() < self._next_line:
-                return None
-            self._next_line = time.monotonic() + LOG_SECONDS
-        return super().display(*args, **kwargs)
-
-    def moveto(self, n: int) -> None:
-        if self.fp.isatty():
-            super().moveto(n)
-
-    def close(self) -> None:
-        if not self.disable and not self.fp.isatty():
-            self._next_line = 0.0  # the last state is told in any case,
-            self.disable = not self.leave  # unless it is one to wipe out, which cannot be done in a log
-        super().close()
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        values = super().format_dict
-        batches, total, elapsed = values["n"], values["total"], values["elapsed"]
-        values["ends"] = "--:--:--"
-        if not total:
-            return values
-        # Batches may be smaller than they could be: the last one, or all of them, cut evenly.
-        examples = min(total * self.batch_size, self.examples or total * self.batch_size)
-        values["n"], values["total"] = round(batches / total * examples), round(examples)
-        new = batches - self.initial  # a resumed epoch begins in the middle
-        values["rate"] = new / total * examples / elapsed if elapsed else None
-        if new > 0:
-            left = elapsed * (total - batches) / new
-            values["ends"] = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
-        return values
+from promptstage.utilities.progress import FORMAT, ExamplesTqdm
 
 
 class ExamplesProgressBar(TQDMProgressBar):
@@ -156,21 +87,3 @@ class ExamplesProgressBar(TQDMProgressBar):
         items = dict(super().get_metrics(trainer, pl_module))
         items.pop("v_num", None)
         return items
-
-
-def plain_bar(trainer: L.Trainer, description: str, total: int, unit: str) -> Tqdm:
-    """A bar over ``total`` units, shown where the trainer has its own bar and shows it."""
-    shown = trainer.progress_bar_callback
-    bar = ExamplesTqdm(
-        desc=description,
-        total=total,
-        disable=not isinstance(shown, ExamplesProgressBar) or shown.is_disabled,
-        leave=False,
-        dynamic_ncols=True,
-        file=sys.stderr,
-        smoothing=0,
-        bar_format=FORMAT,
-        unit=f" {unit}",
-    )
-    bar.examples = total
-    return bar

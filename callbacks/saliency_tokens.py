@@ -17,13 +17,13 @@ from promptstage.lightning_modules.functional.information_flow import ALPHA, sha
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
     """Layers and stages of a module's prompt; the rest of :class:`About` is the caller's."""
     depth = range(module.backbone.num_layers)
-    columns = [[] if prefix is None else prefix.columns(layer)[prefix.lead :] for layer in depth]
+    columns = [[] if prefix is None else prefix.columns(layer)[prefix.num_leading :] for layer in depth]
     return About(
         layers=list(layers),
         shallow=shallow_layers([layer for layer in depth if columns[layer]]),
         boundaries=[layer for layer in depth[1:] if columns[layer] != columns[layer - 1]],
         stages=[] if prefix is None else list(prefix.stages),
-        lead=0 if prefix is None else prefix.lead,
+        lead=0 if prefix is None else prefix.num_leading,
         alpha=ALPHA,
         label="",
         split="",

@@ -117,7 +117,6 @@ class PromptCLI(LightningCLI):
         self.command.add_options(parser)
         parser.add_class_arguments(BackboneConfig, "backbone")
         parser.link_arguments("backbone", "model.init_args.backbone")
-        parser.link_arguments("backbone", "data.init_args.backbone")
 
     def options(self) -> list[str]:
         """Every option of the subcommand, those of methods and data sets excepted."""

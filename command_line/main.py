@@ -88,4 +88,12 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         hint = f"did you mean '{OTHER_NAMES[name]}'?" if name in OTHER_NAMES else nearest(name, COMMANDS)
         raise UserError(f"subcommand '{name}' is unknown: {hint}")
-    return load_command(name).main(name, options)
+    from promptstage.command_line.commands.base import DirectCommand, TrainerCommand
+
+    command = load_command(name)
+    if isinstance(command, DirectCommand):
+        return command.main(name, options)
+    assert isinstance(command, TrainerCommand)
+    from promptstage.command_line.run import run
+
+    return run(command, name, options)

@@ -1,35 +1,27 @@
-"""What all data sets share: load, choose rows, tokenise, batch."""
+"""Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 from promptstage.datamodules.chat import to_date
 from promptstage.datamodules.encoding import Collate, Encoded, Example, encode
-from promptstage.datamodules.grading import reference_problem
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
-from promptstage.datamodules.loaders import EvaluationLoader, TrainLoader, calibration_loader, dealt, position
-from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
-from promptstage.datamodules.perturbation import Perturbation, perturb
-from promptstage.datamodules.samplers import drawn
-from promptstage.datamodules.sources import (
-    MalformedRow,
-    Row,
-    local_folder,
-    parse_rows,
-    read_hub,
-    read_jsonl,
-    text_problem,
+from promptstage.datamodules.loaders import (
+    EvaluationLoader,
+    TrainLoader,
+    position,
+    probe_loader,
+    round_robin_loader,
 )
+from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
+from promptstage.datamodules.perturbation import Perturbation
+from promptstage.datamodules.sources import text_problem
+from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from promptstage.utilities.arguments import bound_arguments
 from promptstage.utilities.errors import UserError, choose
 
@@ -40,49 +32,41 @@ STOP = ("\nQuestion:",)
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
 
 
-class ReasoningDataModule(L.LightningDataModule, ABC):
+class ReasoningDataModule(Splits):
     """Questions with worked answers, as token batches for a frozen language model.
 
+    In a trainer the module's tokenizer is used; a data module used without a trainer needs :meth:`connect`.
+
     Args:
-        backbone: whose tokenizer is used.
         source: hub id, or a local folder with train.jsonl, validation.jsonl and test.jsonl.
         revision: commit, tag or branch of a hub id.
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
         date: today's date for chat templates, such as 2026-01-31; default: the day on which the fit started.
-        batch_size: training questions per process and batch.
-        eval_batch_size: most questions in a batch of evaluation or prediction.
-        max_length: leave longer training examples out (tokens of prompt, completion and end token).
-            Evaluation never leaves anything out.
+        batch_size: training questions per rank and batch.
+        eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
+        max_length: leave longer training examples out (tokens of prompt, completion and end token);
+            evaluation leaves none out.
         max_new_tokens: generation limit, in tokens.
         stop: texts that end a generation; default: a new line with "Question:".
-        train_size: train on this many questions, drawn by ``seed``; default: all.
-        validation_size: validate on this many questions. A data set without validation split gives up as
-            many training questions, drawn by ``seed``; default then: a tenth, at most 500.
-        test_size: test on this many questions, the same for every seed; default: all.
+        train_size: number of training questions, drawn by ``seed``; default: all.
+        validation_size: number of validation questions. For a data set without validation split they are
+            held out from the training questions, drawn by ``seed``; default then: a tenth, at most 500.
+        test_size: number of test questions, the same for every seed; default: all.
         perturbation: ask ``paraphrase`` or ``noise`` copies of the test questions (by rules, with the same
-            answers); ``none``: the questions themselves. Training and validation questions stay.
-        perturbation_seed: of the copies; a question's copy depends on its id and this alone.
-        on_bad_row: ``raise`` an error for a malformed row, or ``skip`` such rows and say how many; sizes and
-            draws are of the others. All rows of a split in use are checked, whatever its size.
-        seed: for the order of training and the choice of training and validation questions.
-        num_workers: processes that build batches; 0: none but the training process.
+            answers); ``none``: the original questions. Training and validation questions are not changed.
+        perturbation_seed: seed of the copies; a question's copy depends on its id and this seed only.
+        on_bad_row: ``raise`` an error for a malformed row, or ``skip`` such rows and log their number; sizes
+            and draws refer to the others. All rows of a split in use are checked, whatever its size.
+        seed: seed of the training order and of the draw of training and validation questions.
+        num_workers: worker processes that build batches; 0: the training process does.
 
     Raises:
-        UserError: for a value that is not allowed; later for data that cannot be read.
+        UserError: if a value is not allowed.
     """
 
-    name: str
-    """The data set's name for the grader and in example ids."""
-    hub_configs: ClassVar[tuple[str, ...]] = ()
-    """Configurations of the hub data set, read one after the other."""
-    question_field: ClassVar[str | None] = "question"
-    """Field of a row that is the whole question; None if other fields are shown, too."""
-    hub_has_validation: ClassVar[bool] = False
-    noise_words: ClassVar[frozenset[str] | None] = None
-    """The only words that noise may change; None: all that the answer does not depend on."""
     overlap: str = ""
-    """Questions that the test split shares with other data, as a warning for who tests."""
+    """Warning about questions that the test split shares with other data, logged at a test."""
 
     constructor_arguments: dict[str, Any]
     """Arguments of the constructor, defaults included."""
@@ -97,7 +81,6 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         *,
         source: str,
         max_new_tokens: int,
-        backbone: BackboneConfig = BackboneConfig(),
         revision: str | None = None,
         template: str = "plain",
         date: str | None = None,
@@ -119,7 +102,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
             {
                 "batch_size": batch_size,
                 "eval_batch_size": eval_batch_size,
-                "generation limit max_new_tokens": max_new_tokens,
+                "max_new_tokens": max_new_tokens,
                 "max_length": max_length,
                 "train_size": train_size,
                 "validation_size": validation_size,
@@ -131,7 +114,6 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         check_workers(num_workers)
         check_stop(stop)
         self.source, self.revision = source, revision
-        self.backbone = backbone
         self.template = check_template(template)
         self.date = None if date is None else to_date(date).isoformat()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -139,85 +121,21 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
         choose("perturbation", perturbation, get_args(Perturbation))
-        self.perturbation: Perturbation = perturbation
+        self.perturbation = perturbation
         self.perturbation_seed = perturbation_seed
         self.on_bad_row = choose("on_bad_row", on_bad_row, ("raise", "skip"))
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
         self._questions: list[Example] = []
-        self._parsed: dict[str, list[Example]] = {}
+        self.parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
 
-    @abstractmethod
-    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """The example that ``row`` (number ``index`` of ``split``) describes.
-
-        Raises:
-            MalformedRow: when the row lacks something.
-        """
-
-    def folder(self) -> Path | None:
-        """The local folder with the rows, or None for a hub id; raises as :func:`local_folder` does."""
-        return local_folder(self.source)
-
-    def has_validation(self) -> bool:
-        """Whether the source has a validation split of its own."""
-        folder = self.folder()
-        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
-
-    def local_file(self, split: str) -> Path | None:
-        """The file of a split in the local folder, which may not exist; None for a hub id."""
-        folder = self.folder()
-        return folder / f"{split}.jsonl" if folder else None
-
-    def rows(self, split: str) -> list[Row]:
-        """All rows of a split that the source has."""
-        if file := self.local_file(split):
-            return read_jsonl(file)
-        return read_hub(self.source, self.hub_configs, split, self.revision)
-
-    def examples(self, split: str) -> list[Example]:
-        """The examples of ``train``, ``validation`` or ``test``, in the order of the source.
-
-        Raises:
-            UserError: when the rows cannot be read, one is malformed, or too few are left to train on.
-        """
-        carved = split != "test" and not self.has_validation()
-        stored = "train" if carved else split
-        if stored not in self._parsed:
-            skip = self.on_bad_row == "skip"
-            self._parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
-        everything = self._parsed[stored]
-        held_out = 0
-        if carved:
-            held_out = self.sizes["validation"] or max(1, min(500, len(everything) // 10))
-            if held_out >= len(everything):
-                raise UserError(
-                    f"validation_size is {held_out}, but {self.name} has no validation split and only "
-                    f"{len(everything)} training rows to take it from"
-                )
-        # Each draw has its own random numbers, so that no size changes another choice.
-        seed = f"{stored}/{self.seed if stored == 'train' else 0}"
-        own = slice(held_out) if split == "validation" and carved else slice(held_out, None)
-        chosen = [everything[i] for i in drawn(len(everything), seed, own, self.sizes[split])]
-        if split != "test":
-            return chosen
-        how = (self.perturbation, self.perturbation_seed, self.noise_words)
-        return [perturb(example, *how) for example in chosen]
-
-    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """Parse a row, and check that an answer can equal its reference."""
-        example = self.parse(row, split, index)
-        if problem := reference_problem(self.name, example.answer):
-            raise MalformedRow(problem)
-        return example
-
     def use_questions(self, questions: Sequence[str]) -> None:
-        """Have :meth:`predict_dataloader` ask these questions; their ids are ``question/0`` and so on.
+        """Set the questions of :meth:`predict_dataloader`; their ids are ``question/0`` and so on.
 
         Raises:
-            UserError: when there is none, or one is empty.
+            UserError: if there is none, or one is empty.
         """
         if not questions:
             raise UserError("no question to answer: give --questions FILE, or lines on standard input")
@@ -231,16 +149,42 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         ]
         self._encoded.pop("predict", None)
 
+    def connect(self, tokenizer: "PreTrainedTokenizerBase", vocabulary_size: int | None = None) -> None:
+        """Set the tokenizer, and discard what was tokenized by another one.
+
+        In a trainer :meth:`setup` connects the tokenizer of the module.
+
+        Args:
+            tokenizer: a fast tokenizer with a padding token.
+            vocabulary_size: number of the model's embeddings, to check token ids; None: no check.
+        """
+        if tokenizer is not self._tokenizer:
+            self._encoded.clear()
+        self._tokenizer, self._vocabulary_size = tokenizer, vocabulary_size
+
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The backbone's tokenizer, loaded once."""
+        """The connected tokenizer.
+
+        Raises:
+            UserError: if there is none.
+        """
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.backbone)
-            self._vocabulary_size = vocabulary_size(self.backbone)
+            raise UserError(
+                f"{type(self).__name__} has no tokenizer: call connect(tokenizer), or use it in a Trainer "
+                "with a promptstage module"
+            )
         return self._tokenizer
 
+    def _connect_module(self) -> None:
+        """Connect the tokenizer of the trainer's module, if there is one."""
+        module = self.trainer.lightning_module if self.trainer else None
+        if (tokenizer := getattr(module, "tokenizer", None)) is not None:
+            self.connect(tokenizer, getattr(module, "vocabulary_size", None))
+
     def setup(self, stage: str) -> None:
-        """Load and tokenise what ``stage`` (fit, validate, test or predict) needs and is not there yet."""
+        """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done."""
+        self._connect_module()
         for split in STAGES[stage]:
             if split not in self._encoded:
                 if split == "test" and self.overlap:
@@ -249,67 +193,65 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
         if stage == "fit":
-            self._check_test_split()
+            self.check_test_split()
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
-
-    def _check_test_split(self) -> None:
-        """Check a local test split, so that a fit is not followed by a test that cannot be."""
-        file = self.local_file("test")
-        if self.on_bad_row == "raise" and file is not None and file.is_file():
-            parse_rows(self.rows("test"), self._checked, "test", skip=False)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
         if self._vocabulary_size is not None:
-            check_vocabulary(rows, self._vocabulary_size, self.tokenizer, self.backbone.name)
+            check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
 
     def example_ids(self, split: str) -> list[str]:
-        """Ids of a split that was set up, in the order of the source."""
+        """Return the ids of a split that is set up, in the order of the source."""
         return [row.example.id for row in self._encoded[split]]
 
     def longest(self) -> int:
-        """Positions that the longest text set up can come to take, generation included."""
+        """Return the number of positions of the longest text, generation included."""
         return longest(self._encoded, self.max_new_tokens)
 
     def check_context(self, limit: int, reserved: int) -> None:
-        """Check that everything set up fits in ``limit`` positions less ``reserved`` for the soft prompt.
+        """Check that all examples fit in ``limit`` positions less ``reserved`` for the soft prompt.
 
         Raises:
             UserError: for the first example that does not fit, with the numbers.
         """
         check_positions(self._encoded, self.max_new_tokens, limit, reserved)
 
-    def calibration_loader(self, size: int, seed: int) -> EvaluationLoader:
-        """``size`` training examples drawn by ``seed``; raises a UserError when there are fewer."""
+    def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
+        """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
+
+        Raises:
+            UserError: if there are fewer.
+        """
         rows = self._encoded["train"]
         if len(rows) < size:
             raise UserError(
-                f"{size} calibration examples were asked for, but {self.name} has {len(rows)} training "
-                "examples in use: set --model.search.examples to at most that"
+                f"search.examples must be <= {len(rows)} (training examples of {self.name} in use), "
+                f"got {size}"
             )
         collate = self._collate(soft_prompt=False)
-        return calibration_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
+        return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
 
     def training_questions(self, count: int) -> EvaluationLoader:
-        """The first ``count`` training questions, to be answered in any stage; they must fit as test's must.
+        """Build a loader of the first ``count`` training questions, to generate from in any stage.
 
         Raises:
-            UserError: when there are fewer.
+            UserError: if there are fewer.
         """
         examples = self.examples("train")
         if len(examples) < count:
             raise UserError(
-                f"{count} training questions were asked for, but {self.name} has {len(examples)} in use"
+                f"examples must be <= {len(examples)} (training questions of {self.name} in use), got {count}"
             )
         rows = self._encoded["calibration"] = self._encode(examples[:count])
-        return dealt(rows, self._collate(), self.eval_batch_size, *self._ranks())
+        return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
     def _collate(self, soft_prompt: bool = True) -> Collate:
         """
         Args:
-            soft_prompt: batches follow the model's soft prompt, and the BOS before it, if any.
+            soft_prompt: whether batches follow the module's soft prompt, and the BOS before it, if any.
         """
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)
@@ -322,7 +264,7 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches in an order that only seed, epoch and global batch size decide."""
+        """Build batches in an order that depends on seed, epoch and global batch size only."""
         rank, world_size = self._ranks()
         return TrainLoader(
             self._encoded["train"],
@@ -337,25 +279,25 @@ class ReasoningDataModule(L.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> EvaluationLoader:
-        """Every validation question once; with ``limit_val_batches`` the first ones."""
+        """Build batches of every validation question; with ``limit_val_batches`` of the first ones."""
         return self._evaluation("validation", limit=self._limit("val"))
 
     def test_dataloader(self) -> EvaluationLoader:
-        """Every test question once; with ``limit_test_batches`` the first ones."""
+        """Build batches of every test question; with ``limit_test_batches`` of the first ones."""
         return self._evaluation("test", limit=self._limit("test"))
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """Every question of :meth:`use_questions` once; with ``limit_predict_batches`` the first ones."""
+        """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
         if not self._questions:
             raise UserError("no question to answer: predict needs some")
         return self._evaluation("predict", limit=self._limit("predict"))
 
     def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
-        """The first ``count`` questions of a split that was set up, all of them for None."""
+        """Build batches of the first ``count`` questions of a split that is set up; None: all."""
         return self._evaluation(split, count)
 
     def _limit(self, loop: str) -> int | float:
-        """The trainer's limit of batches for ``val``, ``test`` or ``predict``: a number, or a part."""
+        """Return the trainer's limit of batches for ``val``, ``test`` or ``predict``: number or fraction."""
         return getattr(self.trainer, f"limit_{loop}_batches") if self.trainer else 1.0
 
     def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:

@@ -1,4 +1,4 @@
-"""Questions as token batches: what the rest of the project sees of the data."""
+"""Questions as token batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Example(NamedTuple):
 
     Attributes:
         id: stable name, such as ``gsm8k/train/123``.
-        question: as put in the template, answer options included.
-        rationale: the worked steps; empty where the data set has none.
-        answer: the reference that the grader gets.
-        completion: what the model should write after the prompt, without leading space and end token.
+        question: text for the template, answer options included.
+        rationale: the worked steps; empty for a data set without them.
+        answer: the reference for the grader.
+        completion: the target text after the prompt, without leading space and end token.
         options: texts of the answer options of a multiple-choice question, in order.
     """
 
@@ -55,9 +55,9 @@ class Tokens:
     Attributes:
         input_ids: (B, n) int64.
         attention_mask: (B, n) int64, 1 on tokens and 0 on padding.
-        labels: (B, n) int64, -100 where nothing is learnt.
+        labels: (B, n) int64, -100 where nothing is trained.
         question: (B, 2) int64, columns of the question's text.
-        rationale: (B, 2) int64, columns of the completion without its end token; (n, n) when there is none.
+        rationale: (B, 2) int64, columns of the completion without its end token; (n, n) if there is none.
     """
 
     input_ids: Tensor
@@ -67,15 +67,15 @@ class Tokens:
     rationale: Tensor
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Tokens":
-        """The same batch on ``device``."""
+        """Move the batch to ``device``."""
         return Tokens(**{name: tensor.to(device, **kwargs) for name, tensor in vars(self).items()})
 
     def select(self, rows: Sequence[int]) -> "Tokens":
-        """Some rows of the batch, padding unchanged."""
+        """Select some rows of the batch, padding unchanged."""
         return Tokens(**{name: tensor[list(rows)] for name, tensor in vars(self).items()})
 
     def right_padded(self) -> "Tokens":
-        """The same sequences with all padding on the right, spans moved along."""
+        """Move all padding to the right, and spans accordingly."""
         start = self.attention_mask.argmax(1, keepdim=True)
         width = self.input_ids.shape[1]
         columns = (torch.arange(width, device=start.device) + start) % width
@@ -90,13 +90,13 @@ class Tokens:
 
 @dataclass
 class Batch:
-    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``); perhaps none.
+    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``); may be empty.
 
     Attributes:
         examples: the B questions, in the order of the rows.
         gold: right padded: prompt, completion, end token; labels on the last two.
         prompt: left padded: prompt alone; all labels -100.
-        dataset: name for the grader.
+        dataset: name of the data set for the grader.
         max_new_tokens: generation limit.
         stop: texts that end a generation.
     """
@@ -112,19 +112,19 @@ class Batch:
         return len(self.examples)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
-        """The same batch on ``device``."""
+        """Move the batch to ``device``."""
         gold, prompt = self.gold.to(device, **kwargs), self.prompt.to(device, **kwargs)
         return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
 
     def select(self, rows: Sequence[int]) -> "Batch":
-        """Some examples of the batch, padding unchanged."""
+        """Select some examples of the batch, padding unchanged."""
         examples = [self.examples[row] for row in rows]
         gold, prompt = self.gold.select(rows), self.prompt.select(rows)
         return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Batches of one data set as one, padded to the longest."""
+    """Join batches of one data set, padded to the longest."""
     first = batches[0]
     return Batch(
         [example for batch in batches for example in batch.examples],
@@ -156,7 +156,10 @@ def _join(parts: Sequence[Tokens], left: bool) -> Tokens:
 
 
 class Encoded(NamedTuple):
-    """An example as 1-D int32 token ids; ``completion`` has its end token, ``question`` its columns."""
+    """Token ids of an example, 1-D int32; ``completion`` ends in the end token.
+
+    ``question`` holds the columns of the question in ``prompt``.
+    """
 
     example: Example
     prompt: Tensor
@@ -165,7 +168,7 @@ class Encoded(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens of prompt, completion and end token."""
+        """Number of tokens of prompt and completion."""
         return len(self.prompt) + len(self.completion)
 
     def without_first(self, token: int) -> "Encoded":
@@ -185,7 +188,7 @@ def encode(
     Otherwise (a template that ends in a space) the completion is tokenized as a continuation of the prompt.
 
     Raises:
-        UserError: when the tokenizer gives no character offsets, or the template loses the question.
+        UserError: if the tokenizer has no character offsets, or the template loses the question.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -234,10 +237,10 @@ def encode(
 
 @dataclass(frozen=True)
 class Collate:
-    """Encoded examples → :class:`Batch`; can be pickled, so it works in loader processes.
+    """Conversion of encoded examples to a :class:`Batch`, picklable for worker processes.
 
     Attributes:
-        omitted: a first token to remove from prompts, since the model puts it before its soft prompt.
+        omitted: a first token to remove from prompts, since the model prepends it to its soft prompt.
     """
 
     pad_token_id: int

@@ -12,14 +12,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def check_vocabulary(
-    rows: Iterable[Encoded], size: int, tokenizer: "PreTrainedTokenizerBase", backbone: str
-) -> None:
+def check_vocabulary(rows: Iterable[Encoded], size: int, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Check that the backbone has an embedding for each token.
 
     Args:
         size: number of embeddings.
-        backbone: its name.
 
     Raises:
         UserError: for the first token without one.
@@ -28,8 +25,8 @@ def check_vocabulary(
         largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
         if largest >= size:
             raise UserError(
-                f"{row.example.id} has token {largest} ({tokenizer.decode([largest])!r}), but backbone "
-                f"'{backbone}' has embeddings for {size} tokens"
+                f"{row.example.id} has token {largest} ({tokenizer.decode([largest])!r}), but the backbone "
+                f"has embeddings for {size} tokens"
             )
 
 
@@ -41,19 +38,19 @@ def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> 
     """
     if max_length is None:
         return rows
-    kept = [row for row in rows if row.length <= max_length]
-    if not kept:
+    short = [row for row in rows if row.length <= max_length]
+    if not short:
         shortest = min(row.length for row in rows)
         raise UserError(
             f"max_length {max_length} leaves no training example of {data_set}: the shortest has {shortest} "
             "tokens"
         )
-    if len(kept) < len(rows):
+    if len(short) < len(rows):
         rank_zero_info(
-            f"{data_set}: left out {len(rows) - len(kept)} of {len(rows)} training examples with more than "
+            f"{data_set}: left out {len(rows) - len(short)} of {len(rows)} training examples with more than "
             f"{max_length} tokens"
         )
-    return kept
+    return short
 
 
 def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tuple[str, int]]:
@@ -109,10 +106,10 @@ def _remedy(split: str, row: Encoded, needed: int, max_new_tokens: int, room: in
     """Name the options that make a row fit."""
     options = []
     if split == "train" and room > 0:
-        options.append(f"set --data.max_length {room}, which leaves longer training examples out")
+        options.append(f"set max_length to {room}, which leaves longer training examples out")
     generates = needed == len(row.prompt) + max_new_tokens and split != "train"
     if generates and (most := room - len(row.prompt)) > 0:
-        options.append(f"set --data.max_new_tokens to at most {most}")
+        options.append(f"set max_new_tokens to at most {most}")
     if reserved and needed - room < reserved:
-        options.append(f"use {needed - room} virtual tokens fewer (--model.num_virtual_tokens)")
+        options.append(f"reduce num_virtual_tokens by {needed - room}")
     return " or ".join([*options, "use a backbone with more positions"])

@@ -1,4 +1,4 @@
-"""Data loaders that always stand where Lightning's progress says, also after a resume in mid-epoch."""
+"""Data loaders whose position is Lightning's progress, also after a resume within an epoch."""
 
 import random
 import zlib
@@ -16,9 +16,9 @@ from promptstage.utilities.errors import UserError
 class EvaluationLoader:
     """Batches of :func:`~promptstage.datamodules.samplers.evaluation_batches`.
 
-    With a limit these are of the first rows, not of the longest, which come first in a whole evaluation.
+    A limit selects the first rows, not the longest ones, which come first in a whole evaluation.
 
-    Not a ``DataLoader``, so that Lightning does not put a sampler of its own (which repeats examples) in it.
+    Not a ``DataLoader``, so that Lightning does not inject its own sampler, which repeats examples.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class EvaluationLoader:
     ) -> None:
         """
         Args:
-            limit: Lightning's limit of batches: how many, or as a float which part of all.
+            limit: Lightning's limit of batches: a number, or a fraction as a float.
         """
         self.rows, self.collate, self.workers = rows, collate, workers
         round_size = batch_size * world_size
         whole = -(-len(rows) // round_size)
         batches = int(whole * limit) if isinstance(limit, float) else min(whole, limit)
-        self._len = whole if isinstance(limit, float) else batches  # Lightning takes its part of it
+        self._len = whole if isinstance(limit, float) else batches  # Lightning applies a fraction itself
         first = rows[: batches * round_size]
-        # By prompt: a generation batch is as wide as its longest prompt.
+        # Sorted by prompt: a generation batch is as wide as its longest prompt.
         self.batches = evaluation_batches([len(row.prompt) for row in first], batch_size, rank, world_size)
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class EvaluationLoader:
         return _load(self.rows, self.batches, self.collate, self.workers)
 
 
-def calibration_loader(
+def probe_loader(
     rows: Sequence[Encoded],
     size: int,
     seed: int,
@@ -60,17 +60,18 @@ def calibration_loader(
     rank: int,
     world_size: int,
 ) -> EvaluationLoader:
-    """One rank's batches of ``size`` of the rows, drawn by ``seed``; its ``batches`` number them from 0."""
+    """Build one rank's batches of ``size`` rows, drawn by ``seed``; ``batches`` holds their indices."""
+    # The word is part of the seed: another one would draw other examples.
     drawn = sorted(random.Random(f"calibration/{seed}").sample(range(len(rows)), size))
-    return dealt([rows[i] for i in drawn], collate, batch_size, rank, world_size)
+    return round_robin_loader([rows[i] for i in drawn], collate, batch_size, rank, world_size)
 
 
-def dealt(
+def round_robin_loader(
     rows: Sequence[Encoded], collate: Collate, batch_size: int, rank: int, world_size: int
 ) -> EvaluationLoader:
-    """One rank's batches of the rows, cut as for one process and dealt to the ranks in turn.
+    """Build one rank's batches of the rows, assigned to the ranks in turn.
 
-    What is computed of a batch does not depend on the number of processes.
+    Batches are those of a single rank, so that results do not depend on the number of ranks.
     """
     loader = EvaluationLoader(rows, collate, 0, batch_size, rank=0, world_size=1)
     loader.batches = loader.batches[rank::world_size]
@@ -79,15 +80,15 @@ def dealt(
 
 
 class TrainLoader:
-    """Batches of :func:`~promptstage.datamodules.samplers.train_batches`, from wherever training stands.
+    """Batches of :func:`~promptstage.datamodules.samplers.train_batches`, from the current position on.
 
-    The order is a function of seed and epoch, so a position needs no state: epoch and batch number. They
-    are asked for at the first batch of an epoch, not at ``iter()``: Lightning calls ``iter()`` before it
-    has put the progress of a checkpoint right.
+    The order is a function of seed and epoch, so the position is epoch and batch number, without other
+    state. It is read at the first batch of an epoch, not at ``iter()``, which Lightning calls before it has
+    corrected the progress of a checkpoint.
 
     Args:
-        accumulated: batches in an optimiser step.
-        position: current epoch, and batches of it already trained on.
+        accumulated: batches per optimizer step.
+        position: returns the current epoch, and the number of its batches already trained on.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class TrainLoader:
         )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, whatever the position: Lightning adds those already done itself."""
+        """Return the batches of a whole epoch: Lightning subtracts those already done itself."""
         return self._len
 
     def __iter__(self) -> Iterator[Batch]:
@@ -134,7 +135,7 @@ class TrainLoader:
         yield from _load(self.rows, self._batches(epoch)[done:], self.collate, self.workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of the batches depends on; Lightning stores it in checkpoints."""
+        """Return the values that the order of batches depends on; Lightning stores them in checkpoints."""
         lengths = zlib.crc32(repr(self._lengths).encode())
         return {
             "seed": self.seed,
@@ -145,33 +146,33 @@ class TrainLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what a checkpoint was trained with, to compare it if training resumes within an epoch."""
+        """Store the values of a checkpoint, which are compared if training resumes within an epoch."""
         self._resumed = state
 
     def _check_resumed(self, state: dict[str, Any]) -> None:
         for name, value in self.state_dict().items():
             if state.get(name, value) != value:
                 raise UserError(
-                    f"cannot go on with other training data: {name} was {state[name]} and is {value}: "
-                    "restore it"
+                    f"cannot resume within an epoch on other training data: {name} must be {state[name]}, "
+                    f"got {value}"
                 )
 
 
 def position(trainer: Any) -> tuple[int, int]:
-    """Epoch, and batches done in it, by Lightning's counts; to be asked when an epoch's first batch is due.
+    """Return the epoch and its number of batches done; call it when an epoch's first batch is due.
 
     Args:
-        trainer: a Lightning trainer, or None for the start of training.
+        trainer: a Lightning trainer; None: the start of training.
     """
     if trainer is None:
         return 0, 0
     loop = trainer.fit_loop
-    # After a resume from a checkpoint of an epoch's last batch or end, Lightning 2.6 leaves these counters
-    # one off; a checkpoint in mid-epoch of such a run would then count as one of an epoch's end.
+    # After a resume from a checkpoint of an epoch's last batch or end, these counters of Lightning 2.6 are
+    # off by one; a checkpoint within an epoch of such a run would then count as one of an epoch's end.
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
         progress.ready = progress.started = progress.completed + 1
         progress.processed = progress.completed
-    # To overfit is to see the same batches in every epoch.
+    # overfit_batches: the same batches in every epoch.
     epoch = 0 if trainer.overfit_batches else trainer.current_epoch
     return epoch, loop.epoch_loop.batch_progress.current.ready
 
@@ -185,7 +186,7 @@ def _load(
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=workers,
-            # Else every epoch draws from the global random numbers, and a resumed run differs.
+            # Otherwise every epoch draws from the global random state, and a resumed run differs.
             generator=torch.Generator(),
         )
     )

@@ -15,7 +15,7 @@ def check_numbers(options: Mapping[str, int | None], least: int) -> None:
     """
     for name, value in options.items():
         if value is not None and value < least:
-            raise UserError(f"{name} is {value}: allowed are {least} and more")
+            raise UserError(f"{name} must be >= {least}, got {value}")
 
 
 def check_workers(num_workers: int) -> None:

@@ -1,20 +1,20 @@
-"""Which examples a rank sees, and in which order. Pure functions: no state, no global random numbers."""
+"""Assignment of examples to ranks and batches, by pure functions without global random state."""
 
 import random
 from collections.abc import Sequence
 
-MEGABATCH = 50  # global batches among which examples are sorted by length
+MEGABATCH = 50  # number of global batches within which examples are sorted by length
 
 
-def drawn(n: int, seed: str, part: slice, size: int | None) -> list[int]:
-    """Draw ``size`` of ``range(n)`` from a part of its shuffled order, ascending; None: all of the part."""
+def draw_indices(n: int, seed: str, part: slice, size: int | None) -> list[int]:
+    """Draw ``size`` of ``range(n)`` from a part of its shuffled order, ascending; None: the whole part."""
     order = list(range(n))
     random.Random(seed).shuffle(order)
     return sorted(order[part][:size])
 
 
 def shares(n: int, parts: int) -> list[range]:
-    """``range(n)`` cut into ``parts`` contiguous ranges whose sizes differ by at most one."""
+    """Split ``range(n)`` into ``parts`` contiguous ranges whose sizes differ by at most one."""
     return [range(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
 
 
@@ -27,21 +27,21 @@ def train_batches(
     world_size: int = 1,
     accumulated: int = 1,
 ) -> list[list[int]]:
-    """One rank's batches of an epoch, examples of like length together.
+    """Compute one rank's batches of an epoch, each of examples of similar length.
 
     Shuffle; sort by length within every 50 global batches (fewer in a small data set, whose batches would
-    else be the same in every epoch); cut into global batches of ``batch_size`` × ``world_size`` ×
-    ``accumulated``, which are what an optimiser step sees; shuffle these. Each is cut into one share for
-    every rank and accumulated batch, so that all ranks have the same number of batches and together see
-    every example once.
+    otherwise be the same in every epoch); split into global batches of ``batch_size`` × ``world_size`` ×
+    ``accumulated`` examples, one per optimizer step; shuffle these. Each is split into one share for every
+    rank and accumulated batch, so that all ranks have the same number of batches and each example is in
+    exactly one.
 
     Args:
-        lengths: of the examples, in tokens.
-        batch_size: examples a rank and batch.
-        accumulated: batches of a rank in an optimiser step.
+        lengths: number of tokens of each example.
+        batch_size: examples per rank and batch.
+        accumulated: batches of a rank per optimizer step.
 
     Returns:
-        Indices into ``lengths``; of a last global batch with few examples, some shares are empty.
+        Indices into ``lengths``; some shares of a small last global batch are empty.
     """
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
@@ -63,19 +63,19 @@ def train_batches(
 def evaluation_batches(
     lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[list[int]]:
-    """One rank's batches for evaluation: every example on exactly one rank, longest first.
+    """Compute one rank's batches for evaluation: each example on exactly one rank, longest first.
 
-    Batches are dealt to the ranks in turn and are of nearly the same size. All ranks have equally many,
-    for they wait for each other at the end: of few examples, some batches are empty.
+    Batches are assigned to the ranks in turn, and their sizes differ by at most one. All ranks have the
+    same number, since they synchronize at the end: with few examples some batches are empty.
 
     Args:
-        lengths: of the examples, in tokens.
-        batch_size: most examples in a batch.
+        lengths: number of tokens of each example.
+        batch_size: maximum number of examples in a batch.
 
     Returns:
         Indices into ``lengths``.
     """
-    # Longest first: what does not fit in memory fails at once.
+    # Longest first: a batch that does not fit in memory fails at once.
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     rounds = -(-len(order) // (batch_size * world_size))
     parts = shares(len(order), rounds * world_size)

@@ -32,7 +32,7 @@ OTHER_FORMATS = {
 
 
 class Row(NamedTuple):
-    """One row.
+    """Row of a data set.
 
     Attributes:
         fields: what it holds.
@@ -46,32 +46,32 @@ class Row(NamedTuple):
 
 
 class MalformedRow(ValueError):
-    """A row without what its data set needs; the message says what, the reader of rows adds where."""
+    """Error for a row that lacks a field; the reader of rows adds its place to the message."""
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
-    """Text ``name`` of ``row``, stripped; raises as :func:`field` does."""
+    """Return text ``name`` of ``row``, stripped; raises as :func:`field`."""
     return field(row, name, str).strip()
 
 
 def texts_field(row: Mapping[str, Any], name: str) -> list[str]:
-    """The texts of the list ``name`` of ``row``, stripped; raises as :func:`field` does, also for each."""
+    """Return the texts of the list ``name`` of ``row``, stripped; raises as :func:`field` for each."""
     texts = numbered(name, field(row, name, list))
     return [text_field(texts, entry) for entry in texts]
 
 
 def object_field(row: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Object ``name`` of ``row``, its fields called ``name.field``; raises as :func:`field` does."""
+    """Return object ``name`` of ``row``, its fields named ``name.field``; raises as :func:`field`."""
     return {f"{name}.{inner}": value for inner, value in field(row, name, dict).items()}
 
 
 def numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    """The entries of a list as fields ``name[0]``, ``name[1]`` and so on."""
+    """Return the entries of a list as fields ``name[0]``, ``name[1]`` and so on."""
     return {f"{name}[{i}]": value for i, value in enumerate(values)}
 
 
 def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = False) -> T:
-    """Field ``name`` of ``row``, which has to be a ``kind``, and not empty unless ``empty``.
+    """Return field ``name`` of ``row``, which must be a ``kind``, and not empty unless ``empty``.
 
     Raises:
         MalformedRow: if it is missing, empty, of another type, or not valid Unicode.
@@ -124,14 +124,14 @@ def text_problem(text: str) -> str:
 def parse_rows(
     rows: Sequence[Row], parse: Callable[[Mapping[str, Any], str, int], T], split: str, skip: bool
 ) -> list[T]:
-    """``parse(fields, split, number)`` of every row that is well-formed.
+    """Parse every well-formed row by ``parse(fields, split, number)``.
 
     Args:
-        parse: raises :class:`MalformedRow` for a row that is not.
-        skip: leave such rows out, and say how many in one line.
+        parse: raises :class:`MalformedRow` for a malformed row.
+        skip: leave malformed rows out, and log their number.
 
     Raises:
-        UserError: for a malformed row, or with ``skip`` when there is no other.
+        UserError: for a malformed row, or with ``skip`` if all rows are malformed.
     """
     parsed: list[T] = []
     bad: list[str] = []
@@ -143,7 +143,7 @@ def parse_rows(
         except MalformedRow as error:
             if not skip:
                 raise UserError(
-                    f"{row.where}: {error} (--data.on_bad_row=skip leaves malformed rows out)"
+                    f"{row.where}: {error} (on_bad_row 'skip' leaves malformed rows out)"
                 ) from error
             bad.append(f"{row.where}: {error}")
     if not parsed:
@@ -154,10 +154,10 @@ def parse_rows(
 
 
 def local_folder(source: str) -> Path | None:
-    """The folder that ``source`` names, or None for a hub id.
+    """Return the folder that ``source`` names, or None for a hub id.
 
     Raises:
-        UserError: when it can only be a folder and does not exist.
+        UserError: if it can only be a folder and does not exist.
     """
     try:
         path = Path(source).expanduser()
@@ -178,9 +178,9 @@ def local_folder(source: str) -> Path | None:
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """Read a file of one JSON object a line; blank lines and a byte-order mark are skipped.
+    """Read a file of one JSON object per line; blank lines and a byte-order mark are skipped.
 
-    A line that is no JSON object becomes a row with a ``problem``.
+    A line that is not a JSON object becomes a row with a ``problem``.
 
     Raises:
         UserError: if the file is missing, unreadable, empty or too large.
@@ -188,8 +188,8 @@ def read_jsonl(path: Path) -> list[Row]:
     if not path.is_file():
         if os.path.lexists(path):
             raise UserError(f"{path} is not a regular file: expected JSON lines")
-        found = list_names(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "none"
-        raise UserError(f"data folder {path.parent} has no {path.name} (JSON-lines files there: {found})")
+        names = list_names(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "none"
+        raise UserError(f"data folder {path.parent} has no {path.name} (JSON-lines files there: {names})")
     rows: list[Row] = []
     number = size = 0
     try:
@@ -245,7 +245,7 @@ def json_row(line: bytes, where: str) -> Row:
 
 
 def read_hub(source: str, configs: Sequence[str], split: str, revision: str | None) -> list[Row]:
-    """Rows of ``split`` of a hub data set, ``configs`` one after the other.
+    """Read the rows of ``split`` of a hub data set, ``configs`` in order.
 
     Raises:
         UserError: when it cannot be loaded, or is empty.

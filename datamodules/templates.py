@@ -28,10 +28,10 @@ class Rendered(NamedTuple):
 
 
 def check_template(template: str) -> str:
-    """``template`` if it can be used.
+    """Return ``template`` if it can be used.
 
     Raises:
-        UserError: when it is neither a known name nor a text with exactly one ``{question}``.
+        UserError: if it is neither a known name nor a text with exactly one ``{question}``.
     """
     if problem := text_problem(template):
         raise UserError(f"template {template!r:.60} {problem}")
@@ -46,19 +46,19 @@ def check_template(template: str) -> str:
 
 
 class Template:
-    """A template made ready for one tokenizer.
+    """A prompt template for one tokenizer.
 
     Args:
         template: ``plain``, ``cot``, ``chat`` or a text with one ``{question}``.
-        tokenizer: whose chat template ``chat`` uses, with one user message.
+        tokenizer: tokenizer whose chat template ``chat`` uses, with one user message.
         date: today's date for ``chat``, in ISO form; None: today's.
 
     Attributes:
-        is_chat: whether special tokens are part of the text already.
-        separator: what stands between prompt and completion.
+        is_chat: whether the text already contains special tokens.
+        separator: text between prompt and completion.
 
     Raises:
-        UserError: for a template that cannot be used, or ``chat`` with a tokenizer that has none.
+        UserError: if the template cannot be used, or is ``chat`` with a tokenizer without one.
     """
 
     def __init__(self, template: str, tokenizer: "PreTrainedTokenizerBase", date: str | None = None) -> None:
@@ -67,8 +67,7 @@ class Template:
         if self.is_chat:
             self._chat = ChatTemplate(tokenizer, date)
             (prompt,) = self._chat.prompts([SLOT])
-            # The question itself may occur earlier in a chat template's own words: find its place with a
-            # text that does not.
+            # A question may also occur earlier in the chat template: locate its place by the slot.
             self._before = len(prompt.partition(SLOT)[0])
             self.separator = self._answer_space(prompt)
         else:

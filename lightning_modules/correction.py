@@ -110,7 +110,9 @@ def measure(
     virtual = prefix.virtual(trace.last)
     to_row = torch.zeros(len(generated), longest, device=lengths.device)
     if longest >= 2:
-        sent = saliency(trace.terms(generated), columns=slice(prefix.lead, prefix.lead + virtual))
+        sent = saliency(
+            trace.terms(generated), columns=slice(prefix.num_leading, prefix.num_leading + virtual)
+        )
         # No label follows the last token: nothing flows to it.
         to_row = torch.nn.functional.pad(sent.sum(2) / virtual, (0, 1))
     return trigger(to_row, lengths, beta)
@@ -135,7 +137,7 @@ def measure_anew(
         tokens = tokens.right_padded()
         terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, [layer], prefix)
         spans = span_mask(tokens.rationale, tokens.labels.shape[1])[:, None]
-        sent = flow(terms[layer], spans, prefix.lead).to_row / prefix.virtual(layer)
+        sent = flow(terms[layer], spans, prefix.num_leading).to_row / prefix.virtual(layer)
         places = torch.arange(to_row.shape[1], device=lengths.device)
         rows = (tokens.rationale[:, :1] + places).clamp(max=sent.shape[1] - 1)
         # No label follows the last token: nothing flows to it.
@@ -164,8 +166,8 @@ def locate(
     rows = accumulation_mask(tokens.question, tokens.rationale, tokens.labels.shape[1], accumulate_over)
     sent = []
     for layer in layers:  # each layer's terms are freed once they are summed
-        sums = flow(terms.pop(layer), rows[:, None], prefix.lead).from_column[:, 0]
-        sent.append(prefix.spread(sums, layer)[:, prefix.lead :])
+        sums = flow(terms.pop(layer), rows[:, None], prefix.num_leading).from_column[:, 0]
+        sent.append(prefix.spread(sums, layer)[:, prefix.num_leading :])
     return accumulating_token(torch.stack(sent, dim=1), list(layers), alpha)
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
+import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.lightning_modules.backbone.prefix import (
-    Prefix,
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import (
     StageMode,
     bos_row,
     bos_structure,
@@ -24,6 +26,7 @@ from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
+from promptstage.lightning_modules.stage_search import search_stages
 from promptstage.lightning_modules.stages import (
     SEARCHED,
     StageSearch,
@@ -145,6 +148,30 @@ class DHAM(SoftPromptModule):
             )
         self.stages = stages
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self._trainer is not None:
+            self.find_stages(self._trainer)
+
+    def find_stages(self, trainer: L.Trainer) -> Partition:
+        """Set the stages, unless they are set: those that ``partition`` names, or the result of a search.
+
+        Args:
+            trainer: a trainer whose data module is set up for fit.
+
+        Raises:
+            UserError: if the search has too few examples, or fails.
+        """
+        if self.stages is None and self.find_given_stages():
+            assert self.stages is not None
+            rank_zero_info(f"partition ({self.stages.method}): layers {self.stages}")
+        elif self.stages is None:
+            assert isinstance(self.partition, str)
+            backbone = self.load_backbone()
+            self.set_stages(search_stages(trainer, backbone, self.partition, self.num_stages, self.search))
+        assert self.stages is not None
+        return self.stages
+
     def find_given_stages(self) -> bool:
         """Set the stages that ``partition`` names, if any; return whether stages are set."""
         if self.stages is None:
@@ -156,8 +183,8 @@ class DHAM(SoftPromptModule):
     def configure_prompts(self, generator: torch.Generator) -> None:
         if not self.find_given_stages():
             raise UserError(
-                f"partition '{self.partition}' is found at the start of fit, by the callback CKAPartition: "
-                "elsewhere give a checkpoint or a partition.json"
+                f"partition '{self.partition}' is searched for at the start of fit: elsewhere give a "
+                "checkpoint or a partition.json"
             )
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
@@ -241,6 +268,15 @@ class DHAM(SoftPromptModule):
                     f"stages, got {shown(self._source()[name])} (start a new fit to change it)"
                 )
         self.set_stages(partition_from(checkpoint["partition"], "the checkpoint's partition"))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Create the prompts anew if the stages of the checkpoint differ from those searched for."""
+        before = self.stages
+        self.adopt(checkpoint)
+        if self.stages != before:
+            with torch.device("cpu"):
+                self.configure_prompts(torch.Generator())
+        super().on_load_checkpoint(checkpoint)
 
     def stored_entries(self) -> dict[str, Any]:
         assert self.stages is not None

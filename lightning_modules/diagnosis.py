@@ -107,7 +107,7 @@ def diagnose(
         )
     terms, loss = attention_terms(backbone, tokens.input_ids, tokens.labels, layers, prefix)
     rows, senders = _row_masks(tokens), _sender_masks(tokens)
-    lead = 0 if prefix is None else prefix.lead
+    lead = 0 if prefix is None else prefix.num_leading
     sent: list[Tensor] = []
     attended: list[Tensor] = []
     curve: list[Tensor] = []

@@ -96,13 +96,13 @@ class EvaluationSteps(PromptModule):
     def _generate(self, batch: Batch, prefix: Prefix | None) -> Answers:
         """Generate for a batch, which may be empty, grade it, and count what is correct."""
         if not len(batch):
-            self.backbone.shards.go_along()
+            self.backbone.shards.join_remaining_passes()
             return no_answers()
         try:
             answers = answer(self.backbone, batch, prefix, self.decoding)
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
-            self.backbone.shards.go_along()
+            self.backbone.shards.join_remaining_passes()
             self.broken_sum.update(len(batch))
             return no_answers()
         self.correct_sum.update(sum(record.correct for record in answers["records"]))

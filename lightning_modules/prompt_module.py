@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -18,6 +19,8 @@ from promptstage.utilities.arguments import bound_arguments
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     BackboneLike = BackboneConfig | Backbone | str
 else:
     # jsonargparse reads signatures at run time: on the command line a backbone is given by its options.
@@ -119,6 +122,17 @@ class PromptModule(L.LightningModule, ABC):
             check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)
         return self.backbone
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The backbone's tokenizer, which data modules use; loaded without the backbone's weights."""
+        return self.backbone.tokenizer if hasattr(self, "backbone") else load_tokenizer(self.backbone_config)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of the backbone's embeddings; None if unknown until its weights are loaded."""
+        loaded = hasattr(self, "backbone")
+        return self.backbone.vocab_size if loaded else vocabulary_size(self.backbone_config)
 
     def create_prompts(self) -> None:
         """Load the backbone and create the trained parameters, unless they exist."""

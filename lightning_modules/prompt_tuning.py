@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.lightning_modules.backbone.prefix import Prefix, bos_row, bos_structure, stage_prefix
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import bos_row, bos_structure, stage_prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -93,9 +94,9 @@ class PromptTuning(SoftPromptModule):
         return [self.trained_prompt()[:, None]]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
-        lead = bos_row(self.backbone) if self.bos_first else None
+        leading = bos_row(self.backbone) if self.bos_first else None
         prompts = [part.squeeze(-2) for part in vectors]
-        prefix = stage_prefix(self.backbone, [self.insert_at], prompts, lead=lead, dropped=dropped)
+        prefix = stage_prefix(self.backbone, [self.insert_at], prompts, leading=leading, dropped=dropped)
         return prefix.visible(self.visible_from, self.visible_until)
 
     def structure(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Where DHAM's stages come from: a search, a name, a list or a ``partition.json``."""
+"""Sources of DHAM's stages: settings of the search, names, lists and ``partition.json`` files."""
 
 import json
 from collections.abc import Mapping
@@ -16,28 +16,28 @@ from promptstage.utilities.reading import read_json, validated
 SEARCHED = ("cka", "cosine", "euclidean")
 NAMED = ("uniform", "single")
 FORMAT = 1
-LEAST_EXAMPLES = 8
-UNIFORM_STAGES = 4  # what 'uniform' makes when no number is given
+MIN_EXAMPLES = 8
+UNIFORM_STAGES = 4  # of 'uniform' without num_stages
 
 Pooling = Literal["mean", "token"]
 
 
 @dataclass(frozen=True)
 class StageSearch:
-    """Settings of the search for stages before fit (DHAM §4.1, Algorithm 1); unused if stages are given.
+    """Settings of the search for stages before fit (DHAM §4.1, Algorithm 1).
 
     Attributes:
-        min_stages: fewest stages to choose from.
-        max_stages: most stages to choose from; the paper has 3 to 5.
-        contiguous: a stage is a run of layers, found by dynamic programming; false: average linkage on
+        min_stages: minimum number of stages.
+        max_stages: maximum number of stages; the paper has 3 to 5.
+        contiguous: stages are runs of layers, computed by dynamic programming; false: average linkage of
             the similarities, as in Algorithm 1, whose stages may interleave.
-        unbiased: the unbiased estimator of CKA, which does not depend on the number of examples.
+        unbiased: use the unbiased estimator of CKA, which does not depend on the number of examples.
         examples: size of the probe set, drawn from the training questions.
         rationales: include their worked answers.
         pooling: ``mean``: one feature row per example, the mean over its tokens; ``token``: one row per
             token, so memory grows with their number. The first token is left out: it dominates every mean.
-        resamples: bootstrap resamples that vote on the number of stages; 0: silhouette alone decides.
-        seed: for drawing the probe set and the resamples.
+        resamples: bootstrap resamples that vote on the number of stages; 0: the silhouette decides.
+        seed: seed of the probe set and the resamples.
     """
 
     min_stages: int = 3
@@ -54,40 +54,40 @@ class StageSearch:
         choose("pooling", self.pooling, get_args(Pooling))
         if not 2 <= self.min_stages <= self.max_stages:
             raise UserError(
-                f"min_stages {self.min_stages} to max_stages {self.max_stages} leaves no number of stages: "
-                "2 <= min_stages <= max_stages is needed; for one stage take partition 'single'"
+                "search must have 2 <= min_stages <= max_stages (for one stage: partition 'single'), got "
+                f"{self.min_stages} and {self.max_stages}"
             )
-        if self.examples < LEAST_EXAMPLES:
-            raise UserError(f"search.examples is {self.examples}: allowed are {LEAST_EXAMPLES} and more")
+        if self.examples < MIN_EXAMPLES:
+            raise UserError(f"search.examples must be >= {MIN_EXAMPLES}, got {self.examples}")
         for name, value in (("resamples", self.resamples), ("seed", self.seed)):
             if value < 0:
-                raise UserError(f"search.{name} is {value}: allowed are 0 and more")
+                raise UserError(f"search.{name} must be >= 0, got {value}")
 
     def allowed(self, num_stages: int | None, layers: int) -> range:
-        """Numbers of stages to choose from in a backbone of so many layers: the one asked for, if any.
+        """Return the numbers of stages to choose from: ``num_stages`` unless it is None.
 
         Raises:
-            UserError: when they are more than the layers can make.
+            UserError: if the backbone has too few layers.
         """
         if num_stages is not None:
             return range(num_stages, num_stages + 1)
-        # With a stage for each layer every silhouette is 0: there would be nothing to choose by.
+        # With one stage per layer every silhouette is 0 and cannot be compared.
         if self.max_stages >= layers:
             raise UserError(
-                f"max_stages is {self.max_stages}, but the backbone has {layers} layers: allowed are up to "
-                f"{layers - 1}"
+                f"search.max_stages must be <= {layers - 1} for a backbone of {layers} layers, got "
+                f"{self.max_stages}"
             )
         return range(self.min_stages, self.max_stages + 1)
 
 
 def check_source(source: str | list[int], num_stages: int | None) -> None:
-    """Check what can be checked of a partition's source before the backbone is there.
+    """Check the source of a partition before the backbone is loaded.
 
     Raises:
-        UserError: for an unknown name, a list that does not ascend, or numbers of stages that differ.
+        UserError: if the name is unknown, the list does not ascend, or ``num_stages`` differs from it.
     """
     if num_stages is not None and num_stages < 1:
-        raise UserError(f"num_stages must be at least 1, not {num_stages}")
+        raise UserError(f"num_stages must be >= 1, got {num_stages}")
     if isinstance(source, str):
         if source not in SEARCHED + NAMED and not _is_path(source):
             hint = nearest(source, SEARCHED + NAMED)
@@ -96,23 +96,23 @@ def check_source(source: str | list[int], num_stages: int | None) -> None:
                 "first layers: [0,9]"
             )
     elif not source:
-        raise UserError("partition is an empty list: name the first layer of at least one stage")
+        raise UserError("partition must name the first layer of at least one stage, got []")
     elif source != sorted(set(source)) or source[0] != 0:
-        raise UserError(f"the first layers of a partition must ascend from 0 without repeats, not {source}")
+        raise UserError(f"partition must ascend from 0 without repeats, got {source}")
     given = 1 if source == "single" else len(source) if isinstance(source, list) else None
     if num_stages is not None and given is not None and num_stages != given:
-        raise UserError(f"num_stages is {num_stages}, but partition {source} has {given}")
+        raise UserError(f"num_stages must be {given} for partition {source}, got {num_stages}")
 
 
 def given_partition(source: str | list[int], num_stages: int | None, backbone: Backbone) -> Partition | None:
-    """The partition that ``source`` names, or None when it has to be searched for.
+    """Return the partition that ``source`` names, or None if it requires a search.
 
     Raises:
-        UserError: when it does not fit the backbone, or its file cannot be read.
+        UserError: if it does not fit the backbone, or its file cannot be read.
     """
     layers = backbone.num_layers
     if num_stages is not None and num_stages > layers:
-        raise UserError(f"{num_stages} stages do not fit into the backbone's {layers} layers")
+        raise UserError(f"num_stages must be <= {layers} (layers of the backbone), got {num_stages}")
     if isinstance(source, list):
         beyond = [start for start in source if not 0 <= start < layers]
         if beyond:
@@ -124,20 +124,20 @@ def given_partition(source: str | list[int], num_stages: int | None, backbone: B
     if source == "single":
         return of_backbone(single(layers), backbone)
     if source == "uniform":
-        wanted = num_stages or UNIFORM_STAGES
-        if wanted > layers:
-            raise UserError(f"{wanted} stages do not fit into the backbone's {layers} layers")
-        return of_backbone(uniform(wanted, layers), backbone)
+        stages = num_stages or UNIFORM_STAGES
+        if stages > layers:
+            raise UserError(f"num_stages must be <= {layers} (layers of the backbone), got {stages}")
+        return of_backbone(uniform(stages, layers), backbone)
     return None if source in SEARCHED else load_partition(Path(source).expanduser(), backbone)
 
 
 def of_backbone(partition: Partition, backbone: Backbone, **more: Any) -> Partition:
-    """The same partition with the backbone's name and fingerprint, and what else is known of it."""
+    """Set the name and fingerprint of the backbone, and other fields, in a partition."""
     return replace(partition, backbone=backbone.config.name, fingerprint=backbone.fingerprint, **more)
 
 
 def save_partition(partition: Partition, path: Path) -> None:
-    """Write a partition as JSON that people can read: a field a line, a layer's similarities a line."""
+    """Write a partition as readable JSON: one line per field, and per row of the similarity matrix."""
     values = partition_values(partition)
     similarity = values.pop("similarity")
     lines = [f"  {dump_json(key)}: {json.dumps(value)}" for key, value in values.items()]
@@ -153,35 +153,35 @@ def load_partition(path: Path, backbone: Backbone) -> Partition:
     """Read a ``partition.json``, or that of a run folder, for ``backbone``.
 
     Raises:
-        UserError: when it cannot be read, or belongs to another backbone.
+        UserError: if it cannot be read, or belongs to another backbone.
     """
     path = path / "partition.json" if path.is_dir() else path
-    what = f"partition file {path}"
-    partition = partition_from(read_json(path, "partition file"), what)
-    check_partition(partition, backbone, what)
+    source = f"partition file {path}"
+    partition = partition_from(read_json(path, "partition file"), source)
+    check_partition(partition, backbone, source)
     return partition
 
 
-def check_partition(partition: Partition, backbone: Backbone, what: str) -> None:
-    """Check that a partition was made for ``backbone``.
+def check_partition(partition: Partition, backbone: Backbone, source: str) -> None:
+    """Check that a partition belongs to ``backbone``.
 
     Raises:
-        UserError: naming ``what`` and the difference.
+        UserError: naming ``source`` and the difference.
     """
     if partition.num_layers != backbone.num_layers:
         raise UserError(
-            f"{what} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
+            f"{source} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
             f"{backbone.num_layers}"
         )
     if not backbone.matches(partition.fingerprint):
         raise UserError(
-            f"{what} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
+            f"{source} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
             f"not to '{backbone.config.name}' ({backbone.fingerprint})"
         )
 
 
 def partition_values(partition: Partition) -> dict[str, Any]:
-    """A partition as plain values, for JSON and checkpoints."""
+    """Convert a partition to plain values, for JSON and checkpoints."""
     summary = {"format": FORMAT, "stages_as_runs": str(partition), "starts": list(partition.starts)}
     return summary | asdict(partition)
 
@@ -198,7 +198,7 @@ def partition_from(values: Any, where: str) -> Partition:
     if missing:
         raise UserError(f"{where} is not a partition: it has no field '{missing[0]}'")
     partition = validated(Partition, dict(values), f"{where} is not a partition")
-    # Who edits a file by hand may well edit these.
+    # These are derived from the stages; a file edited by hand may differ.
     for name, value in (("starts", list(partition.starts)), ("stages_as_runs", str(partition))):
         if values.get(name, value) != value:
             raise UserError(
@@ -212,7 +212,7 @@ def _is_path(source: str) -> bool:
 
 
 def most_stages(source: str | list[int], num_stages: int | None, search: StageSearch) -> int:
-    """The most stages that ``source`` can come to have, as far as can be said without reading a file."""
+    """Return the maximum number of stages of ``source``; 1 for a file, which is not read yet."""
     if isinstance(source, list):
         return len(source)
     if source in SEARCHED:

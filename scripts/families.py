@@ -83,7 +83,7 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     from transformers import AutoModelForCausalLM
 
     from promptstage.lightning_modules.backbone.generation import generate
-    from promptstage.lightning_modules.backbone.prefix import stage_prefix
+    from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 
     stock: Any = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MODEL_SECTIONS = ("backbone", "model", "data")
 
 
-class Command(ABC):
+class Command:
     """A subcommand.
 
     Attributes:
@@ -28,6 +28,10 @@ class Command(ABC):
 
     text_options: ClassVar[Mapping[str, Any]] = {}
     own_options: ClassVar[Collection[str]] = ()
+
+
+class DirectCommand(Command, ABC):
+    """A subcommand that reads its arguments itself."""
 
     @abstractmethod
     def main(self, name: str, options: list[str]) -> int:
@@ -55,8 +59,8 @@ class Invocation:
     data: "ReasoningDataModule"
 
 
-class TrainerCommand(Command):
-    """A subcommand with a model, data and Lightning's trainer.
+class TrainerCommand(Command, ABC):
+    """A subcommand with a model, data and Lightning's trainer; ``command_line.run`` runs it.
 
     Attributes:
         description: for its help.
@@ -77,11 +81,6 @@ class TrainerCommand(Command):
     evaluates: ClassVar[str | None] = None
     results: ClassVar[str | None] = None
     writes: ClassVar[bool] = True
-
-    def main(self, name: str, options: list[str]) -> int:
-        from promptstage.command_line.run import run
-
-        return run(self, name, options)
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
         """Add the subcommand's own options."""

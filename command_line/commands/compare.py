@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from promptstage.command_line.commands.base import Command
+from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 
 USAGE = """\
@@ -26,7 +26,7 @@ USAGE = """\
 """
 
 
-class Compare(Command):
+class Compare(DirectCommand):
     """Run a comparison of methods, or compare finished runs."""
 
     def main(self, name: str, options: list[str]) -> int:

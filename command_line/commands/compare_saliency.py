@@ -10,11 +10,11 @@ examples are drawn for all shared examples.
 
 from pathlib import Path
 
-from promptstage.command_line.commands.base import Command
+from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 
 
-class CompareSaliency(Command):
+class CompareSaliency(DirectCommand):
     """Draw the saliency of several runs, and print a table of curve shapes."""
 
     def main(self, name: str, options: list[str]) -> int:

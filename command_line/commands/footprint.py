@@ -7,7 +7,7 @@ Counts computed from the model's shape, not measurements; docs/scaling.md states
 are in GiB and MiB.
 """
 
-from promptstage.command_line.commands.base import Command
+from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.utilities.errors import UserError
 
@@ -22,7 +22,7 @@ NUMBERS = {
 }
 
 
-class Footprint(Command):
+class Footprint(DirectCommand):
     """Print tables of memory and network traffic."""
 
     def main(self, name: str, options: list[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from promptstage.command_line.commands.base import Command
+from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.composition.records import check_data_set, find_records, read_records, total_questions
 from promptstage.datamodules.grading import CHOICES, Grade, grade
@@ -42,7 +42,7 @@ class Regraded(NamedTuple):
         return None if new.reason == old["reason"] else UNLISTED
 
 
-class GradeRecords(Command):
+class GradeRecords(DirectCommand):
     """Grade the records of an earlier run again."""
 
     def main(self, name: str, options: list[str]) -> int:

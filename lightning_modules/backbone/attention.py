@@ -1,6 +1,6 @@
-"""The one place where attention is extended: a prefix is attended to here and nowhere else.
+"""Attention over a prefix and the content, the only place where a prefix enters the model.
 
-``prefix_attention`` is registered with transformers as an attention implementation. Every forward
+``prefix_attention`` is registered with transformers as an attention implementation. Every forward pass
 carries an ``AttentionContext`` as a keyword argument down to it; there is no global state.
 """
 
@@ -21,14 +21,14 @@ IMPLEMENTATION = "promptstage"
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of a packed row stand in the padded batch they came from.
+    """Positions of the tokens of a packed row in the padded batch that they come from.
 
     Everything but attention works token by token, so a batch is run as one row of its real tokens and
-    takes its padded form only here: padding costs nothing elsewhere.
+    is padded only for attention: padding costs nothing elsewhere.
 
     Attributes:
         batch: number of sequences (B).
-        width: length of the longest one (n).
+        width: length of the longest sequence (n).
         index: (N,) for each real token ``sequence * width + column``.
     """
 
@@ -37,29 +37,29 @@ class Packing:
     index: Tensor
 
     def unpack(self, states: Tensor) -> Tensor:
-        """(1, heads, N, head dim) → (B, heads, n, head dim), zero where there is no token."""
+        """Convert (1, heads, N, head dim) to (B, heads, n, head dim), zero on padding."""
         heads, _, head_dim = states.shape[1:]
         padded = states.new_zeros(self.batch * self.width, heads, head_dim)
-        # Not index_copy: for the backward pass that keeps what it copies, this the index alone.
+        # Not index_copy, which saves the copied tensor for the backward pass; this saves the index only.
         padded = padded.index_put((self.index,), states[0].transpose(0, 1))
         return padded.view(self.batch, self.width, heads, head_dim).transpose(1, 2)
 
     def pack(self, output: Tensor) -> Tensor:
-        """(B, n, heads, head dim) → (1, N, heads, head dim)."""
+        """Convert (B, n, heads, head dim) to (1, N, heads, head dim)."""
         return output.flatten(0, 1)[self.index][None]
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What went into and came out of one layer's attention, padded form, the prefix's keys first.
+    """Inputs and output of one layer's attention in padded form, the prefix's keys first.
 
     Attributes:
         query: (B, H, n, head dim).
         key, value: (B, K, p + n, head dim).
         output: (B, H, n, head dim), part of the graph from the first observed layer on.
         scaling: factor of the products of queries and keys.
-        prefix: virtual tokens (p).
-        window: how many content tokens up to itself a row sees; None: all.
+        prefix: number of columns of the prefix (p).
+        window: number of content tokens, its own included, that a row attends to; None: all.
     """
 
     query: Tensor
@@ -72,38 +72,38 @@ class Observed:
 
 
 class Observation:
-    """Chosen layers' attention, kept for a look at its gradients.
+    """The attention of chosen layers, recorded to differentiate with respect to its output.
 
-    The first of them starts the graph: nothing below it is kept for the backward pass, unless something there
-    is trained.
+    The first of these layers starts the graph: no activations below it are saved for the backward pass,
+    unless parameters there are trained.
     """
 
     def __init__(self, layers: Iterable[int]) -> None:
         self.layers = frozenset(layers)
-        self.found: dict[int, Observed] = {}
+        self.observed: dict[int, Observed] = {}
 
-    def keep(self, layer: int, seen: Observed) -> Tensor:
-        """The output to go on with."""
-        output = seen.output
+    def record(self, layer: int, attention: Observed) -> Tensor:
+        """Record a layer's attention; return its output, which requires a gradient."""
+        output = attention.output
         if not output.requires_grad and torch.is_grad_enabled():
             output = output.detach().requires_grad_()
-        self.found[layer] = replace(seen, output=output)
+        self.observed[layer] = replace(attention, output=output)
         return output
 
 
 class AttentionContext:
-    """What one forward wants of attention.
+    """Options of attention for one forward pass.
 
-    No dataclass: FSDP would rebuild one for each block that it passes through.
+    Not a dataclass: FSDP would rebuild one for each block that it passes through.
 
     Attributes:
-        prefix: keys and values put before each layer's own; ``None`` for the bare backbone.
-        prefix_in_cache: the cache holds the prefix already (see ``generation.PrefixCache``).
+        prefix: keys and values prepended to each layer's own; None: no prefix.
+        prefix_in_cache: the cache already contains the prefix (see ``generation.PrefixCache``).
         packing: the row is a packed batch, each sequence padded on the right, if at all.
-        recorded: when not ``None``, filled with each layer's own (keys, values), positions applied.
-        observation: whose layers are observed; ``None`` for none.
-        replayed: (1, N, heads, head dim), an attention output known already, taken in place of a new one.
-        calibration: heads whose weights are corrected; a packed batch has none.
+        recorded: if not None, filled with each layer's own (keys, values), positions applied.
+        observation: records the attention of its layers; None: nothing is recorded.
+        replayed: (1, N, heads, head dim), a cached attention output that replaces the computation.
+        calibration: heads whose weights are calibrated (ACT); not for packed batches.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class AttentionContext:
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, c, head dim) with the layer's prefix before them."""
+        """Prepend the layer's prefix to keys and values (B, heads, c, head dim)."""
         if self.recorded is not None:
             self.recorded[layer] = (keys, values)
         entry = None if self.prefix is None or self.prefix_in_cache else self.prefix.layers[layer]
@@ -139,14 +139,15 @@ class AttentionContext:
     def seen(
         self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
     ) -> Tensor:
-        """Which columns of prefix and content each row sees, (B or 1, 1, n, columns) bool.
+        """Compute the mask (B or 1, 1, n, columns) over prefix and content, True where a row attends.
 
         Args:
-            layer: whose prefix; every query sees all of it that is not dropped.
-            mask: boolean (B or 1, 1, n, c), or ``None`` for causal, the last query seeing all content.
-            window: without a mask, how many content tokens up to itself a query sees; ``None`` for all.
+            layer: index of the layer, all of whose prefix is attended to, except dropped columns.
+            mask: boolean (B or 1, 1, n, c); None: causal, the last query attends to all content.
+            window: without a mask, the number of content tokens, its own included, that a query attends to;
+                None: all.
             query: (B, heads, n, head dim).
-            columns: of prefix and content.
+            columns: number of columns of prefix and content.
         """
         length = 0 if self.prefix is None else self.prefix.length(layer)
         shown = None if self.prefix is None else self.prefix.seen(layer)
@@ -156,24 +157,24 @@ class AttentionContext:
         virtual = virtual[:, None, None].expand(batch, -1, seen.shape[2], -1)
         return torch.cat([virtual, seen.expand(batch, -1, -1, -1)], dim=-1)
 
-    def widened(
+    def additive_mask(
         self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
     ) -> Tensor:
-        """:meth:`seen` as an additive mask, made once a forward for each set of prefix columns."""
+        """Return :meth:`seen` as an additive mask, computed once per forward pass and set of columns."""
         length = 0 if self.prefix is None else self.prefix.length(layer)
         own = layer if self.prefix is not None and self.prefix.dropped is not None else length
         key = (id(mask), own, window, query.shape[2], columns)
         if key not in self._masks:
             seen = self.seen(layer, mask, window, query, columns)
-            # The least finite number, not -inf: a padding row that sees nothing must not turn to NaN.
+            # The lowest finite number, not -inf: a padding row without any column must not become NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, lowest)
-            self._masks[key] = (mask, bias)  # the mask is kept alive: its id is the key
+            self._masks[key] = (mask, bias)  # stores the mask, whose id is the key
         return self._masks[key][1]
 
 
 def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Boolean (1, 1, queries, keys): the last query sees all keys, or the last ``window`` of them."""
+    """Return a mask (1, 1, queries, keys); the last query attends to all keys or the last ``window``."""
     before = keys - queries  # in a cache
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
     return (seen if window is None else seen.triu(before + 1 - window))[None, None]
@@ -190,26 +191,26 @@ def prefix_attention(
     context: AttentionContext | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over a prefix and the content.
+    """Compute scaled dot-product attention over a prefix and the content.
 
     Args:
         module: the attention module; its ``layer_idx`` selects the layer's prefix.
         query: (B, heads, n, head dim).
-        key, value: (B, key-value heads, c, head dim), the content's, with the cache's if there is one.
-        attention_mask: boolean (B, 1, n, c), True where seen, or ``None`` for plain causal.
+        key, value: (B, key-value heads, c, head dim) of the content, cached columns included.
+        attention_mask: boolean (B, 1, n, c), True where a query attends; None: causal.
 
     Returns:
-        (B, n, heads, head dim) and no weights.
+        (B, n, heads, head dim), and None instead of attention weights.
     """
     for extra in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(extra) is not None:  # met when the backbone is loaded, and refused in one line
+        if kwargs.get(extra) is not None:  # raised while the backbone is verified
             raise NotImplementedError(f"its attention uses '{extra}'")
     context = context or AttentionContext()
     if context.replayed is not None:
         return context.replayed, None
     if context.packing is not None:
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
-        attention_mask = None  # right padding is out of a causal mask's sight
+        attention_mask = None  # a causal mask hides right padding
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
     length = context.prefix.length(layer) if context.prefix is not None else 0
     key, value = context.extend(layer, key, value)
@@ -222,11 +223,11 @@ def prefix_attention(
     causal = unmasked and length == 0 and not single
     mask = None
     if not causal and not (unmasked and single):
-        mask = context.widened(layer, attention_mask, window, query, key.shape[2])
+        mask = context.additive_mask(layer, attention_mask, window, query, key.shape[2])
     own = key, value
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:
-        # CUDA's masked kernels know no grouped heads; repeating is cheaper than their fallback.
+        # CUDA's masked kernels do not support grouped heads; repeating is cheaper than their fallback.
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     output = scaled_dot_product_attention(
         query,
@@ -244,7 +245,7 @@ def prefix_attention(
         seen = context.seen(layer, attention_mask, window, query, own[0].shape[2])
         output = calibration.correct(layer, output, Attended(query, *own, seen, scale, length))
     if observation is not None and layer in observation.layers:
-        output = observation.keep(layer, Observed(query, *own, output, scale, length, window))
+        output = observation.record(layer, Observed(query, *own, output, scale, length, window))
     output = output.transpose(1, 2)
     if context.packing is not None:
         return context.packing.pack(output), None
@@ -252,9 +253,9 @@ def prefix_attention(
 
 
 def register() -> None:
-    """Make ``prefix_attention`` known to transformers, with the mask it expects.
+    """Register ``prefix_attention`` with transformers, and the mask that it expects.
 
-    Without the second registration the mask would be ``None`` and padding would be attended to.
+    Without the second registration the mask would be None, and padding would be attended to.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask

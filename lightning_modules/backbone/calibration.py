@@ -1,4 +1,4 @@
-"""Calibrated attention heads while text is generated (ACT, Yu et al. 2024)."""
+"""Attention calibration during generation (ACT, Yu et al., 2024)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from promptstage.lightning_modules.functional.calibration import (
     find_sinks,
 )
 
-# Weights made at a time, in elements: 64 MB in float32.
-MOST = 1 << 24
+# Attention weights computed at a time, in elements: 64 MB in float32.
+MAX_WEIGHTS = 1 << 24
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Which heads are calibrated, and how.
+    """Settings of attention calibration.
 
     Attributes:
-        heads: heads by layer.
-        threshold: a column with a higher score is detected.
-        beta: what a sink's weights are multiplied by.
+        heads: indices of the calibrated heads, by layer.
+        threshold: a column with a higher score is an attention sink.
+        beta: factor of a sink's weights.
         soft_tokens: columns of the prefix may be sinks.
     """
 
@@ -42,9 +42,9 @@ class Attended:
     Attributes:
         query: (B, H, n, head dim).
         key, value: (B, K, p + c, head dim).
-        seen: (B or 1, 1, n, p + c) bool; a row of content sees itself, a row of padding does not.
+        seen: (B or 1, 1, n, p + c) bool; a row of content attends to itself, a row of padding does not.
         scaling: factor of the products of queries and keys.
-        prefix: p.
+        prefix: number of columns of the prefix (p).
     """
 
     query: Tensor
@@ -56,38 +56,38 @@ class Attended:
 
     @cached_property
     def counted(self) -> Tensor:
-        """(B, n, p + c) bool, ``seen`` without what padding sees: the rows are the last n columns."""
+        """Mask (B, n, p + c) without the rows of padding; the rows are the last n columns."""
         seen = self.seen[:, 0].expand(self.query.shape[0], -1, -1)
         rows = seen.shape[1]
         return seen & seen[..., -rows:].diagonal(dim1=1, dim2=2)[..., None]
 
     def weights(self, heads: Tensor) -> Tensor:
-        """Attention weights (B, heads, n, p + c), float32 or better; uniform where nothing is seen."""
+        """Compute attention weights (B, heads, n, p + c), float32 or better; uniform in fully masked rows."""
         query, key = self.query[:, heads], self.key[:, self._shared(heads)]
         dtype = torch.promote_types(query.dtype, torch.float32)
         scores = (query.to(dtype) * self.scaling) @ key.to(dtype).mT
         return scores.masked_fill(~self.seen, torch.finfo(dtype).min).softmax(-1)
 
     def output(self, weights: Tensor, heads: Tensor) -> Tensor:
-        """What the heads give with such weights, (B, heads, n, head dim)."""
+        """Compute the output (B, heads, n, head dim) of the heads for attention weights."""
         return weights @ self.value[:, self._shared(heads)].to(weights.dtype)
 
     def _shared(self, heads: Tensor) -> Tensor:
-        """Key-value heads of query heads."""
+        """Return the key-value heads of query heads."""
         return heads // (self.query.shape[1] // self.key.shape[1])
 
 
 class CalibratedHeads:
-    """Calibrates one batch from its prompts to its last token.
+    """State of attention calibration for one batch, from its prompts to its last generated token.
 
-    All rows of a prompt have the sinks that follow from the whole prompt. A generated token's row has those
-    that follow from the sums up to and including that row; earlier rows are not looked at again. A pass over
-    prompt and generated tokens by this rule, row by row, gives the same as decoding with a cache.
+    All rows of a prompt share the sinks of the whole prompt. The sinks of a generated token's row follow from
+    the column sums up to and including that row; earlier rows are not recomputed. A pass over prompt and
+    generated tokens by this rule, row by row, equals decoding with a cache.
     """
 
     def __init__(self, calibration: Calibration) -> None:
         self.settings = calibration
-        # Of each layer: heads that are calibrated at a time, and what their columns got so far.
+        # By layer: groups of heads that are calibrated together, and their column sums so far.
         self._groups: dict[int, tuple[Tensor, ...]] = {}
         self._sums: dict[int, list[ColumnSums]] = {}
 
@@ -97,12 +97,12 @@ class CalibratedHeads:
             self._sums[layer] = [sums.select(rows) for sums in groups]
 
     def correct(self, layer: int, output: Tensor, attended: Attended) -> Tensor:
-        """``output`` (B, H, n, head dim) of ``layer`` with that of its calibrated heads in its place."""
+        """Replace the output of the calibrated heads in ``output`` (B, H, n, head dim) of ``layer``."""
         own = self.settings
         if layer not in self._groups:
             heads = torch.tensor(own.heads[layer], device=output.device)
             size = output.shape[0] * output.shape[2] * attended.key.shape[2]
-            self._groups[layer] = heads.split(max(1, MOST // size))
+            self._groups[layer] = heads.split(max(1, MAX_WEIGHTS // size))
         before = self._sums.get(layer)
         after = []
         with torch.autocast(output.device.type, enabled=False):

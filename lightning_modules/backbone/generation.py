@@ -10,19 +10,18 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from promptstage.lightning_modules.backbone.model import Backbone
-
 
 class _PrefixCacheLayer(CacheLayerMixin):
     """One layer's keys and values in a buffer of fixed size: the prefix, then the content.
 
-    Lengths told to transformers are the content's; the prefix is attention's own affair.
+    Lengths reported to transformers exclude the prefix.
     """
 
     is_sliding = False
@@ -73,7 +72,7 @@ class _PrefixCacheLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
-    """A key-value cache that begins with a prefix; each layer's may have another length."""
+    """A key-value cache that begins with a prefix, whose length may differ between layers."""
 
     def __init__(self, prefix: Prefix | None, num_layers: int, capacity: int) -> None:
         """Make room for ``capacity`` content tokens in each of ``num_layers`` layers."""
@@ -87,8 +86,8 @@ class PrefixCache(Cache):
             layer.select(rows)
 
 
-def end_tokens(backbone: "Backbone", tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Token ids that end a generation: the tokenizer's and those the model names."""
+def end_tokens(backbone: FrozenModel, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Return the token ids that end a generation: the tokenizer's and those of the generation config."""
     config = getattr(backbone.model, "generation_config", None)
     named = getattr(config, "eos_token_id", None)
     ids = [named] if isinstance(named, int) else list(named or [])
@@ -96,7 +95,7 @@ def end_tokens(backbone: "Backbone", tokenizer: "PreTrainedTokenizerBase") -> se
 
 
 def next_logits(
-    backbone: "Backbone",
+    backbone: FrozenModel,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor,
@@ -106,7 +105,7 @@ def next_logits(
     """Compute logits (B, vocabulary) after the last column of ``input_ids`` (B, n), which follow a cache.
 
     Args:
-        attention_mask: (B, columns in the cache + n), 1 on content; None: all is content.
+        attention_mask: (B, columns in the cache + n), 1 on content; None: no padding.
         position_ids: (B, n).
         cache: begins with the prefix; the columns are added to it.
     """
@@ -123,7 +122,7 @@ def next_logits(
 
 @torch.no_grad()
 def generate(
-    backbone: "Backbone",
+    backbone: FrozenModel,
     tokenizer: "PreTrainedTokenizerBase",
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -135,16 +134,16 @@ def generate(
 ) -> list[list[int]]:
     """Decode greedily until an end token, a stop string or the limit.
 
-    Finished rows leave the batch, so that a long answer does not keep short ones computing.
+    Finished rows leave the batch, so that long generations do not hold up short ones.
 
     Args:
         input_ids: (B, n) prompts, padded on the left.
         attention_mask: (B, n), 1 on content.
-        prefix: shared by the batch, or one an example.
+        prefix: shared by the batch, or one per example.
         max_new_tokens: limit per example.
         stop: strings that end a generation once they are in its text (they stay in the text).
-        trace: filled with what the last layer did.
-        calibration: heads whose attention is corrected.
+        trace: filled with the last layer's activations.
+        calibration: heads whose attention is calibrated (ACT).
 
     Returns:
         B lists of new token ids, without the end token.
@@ -189,23 +188,23 @@ def generate(
             if step + 1 == max_new_tokens:
                 finished = [True] * len(alive)
             if any(finished):
-                left, kept = (
-                    [row for row, done in enumerate(finished) if done == wanted] for wanted in (True, False)
+                done, remaining = (
+                    [row for row, state in enumerate(finished) if state == value] for value in (True, False)
                 )
                 if trace is not None:
-                    trace.leave(left, [alive[row] for row in left])
-                if not kept:
+                    trace.finish(done, [alive[row] for row in done])
+                if not remaining:
                     break
-                rows = torch.tensor(kept, device=input_ids.device)
+                rows = torch.tensor(remaining, device=input_ids.device)
                 cache.select(rows)
                 if calibrated is not None:
                     calibrated.select(rows)
                 tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
-                alive = [alive[row] for row in kept]
+                alive = [alive[row] for row in remaining]
                 if prefix is not None and prefix.dropped is not None:
                     prefix = prefix.select(rows)
             step_ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
             positions = positions[:, -1:] + 1
-    backbone.shards.go_along()
+    backbone.shards.join_remaining_passes()
     return outputs

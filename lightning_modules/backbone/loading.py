@@ -1,4 +1,4 @@
-"""From a name, folder or GGUF file to a frozen language model and its tokenizer."""
+"""Loading of a frozen language model and its tokenizer by hub id, folder or GGUF file."""
 
 import hashlib
 import json
@@ -34,17 +34,17 @@ _OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which frozen language model to use.
+    """Settings of the frozen language model.
 
     Attributes:
         name: hub id, local folder, or ``embedded`` (the small backbone that ships with the project).
         revision: commit, tag or branch of a hub id; pin it for results to be repeatable.
         gguf_file: file name inside ``name`` when the weights are in GGUF form.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64`` or ``auto`` (as stored).
-        trust_remote_code: run code that comes with the model. Off unless you have read that code.
+        trust_remote_code: run code that comes with the model; read that code first.
         gradient_checkpointing: recompute layers in the backward pass to save memory.
-        shard: spread the decoder blocks' weights over the processes of a ``node``, or over ``all``, where a
-            whole backbone does not fit on one device; ``none``: each process has all of it.
+        shard: shard the decoder blocks' weights over the ranks of a ``node``, or over ``all`` ranks, for a
+            backbone that does not fit on one device; ``none``: each rank has all weights.
         quantization: ``4bit``: weights of the decoder blocks in 4 bits each (NF4 of QLoRA, by bitsandbytes).
     """
 
@@ -62,7 +62,9 @@ class BackboneConfig:
         choose("backbone shard", self.shard, get_args(Shard))
         if choose("backbone quantization", self.quantization, get_args(Quantization)) != "none":
             if self.shard != "none":
-                raise UserError("a 4-bit backbone cannot be spread over processes: --backbone.shard none")
+                raise UserError(
+                    f"a 4-bit backbone cannot be sharded: backbone.shard must be none, got {self.shard}"
+                )
             missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
             if missing:
                 raise UserError(
@@ -73,7 +75,7 @@ class BackboneConfig:
 def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a backbone's files, and the keyword arguments of every ``from_pretrained``.
 
-    Of a hub id it is the cached one, with configuration and tokenizer, but not always with weights.
+    For a hub id it is the cached folder, which holds configuration and tokenizer, but not always weights.
     """
     if config.name == "embedded":
         return EMBEDDED, {}
@@ -88,9 +90,9 @@ def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
         ggufs = sorted(file.name for file in path.glob("*.gguf"))
         if config.gguf_file:
             if config.gguf_file not in ggufs:
-                found = ", ".join(ggufs) or "none"
+                names = ", ".join(ggufs) or "none"
                 raise UserError(
-                    f"backbone.gguf_file '{config.gguf_file}' is not in {path} (GGUF files there: {found})"
+                    f"backbone.gguf_file '{config.gguf_file}' is not in {path} (GGUF files there: {names})"
                 )
         elif not (path / "config.json").is_file():
             if ggufs:
@@ -130,10 +132,10 @@ def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
-    """The backbone's tokenizer, with a padding token.
+    """Load the backbone's tokenizer, and give it a padding token.
 
     Raises:
-        UserError: when it cannot be read, or has no end-of-sequence token.
+        UserError: if it cannot be read, or has no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
@@ -151,7 +153,7 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
                 f"the tokenizer of backbone '{config.name}' ends texts with token {tokenizer.eos_token_id}, "
                 f"but the model has {size} tokens"
             )
-        # Padding is masked, so that any token of the model will do.
+        # Padding is masked, so any token of the model can serve.
         pad = tokenizer.pad_token_id
         if pad is None or (size is not None and pad >= size):
             tokenizer.pad_token = tokenizer.eos_token
@@ -167,7 +169,7 @@ def vocabulary_size(config: BackboneConfig) -> int | None:
 
 
 def context_length(config: BackboneConfig) -> int | None:
-    """Positions the backbone was built for, from its configuration alone; None when it names none."""
+    """Return the number of positions in the configuration; None if it does not limit them."""
     with reading(config.name):
         return getattr(_read_config(config).get_text_config(), "max_position_embeddings", None)
 
@@ -180,7 +182,7 @@ class Loaded(NamedTuple):
 
 
 def load_model(config: BackboneConfig) -> Loaded:
-    """The backbone's causal language model: frozen, in eval mode, with our attention.
+    """Load the causal language model, frozen, in eval mode, with attention that takes a prefix.
 
     Raises:
         UserError: if it cannot be found or read, or its weights do not match its configuration.
@@ -218,8 +220,8 @@ def load_model(config: BackboneConfig) -> Loaded:
             if error.args != (IMPLEMENTATION,):
                 raise
             raise UserError(
-                f"backbone '{config.name}' cannot take a prefix: its family chooses among attentions of its "
-                "own, which cannot be extended"
+                f"backbone '{config.name}' cannot take a prefix: its architecture has attention "
+                "implementations of its own, which cannot be extended"
             ) from error
         _check_complete(config, model, loading_info)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
@@ -240,11 +242,15 @@ def _check_weights(config: BackboneConfig, folder: Path, model_config: "PreTrain
 
 
 def _check_complete(config: BackboneConfig, model: "PreTrainedModel", info: Mapping[str, Any]) -> None:
-    """Refuse a model of which transformers initialized, skipped or reshaped a weight."""
+    """Check that transformers initialized, skipped and reshaped no weight.
+
+    Raises:
+        UserError: naming the first such weight.
+    """
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
     missing = sorted(set(info["missing_keys"]) - tied)
-    # Except masks and frequencies, which older versions stored.
+    # Older versions stored masks and frequencies.
     unexpected = sorted(
         name for name in info["unexpected_keys"] if name.rpartition(".")[2] not in buffers | _OLD_BUFFERS
     )

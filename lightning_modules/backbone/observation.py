@@ -1,4 +1,4 @@
-"""What saliency follows from, taken from one forward and backward pass over a frozen backbone."""
+"""Terms of the saliency of attention, from one forward and backward pass over a frozen backbone."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,28 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention import Observation
-from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
 
 def attention_terms(
-    backbone: Backbone, input_ids: Tensor, labels: Tensor, layers: Sequence[int], prefix: Prefix | None = None
+    backbone: FrozenModel,
+    input_ids: Tensor,
+    labels: Tensor,
+    layers: Sequence[int],
+    prefix: Prefix | None = None,
 ) -> tuple[dict[int, AttentionTerms], Tensor]:
-    """The terms of chosen layers' saliency, with each example's summed cross-entropy as its loss.
+    """Compute the terms of some layers' saliency, with each example's summed cross-entropy as its loss.
 
-    Gradients flow down to the lowest of the layers only. Columns after a row's last label are not run: their
-    content is False, as that of padding.
+    Gradients are computed down to the lowest of these layers only. Columns after a row's last label are not
+    run: their ``content`` is False, as that of padding.
 
     Args:
         input_ids: (B, n), padded on the right, if at all.
         labels: (B, n), the token at each position, or -100.
         layers: indices of decoder blocks.
-        prefix: what all tokens see; no gradient flows to it.
+        prefix: prefix that all tokens attend to; no gradient flows to it.
 
     Returns:
         Terms by layer, and the loss of each example (B,).
@@ -32,7 +36,7 @@ def attention_terms(
     fixed = None if prefix is None else prefix.detach()
     with torch.enable_grad():
         total, per_example = backbone.loss(input_ids, labels, fixed, observation)
-        seen = {layer: observation.found[layer] for layer in sorted(observation.layers)}
+        seen = {layer: observation.observed[layer] for layer in sorted(observation.layers)}
         gradients = torch.autograd.grad(total, [state.output for state in seen.values()])
     columns = torch.arange(labels.shape[1], device=labels.device)
     content = columns < torch.where(labels != -100, columns + 1, 0).amax(1)[:, None]

@@ -1,7 +1,7 @@
-"""Decoder blocks spread over processes (FSDP): each holds its part, and a whole block only while it runs.
+"""Decoder blocks sharded over ranks (FSDP): a rank stores its shard, and a whole block only while it runs.
 
-A block runs on all processes of the group or on none, for each gives its part of the weights. Processes
-that have no work left therefore go along with those that have.
+A block runs on all ranks of the group or on none, since each contributes its shard of the weights. Ranks
+without work left therefore join the forward passes of the others.
 """
 
 from collections.abc import Sequence
@@ -17,38 +17,36 @@ from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix
 
 
-class Whole:
-    """What a process does for others that run the same backbone: nothing, where each has all of it."""
+class Unsharded:
+    """A backbone that each rank has in full: nothing to do for other ranks."""
 
     def begin_pass(self) -> None:
-        """Before each pass of which processes run different numbers: those that are done go along."""
+        """Announce a forward pass, of which ranks run different numbers: idle ranks join it."""
 
-    def go_along(self) -> None:
-        """Run the decoder blocks for nothing until no process of the group needs their weights."""
+    def join_remaining_passes(self) -> None:
+        """Run dummy forward passes until no rank of the group has one left."""
 
     def idle_pass(self) -> None:
-        """One pass of no effect, beside one of another process."""
+        """Run a dummy forward pass beside that of another rank."""
 
 
-class Shards(Whole):
-    """The processes among which a backbone's decoder blocks are divided."""
+class Shards(Unsharded):
+    """A group of ranks over which a backbone's decoder blocks are sharded."""
 
-    def __init__(
-        self, base_model: nn.Module, layers: Sequence[nn.Module], processes: int, device: str
-    ) -> None:
-        """Divide the blocks' frozen parameters among groups of ``processes`` neighbouring ranks.
+    def __init__(self, base_model: nn.Module, layers: Sequence[nn.Module], ranks: int, device: str) -> None:
+        """Shard the blocks' frozen parameters over groups of ``ranks`` consecutive ranks.
 
-        Embeddings, output matrix and all that is trained stay whole on each process.
+        Embeddings, output matrix and everything trained are replicated on each rank.
 
         Args:
-            device: type of the devices that the blocks go to, ``cpu`` or ``cuda``.
+            device: type of the devices that hold the blocks, ``cpu`` or ``cuda``.
         """
-        sizes = (dist.get_world_size() // processes, processes)
+        sizes = (dist.get_world_size() // ranks, ranks)
         mesh = init_device_mesh(device, sizes, mesh_dim_names=("copies", "parts"))["parts"]
         trained = {parameter for parameter in base_model.parameters() if parameter.requires_grad}
         for layer in layers:
             fully_shard(layer, mesh=mesh, ignored_params=trained)
-        # The model itself has no part; it makes the blocks fetch their weights ahead.
+        # The model itself has no shard; wrapping it makes the blocks prefetch their weights.
         fully_shard(base_model, mesh=mesh, ignored_params=set(base_model.parameters()))
         self._base_model = base_model
         self._group = mesh.get_group()
@@ -57,7 +55,7 @@ class Shards(Whole):
     def begin_pass(self) -> None:
         self._any_works(True)
 
-    def go_along(self) -> None:
+    def join_remaining_passes(self) -> None:
         while self._any_works(False):
             self.idle_pass()
 
@@ -67,22 +65,22 @@ class Shards(Whole):
         self._base_model(input_ids=ids, use_cache=False, context=AttentionContext())
 
     def _any_works(self, works: bool) -> bool:
-        """Whether this or any other process of the group is about to run the blocks."""
+        """Return whether any rank of the group is about to run the blocks."""
         works_somewhere = torch.tensor(works, dtype=torch.int32, device=self._device)
         dist.all_reduce(works_somewhere, dist.ReduceOp.MAX, self._group)
         return bool(works_somewhere)
 
 
-def fetch_before_backward(layers: Sequence[nn.Module], recorded: Sequence[LayerPrefix]) -> None:
-    """Have blocks fetch their weights when a gradient reaches them through keys and values alone.
+def unshard_before_backward(layers: Sequence[nn.Module], keys_values: Sequence[LayerPrefix]) -> None:
+    """Unshard a block as soon as a gradient reaches its keys or values.
 
-    FSDP waits for the gradient of a block's output, which the last block's keys and values come before.
+    FSDP waits for the gradient of a block's output, which the last block's keys and values do not affect.
     """
-    for layer, parts in zip(layers, recorded, strict=True):
+    for layer, parts in zip(layers, keys_values, strict=True):
         for part in parts:
             if isinstance(layer, FSDPModule) and part.requires_grad:
-                part.register_hook(partial(_fetch, layer))
+                part.register_hook(partial(_unshard, layer))
 
 
-def _fetch(layer: FSDPModule, gradient: Tensor) -> None:
+def _unshard(layer: FSDPModule, gradient: Tensor) -> None:
     layer.unshard()

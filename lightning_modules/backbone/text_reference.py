@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.frozen import FrozenModel
+from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 
 _PREFIX, _CONTENT = 6, 5
 _LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")
@@ -37,7 +37,7 @@ class Reference:
     gradient: Tensor
 
 
-def draw_tokens(backbone: "Backbone", seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
+def draw_tokens(backbone: FrozenModel, seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
     """Draw a prefix (m,) and two rows (n,) of random ordinary token ids that fit in ``room`` positions."""
     content = min(_CONTENT, room - 1)
     prefix = min(_PREFIX, room - content)
@@ -64,8 +64,8 @@ def _special_tokens(config: Any) -> set[int]:
     return special
 
 
-def limits(backbone: "Backbone") -> Iterator[int]:
-    """Yield distances beyond which layers no longer attend to text tokens, unlike to a prefix."""
+def limits(backbone: FrozenModel) -> Iterator[int]:
+    """Yield the distances beyond which some layer no longer attends to text tokens, but to a prefix."""
     config = backbone.model.config.get_text_config()
     for name in _LIMITS:
         size = getattr(config, name, None)
@@ -73,35 +73,32 @@ def limits(backbone: "Backbone") -> Iterator[int]:
             yield size
 
 
-def text_reference(backbone: "Backbone", prefix: Tensor, rows: list[Tensor]) -> Reference:
+def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) -> Reference:
     """Compute the model's outputs for ``prefix`` and each of ``rows`` as one text, with eager attention."""
     model, m = backbone.model, len(prefix)
     embedded: list[Tensor] = []
     middle: list[Tensor] = []
 
-    def leaf(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
+    def leaf(states: Tensor) -> Tensor:
+        embedded.append(states.detach().requires_grad_())
         return embedded[-1]
 
-    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        middle.append((args[0] if args else kwargs["hidden_states"]).detach())
+    def record(states: Tensor) -> None:
+        middle.append(states.detach())
 
-    handles = [
-        model.get_input_embeddings().register_forward_hook(leaf),
-        backbone.layers[backbone.num_layers // 2].register_forward_pre_hook(keep, with_kwargs=True),
-    ]
     logits, losses = [], []
-    try:
-        with torch.enable_grad(), eager_attention(model):
-            for row in rows:
-                output = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
-                wide = output[:-1].to(torch.promote_types(output.dtype, torch.float32))
-                losses.append(cross_entropy(wide, row[1:], reduction="sum"))
-                logits.append(output.detach())
-            gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        output_hooks([(model.get_input_embeddings(), leaf)]),
+        input_hooks([(backbone.layers[backbone.num_layers // 2], record)]),
+        torch.enable_grad(),
+        eager_attention(model),
+    ):
+        for row in rows:
+            output = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
+            wide = output[:-1].to(torch.promote_types(output.dtype, torch.float32))
+            losses.append(cross_entropy(wide, row[1:], reduction="sum"))
+            logits.append(output.detach())
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
     gradient = torch.stack([part[0, :m] for part in gradients]).sum(0)
     return Reference(prefix, rows, logits, middle[0][0, :m], torch.stack(losses).detach(), gradient)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +18,17 @@ from promptstage.lightning_modules.backbone import user_cache
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
+from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix, stage_prefix
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
     limits,
     text_reference,
 )
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.utilities.errors import UserError
-
-if TYPE_CHECKING:
-    from promptstage.lightning_modules.backbone.model import Backbone
 
 _SEEDS = (0, 1)
 _STEPS = 2
@@ -58,7 +56,7 @@ class _Differs(Exception):
 # --- the checks -----------------------------------------------------------------------------------
 
 
-def check_structure(backbone: "Backbone") -> bool:
+def check_structure(backbone: FrozenModel) -> bool:
     """Check that the attention of every layer can be extended by a prefix.
 
     Returns:
@@ -92,7 +90,7 @@ def check_structure(backbone: "Backbone") -> bool:
     return plain
 
 
-def verify(backbone: "Backbone", remember: bool) -> None:
+def verify(backbone: FrozenModel, remember: bool) -> None:
     """Compare the model behind a prefix with the model behind the same tokens as text.
 
     Half-precision weights are compared in float32 arithmetic where the model's operations allow it. Needs
@@ -132,7 +130,7 @@ def verify(backbone: "Backbone", remember: bool) -> None:
 
 
 def _attempt(
-    backbone: "Backbone",
+    backbone: FrozenModel,
     seed: int,
     room: int,
     tolerance: _Tolerance,
@@ -152,7 +150,7 @@ def _attempt(
     return None
 
 
-def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
+def _attempt_half(backbone: FrozenModel, room: int) -> Exception | None:
     """Check that the half-precision logits are finite; return the error, or None."""
     prefix, rows = draw_tokens(backbone, 0, room)
     try:
@@ -163,7 +161,7 @@ def _attempt_half(backbone: "Backbone", room: int) -> Exception | None:
     return None
 
 
-def _compare(backbone: "Backbone", expected: Reference, tolerance: _Tolerance) -> None:
+def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) -> None:
     """
     Raises:
         _Differs: describing the first comparison that fails.
@@ -240,7 +238,7 @@ def _check_finite(logits: Tensor) -> None:
         raise _Differs("its logits are not finite")
 
 
-def _generated(backbone: "Backbone", rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:
+def _generated(backbone: FrozenModel, rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:
     """Compute logits (steps + 1, vocabulary) of each row's last columns, cached and left padded."""
     width = max(map(len, rows))
     columns = torch.arange(width, device=rows[0].device)
@@ -268,12 +266,12 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 # --- messages and cache ---------------------------------------------------------------------------
 
 
-def _refusal(backbone: "Backbone", why: str) -> UserError:
+def _refusal(backbone: FrozenModel, why: str) -> UserError:
     kind = backbone.model.config.model_type
     return UserError(f"backbone '{backbone.config.name}' ({kind}) cannot take a prefix: {why}")
 
 
-def _key(backbone: "Backbone") -> str:
+def _key(backbone: FrozenModel) -> str:
     """Compute a digest of all that a comparison's outcome depends on: 64 hexadecimal digits."""
     import transformers
 

@@ -40,7 +40,7 @@ class Partition:
         votes: share of resamples that choose G stages, for every G that was allowed; None without resamples.
         boundary_votes: for each layer but the first, the share of resamples whose partition into as many
             stages as the final one puts it in another stage than the layer before; None without resamples.
-        examples: how many calibration examples there were.
+        examples: number of probe examples.
         resamples: how many resamples of them voted.
         data: name of the data set they are of.
         search: the other settings of the search, by name; None where there was none.

@@ -1,4 +1,4 @@
-"""How alike the layers of a model are: cosine and Euclidean similarity, over batches and ranks alike.
+"""Cosine and Euclidean similarity of the layers of a model.
 
 Linear CKA, the measure of DHAM, is in :mod:`~promptstage.lightning_modules.functional.cka`; all have one
 interface.
@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 
 class Similarity(ABC):
@@ -81,43 +79,3 @@ class EuclideanSimilarity(_RowWise):
         distance = self._mean(rows)
         largest = distance.max()
         return 1 - distance / largest if largest > 0 else torch.ones_like(distance)
-
-
-class LayerFeatures(Metric):
-    """Feature rows of all layers, gathered over batches and ranks, in the order of their ids.
-
-    Whatever the batches and the number of ranks, :meth:`compute` gives the same rows in the same order, so
-    that every similarity made of them is the same to the last bit. A rank without rows has to update with
-    an empty tensor (L, 0, d) all the same: what is gathered must have one number of dimensions everywhere.
-    """
-
-    full_state_update = False
-    rows: list[Tensor]
-    ids: list[Tensor]
-
-    def __init__(self, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.add_state("rows", [], dist_reduce_fx="cat")
-        self.add_state("ids", [], dist_reduce_fx="cat")
-
-    def update(self, features: Tensor, ids: Tensor) -> None:
-        """
-        Args:
-            features: (L, b, d), float.
-            ids: (b,) int64: number of the example that a row belongs to, unique unless an example has
-                several rows, which must then come in one update.
-        """
-        self.rows.append(features.transpose(0, 1))
-        self.ids.append(ids)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Features (L, n, d) and ids (n,), ascending, for n > 1 (of one row torchmetrics makes scalars).
-
-        Raises:
-            ValueError: when there was no update.
-        """
-        if not len(self.ids) or not len(ids := dim_zero_cat(self.ids)):
-            raise ValueError("no features to compare: update() was never called")
-        rows = dim_zero_cat(self.rows)
-        order = torch.argsort(ids.long(), stable=True)
-        return rows[order].transpose(0, 1), ids.long()[order]

@@ -170,7 +170,7 @@ def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
 
 def test_mistakes_of_a_search(bare: list[str], common: list[str]) -> None:
     few = call("test", *bare, CALLBACK, "--run_dir=run")
-    assert_one_error(few, "64 training questions were asked for, but letter_reversal has 32 in use")
+    assert_one_error(few, "examples must be <= 32 (training questions of letter_reversal in use), got 64")
     fit = call("fit", *common, CALLBACK, "--run_dir=run")
     assert_one_error(fit, "ACT calibrates how questions are answered: use it with validate, test or predict")
     assert not Path("run").exists()

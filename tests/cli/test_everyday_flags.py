@@ -28,8 +28,8 @@ def test_a_refusal_is_the_only_line_in_a_folder_that_is_taken(small: list[str]) 
     Path("run").mkdir()
     Path("run/mine").touch()
     line = refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
-    assert "set --data.max_length 12, which leaves longer training examples out" in line
-    assert "--model.num_virtual_tokens" in line
+    assert "set max_length to 12, which leaves longer training examples out" in line
+    assert "or reduce num_virtual_tokens by 25" in line
     assert fit(*small, STEPS).notes == [
         "note: run already exists and stays unchanged: writing to run-2 instead"
     ]

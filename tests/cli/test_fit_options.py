@@ -186,8 +186,7 @@ def all_options() -> set[str]:
     return {
         name
         for name in names - groups
-        if not name.startswith(("--model.backbone", "--data.backbone"))
-        and name not in ("--help", "--config", "--print_config")
+        if not name.startswith("--model.backbone") and name not in ("--help", "--config", "--print_config")
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from promptstage.callbacks import partition as callback
+from promptstage.lightning_modules import stage_search
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
@@ -33,12 +33,12 @@ def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail when the backbone is run over calibration examples."""
+    """Fail when the backbone is run over a probe set."""
 
     def searched(*args: object) -> None:
         raise AssertionError("stages were searched for")
 
-    monkeypatch.setattr(callback, "calibration_features", searched)
+    monkeypatch.setattr(stage_search, "probe_features", searched)
 
 
 def partition(folder: Path) -> dict[str, Any]:
@@ -272,14 +272,16 @@ def test_a_run_folder_is_as_good_as_its_file(dham: list[str], request: pytest.Fi
 
 def test_bad_input(dham: list[str]) -> None:
     outcome = call("fit", *dham, "--model.search.examples=40")
-    assert_one_error(outcome, "40 calibration examples were asked for, but letter_reversal has 32 training")
+    assert_one_error(
+        outcome, "search.examples must be <= 32 (training examples of letter_reversal in use), got 40"
+    )
     outcome = call("fit", *dham, "--model.search.max_stages=4")
-    assert_one_error(outcome, "max_stages is 4, but the backbone has 4 layers: allowed are up to 3")
+    assert_one_error(outcome, "search.max_stages must be <= 3 for a backbone of 4 layers, got 4")
     outcome = call("fit", *dham, "--model.num_stages=5")
-    assert_one_error(outcome, "5 stages do not fit into the backbone's 4 layers")
+    assert_one_error(outcome, "num_stages must be <= 4 (layers of the backbone), got 5")
     outcome = call("test", *dham)
     assert_one_error(
-        outcome, "partition 'cka' is found at the start of fit", "give a checkpoint or a partition"
+        outcome, "partition 'cka' is searched for at the start of fit", "give a checkpoint or a partition"
     )
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
@@ -297,18 +299,18 @@ def test_weights_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "warns"), [(0.5, True), (0.7, False)])
-def test_split_votes_are_told(
+def test_split_votes_are_reported(
     share: float, warns: bool, dham: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = callback.find_partition
+    found = stage_search.find_partition
 
     def split(*args: Any, **kwargs: Any) -> Any:
         result = found(*args, **kwargs)
         votes = dict.fromkeys(result.votes, 1 - share) | {len(result.stages): share}
         return replace(result, votes=votes)
 
-    monkeypatch.setattr(callback, "find_partition", split)
+    monkeypatch.setattr(stage_search, "find_partition", split)
     lines: list[str] = []
-    monkeypatch.setattr(callback, "rank_zero_info", lines.append)
+    monkeypatch.setattr(stage_search, "rank_zero_info", lines.append)
     assert call("partition", *dham, "--run_dir=found").code == 0
     assert any("warning: only 50% of the resamples agree" in line for line in lines) == warns

@@ -37,7 +37,7 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
             continue
         flags = [*comparison.options, *placed(own)]
         untrained = UNTRAINED in own
-        model, data, _, config = instantiate(
+        model, _, _, config = instantiate(
             files,
             *(for_test(flags) if untrained else flags),
             "--trainer.accelerator=cpu",
@@ -46,7 +46,7 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
         assert type(model).__name__ == ("Pretrained" if untrained else config.model.class_path.split(".")[-1])
         stages[row] = (getattr(model, "partition", None), getattr(model, "num_stages", None))
         if path.parent.name in ("dham", "dpc"):
-            assert data.backbone.name == backbone_of(path)
+            assert model.backbone_config.name == backbone_of(path)
         if path.stem.startswith("table3") and path.parent.name == "dham":
             assert model.num_virtual_tokens == 64
     if path.parent.name == "dham" and path.stem.startswith("table3"):

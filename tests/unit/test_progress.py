@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from promptstage.callbacks import progress
-from promptstage.callbacks.progress import FORMAT, ExamplesProgressBar, ExamplesTqdm
+from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.utilities import progress as bars
+from promptstage.utilities.progress import FORMAT, ExamplesTqdm
 
 
 def bar(file: io.StringIO, leave: bool = True) -> ExamplesTqdm:
@@ -31,7 +33,7 @@ def test_short_work_is_one_line(leave: bool, lines: int) -> None:
 
 def test_long_work_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now)
     log = io.StringIO()
     outer, shown = bar(log), bar(log)  # the second one would be drawn a line below
     for done in range(1, 4):

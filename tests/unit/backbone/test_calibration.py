@@ -267,7 +267,7 @@ def test_any_mask_and_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     shown = torch.tensor([[1, 1], [0, 1], [1, 0]]).bool()[:, None].expand(-1, n, -1)
     seen = torch.cat([shown, seen], dim=2)
     parts = []
-    monkeypatch.setattr(calibrated_module, "MOST", 2 * batch * 6 * 8)
+    monkeypatch.setattr(calibrated_module, "MAX_WEIGHTS", 2 * batch * 6 * 8)
     heads = CalibratedHeads(own)
     for rows in (slice(0, 6), slice(6, 7), slice(7, 8)):
         wide = slice(0, prefix + rows.stop)

@@ -19,6 +19,7 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.utilities.errors import UserError
 from tests.mutate_backbones import Mutation, mutated, mutations
 from tests.tiny_folder import save_tiny_backbone
+from tests.unit.data.connected import connected
 
 # One of each kind that takes a path of its own; the script runs all.
 FAST = (
@@ -221,8 +222,8 @@ def test_token_of_a_text_beyond_the_embedding_is_refused(copy: Path) -> None:
     tokenizer = load_tokenizer(config)
     tokenizer.add_tokens(["Compute"])
     tokenizer.save_pretrained(copy)
-    data = Generated(task="addition", test_size=2, template="Compute {question}", backbone=config)
-    with pytest.raises(UserError, match=r"has token 262 \('Compute'\), but backbone .* 262 tokens$"):
+    data = connected(Generated(task="addition", test_size=2, template="Compute {question}"), config)
+    with pytest.raises(UserError, match=r"has token 262 \('Compute'\), but the backbone .* for 262 tokens$"):
         data.setup("test")
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import Prefix, stage_prefix
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
 from tests.unit.backbone.tiny import METHODS, WIDTH, moved, pad, random_ids, random_model
 

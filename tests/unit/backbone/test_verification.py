@@ -109,7 +109,7 @@ def test_scaled_logits_are_seen_though_the_padding_tokens_embedding_is_zero() ->
     ):
         model = ready(config)
         assert not model.get_input_embeddings().weight[0].any()
-        assert not wrap(model)._plain_head
+        assert not wrap(model).plain_head
 
 
 class _ShiftedLate(nn.Module):

@@ -12,6 +12,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
 from tests.tiny_folder import call
+from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
@@ -124,7 +125,7 @@ def test_malformed_rows_are_reported_or_skipped(
     line = str(error.value)
     assert "\n" not in line
     assert line.startswith(f"{source}/train.jsonl:2: {message}")
-    assert line.endswith(" (--data.on_bad_row=skip leaves malformed rows out)")
+    assert line.endswith(" (on_bad_row 'skip' leaves malformed rows out)")
     assert len(line) < len(source) + 250
     data = kind(source=source, on_bad_row="skip", validation_size=1)
     train = {example.id for example in data.examples("train")}
@@ -150,9 +151,9 @@ def test_a_fit_checks_a_local_test_split(
     monkeypatch.setattr(kind, "_encode", lambda self, examples: [])
     with pytest.raises(UserError, match=rf"/{file}\.jsonl:2: no field '(answer|solution)'"):
         kind(source=source, **options).setup("fit")
-    kind(source=source, **options, on_bad_row="skip").setup("fit")
+    connected(kind(source=source, **options, on_bad_row="skip")).setup("fit")
     Path(source, f"{file}.jsonl").unlink()
-    kind(source=source, **options).setup("fit")  # a fit needs no test split
+    connected(kind(source=source, **options)).setup("fit")  # a fit needs no test split
 
 
 def test_line_numbers_count_blank_lines_but_not_unicode_separators(write_rows: WriteRows) -> None:
@@ -181,7 +182,7 @@ def test_skipped_rows_are_counted_once(
 ) -> None:
     rows = [*gsm8k_rows(10), {"question": "?"}, "{", *gsm8k_rows(10), [1]]
     source = write_rows(train=rows, test=gsm8k_rows(3))
-    data = skipping(source, backbone=backbone, validation_size=4)
+    data = connected(skipping(source, validation_size=4), backbone)
     with caplog.at_level("INFO"):
         # Training and validation questions are read from the same file.
         data.setup("fit")

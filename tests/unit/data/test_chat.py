@@ -11,6 +11,7 @@ from promptstage.datamodules.chat import ChatTemplate
 from promptstage.datamodules.templates import Template
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
+from tests.unit.data.connected import connected
 from tests.unit.data.tokenizers import make
 
 ECHO = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -137,7 +138,7 @@ def test_an_invalid_date_is_rejected(day: str) -> None:
 
 
 def test_a_data_set_renders_its_date(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone, template="chat", date="2024-07-26", test_size=2)
+    data = connected(Generated(template="chat", date="2024-07-26", test_size=2), backbone)
     data.tokenizer.chat_template = DATED
     data.setup("test")
     (batch,) = data.test_dataloader()

@@ -10,13 +10,14 @@ from promptstage.datamodules.encoding import Batch, Example, Tokens, encode
 from promptstage.datamodules.templates import Template
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
+from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 TEMPLATES = ("plain", "cot", "chat", "{question}", "Sum. é Q {question} {x}\nA:\n", "{question} = ")
 
 
 def make(backbone: BackboneConfig, folder: str, **options: Any) -> GSM8K:
-    return GSM8K(backbone=backbone, source=folder, **options)
+    return connected(GSM8K(source=folder, **options), backbone)
 
 
 def text(tokens: Tokens, row: int, span: torch.Tensor, tokenizer: Any) -> str:
@@ -84,7 +85,7 @@ def test_templates_render_as_documented(backbone: BackboneConfig, write_rows: Wr
 
 
 def test_a_question_that_occurs_in_the_chat_template_is_located(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone, template="chat")
+    data = connected(Generated(template="chat"), backbone)
     data.use_questions(["user", " assistant "])
     data.setup("predict")
     batches = list(data.predict_dataloader())
@@ -96,7 +97,7 @@ def test_a_question_that_occurs_in_the_chat_template_is_located(backbone: Backbo
 
 
 def test_predict_batches_have_no_gold_tokens(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone)
+    data = connected(Generated(), backbone)
     data.use_questions(["2+2"])
     data.setup("predict")
     (batch,) = data.predict_dataloader()
@@ -106,7 +107,7 @@ def test_predict_batches_have_no_gold_tokens(backbone: BackboneConfig) -> None:
 
 
 def test_batch_moves_to_a_device(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone, test_size=3)
+    data = connected(Generated(test_size=3), backbone)
     data.setup("test")
     (batch,) = data.test_dataloader()
     moved = batch.to("meta")
@@ -126,14 +127,14 @@ def test_slow_tokenizer_is_rejected() -> None:
 
 
 def test_chat_without_a_chat_template_is_rejected(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone, template="chat")
+    data = connected(Generated(template="chat"), backbone)
     data.tokenizer.chat_template = None
     with pytest.raises(UserError, match="template 'chat' needs a tokenizer with a chat template"):
         data.setup("test")
 
 
 def test_a_chat_template_that_changes_the_question_is_rejected(backbone: BackboneConfig) -> None:
-    data = Generated(backbone=backbone, template="chat", task="letter_reversal")
+    data = connected(Generated(template="chat", task="letter_reversal"), backbone)
     data.tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
     with pytest.raises(UserError, match="chat template changes the question"):
         data.setup("test")
@@ -142,7 +143,7 @@ def test_a_chat_template_that_changes_the_question_is_rejected(backbone: Backbon
 def test_an_eos_token_added_by_the_tokenizer_is_removed(backbone: BackboneConfig) -> None:
     from tokenizers.processors import TemplateProcessing
 
-    data = Generated(backbone=backbone, test_size=2)
+    data = connected(Generated(test_size=2), backbone)
     tokenizer: Any = data.tokenizer
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]

@@ -10,6 +10,7 @@ import pytest
 from promptstage.datamodules import GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
+from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 GOOD = {"question": "1+1?", "answer": "Two.\n#### 2"}
@@ -24,14 +25,14 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0: allowed are 1 and more"),
-        ({"eval_batch_size": -1}, "eval_batch_size is -1"),
-        ({"max_new_tokens": 0}, "generation limit max_new_tokens is 0"),
-        ({"max_length": 0}, "max_length is 0"),
-        ({"train_size": 0}, "train_size is 0"),
-        ({"validation_size": 0}, "validation_size is 0"),
-        ({"test_size": -3}, "test_size is -3"),
-        ({"num_workers": -1}, "num_workers is -1: allowed are 0 and more"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"eval_batch_size": -1}, "eval_batch_size must be >= 1, got -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be >= 1, got 0"),
+        ({"max_length": 0}, "max_length must be >= 1, got 0"),
+        ({"train_size": 0}, "train_size must be >= 1, got 0"),
+        ({"validation_size": 0}, "validation_size must be >= 1, got 0"),
+        ({"test_size": -3}, "test_size must be >= 1, got -3"),
+        ({"num_workers": -1}, "num_workers must be >= 0, got -1"),
         ({"stop": [""]}, "stop holds an empty text"),
         (
             {"template": "plian"},
@@ -125,8 +126,8 @@ def test_max_length_leaves_out_longer_training_examples(
 ) -> None:
     source = write_rows(train=gsm8k_rows(30), test=gsm8k_rows(30))
     with pytest.raises(UserError, match="max_length 5 leaves no training example of gsm8k: the shortest has"):
-        GSM8K(source=source, backbone=backbone, max_length=5).setup("fit")
-    data = GSM8K(source=source, backbone=backbone, max_length=60)
+        connected(GSM8K(source=source, max_length=5), backbone).setup("fit")
+    data = connected(GSM8K(source=source, max_length=60), backbone)
     with caplog.at_level("INFO"):
         data.setup("fit")
     data.setup("test")
@@ -144,7 +145,7 @@ def test_examples_that_exceed_the_context_are_rejected(
 ) -> None:
     long = {"question": "x" * 100, "answer": "y\n#### 2"}
     source = write_rows(train=[GOOD] * 4 + [long], validation=[GOOD], test=[GOOD, long])
-    data = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
+    data = connected(GSM8K(source=source, max_new_tokens=20), backbone)
     data.setup("fit")
     data.setup("test")
     data.check_context(512, 100)
@@ -152,10 +153,10 @@ def test_examples_that_exceed_the_context_are_rejected(
         data.check_context(100, 10)
     assert one_line(error) == (
         "gsm8k/train/4 needs 112 positions (prompt 105 + worked answer 7), but the backbone has 100 less 10 "
-        "for the soft prompt = 90: set --data.max_length 90, which leaves longer training examples out or "
+        "for the soft prompt = 90: set max_length to 90, which leaves longer training examples out or "
         "use a backbone with more positions"
     )
-    test = GSM8K(source=source, backbone=backbone, max_new_tokens=20)
+    test = connected(GSM8K(source=source, max_new_tokens=20), backbone)
     test.setup("test")
     with pytest.raises(
         UserError, match=r"gsm8k/test/1 needs 125 .* \+ generation limit max_new_tokens 20\).* at most 19"
@@ -168,7 +169,7 @@ def test_examples_that_exceed_the_context_are_rejected(
 def test_setup_loads_the_splits_of_a_stage_once(
     backbone: BackboneConfig, write_rows: WriteRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone)
+    data = connected(GSM8K(source=write_rows(test=gsm8k_rows(3))), backbone)
     loaded: list[str] = []
     examples = data.examples
     monkeypatch.setattr(data, "examples", lambda split: loaded.append(split) or examples(split))

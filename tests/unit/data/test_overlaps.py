@@ -12,6 +12,7 @@ from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 FOLDERS: dict[type[ReasoningDataModule], str] = {
@@ -74,7 +75,7 @@ def test_overlap_is_reported_once_and_only_before_a_test(
 ) -> None:
     choices = {"text": ["yes", "no"], "label": ["A", "B"]}
     rows = [{"question": f"{i}?", "choices": choices, "answerKey": "A"} for i in range(3)]
-    data = ARC(source=write_rows(train=rows, validation=rows, test=rows), backbone=backbone)
+    data = connected(ARC(source=write_rows(train=rows, validation=rows, test=rows)), backbone)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for stage in ("fit", "validate", "predict"):
@@ -88,5 +89,5 @@ def test_overlap_is_reported_once_and_only_before_a_test(
 def test_data_without_overlap_gives_no_warning(backbone: BackboneConfig, write_rows: WriteRows) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        GSM8K(source=write_rows(test=gsm8k_rows(3)), backbone=backbone).setup("test")
+        connected(GSM8K(source=write_rows(test=gsm8k_rows(3))), backbone).setup("test")
     assert seen == []

@@ -12,6 +12,7 @@ from promptstage.datamodules import GSM8K
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
+from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 EPOCHS = 3
@@ -83,7 +84,7 @@ def folder(write_rows: WriteRows) -> str:
 
 
 def make(backbone: BackboneConfig, folder: str, **options: Any) -> GSM8K:
-    return GSM8K(backbone=backbone, source=folder, **{"batch_size": 4, "validation_size": 2, **options})
+    return connected(GSM8K(source=folder, **{"batch_size": 4, "validation_size": 2, **options}), backbone)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -145,12 +146,12 @@ def test_resuming_within_an_epoch_with_different_data_is_rejected(
     run(make(backbone, folder), Recorder(), callbacks=[SaveAlways(tmp_path)], max_epochs=1)
     checkpoint = tmp_path / "002-batch.ckpt"
     for options, message in (
-        ({"batch_size": 2}, "batch_size x processes was 4 and is 2"),
-        ({"seed": 1}, "seed was 0 and is 1"),
-        ({"train_size": 20}, "examples was 23 and is 20"),
+        ({"batch_size": 2}, "batch_size x processes must be 4, got 2"),
+        ({"seed": 1}, "seed must be 0, got 1"),
+        ({"train_size": 20}, "examples must be 23, got 20"),
         ({"template": "cot"}, "checksum of their lengths"),
     ):
-        with pytest.raises(UserError, match=f"cannot go on with other training data: {message}"):
+        with pytest.raises(UserError, match=f"cannot resume within an epoch on other .*: {message}"):
             run(make(backbone, folder, **options), Recorder(), checkpoint)
     (end,) = tmp_path.glob("*-epoch.ckpt")
     assert run(make(backbone, folder, batch_size=2), Recorder(), end, max_epochs=2)

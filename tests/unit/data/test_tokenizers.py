@@ -59,7 +59,7 @@ def loaded(folder: Path) -> Any:
 
 def data_with(tokenizer: Any, folder: str, **options: Any) -> GSM8K:
     data = GSM8K(source=folder, **options)
-    data._tokenizer = tokenizer
+    data.connect(tokenizer)
     data.setup("test")
     return data
 
@@ -229,7 +229,7 @@ def test_stages_have_a_single_bos(write_rows: WriteRows) -> None:
     before, batch = moved(data, bos_first=False), moved(data)
     assert (batch.gold.input_ids != tokenizer.bos_token_id).all()
     module = prompted(tokenizer, "dham", "llama")
-    assert module.prefix().lead == 1
+    assert module.prefix().num_leading == 1
     bare = before.gold.input_ids[:, 1:], before.gold.labels[:, 1:]
     losses, expected, doubled = (
         module.backbone.loss(*tokens, module.prefix())[1]
@@ -258,7 +258,7 @@ def test_the_partition_search_keeps_the_bos_of_its_examples(write_rows: WriteRow
     """Check the batches of the search, which runs without a prompt: content keeps its own BOS."""
     tokenizer = made("llama3")
     data = GSM8K(source=write_rows(train=ROWS * 4), validation_size=2)
-    data._tokenizer = tokenizer
+    data.connect(tokenizer)
     data.setup("fit")
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         lightning_module=SimpleNamespace(bos_first=True),
@@ -266,7 +266,7 @@ def test_the_partition_search_keeps_the_bos_of_its_examples(write_rows: WriteRow
         world_size=1,
         limit_test_batches=1.0,
     )
-    for batch in data.calibration_loader(3, 0):
+    for batch in data.probe_loader(3, 0):
         assert (batch.gold.input_ids[:, 0] == tokenizer.bos_token_id).all()
     for batch in data.training_questions(3):
         assert (batch.gold.input_ids != tokenizer.bos_token_id).all()

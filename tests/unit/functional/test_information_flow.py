@@ -66,7 +66,7 @@ def test_two_layers_two_tokens_by_hand() -> None:
         value = hidden.view(1, 1, 2, 1)
         output, _ = prefix_attention(module, zero, zero, value, None, 1.0, context=context)
         hidden = hidden + output.flatten()
-    states = [observation.found[layer] for layer in (0, 1)]
+    states = [observation.observed[layer] for layer in (0, 1)]
     gradients = torch.autograd.grad(2 * hidden[1], [state.output for state in states])
     expected = ([[2.0, 0], [3, 1.5]], [[0.0, 0], [4, 2.5]])
     for state, gradient, matrix in zip(states, gradients, expected, strict=True):

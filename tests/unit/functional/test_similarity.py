@@ -11,9 +11,9 @@ from promptstage.lightning_modules.functional.cka import LinearCKA
 from promptstage.lightning_modules.functional.similarity import (
     CosineSimilarity,
     EuclideanSimilarity,
-    LayerFeatures,
     Similarity,
 )
+from promptstage.lightning_modules.layer_features import LayerFeatures
 from tests.unit.functional import reference
 
 LAYERS, ROWS, WIDTH = 4, 11, 6

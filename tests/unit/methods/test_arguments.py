@@ -39,8 +39,8 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("dham", {"partition": []}, "empty list"),
-        ("dham", {"partition": [2, 1]}, r"ascend from 0 without repeats, not \[2, 1\]"),
+        ("dham", {"partition": []}, r"at least one stage, got \[\]"),
+        ("dham", {"partition": [2, 1]}, r"ascend from 0 without repeats, got \[2, 1\]"),
         ("dham", {"partition": [1, 3]}, "ascend from 0"),
         ("dham", {"partition": [0, 1, 1]}, "ascend from 0 without repeats"),
         ("dham", {"partition": [0, 4]}, "layer 4, but backbone 'tiny' has layers 0 to 3"),
@@ -49,9 +49,9 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
         (
             "dham",
             {"partition": "uniform", "num_stages": 5},
-            "5 stages do not fit into the backbone's 4 layers",
+            r"num_stages must be <= 4 \(layers of the backbone\), got 5",
         ),
-        ("dham", {"partition": "uniform", "num_stages": 0}, "num_stages must be at least 1"),
+        ("dham", {"partition": "uniform", "num_stages": 0}, "num_stages must be >= 1, got 0"),
         (
             "dham",
             {"partition": [0, 1, 2], "num_virtual_tokens": 2},

@@ -7,8 +7,8 @@ import pytest
 from promptstage.callbacks import dpc_files
 from promptstage.callbacks.dpc_files import Calibration, Correction, choose_calibration_file
 from promptstage.callbacks.dpc_report import calibration_warnings
-from promptstage.callbacks.examples import warn_repeated
 from promptstage.callbacks.figures import plain
+from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.evaluation import Record
 
 RECORD = Record("x/0", "gsm8k", "1+1", None, "2", "2", "2", True, "rule", 1, 2)

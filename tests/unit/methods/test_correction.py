@@ -157,7 +157,7 @@ def test_trigger_equals_a_full_pass(name: str, llama: Backbone) -> None:
     last = llama.num_layers - 1
     terms, _ = attention_terms(llama, tokens.input_ids, tokens.labels, [last], prefix)
     none = torch.zeros(3, 1, tokens.input_ids.shape[1], dtype=torch.bool)
-    to_row = prompt_to_row(flow(terms[last], none, prefix.lead).to_row, prefix.virtual(last))
+    to_row = prompt_to_row(flow(terms[last], none, prefix.num_leading).to_row, prefix.virtual(last))
     for row, (start, end) in enumerate(tokens.rationale.tolist()):
         values = to_row[row, start:end].tolist()
         half = len(values) // 2

@@ -14,7 +14,7 @@ from promptstage.command_line.main import main
 from promptstage.lightning_modules.backbone.generation import PrefixCache
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional import footprint
 from promptstage.lightning_modules.functional.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
 from promptstage.utilities.errors import UserError

@@ -1,0 +1,120 @@
+"""Examples of a data set's splits: rows are read, checked, held out and drawn."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+
+from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.grading import reference_problem
+from promptstage.datamodules.perturbation import Perturbation, perturb
+from promptstage.datamodules.samplers import draw_indices
+from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
+from promptstage.utilities.errors import UserError
+
+
+class Splits(L.LightningDataModule, ABC):
+    """Part of a data module that reads examples, without a tokenizer.
+
+    Attributes:
+        source: hub id or local folder.
+        revision: commit, tag or branch of a hub id.
+        sizes: number of examples to draw for each split; None: all.
+        on_bad_row: ``raise`` or ``skip``.
+        perturbation: kind of copies of the test questions.
+        perturbation_seed: seed of the copies.
+        seed: seed of the draws of training and validation questions.
+        parsed: all examples of the splits read so far.
+    """
+
+    source: str
+    revision: str | None
+    sizes: Mapping[str, int | None]
+    on_bad_row: str
+    perturbation: Perturbation
+    perturbation_seed: int
+    seed: int
+    parsed: dict[str, list[Example]]
+
+    name: str
+    """The data set's name for the grader and in example ids."""
+    hub_configs: ClassVar[tuple[str, ...]] = ()
+    """Configurations of the hub data set, read in this order."""
+    question_field: ClassVar[str | None] = "question"
+    """Field of a row that holds the whole question; None if the question has other fields, too."""
+    hub_has_validation: ClassVar[bool] = False
+    noise_words: ClassVar[frozenset[str] | None] = None
+    """Words that noise may change; None: all that the answer does not depend on."""
+
+    @abstractmethod
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """Parse ``row``, number ``index`` of ``split``.
+
+        Raises:
+            MalformedRow: if a field is missing or invalid.
+        """
+
+    def folder(self) -> Path | None:
+        """Return the local folder with the rows, or None for a hub id; raises as :func:`local_folder`."""
+        return local_folder(self.source)
+
+    def has_validation(self) -> bool:
+        """Return whether the source has a validation split."""
+        folder = self.folder()
+        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
+
+    def local_file(self, split: str) -> Path | None:
+        """Return the file of a split in the local folder, which may not exist; None for a hub id."""
+        folder = self.folder()
+        return folder / f"{split}.jsonl" if folder else None
+
+    def rows(self, split: str) -> list[Row]:
+        """Read all rows of a split of the source."""
+        if file := self.local_file(split):
+            return read_jsonl(file)
+        return read_hub(self.source, self.hub_configs, split, self.revision)
+
+    def examples(self, split: str) -> list[Example]:
+        """Read the examples of ``train``, ``validation`` or ``test``, in the order of the source.
+
+        Raises:
+            UserError: if the rows cannot be read, one is malformed, or too few are left to train on.
+        """
+        carved = split != "test" and not self.has_validation()
+        stored = "train" if carved else split
+        if stored not in self.parsed:
+            skip = self.on_bad_row == "skip"
+            self.parsed[stored] = parse_rows(self.rows(stored), self._checked, stored, skip)
+        examples = self.parsed[stored]
+        held_out = 0
+        if carved:
+            held_out = self.sizes["validation"] or max(1, min(500, len(examples) // 10))
+            if held_out >= len(examples):
+                raise UserError(
+                    f"validation_size is {held_out}, but {self.name} has no validation split and only "
+                    f"{len(examples)} training rows to take it from"
+                )
+        # Each draw has its own random numbers, so that no size affects another draw.
+        seed = f"{stored}/{self.seed if stored == 'train' else 0}"
+        own = slice(held_out) if split == "validation" and carved else slice(held_out, None)
+        chosen = [examples[i] for i in draw_indices(len(examples), seed, own, self.sizes[split])]
+        if split != "test":
+            return chosen
+        how = (self.perturbation, self.perturbation_seed, self.noise_words)
+        return [perturb(example, *how) for example in chosen]
+
+    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """Parse a row, and check that an answer can equal its reference."""
+        example = self.parse(row, split, index)
+        if problem := reference_problem(self.name, example.answer):
+            raise MalformedRow(problem)
+        return example
+
+    def check_test_split(self) -> None:
+        """Check a local test split, so that a test after the fit does not fail."""
+        file = self.local_file("test")
+        if self.on_bad_row == "raise" and file is not None and file.is_file():
+            parse_rows(self.rows("test"), self._checked, "test", skip=False)

@@ -1,0 +1,266 @@
+"""A frozen language model whose content can attend to a prefix."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation, Packing
+from promptstage.lightning_modules.backbone.fingerprint import identify
+from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
+from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
+from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class FrozenModel(nn.Module):
+    """A frozen causal language model whose content can attend to a prefix.
+
+    Attributes:
+        model: the Hugging Face model, in eval mode, no parameter trainable.
+        layers: its decoder blocks, first to last.
+        hidden_size: width of the hidden states (d).
+        num_heads: query heads of each block (H).
+        plain_head: whether the logits are the output matrix applied to the last hidden states, and nothing
+            else; False until that is verified.
+        shards: the ranks among which the decoder blocks are sharded.
+    """
+
+    def __init__(self, config: BackboneConfig, model: Any, files: list[Path] | None = None) -> None:
+        """
+        Args:
+            config: the configuration that ``model`` was loaded by.
+            model: a Hugging Face causal language model.
+            files: its weight files; None: fingerprint the weights in memory.
+        """
+        super().__init__()
+        self.config = config
+        self.model: Any = model.requires_grad_(False).eval()
+        text_config = self.model.config.get_text_config()
+        self.hidden_size: int = text_config.hidden_size
+        self.vocab_size: int = text_config.vocab_size
+        self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
+        self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
+        self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
+        self.plain_head = False
+        self._identity = identify(self.model, files, config.quantization)
+        self.shards = Unsharded()
+        self._checkpointed: list[nn.Module] = []
+        if config.gradient_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            self._checkpointed = [
+                m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
+            ]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digests of the structure and all weights, to be compared by :meth:`matches`."""
+        return self._identity.fingerprint
+
+    def matches(self, fingerprint: str) -> bool:
+        """Return whether a fingerprint is this backbone's, a half-precision copy's or an older version's."""
+        return self._identity.matches(fingerprint)
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer that belongs to the model."""
+        return load_tokenizer(self.config)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder blocks (L)."""
+        return len(self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def embedding(self) -> Tensor:
+        """Input embedding matrix (vocabulary, hidden size); clone it before training on its rows."""
+        return self.model.get_input_embeddings().weight
+
+    def train(self, mode: bool = True) -> "FrozenModel":
+        """Stay in eval mode: a frozen model has no dropout."""
+        return super().train(False)
+
+    def forward(self, input_ids: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """Compute logits (B, n, vocabulary) of ``input_ids`` (B, n) without padding."""
+        first = 0 if prefix is None else prefix.num_positions
+        positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
+        context = AttentionContext(prefix=prefix)
+        return self.model(
+            input_ids=input_ids, position_ids=positions, use_cache=False, context=context
+        ).logits
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        prefix: Prefix | None = None,
+        observation: Observation | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the summed cross-entropy of the labeled tokens; logits exist only where a label is.
+
+        Padding is removed before the model runs.
+
+        Args:
+            input_ids: (B, n), padded on the right, if at all.
+            labels: (B, n), the token at each position, or -100 where nothing is trained.
+            prefix: prefix that all tokens attend to.
+            observation: filled with the attention of its layers.
+
+        Returns:
+            Sum over tokens (nats, float32 or better) and sums per example (B,).
+        """
+        labeled = labels != -100
+        labeled[:, 0] = False  # nothing predicts the first token
+        # Columns after a row's last label do not affect the loss: they are not run at all.
+        columns = torch.arange(labels.shape[1], device=labels.device)
+        ends = torch.where(labeled, columns + 1, 0).amax(1)
+        arguments, packed = self.packed(input_ids, ends, prefix, observation)
+        sources = torch.full((labels.numel(),), -1, device=labels.device)
+        sources[packed] = torch.arange(len(packed), device=labels.device)
+        targets = labeled.flatten().nonzero()[:, 0]
+        predictors = sources[targets - 1]
+        with self._recomputing():
+            losses = self.token_losses(arguments, predictors, labels.flatten()[targets])
+        rows = targets // labels.shape[1]
+        per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
+        return per_example.sum(), per_example
+
+    def packed(
+        self,
+        input_ids: Tensor,
+        ends: Tensor,
+        prefix: Prefix | None = None,
+        observation: Observation | None = None,
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Pack a batch into one row of its real tokens, for ``base_model``.
+
+        Args:
+            input_ids: (B, n), padded on the right, if at all.
+            ends: (B,), number of columns of each row to run.
+
+        Returns:
+            The forward's arguments, and (N,) the index ``row * n + column`` of each token in the batch.
+        """
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        index = (columns < ends[:, None]).flatten().nonzero()[:, 0]
+        first = 0 if prefix is None else prefix.num_positions
+        packing = Packing(input_ids.shape[0], input_ids.shape[1], index)
+        arguments = {
+            "input_ids": input_ids.flatten()[index][None],
+            "position_ids": (first + index % input_ids.shape[1])[None],
+            # A ready 4-D mask keeps transformers from building one for N × N tokens.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
+            "use_cache": False,
+            "context": AttentionContext(prefix=prefix, packing=packing, observation=observation),
+        }
+        return arguments, index
+
+    def token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
+        """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
+        head = self.model.get_output_embeddings()
+        if self.plain_head and type(head) is nn.Linear:
+            hidden = self.model.base_model(**arguments).last_hidden_state
+            return head_cross_entropy(hidden[0, predictors], head.weight, head.bias, targets)
+
+        with input_hooks([(head, lambda states: states[:, predictors])]):
+            logits = self.model(**arguments).logits[0]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cross_entropy(logits, targets, reduction="none")
+
+    def record_keys_values(self, embeddings: Tensor, mask: Tensor | None = None) -> list[LayerPrefix]:
+        """Compute each layer's keys and values (B, key-value heads, n, head dim) of embeddings (B, n, d).
+
+        Args:
+            mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
+        """
+        recorded: dict[int, LayerPrefix] = {}
+        self.model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
+            use_cache=False,
+            context=AttentionContext(recorded=recorded),
+        )
+        keys_values = [recorded[layer] for layer in sorted(recorded)]
+        unshard_before_backward(self.layers, keys_values)
+        return keys_values
+
+    def hidden_states(self, embeddings: Tensor, layers: list[int]) -> list[Tensor]:
+        """Compute the inputs (B, n, d) of the given layers for embeddings (B, n, d)."""
+        inputs: dict[int, Tensor] = {}
+        with input_hooks((self.layers[layer], partial(inputs.__setitem__, layer)) for layer in layers):
+            self.record_keys_values(embeddings)
+        return [inputs[layer] for layer in layers]
+
+    @torch.no_grad()
+    def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
+        """Compute the outputs of all decoder blocks, pooled during the forward pass.
+
+        The first column is left out: activations of a BOS or first token are a hundred times those of
+        others and would dominate any mean. Outputs are taken before the model's final norm.
+
+        Args:
+            input_ids: (B, n), padded on the right, if at all.
+            ends: (B,), number of content columns of each row, at least 2.
+            tokens: return one row for each token instead of an example's mean.
+
+        Returns:
+            Features (L, rows, d), float32 or better, and (rows,) the example in 0 to B − 1 of each row.
+        """
+        arguments, index = self.packed(input_ids, ends)
+        used = index % input_ids.shape[1] > 0
+        examples = index[used] // input_ids.shape[1]
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        pooled: list[Tensor] = []
+
+        def pool(states: Tensor) -> None:
+            states = states[0, used].to(dtype)
+            if not tokens:
+                sums = states.new_zeros(len(ends), states.shape[1]).index_add(0, examples, states)
+                states = sums / (ends - 1)[:, None]
+            pooled.append(states)
+
+        with output_hooks((layer, pool) for layer in self.layers):
+            self.model.base_model(**arguments)
+        rows = examples if tokens else torch.arange(len(ends), device=ends.device)
+        return torch.stack(pooled), rows
+
+    def shard(self, ranks: int, device: str) -> None:
+        """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""
+        self.shards = Shards(self.model.base_model, self.layers, ranks, device)
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Recompute the decoder blocks in the backward pass if the configuration enables it.
+
+        transformers does so only for blocks in training mode; their dropout stays in eval mode.
+        """
+        for module in self._checkpointed:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in self._checkpointed:
+                module.training = False
+
+
+def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
+    """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
+    for module in model.get_decoder().modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise UserError(f"backbone of type {model.config.model_type} has no list of {count} decoder blocks")
