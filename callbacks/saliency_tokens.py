@@ -15,7 +15,7 @@ from promptstage.lightning_modules.functional.information_flow import ALPHA, sha
 
 
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
-    """Layers and stages of a module's prompt; the rest of :class:`About` is the caller's."""
+    """Return the metadata of a module and its prompt; the caller fills in label, split and data."""
     depth = range(module.backbone.num_layers)
     columns = [[] if prefix is None else prefix.columns(layer)[prefix.lead :] for layer in depth]
     return About(
@@ -27,17 +27,19 @@ def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[i
         alpha=ALPHA,
         label="",
         split="",
+        method=type(module).__name__,
+        backbone=module.backbone_config.name,
     )
 
 
 def matrices_of(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, about: About, name: str
 ) -> ExampleMatrices:
-    """Saliency and attention of one example: the mean of the shallow layers, and the last layer.
+    """Compute saliency and attention of one example: mean of the shallow layers, and the last layer.
 
     Args:
         tokens: a batch of one.
-        name: the example's id.
+        name: id of the example.
     """
     shallow = [layer for layer in about.layers if layer in about.shallow]
     panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
