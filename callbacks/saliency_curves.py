@@ -5,7 +5,6 @@ anonymous, under review).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,18 +24,20 @@ SCALING = "each example's curve is scaled from its minimum (0) to its maximum (1
 BANDS = "lines: median over examples; bands: quartiles"
 
 
-def subject(saved: Saved) -> str:
-    """Return run, method, backbone, data set and label of measures for a title."""
-    about = saved.about
-    method = " on ".join(filter(None, (about.method, about.backbone)))
-    label = "gold rationale" if about.label == "rationale" else about.label
-    data = f"{' '.join(filter(None, (about.data, about.split)))}, loss of the {label}"
-    return plain("; ".join(filter(None, (saved.run, method, data))))
+def subject(*measured: Saved) -> str:
+    """Return the run, and the methods, backbones, data sets and labels of all measures, for a title."""
+    runs = [measured[0].run] if len(measured) == 1 else []
+    abouts = [saved.about for saved in measured]
+    methods = [" on ".join(filter(None, (about.method, about.backbone))) for about in abouts]
+    data = [" ".join(filter(None, (about.data, about.split))) for about in abouts]
+    labels = ["gold rationale" if about.label == "rationale" else about.label for about in abouts]
+    parts = [*runs, *(", ".join(dict.fromkeys(filter(None, names))) for names in (methods, data))]
+    return plain("; ".join(filter(None, parts)) + f", loss of the {' or '.join(dict.fromkeys(labels))}")
 
 
 def stage_lines(saved: Saved) -> str:
     """Return a clause for a caption on the lines between stages; empty without any."""
-    return "; dotted: layer where another stage's prompt begins" if saved.about.boundaries else ""
+    return "; dotted: layer where a stage's prompt begins" if saved.about.boundaries else ""
 
 
 def normalize(curves: Floats) -> Floats:
@@ -104,13 +105,8 @@ def curves(named: Mapping[str, Saved]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel(SCALED)
     lines = next(filter(None, map(stage_lines, named.values())), "")
-    entitle(figure, "Mean saliency of each layer", _common(named), f"{BANDS}; {SCALING}{lines}")
+    entitle(figure, "Mean saliency of each layer", subject(*named.values()), f"{BANDS}; {SCALING}{lines}")
     return figure
-
-
-def _common(named: Mapping[str, Saved]) -> str:
-    """Return the subject of runs without their names, once each."""
-    return " | ".join(dict.fromkeys(subject(replace(saved, run="")) for saved in named.values()))
 
 
 def differences(saved: Saved) -> Figure:
@@ -120,7 +116,7 @@ def differences(saved: Saved) -> Figure:
 
 def differences_of(named: Mapping[str, Saved]) -> Figure:
     """Draw :func:`differences` of several runs on one color scale."""
-    return _differences(named, _common(named))
+    return _differences(named, subject(*named.values()))
 
 
 def _differences(named: Mapping[str, Saved], about: str) -> Figure:
@@ -148,11 +144,11 @@ def gap(saved: Saved) -> Figure:
 
 def gaps_of(named: Mapping[str, Saved]) -> Figure:
     """Draw :func:`gap` of several runs, a column each, on one scale."""
-    return _gaps(named, _common(named))
+    return _gaps(named, subject(*named.values()))
 
 
 def _gaps(named: Mapping[str, Saved], about: str) -> Figure:
-    figure = Figure(figsize=(4.2 * len(named) + 1.4, 6.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(named) + 2.2, 6.6), layout="constrained")
     panels = figure.subplots(2, len(named), sharey="row", squeeze=False)
     for (upper, lower), (name, saved) in zip(panels.T, named.items(), strict=True):
         compared(upper, saved)
@@ -169,7 +165,7 @@ def _gaps(named: Mapping[str, Saved], about: str) -> Figure:
     for axes, label in zip(panels[:, 0], (SCALED, "mean of correct − mean of incorrect"), strict=True):
         axes.set_ylabel(label)
     lines = next(filter(None, map(stage_lines, named.values())), "")
-    title = "Mean saliency of each layer: correct against incorrect answers"
+    title = "Mean saliency of each layer: correct and incorrect answers"
     entitle(figure, title, about, f"{BANDS}; bars: difference of means; {SCALING}{lines}")
     return figure
 

@@ -176,7 +176,8 @@ def flows(saved: Saved) -> Figure:
             axes.set_title(SYMBOLS[f"{name}_to_second_half"], fontsize=10)
         axes_row[0].set_ylabel(FLOW)
         scientific(axes_row[0])
-    caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}; halves: of the rationale"
+    halves = "; halves: of the rationale" if saved.has_sources else ""
+    caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}{halves}"
     entitle(figure, "Information flow by layer", subject(saved), caption)
     return figure
 

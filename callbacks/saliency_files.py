@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from promptstage.callbacks.board import run_name
 from promptstage.lightning_modules.diagnosis import SOURCES, SPANS
 from promptstage.lightning_modules.functional.information_flow import (
     AccumulateOver,
@@ -275,15 +276,6 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
             raise UserError(f"saliency {path}: array '{name}' must have shape {expected}, got {actual}")
     correct = [np.nan if row.correct is None else float(row.correct) for row in rows]
     return Saved(about, [row.id for row in rows], np.array(correct), arrays, run_name(folder))
-
-
-def run_name(folder: Path) -> str:
-    """Return the name of a folder of results for titles of figures.
-
-    >>> run_name(Path("/work/runs/first/test"))
-    'first/test'
-    """
-    return "/".join(folder.resolve().parts[-2:])
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:

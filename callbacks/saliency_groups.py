@@ -168,11 +168,10 @@ def by_grade(saved: Saved) -> Figure:
     panels[1, 0].set_ylabel("share of the flow to the second half")
     entitle(
         figure,
-        "Information flow of correct against incorrect answers",
+        "Information flow of correct and incorrect answers; halves are of the rationale",
         subject(saved),
         f"{BANDS}{stage_lines(saved)}; P and p: two-sided Mann-Whitney test per panel of each example's mean "
-        f"over {span_of_layers(saved)} (shaded), not corrected for the number of panels; halves: of the "
-        "rationale",
+        f"over {span_of_layers(saved)} (shaded), not corrected for the number of panels",
     )
     return figure
 

@@ -266,7 +266,7 @@ def test_another_state_of_the_checkpoint(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained).code == 0
     best = trained / "checkpoints" / "best.ckpt"
     best.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes() + b" ")
-    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for another state of")
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for a different version of")
 
 
 def test_answers_to_free_questions(trained: Path) -> None:
@@ -304,7 +304,7 @@ MISTAKES = [
         [option("mode", "all"), option("threshold", 0.5)],
         "threshold has no effect in mode all: allowed in dpc,",
     ),
-    ([option("threshold", 1.5)], "threshold is a share from 0 to 1, not 1.5"),
+    ([option("threshold", 1.5)], "threshold must be between 0 and 1, got 1.5"),
     ([option("gamma", 120)], "gamma must be >= 0 and <= 100 (percent), got 120"),
     ([option("shallow", "[]")], "shallow layers must not be empty"),
     ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),

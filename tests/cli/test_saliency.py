@@ -302,10 +302,10 @@ MISTAKES = [
     ([GRADIENTS, "--trainer.callbacks.rollout=true", "--trainer.callbacks.layers=[1]"], "needs all layers"),
     ([GRADIENTS, "--trainer.callbacks.accumulate_over=spam"], "spam"),
     ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
-    ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
-    ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
+    ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, got [2, 1]"),
+    ([GRADIENTS, "--trainer.callbacks.examples=0"], "examples must be >= 1, got 0"),
     ([GRADIENTS, "--trainer.callbacks.alpha=0"], "alpha must be > 0, got 0"),
-    ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "saliency every 0 steps: allowed are 1 and more"),
+    ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "every_n_steps must be >= 1, got 0"),
 ]
 
 
@@ -333,7 +333,9 @@ def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
 def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, GRADIENTS)
-    assert_one_error(outcome, "Pretrained has no soft prompt: there is no flow to measure; curve_only looks")
+    assert_one_error(
+        outcome, "Pretrained has no soft prompt: there is no flow to measure; curve_only measures"
+    )
     curve = "--trainer.callbacks.curve_only=true"
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, curve, GOLD, GRADIENTS)
     assert outcome.code == 0, outcome.err
