@@ -83,7 +83,7 @@ class _Waiting:
 
 
 class DPC(L.Callback):
-    """Correction of generations (DPC §3).
+    """Correction of generations by Dynamic Prompt Corruption (DPC §3).
 
     For each generation R is computed: the share of tokens in the second half of the rationale whose flow from
     the soft prompt, in the last layer, exceeds β, the mean of the first half. If R exceeds the threshold, the

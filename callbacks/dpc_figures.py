@@ -33,7 +33,7 @@ def trigger_figure(corrections: Sequence[Correction], subject: str) -> Figure:
         blank(right, f"{numbers} answers:\ntoo few for a\nprecision-recall curve")
     else:
         _precision_recall(right, wrong, ratios, graded)
-    few = f"; fewer than {FEWEST} examples are marks at the bottom"
+    few = f"; fewer than {FEWEST} examples are points at the bottom"
     marks = few if 0 < min(counts.values()) < FEWEST else ""
     entitle(figure, "R as a detector of incorrect answers", plain(subject), f"{CAPTION}{marks}")
     return figure
@@ -48,14 +48,18 @@ def _distribution(axes: Axes, wrong: np.ndarray, ratios: np.ndarray, threshold: 
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins, weights=weights, color=color, alpha=0.6, label=label)
         elif len(values):
-            axes.plot(values, np.zeros(len(values)), "|", markersize=16, color=color, label=label)
+            axes.plot(values, np.zeros(len(values)), "o", color=color, label=label, clip_on=False)
     if threshold is not None and threshold <= greatest:
         axes.axvline(threshold, color=NEUTRAL, linestyle="--", label=f"threshold {threshold:.3f}")
     elif threshold is not None:
         axes.plot([], [], color=NEUTRAL, linestyle="--", label=f"threshold {threshold:.3f} (beyond the axis)")
+    axes.set_xlim(0, 1.02 * greatest)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("R")
-    axes.set_ylabel("share of the examples of a grade")
+    if axes.patches:
+        axes.set_ylabel("share of the examples of a grade")
+    else:
+        axes.yaxis.set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title("before correction", fontsize=10)
 

@@ -66,6 +66,7 @@ def boundaries(axes: Axes, about: About) -> None:
 def finish_layers(axes: Axes, about: About) -> None:
     """Label an axis of layers, with stage boundaries and a legend of the named lines."""
     boundaries(axes, about)
+    axes.set_xlim(about.layers[0] - 0.5, about.layers[-1] + 0.5)
     axes.set_xlabel("layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
