@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class StepAxis(L.Callback):
-    """Makes a fit log at the number of optimizer steps done; Lightning numbers the first step 0.
+    """Log steps of a fit that count finished optimizer steps; Lightning's begin at 0.
 
-    So a fit's curves end at the step of its last checkpoint, at which ``validate`` and ``test`` log. Holds
-    for all loggers. When something is logged does not change.
+    The curves of a fit then end at the step of its last checkpoint, at which ``validate`` and ``test`` log.
+    Applies to all loggers, and does not change when something is logged.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,13 +38,13 @@ class StepAxis(L.Callback):
 
 
 class EventLog(TensorBoardLogger):
-    """TensorBoard logger of one command, with event files in ``tensorboard`` below its output folder.
+    """TensorBoard logger of one command, with event files in ``tensorboard`` in its output folder.
 
-    An evaluation logs beside its results, so that nothing is drawn into the fit's curves.
+    An evaluation logs to the folder of its results, apart from the curves of the fit.
 
     Args:
-        folder: of the run, or of an evaluation's results.
-        evaluates: omit the epoch, which means nothing in an evaluation.
+        folder: folder of the run, or of an evaluation's results.
+        evaluates: omit the epoch, which is meaningless in an evaluation.
     """
 
     def __init__(self, folder: Path, evaluates: bool) -> None:
@@ -63,7 +63,7 @@ def boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """Return the step of metrics and figures: the number of optimizer steps done."""
+    """Return the step of metrics and figures: the number of finished optimizer steps."""
     if trainer.state.fn == TrainerFn.FITTING:
         return trainer.global_step
     return trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -139,8 +139,7 @@ def table_row(
     Capitalized columns sort first.
 
     Args:
-        options: flat configuration, as a dump has it; options that are unset, and the backbone's defaults,
-            are left out.
+        options: flat configuration; unset options and defaults of the backbone are left out.
     """
     defaults = {
         f"backbone.{name}": value for name, value in asdict(BackboneConfig()).items() if name != "name"

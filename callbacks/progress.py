@@ -1,4 +1,4 @@
-"""A progress bar that counts examples and says when it will end."""
+"""Progress bar that counts examples and shows the time of day at which it will end."""
 
 import sys
 import time
@@ -12,23 +12,23 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.base import ReasoningDataModule
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {ends}{postfix}]"
-LOG_SECONDS = 60.0  # between two lines in a log
+FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_noinv_fmt}, ends {ends}{postfix}]"
+LOG_SECONDS = 60.0  # minimum time between two lines in a log
 
 
 class ExamplesTqdm(Tqdm):
-    """A tqdm bar over batches that shows examples, and the time of day at which it will be full.
+    """tqdm bar over batches that counts examples and shows the time of day at which it will end.
 
-    In a log file it is a line now and then.
+    In a log file it is one line per minute, and one at the end.
 
     Attributes:
-        batch_size: most examples in a batch.
-        examples: examples in all batches, where it is known.
+        batch_size: maximum number of examples in a batch.
+        examples: number of examples in all batches, if known.
     """
 
     batch_size = 1
     examples: int | None = None
-    disable: bool  # tqdm's, as is the next one
+    disable: bool  # of tqdm, as the next one
     initial: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,8 +59,8 @@ class ExamplesTqdm(Tqdm):
 
     def close(self) -> None:
         if not self.disable and not self.fp.isatty():
-            self._next_line = 0.0  # the last state is told in any case,
-            self.disable = not self.leave  # unless it is one to wipe out, which cannot be done in a log
+            self._next_line = 0.0  # the final state is always written,
+            self.disable = not self.leave  # except of a bar that a terminal would erase
         super().close()
 
     @property
@@ -70,10 +70,10 @@ class ExamplesTqdm(Tqdm):
         values["ends"] = "--:--:--"
         if not total:
             return values
-        # Batches may be smaller than they could be: the last one, or all of them, cut evenly.
+        # Batches may be smaller than batch_size: the last one, or all of them, if split evenly.
         examples = min(total * self.batch_size, self.examples or total * self.batch_size)
         values["n"], values["total"] = round(batches / total * examples), round(examples)
-        new = batches - self.initial  # a resumed epoch begins in the middle
+        new = batches - self.initial  # without those before a resume
         values["rate"] = new / total * examples / elapsed if elapsed else None
         if new > 0:
             left = elapsed * (total - batches) / new
@@ -82,15 +82,15 @@ class ExamplesTqdm(Tqdm):
 
 
 class ExamplesProgressBar(TQDMProgressBar):
-    """Lightning's bar in examples instead of batches, on standard error."""
+    """Lightning's progress bar on standard error, in examples instead of batches."""
 
-    _done = 0  # batches of the epoch before the fit was resumed
+    _done = 0  # batches of the epoch before a resume
 
-    def _bar(self, description: str, batch_size: int, keep: bool, split: str | None = None) -> Tqdm:
+    def _bar(self, description: str, batch_size: int, leave: bool, split: str | None = None) -> Tqdm:
         bar = ExamplesTqdm(
             desc=description,
             disable=self.is_disabled,
-            leave=keep,
+            leave=leave,
             dynamic_ncols=True,
             file=sys.stderr,
             smoothing=0,
@@ -110,7 +110,7 @@ class ExamplesProgressBar(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """Number of batches in this epoch, fewer where ``max_steps`` ends it; Lightning counts its steps."""
+        """Number of batches in this epoch, fewer if ``max_steps`` ends it; Lightning counts its steps."""
         trainer = self.trainer
         if trainer.max_steps < 0:
             return trainer.num_training_batches
@@ -118,7 +118,7 @@ class ExamplesProgressBar(TQDMProgressBar):
         return min(trainer.num_training_batches, self._done + steps * trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin a bar; Lightning does not set its total in an epoch that is resumed in the middle."""
+        """Start a bar with the total that Lightning leaves unset in an epoch resumed in the middle."""
         super().on_train_start(trainer, pl_module)
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         self._done = done if done < trainer.num_training_batches else 0
@@ -134,8 +134,8 @@ class ExamplesProgressBar(TQDMProgressBar):
         return self._bar(self.sanity_check_description, self._data.eval_batch_size, False, "validation")
 
     def init_validation_tqdm(self) -> Tqdm:
-        keep = self.trainer.state.fn != "fit"
-        return self._bar(self.validation_description, self._data.eval_batch_size, keep, "validation")
+        leave = self.trainer.state.fn != "fit"
+        return self._bar(self.validation_description, self._data.eval_batch_size, leave, "validation")
 
     def init_test_tqdm(self) -> Tqdm:
         return self._bar(self.test_description, self._data.eval_batch_size, True, "test")
@@ -146,20 +146,20 @@ class ExamplesProgressBar(TQDMProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the bar's line, for what is told next."""
+        """Close all bars, so that the error is printed on a line of its own."""
         for name in ("train", "val", "test", "predict"):
             if (bar := getattr(self, f"_{name}_progress_bar")) is not None:
                 bar.close()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Everything logged for the bar, without Lightning's version number of the logger."""
+        """Return the metrics of the bar without the logger's version number."""
         items = dict(super().get_metrics(trainer, pl_module))
         items.pop("v_num", None)
         return items
 
 
 def plain_bar(trainer: L.Trainer, description: str, total: int, unit: str) -> Tqdm:
-    """A bar over ``total`` units, shown where the trainer has its own bar and shows it."""
+    """Make a bar over ``total`` units, shown if the trainer shows a bar of this module."""
     shown = trainer.progress_bar_callback
     bar = ExamplesTqdm(
         desc=description,
