@@ -70,7 +70,7 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
     assert outcome.code == 0, outcome.err
     assert "ACT tries 12 heads of layers 2 to 4, each on 6 training questions" in caplog.text
     assert "ACT selects 10 of 12 heads: of 6 training questions 2 are answered correctly" in caplog.text
-    assert "not fewer with each of these alone, and 2 with all of them" in caplog.text
+    assert "at least as many with each of these heads alone, and 2 with all of them" in caplog.text
     found = json.loads(Path("run/test/act.json").read_text(encoding="utf-8"))
     fingerprint = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))["fingerprint"]
     assert found == {
