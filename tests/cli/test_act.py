@@ -121,7 +121,7 @@ def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog:
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
     assert len(asked) > 14
-    assert "warning: without calibration no training question is answered correctly" in caplog.text
+    assert "warning: no training question is answered correctly without calibration" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
 

@@ -192,7 +192,7 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
     assert not (trained / "checkpoints" / "best.dpc.json").exists()
-    assert "the threshold is in other/calibrate/calibration.json: test with" in caplog.text
+    assert "threshold saved to other/calibrate/calibration.json; test with" in caplog.text
     threshold = option("threshold", "other/calibrate")
     assert call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold).code == 0
     found = json.loads(saved.read_text(encoding="utf-8"))
