@@ -211,8 +211,8 @@ class SaliencyDiagnostics(L.Callback):
         data: str = "",
     ) -> About:
         about = about_of(module, prefix, self._layers(module))
-        options = {"alpha": self.alpha, "accumulate_over": self.accumulate_over}
-        return replace(about, **options, label=label, split=split, data=data)
+        about = replace(about, alpha=self.alpha, accumulate_over=self.accumulate_over)
+        return replace(about, label=label, split=split, data=data)
 
     def _ids(self, trainer: L.Trainer) -> list[str]:
         """Return the ids of the examples to measure, or to choose from, in the order of the split."""

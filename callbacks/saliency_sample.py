@@ -86,5 +86,5 @@ class BalancedSample:
         for start in range(0, len(own), size):
             part = own[start : start + size]
             answers = {example.id: example.answer for example in part if example.answer is not None}
-            grades = {example.id: example.correct for example in part}
+            grades: dict[str, bool | None] = {example.id: example.correct for example in part}
             yield join([example.batch for example in part]), grades, answers or None
