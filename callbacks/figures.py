@@ -213,8 +213,8 @@ def votes(partition: Partition) -> Figure:
     figure = Figure(figsize=(9, 4), layout="constrained")
     chosen = len(partition.stages)
     if len(partition.votes) > 1:
-        # Bars of the same width in both panels.
-        ratios = [len(partition.votes) + 1, max(partition.num_layers, len(partition.votes) + 6)]
+        # Bars of the same width in both panels: in proportion to the spans of their axes.
+        ratios = [max(partition.votes) - min(partition.votes) + 2, partition.num_layers - 1]
         left, right = figure.subplots(1, 2, width_ratios=ratios, sharey=True)
         _bars(left, partition.votes, {chosen})
         left.set_xlim(min(partition.votes) - 1, max(partition.votes) + 1)
