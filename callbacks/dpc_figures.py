@@ -33,7 +33,7 @@ def trigger_figure(corrections: Sequence[Correction], subject: str) -> Figure:
         blank(right, f"{numbers} answers:\ntoo few for a\nprecision-recall curve")
     else:
         _precision_recall(right, wrong, ratios, graded)
-    few = f"; fewer than {FEWEST} examples are points at the bottom"
+    few = f"; fewer than {FEWEST} examples are points"
     marks = few if 0 < min(counts.values()) < FEWEST else ""
     entitle(figure, "R as a detector of incorrect answers", plain(subject), f"{CAPTION}{marks}")
     return figure
@@ -54,11 +54,12 @@ def _distribution(axes: Axes, wrong: np.ndarray, ratios: np.ndarray, threshold: 
     elif threshold is not None:
         axes.plot([], [], color=NEUTRAL, linestyle="--", label=f"threshold {threshold:.3f} (beyond the axis)")
     axes.set_xlim(0, 1.02 * greatest)
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("R")
     if axes.patches:
+        axes.set_ylim(bottom=0)
         axes.set_ylabel("share of the examples of a grade")
     else:
+        axes.set_ylim(-1, 1)
         axes.yaxis.set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title("before correction", fontsize=10)
