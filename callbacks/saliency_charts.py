@@ -1,4 +1,4 @@
-"""TensorBoard scalars of saliency by layer, and custom-scalar charts of all layers."""
+"""TensorBoard scalars of saliency by layer, and custom-scalar charts over all layers."""
 
 import re
 from collections.abc import Iterable

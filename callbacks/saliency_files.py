@@ -168,8 +168,8 @@ class Saved:
             return {}
         named = {"late_flow": float(_nan_mean(self.arrays["late"], axis=0))}
         if self.shallow_seen:
-            found = self.accumulations()
-            named["accumulation_share"] = sum(one is not None for one in found) / len(found)
+            tokens = self.accumulations()
+            named["accumulation_share"] = sum(token is not None for token in tokens) / len(tokens)
         return {name: value for name, value in named.items() if not np.isnan(value)}
 
     def select(self, rows: Sequence[int]) -> "Saved":
@@ -181,11 +181,14 @@ class Saved:
     def accumulations(self) -> list[dict[str, int] | None]:
         """Return each example's most accumulating virtual token in the shallow layers; None without one."""
         about = self.about
-        found = [
+        strongest = [
             strongest_accumulation(torch.from_numpy(sent), about.layers, about.shallow, about.alpha)
             for sent in self.from_token()
         ]
-        return [None if one is None else one._asdict() | {"stage": about.stage(one.token)} for one in found]
+        return [
+            None if peak is None else peak._asdict() | {"stage": about.stage(peak.token)}
+            for peak in strongest
+        ]
 
     def by_layer(self) -> dict[str, dict[int, float]]:
         """Compute means over examples for each layer, by name; layers without values are left out."""

@@ -45,9 +45,9 @@ def matrices_of(
     panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
     if shallow:
         panels = {f"mean of layers {shallow[0]} to {shallow[-1]}": shallow} | panels
-    found = matrices(backbone, tokens, prefix, panels)
+    computed = matrices(backbone, tokens, prefix, panels)
     tokens = tokens.right_padded()
-    length = next(iter(found.saliency.values())).shape[0]
+    length = next(iter(computed.saliency.values())).shape[0]
     texts = [str(backbone.tokenizer.decode([token])) for token in tokens.input_ids[0, :length]]
     question, rationale = ((int(a), int(b)) for a, b in (tokens.question[0], tokens.rationale[0]))
     both = (
@@ -58,6 +58,6 @@ def matrices_of(
             question,
             rationale,
         )
-        for values in found
+        for values in computed
     )
     return ExampleMatrices(name, *both)
