@@ -9,18 +9,14 @@ results (``results.jsonl``, accuracies). Logs to TensorBoard ``dpc/before_after`
 ``dpc/accuracy_after`` and ``dpc/share_triggered`` and, for a calibration, ``dpc/threshold``.
 """
 
-import random
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from promptstage.callbacks.act import ACT
 from promptstage.callbacks.board import run_name
@@ -34,27 +30,22 @@ from promptstage.callbacks.dpc_files import (
     read_calibration,
 )
 from promptstage.callbacks.dpc_report import report
+from promptstage.callbacks.dpc_steps import (
+    Measured,
+    Waiting,
+    accumulating_tokens,
+    generate_corrected,
+    measure_answers,
+    random_tokens,
+)
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.partial_lines import PartialLines
 from promptstage.datamodules.encoding import Batch, join
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.correction import (
-    Corruption,
-    Removal,
-    corrupted_prefix,
-    locate,
-    measure,
-    measure_anew,
-)
-from promptstage.lightning_modules.evaluation import (
-    Answers,
-    Record,
-    generate_batch,
-    generated_tokens,
-    grade_batch,
-)
-from promptstage.lightning_modules.functional.corruption import BetaMode, Located
+from promptstage.lightning_modules.correction import Corruption, Removal
+from promptstage.lightning_modules.evaluation import Answers, Record
+from promptstage.lightning_modules.functional.corruption import BetaMode
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import UserError, choose
@@ -62,24 +53,6 @@ from promptstage.utilities.files import make_folder
 
 Mode = Literal["dpc", "all", "random", "random_all", "none"]
 TRIGGERED = ("dpc", "random")  # modes with a threshold
-
-
-class _Measured(NamedTuple):
-    """R and β of an example, None if its rationale is too short, and the seconds spent."""
-
-    ratio: float | None
-    beta: float | None
-    seconds: float
-
-
-@dataclass
-class _Waiting:
-    """Generation to correct: row of ``answers``, and the example as a batch of one."""
-
-    answers: Answers
-    row: int
-    batch: Batch
-    measured: _Measured
 
 
 class DPC(L.Callback):
@@ -155,7 +128,7 @@ class DPC(L.Callback):
         self.calibrating = False
         self.target: Path | None = None
         self.partial: PartialLines | None = None
-        self.waiting: list[_Waiting] = []
+        self.waiting: list[Waiting] = []
         self.done: list[Correction] = []
 
     @property
@@ -222,7 +195,7 @@ class DPC(L.Callback):
     @property
     def pending(self) -> set[str]:
         """Ids of examples that may still be corrected in this epoch."""
-        return {waiting.answers["records"][waiting.row].id for waiting in self.waiting}
+        return {example.record.id for example in self.waiting}
 
     def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
         # At the start of a batch every callback has seen the uncorrected answers of the last one.
@@ -273,28 +246,16 @@ class DPC(L.Callback):
 
     def _measure(self, trainer: L.Trainer, module: SoftPromptModule, answers: Answers, batch: Batch) -> None:
         """Compute R for a batch; triggered examples wait for correction."""
-        started = time.monotonic()
-        prefix, trace, generated = self._prefix(module), answers["trace"], answers["generated"]
-        assert trace is not None
-        by_id = {example.id: row for row, example in enumerate(batch.examples)}
-        with _precision(trainer), torch.no_grad():
-            if prefix.virtual(trace.last):
-                trigger = measure(trace, generated, prefix, self.corruption.beta)
+        prefix = self._prefix(module)
+        with trainer.precision_plugin.forward_context():
+            every = measure_answers(module, prefix, answers, batch, self.corruption.beta)
+        rows = {example.id: row for row, example in enumerate(batch.examples)}
+        for row, (record, measured) in enumerate(zip(answers["records"], every, strict=True)):
+            if self._triggers(measured.ratio) and answers["generated"][row]:
+                alone = batch.select([rows[record.id]])
+                self.waiting.append(Waiting(answers, row, alone, measured))
             else:
-                own = batch.select([by_id[record.id] for record in answers["records"]])
-                tokens = generated_tokens(own, generated)
-                trigger = measure_anew(module.backbone, tokens, prefix, generated, self.corruption.beta)
-        answers["trace"] = None
-        each = (time.monotonic() - started) / len(generated)
-        for row, record in enumerate(answers["records"]):
-            values = [float(part[row]) for part in trigger]
-            ratio, beta = (None if value != value else value for value in values)
-            measured = _Measured(ratio, beta, each)
-            if self._triggers(ratio) and generated[row]:
-                alone = batch.select([by_id[record.id]])
-                self.waiting.append(_Waiting(answers, row, alone, measured))
-            else:
-                self._keep(record, record, measured)
+                self._finish(record, record, measured)
 
     def _triggers(self, ratio: float | None) -> bool:
         if self.mode not in TRIGGERED:
@@ -306,40 +267,43 @@ class DPC(L.Callback):
         """Generate waiting examples again, each with its own corrupted prompt."""
         started = time.monotonic()
         chosen, self.waiting = self.waiting[:count], self.waiting[count:]
-        batch = join([one.batch for one in chosen])
-        stages = torch.tensor(self._prefix(module).stages).cumsum(0)
-        with _precision(trainer):
-            located = self._locate(module, batch, chosen)
+        batch = join([example.batch for example in chosen])
+        with trainer.precision_plugin.forward_context():
+            prefix = self._prefix(module)
+            if self.mode in ("random", "random_all"):
+                located = random_tokens(prefix, batch, self.seed)
+            else:
+                located = accumulating_tokens(module, prefix, batch, chosen, self.layers, self.corruption)
             # If no token accumulates (``alpha``), prompt and answer stay unchanged.
             rows = [row for row, token in enumerate(located.token.tolist()) if token >= 0]
-            records = self._generate(module, batch.select(rows), located.token[rows]) if rows else []
+            records: list[Record] = []
+            if rows:
+                tokens = located.token[rows]
+                records = generate_corrected(module, batch.select(rows), tokens, self.corruption)
         after = dict(zip(rows, records, strict=True))
-        each = (time.monotonic() - started) / len(chosen)
-        for row, one in enumerate(chosen):
+        stages = torch.tensor(prefix.stages).cumsum(0)
+        seconds = (time.monotonic() - started) / len(chosen)
+        for row, example in enumerate(chosen):
             token, layer = int(located.token[row]), int(located.layer[row])
-            before = one.answers["records"][one.row]
+            before = example.record
             record = after.get(row, before)
-            module.correct_record(one.answers, one.row, record)
-            measured = one.measured._replace(seconds=one.measured.seconds + each)
+            module.correct_record(example.answers, example.row, record)
+            measured = example.measured._replace(seconds=example.measured.seconds + seconds)
             stage = int((stages <= token).sum())
             place = (token, stage, layer if layer >= 0 else None) if token >= 0 else (None, None, None)
-            self._keep(before, record, measured, True, *place)
+            self._finish(before, record, measured, True, *place)
 
-    def _generate(self, module: SoftPromptModule, batch: Batch, token: Tensor) -> list[Record]:
-        """Generate and grade, each example with the prompt corrupted at its ``token``, (B,)."""
-        prefix = corrupted_prefix(module, token, self.corruption)
-        return grade_batch(module.backbone, batch, generate_batch(module.backbone, batch, prefix))
-
-    def _keep(
+    def _finish(
         self,
         before: Record,
         after: Record,
-        measured: _Measured,
+        measured: Measured,
         triggered: bool = False,
         token: int | None = None,
         stage: int | None = None,
         layer: int | None = None,
     ) -> None:
+        """Store the correction of an example, and write its line to the partial file."""
         threshold = self.threshold if self.mode in TRIGGERED else None
         ratio, beta, seconds = measured
         done = Correction(
@@ -348,23 +312,3 @@ class DPC(L.Callback):
         self.done.append(done)
         if self.partial is not None:
             self.partial.append([done.line()])
-
-    def _locate(self, module: SoftPromptModule, batch: Batch, chosen: Sequence[_Waiting]) -> Located:
-        prefix = self._prefix(module)
-        if self.mode in ("random", "random_all"):
-            # One draw per example, independent of batches and ranks.
-            count = prefix.total - prefix.lead
-            draws = [random.Random(f"{self.seed}/{one.id}").randrange(count) for one in batch.examples]
-            drawn = torch.tensor(draws, device=batch.prompt.input_ids.device)
-            return Located(drawn, torch.full_like(drawn, -1))
-        generated = [one.answers["generated"][one.row] for one in chosen]
-        tokens = generated_tokens(batch, generated)
-        corruption = self.corruption
-        return locate(
-            module.backbone, tokens, prefix, self.layers, corruption.alpha, corruption.accumulate_over
-        )
-
-
-def _precision(trainer: L.Trainer) -> AbstractContextManager[None]:
-    """Return the precision context of the loop's own steps."""
-    return trainer.precision_plugin.forward_context()
