@@ -70,7 +70,7 @@ def finish_layers(axes: Axes, about: About) -> None:
     axes.set_xlabel("layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)  # over the stage boundaries
 
 
 def layer_columns(axes: Axes, about: About, layers: Sequence[int]) -> None:
