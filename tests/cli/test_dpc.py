@@ -69,7 +69,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         records = original(*args)
         return [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records]
 
-    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc"):
+    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc_steps"):
         monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
 
 
