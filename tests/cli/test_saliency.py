@@ -54,6 +54,9 @@ def test_rows_and_arrays(trained: Path) -> None:
         "label": "rationale",
         "split": "test",
         "accumulate_over": "span",
+        "method": "PromptTuning",
+        "backbone": json.loads((trained / "test-2" / "summary.json").read_text())["backbone"],
+        "data": "letter_reversal",
     }
     shapes = {name: tuple(value.shape) for name, value in arrays.items()}
     assert shapes == dict.fromkeys(("saliency", "attention"), (6, 4, 2, 4)) | {
