@@ -1,6 +1,9 @@
-"""Attention calibration of chosen heads while questions are answered (ACT, Yu et al. 2024), without training.
+"""Attention calibration (ACT) of selected heads during generation, without training.
 
-Writes ``act.json`` where heads were searched. The loss of ``validate`` is that of the backbone as it is.
+"Unveiling and harnessing hidden attention sinks: enhancing large language models without training through
+attention calibration", Yu et al., ICML 2024, arXiv:2406.15765.
+
+A search writes ``act.json``. The loss of ``validate`` is computed without calibration.
 """
 
 import time
@@ -13,7 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.act_file import FILE, HeadSearch, kept_heads, load_search, save_search
+from promptstage.callbacks.act_file import FILE, HeadSearch, load_search, save_search, select_heads
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
 from promptstage.datamodules.repeats import warn_repeated
@@ -25,31 +28,48 @@ from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder
 from promptstage.utilities.progress import plain_bar
 
-LEAST_LAYERS = 5
+MIN_LAYERS = 5  # of a search
 
 
 class ACT(L.Callback):
-    """Calibrates attention heads in ``validate``, ``test`` and ``predict``, with any method.
+    """Attention calibration in ``validate``, ``test`` and ``predict``, with any method.
 
-    Without ``heads``, training questions decide at the start of the evaluation: each head of layers 2 to
-    L − 2 is calibrated alone, and kept when not fewer answers are correct than without (ours: the public code
-    lists heads). All questions are answered once for each head, shared by the processes; ``act.json`` saves
-    that the next time.
+    Attention weights of sinks (columns whose mean weight exceeds ``threshold``) are multiplied by ``beta`` in
+    the selected heads; the other columns of a row share the difference.
+
+    Without ``heads``, a search at the start of the evaluation selects them on training questions: each head
+    of layers 2 to L − 2 is calibrated alone, and selected if at least as many answers are correct as without
+    calibration (the authors' code has a list of heads instead). It answers all questions once per head,
+    sharded over ranks; ``heads`` reads its ``act.json`` the next time.
+
+    Usage, first with a search and then with its heads::
+
+        promptstage test --ckpt_path runs/first --trainer.callbacks ACT
+        promptstage test --ckpt_path runs/first --trainer.callbacks ACT \\
+            --trainer.callbacks.heads runs/first/test
+
+    The same in a YAML file, with given heads by layer::
+
+        trainer:
+          callbacks:
+            - class_path: promptstage.callbacks.act.ACT
+              init_args:
+                heads: {2: [0, 5], 3: [1]}
 
     Args:
         heads: heads by layer, or an ``act.json`` or the folder with one; None: search.
-        examples: the first so many training questions decide; unused with ``heads``.
-        threshold: score above which a column is detected.
-        beta: what a sink's weights are multiplied by; 1 changes nothing.
+        examples: number of training questions of the search, from the first; unused with ``heads``.
+        threshold: mean attention weight above which a column is detected.
+        beta: factor of a sink's weights; 1 changes nothing.
         soft_tokens: virtual tokens may be sinks.
-        folder: where ``act.json`` goes; None: to the results.
+        folder: folder for ``act.json``; None: the results' folder.
 
     Raises:
-        UserError: when a number is not allowed; later when a head does not exist, a file belongs to another
+        UserError: if a number is not allowed; later if a head does not exist, a file belongs to another
             backbone or other settings, or there are too few layers or training questions to search.
     """
 
-    correction = "ACT"  # what a summary calls it
+    correction = "ACT"  # name in a summary
 
     def __init__(
         self,
@@ -61,30 +81,31 @@ class ACT(L.Callback):
         folder: Path | None = None,
     ) -> None:
         if examples < 1:
-            raise UserError(f"ACT with {examples} examples: allowed are 1 and more")
+            raise UserError(f"examples must be >= 1, got {examples}")
         for name, value in (("threshold", threshold), ("beta", beta)):
             if not 0 <= value <= 1:
-                raise UserError(f"{name} of ACT is {value}: allowed is 0 to 1")
+                raise UserError(f"{name} of ACT must be between 0 and 1, got {value}")
         self.heads, self.examples, self.folder = heads, examples, folder
         self.calibration = Calibration({}, threshold, beta, soft_tokens)
         self._questions: EvaluationLoader | None = None
 
-    # --- when ---------------------------------------------------------------------------------------
+    # --- hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check what was given, before any work, and have training questions ready."""
+        """Check the heads, or load the training questions of the search."""
         assert isinstance(pl_module, SoftPromptModule)
         if stage == "fit":
             raise UserError(
-                "ACT calibrates how questions are answered: use it with validate, test or predict"
+                "ACT calibrates attention during generation: use it with validate, test or predict, "
+                "not with fit"
             )
         backbone = pl_module.load_backbone()
         if self.heads is None:
             needs_whole_backbone("ACT's search of heads", trainer)
-            if backbone.num_layers < LEAST_LAYERS:
+            if backbone.num_layers < MIN_LAYERS:
                 raise UserError(
-                    f"ACT searches heads in layers 2 to L - 2 of {LEAST_LAYERS} layers or more, but backbone "
-                    f"'{backbone.config.name}' has {backbone.num_layers}: name the heads"
+                    f"the search of ACT needs a backbone of at least {MIN_LAYERS} layers, but backbone "
+                    f"'{backbone.config.name}' has {backbone.num_layers}: set heads"
                 )
             self._questions = data_of(trainer).training_questions(self.examples)
             self._make_folder(trainer)
@@ -105,10 +126,10 @@ class ACT(L.Callback):
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._questions is not None:
-            found = self._search(trainer, pl_module, self._questions)
+            search = self._search(trainer, pl_module, self._questions)
             if trainer.is_global_zero and self.folder is not None:
-                save_search(found, self.folder / FILE)
-            self.calibration = self._of(found.heads)
+                save_search(search, self.folder / FILE)
+            self.calibration = self._of(search.heads)
         chosen = self.calibration.heads
         named = "; ".join(f"layer {layer}: {', '.join(map(str, heads))}" for layer, heads in chosen.items())
         rank_zero_info(f"ACT calibrates {sum(map(len, chosen.values()))} heads{named and f' ({named})'}")
@@ -128,7 +149,7 @@ class ACT(L.Callback):
         return replace(self.calibration, heads=heads)
 
     def _make_folder(self, trainer: L.Trainer) -> None:
-        """Before the search, not after it."""
+        """Make the folder, so that an unusable one is reported before the search."""
         if self.folder is not None and trainer.is_global_zero:
             make_folder(self.folder)
 
@@ -148,20 +169,21 @@ class ACT(L.Callback):
         without, *correct = self._count(trainer, module, questions, [None, *alone])
         warn_repeated("the choice of heads", [row.example.question for row in questions.rows])
         counts = {layer: correct[i * len(heads) :][: len(heads)] for i, layer in enumerate(layers)}
-        kept = kept_heads(counts, without)
-        (together,) = self._count(trainer, module, questions, [self._of(kept)])
+        selected = select_heads(counts, without)
+        (together,) = self._count(trainer, module, questions, [self._of(selected)])
         rank_zero_info(
-            f"ACT keeps {sum(map(len, kept.values()))} of {len(alone)} heads: of {self.examples} training "
-            f"questions {without} are answered correctly without any, not fewer with each of these alone, "
-            f"and {together} with all of them; {time.monotonic() - started:.1f} s"
+            f"ACT selects {sum(map(len, selected.values()))} of {len(alone)} heads: of {self.examples} "
+            f"training questions {without} are answered correctly without calibration, at least as many "
+            f"with each of these heads alone, and {together} with all of them; "
+            f"{time.monotonic() - started:.1f} s"
         )
         if not without:
             rank_zero_info(
-                "warning: without calibration no training question is answered correctly: every head is "
-                "kept, whatever it does"
+                "warning: no training question is answered correctly without calibration: every head is "
+                "selected, regardless of its effect"
             )
         return HeadSearch(
-            heads=kept,
+            heads=selected,
             without=without,
             together=together,
             counts=counts,
@@ -182,18 +204,18 @@ class ACT(L.Callback):
         trainer: L.Trainer,
         module: SoftPromptModule,
         questions: EvaluationLoader,
-        tried: Sequence[Calibration | None],
+        candidates: Sequence[Calibration | None],
     ) -> list[int]:
-        """How many questions all processes answer correctly with each calibration."""
-        counts = torch.zeros(len(tried), dtype=torch.int64, device=module.device)
-        # As in an evaluation step; gradients are off for trainers without inference mode, too.
+        """Count the questions that all ranks together answer correctly, for each calibration."""
+        counts = torch.zeros(len(candidates), dtype=torch.int64, device=module.device)
+        # As in an evaluation step; no gradients, also in trainers without inference mode.
         with (
             torch.no_grad(),
             trainer.precision_plugin.forward_context(),
-            plain_bar(trainer, "Heads", len(tried), "heads") as bar,
+            plain_bar(trainer, "Heads", len(candidates), "heads") as bar,
         ):
             prefix = module.prefix()
-            for number, calibration in enumerate(tried):
+            for number, calibration in enumerate(candidates):
                 decoding = Decoding(calibration=calibration)
                 for batch in questions:
                     answers = answer(module.backbone, batch.to(module.device), prefix, decoding)

@@ -1,4 +1,4 @@
-"""``act.json``: which heads a search for ACT kept, and why."""
+"""File of a head search for attention calibration (ACT): ``act.json``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class HeadSearch:
-    """Attention heads, each calibrated alone on training questions.
+    """Search of attention heads, each calibrated alone on training questions.
 
     Attributes:
-        heads: those kept, by layer.
-        without: correct answers without calibration.
-        together: correct answers with all that were kept.
-        counts: correct answers with each head alone, by layer, head 0 first.
-        threshold, beta, soft_tokens: how they were calibrated (see ``Calibration``).
-        examples: questions answered for each head.
-        split: where they are from.
+        heads: selected heads by layer.
+        without: number of correct answers without calibration.
+        together: number of correct answers with all selected heads.
+        counts: number of correct answers with each head alone, by layer, head 0 first.
+        threshold, beta, soft_tokens: settings of the calibration (see ``Calibration``).
+        examples: number of questions answered for each head.
+        split: split of the questions.
         data, template: data set and template of the questions.
-        method: whose prompt the backbone had.
-        backbone, fingerprint: its name and identity.
+        method: method of the prompt.
+        backbone, fingerprint: name and fingerprint of the backbone.
     """
 
     heads: dict[int, list[int]]
@@ -49,23 +49,23 @@ class HeadSearch:
     fingerprint: str
 
 
-def kept_heads(counts: Mapping[int, Sequence[int]], without: int) -> dict[int, list[int]]:
-    """Heads, by layer, with which not fewer answers are correct than without.
+def select_heads(counts: Mapping[int, Sequence[int]], without: int) -> dict[int, list[int]]:
+    """Select the heads with which at least as many answers are correct as without calibration, by layer.
 
-    >>> kept_heads({2: [5, 3], 3: [3, 2], 4: [4, 4]}, without=4)
+    >>> select_heads({2: [5, 3], 3: [3, 2], 4: [4, 4]}, without=4)
     {2: [0], 4: [0, 1]}
     """
-    kept = {
+    selected = {
         layer: [head for head, count in enumerate(correct) if count >= without]
         for layer, correct in counts.items()
     }
-    return {layer: heads for layer, heads in kept.items() if heads}
+    return {layer: heads for layer, heads in selected.items() if heads}
 
 
-def save_search(found: HeadSearch, path: Path) -> None:
-    """Write a search as JSON that people can read: a field a line, a layer's heads a line."""
+def save_search(search: HeadSearch, path: Path) -> None:
+    """Write a search as readable JSON, with one line per field and per layer."""
     lines = [f'"format": {FORMAT}']
-    for name, value in asdict(found).items():
+    for name, value in asdict(search).items():
         text = dump_json(value)
         if isinstance(value, dict) and value:
             rows = ",\n".join(f"    {json.dumps(str(layer))}: {heads}" for layer, heads in value.items())
@@ -75,27 +75,27 @@ def save_search(found: HeadSearch, path: Path) -> None:
 
 
 def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> HeadSearch:
-    """Read an ``act.json``, or that of a folder, for a backbone and how its heads are to be calibrated.
+    """Read an ``act.json``, or that of a folder, for a backbone and a calibration.
 
     Raises:
-        UserError: when it cannot be read, or was made for others.
+        UserError: if it cannot be read, or belongs to another backbone or other settings.
     """
     path = path / FILE if path.is_dir() else path
     where = f"heads of ACT: file {path}"
     values = read_json(path, "heads of ACT: file")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{where} is not one of ACT's: it has no field 'format' of {FORMAT}")
-    found = validated(HeadSearch, values, where)
-    if not backbone.matches(found.fingerprint):
+        raise UserError(f"{where} is not a file of ACT: it has no field 'format' of {FORMAT}")
+    search = validated(HeadSearch, values, where)
+    if not backbone.matches(search.fingerprint):
         raise UserError(
-            f"heads of ACT: file {path} belongs to backbone '{found.backbone}' (fingerprint "
-            f"{found.fingerprint}), not to '{backbone.config.name}' ({backbone.fingerprint})"
+            f"heads of ACT: file {path} belongs to backbone '{search.backbone}' (fingerprint "
+            f"{search.fingerprint}), not to '{backbone.config.name}' ({backbone.fingerprint})"
         )
     for name in ("threshold", "beta", "soft_tokens"):
-        theirs, ours = getattr(found, name), getattr(calibration, name)
-        if theirs != ours:
+        stored, current = getattr(search, name), getattr(calibration, name)
+        if stored != current:
             raise UserError(
-                f"heads of ACT: those of file {path} were chosen with {name} {theirs}, not {ours}: give the "
-                "same, or search again"
+                f"heads of ACT: those of file {path} were selected with {name} {stored}, not {current}: set "
+                "the same, or search again"
             )
-    return found
+    return search

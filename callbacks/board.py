@@ -1,10 +1,10 @@
-"""TensorBoard logging: event folders, steps, the table of hyperparameters, and data as text blocks."""
+"""TensorBoard logging: event folders, steps, figures, pages of text, the table of hyperparameters."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -12,13 +12,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import printable
+from promptstage.utilities.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class StepAxis(L.Callback):
-    """Makes a fit log at the number of optimizer steps done; Lightning numbers the first step 0.
+    """Log steps of a fit that count finished optimizer steps; Lightning's begin at 0.
 
-    So a fit's curves end at the step of its last checkpoint, at which ``validate`` and ``test`` log. Holds
-    for all loggers. When something is logged does not change.
+    The curves of a fit then end at the step of its last checkpoint, at which ``validate`` and ``test`` log.
+    Applies to all loggers, and does not change when something is logged.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -34,13 +38,13 @@ class StepAxis(L.Callback):
 
 
 class EventLog(TensorBoardLogger):
-    """TensorBoard logger of one command, with event files in ``tensorboard`` below its output folder.
+    """TensorBoard logger of one command, with event files in ``tensorboard`` in its output folder.
 
-    An evaluation logs beside its results, so that nothing is drawn into the fit's curves.
+    An evaluation logs to the folder of its results, apart from the curves of the fit.
 
     Args:
-        folder: of the run, or of an evaluation's results.
-        evaluates: omit the epoch, which means nothing in an evaluation.
+        folder: folder of the run, or of an evaluation's results.
+        evaluates: omit the epoch, which is meaningless in an evaluation.
     """
 
     def __init__(self, folder: Path, evaluates: bool) -> None:
@@ -59,7 +63,7 @@ def boards(trainer: L.Trainer) -> list[TensorBoardLogger]:
 
 
 def logged_step(trainer: L.Trainer) -> int:
-    """Return the step of metrics and figures: the number of optimizer steps done."""
+    """Return the step of metrics and figures: the number of finished optimizer steps."""
     if trainer.state.fn == TrainerFn.FITTING:
         return trainer.global_step
     return trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -69,6 +73,46 @@ def set_logged_step(trainer: L.Trainer, step: int) -> None:
     """Make an evaluation log at its checkpoint's step; by default Lightning logs at 0."""
     if trainer.state.fn != TrainerFn.FITTING:
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def run_name(folder: Path) -> str:
+    """Return the name of a folder of results for titles of figures.
+
+    >>> run_name(Path("/data/runs/first/test"))
+    'first/test'
+    """
+    return "/".join(folder.resolve().parts[-2:])
+
+
+def log_figures(
+    trainer: L.Trainer, figures: Mapping[str, "Figure"], tag: str, folder: Path, prefix: str
+) -> None:
+    """Write figures to ``folder/PREFIXNAME.png`` and log them as ``TAG/NAME``."""
+    from promptstage.callbacks.figures import png
+
+    step = logged_step(trainer)
+    for name, figure in figures.items():
+        write_bytes(folder / f"{prefix}{name}.png", png(figure))
+        for logger in boards(trainer):
+            logger.experiment.add_figure(f"{tag}/{name}", figure, step, close=False)
+
+
+def log_page(trainer: L.Trainer, tag: str, parts: Iterable[str]) -> None:
+    """Log parts of Markdown as one page of text."""
+    for logger in boards(trainer):
+        logger.experiment.add_text(tag, page(parts), logged_step(trainer))
+
+
+def page(parts: Iterable[str]) -> str:
+    """Join parts of Markdown with rules."""
+    return "\n---\n\n".join(parts)
+
+
+def log_scalars(trainer: L.Trainer, values: Mapping[str, float]) -> None:
+    """Log scalars that belong to no metric of the module."""
+    for logger in boards(trainer):
+        for name, value in values.items():
+            logger.experiment.add_scalar(name, value, logged_step(trainer))
 
 
 def log_run(logger: TensorBoardLogger, values: Mapping[str, Any]) -> None:
@@ -95,8 +139,7 @@ def table_row(
     Capitalized columns sort first.
 
     Args:
-        options: flat configuration, as a dump has it; options that are unset, and the backbone's defaults,
-            are left out.
+        options: flat configuration; unset options and defaults of the backbone are left out.
     """
     defaults = {
         f"backbone.{name}": value for name, value in asdict(BackboneConfig()).items() if name != "name"

@@ -1,28 +1,27 @@
-"""Dynamic Prompt Corruption: generations that the soft prompt led astray are made again without its worst.
+"""Dynamic Prompt Corruption (DPC): correction of answers that the soft prompt leads astray.
+
+"Improving complex reasoning with Dynamic Prompt Corruption", Fan et al., ICLR 2025, arXiv:2503.13208 (§3).
 
 In ``validate``, ``test`` and ``predict``: generate, trigger, corrupt, generate again, grade. Writes
-``dpc.jsonl`` (a line an example), ``dpc_summary.json`` and figures; what counts everywhere else
-(``results.jsonl``, accuracies) is the corrected answer. To TensorBoard go ``dpc/before_after`` (text),
-``dpc/trigger`` (precision and recall, distribution of R), ``dpc/R`` (histogram), the scalars
-``dpc/accuracy_before``, ``dpc/accuracy_after`` and ``dpc/share_triggered`` and, of a calibration,
-``dpc/threshold``.
+``dpc.jsonl`` (a line per example), ``dpc_summary.json`` and figures; the corrected answer counts in all other
+results (``results.jsonl``, accuracies). Logs to TensorBoard ``dpc/before_after`` (text), ``dpc/trigger``
+(distribution of R, precision and recall), ``dpc/R`` (histogram), the scalars ``dpc/accuracy_before``,
+``dpc/accuracy_after`` and ``dpc/share_triggered`` and, for a calibration, ``dpc/threshold``.
 """
 
-import random
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from promptstage.callbacks.act import ACT
+from promptstage.callbacks.board import run_name
 from promptstage.callbacks.dpc_files import (
+    RATIO,
     CalibrationConditions,
     Correction,
     calibrate,
@@ -31,56 +30,52 @@ from promptstage.callbacks.dpc_files import (
     read_calibration,
 )
 from promptstage.callbacks.dpc_report import report
+from promptstage.callbacks.dpc_steps import (
+    Measured,
+    Waiting,
+    accumulating_tokens,
+    generate_corrected,
+    measure_answers,
+    random_tokens,
+)
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.partial_lines import PartialLines
 from promptstage.datamodules.encoding import Batch, join
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.correction import (
-    Corruption,
-    Removal,
-    corrupted_prefix,
-    locate,
-    measure,
-    measure_anew,
-)
-from promptstage.lightning_modules.evaluation import (
-    Answers,
-    Record,
-    generate_batch,
-    generated_tokens,
-    grade_batch,
-)
-from promptstage.lightning_modules.functional.corruption import BetaMode, Located
+from promptstage.lightning_modules.correction import Corruption, Removal
+from promptstage.lightning_modules.evaluation import Answers, Record
+from promptstage.lightning_modules.functional.corruption import BetaMode
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
 
 Mode = Literal["dpc", "all", "random", "random_all", "none"]
-TRIGGERED = ("dpc", "random")  # modes in which the threshold decides
-
-
-class _Measured(NamedTuple):
-    """R and β of an example, None for a rationale too short, and the seconds spent."""
-
-    ratio: float | None
-    beta: float | None
-    seconds: float
-
-
-@dataclass
-class _Waiting:
-    """A generation that will be corrected: row of ``answers``, and of a batch of one."""
-
-    answers: Answers
-    row: int
-    batch: Batch
-    measured: _Measured
+TRIGGERED = ("dpc", "random")  # modes with a threshold
 
 
 class DPC(L.Callback):
-    """Corrects generations (DPC §3; Table 2 by ``mode``)."""
+    """Correction of generations by Dynamic Prompt Corruption (DPC §3).
+
+    For each generation R is computed: the share of tokens in the second half of the rationale whose flow from
+    the soft prompt, in the last layer, exceeds β, the mean of the first half. If R exceeds the threshold, the
+    virtual token that accumulates most flow in the shallow layers and the smallest entries of the others
+    become 0, and the answer is generated again.
+
+    Usage, with the threshold calibrated on the validation split::
+
+        promptstage calibrate --ckpt_path runs/first --trainer.callbacks DPC
+        promptstage test --ckpt_path runs/first --trainer.callbacks DPC
+
+    The same in a YAML file, with a given threshold::
+
+        trainer:
+          callbacks:
+            - class_path: promptstage.callbacks.dpc.DPC
+              init_args:
+                threshold: 0.5
+    """
 
     takes_gradients = True
 
@@ -100,28 +95,29 @@ class DPC(L.Callback):
         """
         Args:
             mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
-                a random virtual token in place of the accumulating one; ``random_all``: every example, a
-                random token (DPC's Table 2 allows both readings of 'random'); ``none``: only measure.
-            threshold: correct when R exceeds it; a path: folder or file written by ``calibrate``; None: the
-                calibration beside the checkpoint (``python cli.py calibrate``).
-            gamma: percentage of the other vectors' entries that become 0, the smallest ones (DPC: 10).
-            alpha: corrupt only a token that accumulates, with this factor over the mean; None: the strongest.
-            beta: a rationale token is affected when the prompt's flow to it exceeds this value of the first
-                half: mean (DPC), median or max.
-            shallow: layers to look for the accumulating token in; None: the first third of those that see
-                the prompt, without the first.
-            removal: zero (DPC): the token's vector becomes 0; drop: nothing sees it.
-            accumulate_over: rows whose flow counts for accumulation: span (DPC eq. 7): from the question's
-                first token to the rationale's last; question_and_rationale: not what stands between.
-            seed: of ``random`` and ``random_all``.
-            folder: where files go; None: to the results, and nowhere in ``predict``.
+                with a random virtual token instead of the accumulating one; ``random_all``: every example,
+                with a random token (DPC's Table 2 allows both readings of 'random'); ``none``: only measure.
+            threshold: value of R above which an answer is corrected; a path: folder or file written by
+                ``calibrate``; None: the calibration beside the checkpoint.
+            gamma: percentage of the other virtual tokens' entries that become 0, the smallest ones (DPC: 10).
+            alpha: corrupt only a token whose flow is this factor above the mean; None: the strongest token.
+            beta: statistic of the first half's flow above which a token is affected: mean (DPC), median or
+                max.
+            shallow: layers to search for the accumulating token; None: the first third of the layers that
+                see the prompt, without the first.
+            removal: ``zero`` (DPC): the token's vector becomes 0; ``drop``: the token is masked.
+            accumulate_over: rows whose flow counts for accumulation: ``span`` (DPC eq. 7): from the
+                question's first token to the rationale's last; ``question_and_rationale``: without the tokens
+                between the two.
+            seed: seed of ``random`` and ``random_all``.
+            folder: folder for the files; None: the results' folder, and no files in ``predict``.
 
         Raises:
-            UserError: when a value is not allowed.
+            UserError: if a value is not allowed.
         """
         self.mode = choose("mode", mode, get_args(Mode))
         if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
-            raise UserError(f"threshold is a share from 0 to 1, not {threshold}")
+            raise UserError(f"threshold must be between 0 and 1, got {threshold}")
         if threshold is not None and self.mode not in TRIGGERED:
             raise UserError(f"threshold has no effect in mode {self.mode}: allowed in {', '.join(TRIGGERED)}")
         chosen = None if shallow is None else tuple(shallow)
@@ -132,25 +128,25 @@ class DPC(L.Callback):
         self.calibrating = False
         self.target: Path | None = None
         self.partial: PartialLines | None = None
-        self.waiting: list[_Waiting] = []
+        self.waiting: list[Waiting] = []
         self.done: list[Correction] = []
 
     @property
     def correction(self) -> str | None:
-        """What it is called in a summary; None: it corrects nothing."""
+        """Name of the correction in a summary; None if nothing is corrected."""
         return None if self.mode == "none" else f"DPC, mode {self.mode}"
 
-    # --- when ---------------------------------------------------------------------------------------
+    # --- hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: in ``fit``, or when gradients could not be taken.
+            UserError: in ``fit``, or if gradients cannot be computed.
         """
         if trainer.state.fn == "fit":
             raise UserError("DPC corrects evaluations: use it with validate, test or predict, not with fit")
         if any(isinstance(callback, ACT) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by a connector
-            raise UserError("DPC and ACT are two corrections of the same answers: give one of them")
+            raise UserError("DPC and ACT both correct answers: use one of them")
         check_gradients(trainer, "DPC")
         if self.folder is not None:
             self.partial = PartialLines(self.folder / "dpc.jsonl", trainer)
@@ -159,16 +155,19 @@ class DPC(L.Callback):
             pl_module.validation_tags = ("calibrate/loss", "calibrate/accuracy_all_corrected")
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check everything before any work."""
+        """Check layers, threshold and folders before the evaluation starts."""
         prefix = self._prefix(pl_module)
         self.layers = self.corruption.layers(prefix)
         if self.mode in TRIGGERED and self.threshold is None:
             path = self.source or calibration_file(trainer.ckpt_path)
-            found = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
-            self.threshold = found.threshold
-            rank_zero_info(f"DPC: threshold {self.threshold} from {path} ({found.n} {found.split} examples)")
+            calibration = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
+            self.threshold = calibration.threshold
+            rank_zero_info(
+                f"DPC: threshold {self.threshold} of {RATIO}, from {path} ({calibration.n} "
+                f"{calibration.split} examples)"
+            )
         if self.folder is not None and trainer.is_global_zero:
-            make_folder(self.folder)  # before the work, not after it
+            make_folder(self.folder)  # so that an unusable folder is reported now
         if self.folder is not None and self.calibrating:
             self.target = choose_calibration_file(trainer.ckpt_path, self.folder)
         self.waiting, self.done = [], []
@@ -195,11 +194,11 @@ class DPC(L.Callback):
 
     @property
     def pending(self) -> set[str]:
-        """Ids of examples that may still be corrected."""
-        return {waiting.answers["records"][waiting.row].id for waiting in self.waiting}
+        """Ids of examples that may still be corrected in this epoch."""
+        return {example.record.id for example in self.waiting}
 
     def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-        # Not at a batch's end: by then every callback has seen the answers as they were generated.
+        # At the start of a batch every callback has seen the uncorrected answers of the last one.
         size = data_of(trainer).eval_batch_size
         while len(self.waiting) >= size:
             self._correct(trainer, pl_module, size)
@@ -223,8 +222,8 @@ class DPC(L.Callback):
             self.partial.close()
         split = SPLITS[trainer.state.fn or ""]
         data = data_of(trainer)
-        found = gather_by_id(self.done, data.example_ids(split))
-        if not trainer.is_global_zero or not found or self.folder is None:
+        corrections = gather_by_id(self.done, data.example_ids(split))
+        if not trainer.is_global_zero or not corrections or self.folder is None:
             return
         about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
         conditions = self._conditions(trainer, pl_module)
@@ -232,39 +231,31 @@ class DPC(L.Callback):
         calibration = None
         if self.calibrating:
             assert trainer.ckpt_path is not None
-            calibration = calibrate(found, split, conditions, trainer.ckpt_path)
-        report(trainer, self.folder, found, about, calibration, self.target)
+            calibration = calibrate(corrections, split, conditions, trainer.ckpt_path)
+        subject = (
+            f"{run_name(self.folder)}; {type(pl_module).__name__} on {pl_module.backbone_config.name}; "
+            f"{data.name} {split}, DPC mode {self.mode}"
+        )
+        report(trainer, self.folder, corrections, about, subject, calibration, self.target)
         if self.partial is not None:
             self.partial.remove()
 
     on_validation_end = on_test_end = on_predict_end = _end
 
-    # --- what ---------------------------------------------------------------------------------------
+    # --- correction ---------------------------------------------------------------------------------------
 
     def _measure(self, trainer: L.Trainer, module: SoftPromptModule, answers: Answers, batch: Batch) -> None:
-        """Trigger for a batch; what is not corrected is done with."""
-        started = time.monotonic()
-        prefix, trace, generated = self._prefix(module), answers["trace"], answers["generated"]
-        assert trace is not None
-        by_id = {example.id: row for row, example in enumerate(batch.examples)}
-        with _precision(trainer), torch.no_grad():
-            if prefix.virtual(trace.last):
-                found = measure(trace, generated, prefix, self.corruption.beta)
+        """Compute R for a batch; triggered examples wait for correction."""
+        prefix = self._prefix(module)
+        with trainer.precision_plugin.forward_context():
+            every = measure_answers(module, prefix, answers, batch, self.corruption.beta)
+        rows = {example.id: row for row, example in enumerate(batch.examples)}
+        for row, (record, measured) in enumerate(zip(answers["records"], every, strict=True)):
+            if self._triggers(measured.ratio) and answers["generated"][row]:
+                alone = batch.select([rows[record.id]])
+                self.waiting.append(Waiting(answers, row, alone, measured))
             else:
-                own = batch.select([by_id[record.id] for record in answers["records"]])
-                tokens = generated_tokens(own, generated)
-                found = measure_anew(module.backbone, tokens, prefix, generated, self.corruption.beta)
-        answers["trace"] = None
-        each = (time.monotonic() - started) / len(generated)
-        for row, record in enumerate(answers["records"]):
-            values = [float(part[row]) for part in found]
-            ratio, beta = (None if value != value else value for value in values)
-            measured = _Measured(ratio, beta, each)
-            if self._triggers(ratio) and generated[row]:
-                alone = batch.select([by_id[record.id]])
-                self.waiting.append(_Waiting(answers, row, alone, measured))
-            else:
-                self._keep(record, record, measured)
+                self._finish(record, record, measured)
 
     def _triggers(self, ratio: float | None) -> bool:
         if self.mode not in TRIGGERED:
@@ -273,43 +264,46 @@ class DPC(L.Callback):
         return ratio is not None and ratio > self.threshold
 
     def _correct(self, trainer: L.Trainer, module: SoftPromptModule, count: int) -> None:
-        """Generate some of the waiting examples again, each with a prompt of its own."""
+        """Generate waiting examples again, each with its own corrupted prompt."""
         started = time.monotonic()
         chosen, self.waiting = self.waiting[:count], self.waiting[count:]
-        batch = join([one.batch for one in chosen])
-        stages = torch.tensor(self._prefix(module).stages).cumsum(0)
-        with _precision(trainer):
-            located = self._locate(module, batch, chosen)
-            # Where no token accumulates (``alpha``), the prompt and with it the answer stay as they are.
+        batch = join([example.batch for example in chosen])
+        with trainer.precision_plugin.forward_context():
+            prefix = self._prefix(module)
+            if self.mode in ("random", "random_all"):
+                located = random_tokens(prefix, batch, self.seed)
+            else:
+                located = accumulating_tokens(module, prefix, batch, chosen, self.layers, self.corruption)
+            # If no token accumulates (``alpha``), prompt and answer stay unchanged.
             rows = [row for row, token in enumerate(located.token.tolist()) if token >= 0]
-            records = self._generate(module, batch.select(rows), located.token[rows]) if rows else []
+            records: list[Record] = []
+            if rows:
+                tokens = located.token[rows]
+                records = generate_corrected(module, batch.select(rows), tokens, self.corruption)
         after = dict(zip(rows, records, strict=True))
-        each = (time.monotonic() - started) / len(chosen)
-        for row, one in enumerate(chosen):
+        stages = torch.tensor(prefix.stages).cumsum(0)
+        seconds = (time.monotonic() - started) / len(chosen)
+        for row, example in enumerate(chosen):
             token, layer = int(located.token[row]), int(located.layer[row])
-            before = one.answers["records"][one.row]
+            before = example.record
             record = after.get(row, before)
-            module.correct_record(one.answers, one.row, record)
-            measured = one.measured._replace(seconds=one.measured.seconds + each)
+            module.correct_record(example.answers, example.row, record)
+            measured = example.measured._replace(seconds=example.measured.seconds + seconds)
             stage = int((stages <= token).sum())
             place = (token, stage, layer if layer >= 0 else None) if token >= 0 else (None, None, None)
-            self._keep(before, record, measured, True, *place)
+            self._finish(before, record, measured, True, *place)
 
-    def _generate(self, module: SoftPromptModule, batch: Batch, token: Tensor) -> list[Record]:
-        """Graded generations, each with a prompt without its ``token``, (B,)."""
-        prefix = corrupted_prefix(module, token, self.corruption)
-        return grade_batch(module.backbone, batch, generate_batch(module.backbone, batch, prefix))
-
-    def _keep(
+    def _finish(
         self,
         before: Record,
         after: Record,
-        measured: _Measured,
+        measured: Measured,
         triggered: bool = False,
         token: int | None = None,
         stage: int | None = None,
         layer: int | None = None,
     ) -> None:
+        """Store the correction of an example, and write its line to the partial file."""
         threshold = self.threshold if self.mode in TRIGGERED else None
         ratio, beta, seconds = measured
         done = Correction(
@@ -318,23 +312,3 @@ class DPC(L.Callback):
         self.done.append(done)
         if self.partial is not None:
             self.partial.append([done.line()])
-
-    def _locate(self, module: SoftPromptModule, batch: Batch, chosen: Sequence[_Waiting]) -> Located:
-        prefix = self._prefix(module)
-        if self.mode in ("random", "random_all"):
-            # A choice an example, whatever batch or process it is in.
-            count = prefix.total - prefix.num_leading
-            draws = [random.Random(f"{self.seed}/{one.id}").randrange(count) for one in batch.examples]
-            drawn = torch.tensor(draws, device=batch.prompt.input_ids.device)
-            return Located(drawn, torch.full_like(drawn, -1))
-        generated = [one.answers["generated"][one.row] for one in chosen]
-        tokens = generated_tokens(batch, generated)
-        corruption = self.corruption
-        return locate(
-            module.backbone, tokens, prefix, self.layers, corruption.alpha, corruption.accumulate_over
-        )
-
-
-def _precision(trainer: L.Trainer) -> AbstractContextManager[None]:
-    """What the steps of the loop run in: the same arithmetic."""
-    return trainer.precision_plugin.forward_context()

@@ -1,4 +1,4 @@
-"""Files of Dynamic Prompt Corruption (DPC): one line per example, and a checkpoint's calibrated threshold."""
+"""Files of Dynamic Prompt Corruption (DPC): one line per example, and the threshold of a checkpoint."""
 
 import hashlib
 import json
@@ -18,22 +18,24 @@ from promptstage.utilities.json_text import dump_json
 from promptstage.utilities.reading import read_json, validated
 
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
-# What calibrations of earlier versions, whose settings lack these, were found with.
+RATIO = "R (share of the rationale's second half with more flow from the prompt than the first half)"
+# Settings of calibrations by earlier versions, whose files lack them.
 EARLIER_SETTINGS = {"accumulate_over": "question_and_rationale"}
 
 
 class Correction(NamedTuple):
-    """One example: a line of ``dpc.jsonl``.
+    """Correction of one example, a line of ``dpc.jsonl``.
 
     Attributes:
-        before, after: as first generated and as counted; the same where nothing was corrected.
-        ratio: R, share of the rationale's second half that is affected; None for fewer than 2 tokens.
-        beta: what a token's flow from the prompt had to exceed for that.
-        threshold: of R; None where it decides nothing.
-        triggered: whether it was generated again.
-        seconds: of measuring and correcting it.
-        token: j, the virtual token taken out, among all stages'; stage: whose it is; layer: where most flow
-            accumulated.
+        before, after: records of the first and of the final generation; the same if nothing was corrected.
+        ratio: R, share of affected tokens in the rationale's second half; None for fewer than 2 tokens.
+        beta: β, flow from the prompt above which a token is affected.
+        threshold: threshold of R; None in modes without one.
+        triggered: whether the answer was generated again.
+        seconds: time to measure and correct the example.
+        token: j, index of the corrupted virtual token among those of all stages.
+        stage: index of its stage.
+        layer: layer in which most flow accumulated.
     """
 
     id: str
@@ -49,7 +51,7 @@ class Correction(NamedTuple):
     layer: int | None = None
 
     def line(self) -> str:
-        """JSON; of both generations text, prediction, grade and length."""
+        """Return the line: JSON with text, prediction, grade and length of both generations."""
         shown = ("generation", "prediction", "correct", "reason", "new_tokens")
         sides = {
             name: {key: getattr(record, key) for key in shown}
@@ -63,17 +65,17 @@ class Correction(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and what it was found with.
+    """Calibrated threshold, with the conditions that it is valid for.
 
     Attributes:
-        threshold: correct when R exceeds it.
-        n: examples of the split.
-        correct_before, correct_after: of these, without correction and with this threshold.
-        triggered: how many it corrects.
-        settings: of the corruption.
+        threshold: value of R above which an answer is corrected.
+        n: number of examples of the split.
+        correct_before, correct_after: number of correct answers without correction and with this threshold.
+        triggered: number of answers that the threshold corrects.
+        settings: settings of the corruption.
         checkpoint: SHA-256 of the checkpoint's file.
-        curve: what each threshold would do.
-        precision, dtype: the trainer's and the backbone's; None in files of earlier versions.
+        curve: number of corrected and of correct answers for each threshold.
+        precision, dtype: of the trainer and of the backbone; None in files of earlier versions.
     """
 
     threshold: float
@@ -104,21 +106,21 @@ class CalibrationConditions(NamedTuple):
 
 
 def calibrate(
-    found: Sequence[Correction],
+    corrections: Sequence[Correction],
     split: str,
     conditions: CalibrationConditions,
     checkpoint: str | os.PathLike[str],
 ) -> Calibration:
-    """Select the threshold from examples that were all corrected."""
-    ratios = [float("nan") if one.ratio is None else one.ratio for one in found]
-    before = [one.before.correct for one in found]
-    curve = threshold_curve(ratios, before, [one.after.correct for one in found])
+    """Select the threshold that maximizes accuracy, from examples that were all corrected."""
+    ratios = [float("nan") if example.ratio is None else example.ratio for example in corrections]
+    before = [example.before.correct for example in corrections]
+    curve = threshold_curve(ratios, before, [example.after.correct for example in corrections])
     best: Point = best_threshold(curve)
     return Calibration(
         threshold=best.threshold,
         dataset=conditions.dataset,
         split=split,
-        n=len(found),
+        n=len(corrections),
         correct_before=sum(before),
         correct_after=best.correct,
         triggered=best.triggered,
@@ -138,7 +140,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def calibration_file(checkpoint: str | os.PathLike[str] | None) -> Path:
-    """``best.ckpt`` → ``best.dpc.json``.
+    """Return the file of a checkpoint's threshold: ``best.dpc.json`` for ``best.ckpt``.
 
     Raises:
         UserError: without a checkpoint.
@@ -171,7 +173,7 @@ def read_calibration(
         path: file or folder written by ``calibrate``.
 
     Raises:
-        UserError: when there is none, or it was found for something else.
+        UserError: if there is none, or it was calibrated under other conditions.
     """
     path = path / FILE if path.is_dir() else path
     number = "give a number: --trainer.callbacks.threshold 0.5"
@@ -185,26 +187,28 @@ def read_calibration(
         )
     if not path.exists():
         raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path}): {again}")
-    found = _checked(read_json(path, "calibration"), path)
-    if found.checkpoint != digest(checkpoint):
-        raise UserError(f"{path} was calibrated for another state of {checkpoint}: {again}")
-    if found.dataset != conditions.dataset:
-        raise UserError(f"{path} was calibrated on {found.dataset}, not on {conditions.dataset}: {number}")
+    calibration = _checked(read_json(path, "calibration"), path)
+    if calibration.checkpoint != digest(checkpoint):
+        raise UserError(f"{path} was calibrated for a different version of {checkpoint}: {again}")
+    if calibration.dataset != conditions.dataset:
+        raise UserError(
+            f"{path} was calibrated on {calibration.dataset}, not on {conditions.dataset}: {number}"
+        )
     for name, value in _plain(conditions.settings).items():
-        calibrated = found.settings.get(name, EARLIER_SETTINGS.get(name))
+        calibrated = calibration.settings.get(name, EARLIER_SETTINGS.get(name))
         if calibrated != value:
             raise UserError(
                 f"{path} was calibrated with {name} {shown(calibrated)}, not {shown(value)}: {again}"
             )
     for name, stored, current in (
-        ("--trainer.precision", found.precision, conditions.precision),
-        ("--backbone.dtype", found.dtype, conditions.dtype),
+        ("--trainer.precision", calibration.precision, conditions.precision),
+        ("--backbone.dtype", calibration.dtype, conditions.dtype),
     ):
         if stored is not None and stored != current:
             raise UserError(f"{path} was calibrated with {name} {stored}, not {current}: {again}")
-    if found.precision is None:
+    if calibration.precision is None:
         rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
-    return found
+    return calibration
 
 
 def _checked(values: Any, path: Path) -> Calibration:
@@ -221,10 +225,10 @@ def _checked(values: Any, path: Path) -> Calibration:
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
+    """Convert settings to the values that JSON restores."""
     return json.loads(json.dumps(dict(settings)))

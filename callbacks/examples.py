@@ -1,4 +1,4 @@
-"""What callbacks share: the run's data, and what all processes have of its examples."""
+"""Helpers of callbacks: the data module of a run, gathering over ranks, common checks."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.utilities.errors import UserError
 
-# The split that each command evaluates.
+# Split of each command.
 SPLITS: dict[str, str] = {
     TrainerFn.FITTING: "validation",
     TrainerFn.VALIDATING: "validation",
@@ -21,7 +21,7 @@ SPLITS: dict[str, str] = {
 
 
 class OfExample(Protocol):
-    """Something that belongs to one example."""
+    """Item that belongs to one example."""
 
     @property
     def id(self) -> str: ...
@@ -31,12 +31,12 @@ Item = TypeVar("Item", bound=OfExample)
 
 
 def data_of(trainer: L.Trainer) -> ReasoningDataModule:
-    """The data module that ``trainer`` runs on."""
+    """Return the data module of ``trainer``."""
     return trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
 
 
 def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
-    """All processes' items in the order of ``ids``, each example once; ids without one are left out."""
+    """Gather the items of all ranks in the order of ``ids``, each example once; ids may lack one."""
     parts: list[Any] = [list(items)]
     if dist.is_available() and dist.is_initialized():
         parts = [None] * dist.get_world_size()
@@ -46,9 +46,10 @@ def gather_by_id(items: Sequence[Item], ids: Sequence[str]) -> list[Item]:
 
 
 def check_gradients(trainer: L.Trainer, what: str) -> None:
-    """
+    """Check that gradients can be computed.
+
     Raises:
-        UserError: when the loop that starts runs in inference mode, or the backbone is spread over processes.
+        UserError: if the loop that starts runs in inference mode, or the backbone is sharded over ranks.
     """
     loops: dict[str, Any] = {
         TrainerFn.VALIDATING: trainer.validate_loop,

@@ -1,7 +1,9 @@
-"""Arrays → matplotlib figures, nothing else."""
+"""Matplotlib figures: titles, captions and colors of all of them, and the figures of a partition."""
 
 import io
 from collections.abc import Mapping
+from textwrap import wrap
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ from promptstage.lightning_modules.functional.segmentation import dendrogram as 
 from promptstage.utilities.errors import printable
 
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
-# Of correct, of incorrect examples, and of what is neither.
+# Correct examples, incorrect examples, everything else.
 RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
 STAGE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
 
@@ -34,25 +36,50 @@ def _layer_ticks(layers: int) -> list[int]:
 
 
 def _boundaries(partition: Partition) -> list[int]:
-    """Layers whose stage is not that of the layer before."""
+    """Return the layers whose stage differs from that of the layer before."""
     owners = partition.stage_of_layer
     return [layer for layer in range(1, len(owners)) if owners[layer] != owners[layer - 1]]
 
 
 def plain(text: str) -> str:
-    """Escape text from data or a path for a figure, so that matplotlib parses no mathematics in it."""
+    """Escape text from data or a path, so that matplotlib parses no mathematics in it."""
     return printable(text).replace("$", r"\$")
 
 
+def entitle(figure: Figure, title: str, subject: str, caption: str = "") -> None:
+    """Add a title and a caption, wrapped to the figure's width.
+
+    Args:
+        title: measure that is drawn.
+        subject: run, method and data set, on a line of their own.
+        caption: meaning of lines, bands and colors without a legend entry, below the axes.
+    """
+    width = figure.get_figwidth()
+    figure.suptitle("\n".join(wrap(title, int(11 * width)) + wrap(subject, int(11 * width))), fontsize=10)
+    if caption:
+        figure.supxlabel("\n".join(wrap(caption, int(14 * width))), fontsize=8, color=NEUTRAL)
+
+
+def scientific(axes: Axes, axis: Literal["x", "y", "both"] = "y") -> None:
+    """Write tick labels below 0.01 with a common power of ten."""
+    axes.ticklabel_format(axis=axis, style="sci", scilimits=(-2, 4), useMathText=True)
+
+
+def blank(axes: Axes, reason: str) -> None:
+    """Write the reason for which nothing can be drawn in place of empty axes."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=NEUTRAL)
+
+
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file's content."""
+    """Render a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
 
 
 def of_partition(partition: Partition) -> dict[str, Figure]:
-    """The figures of a partition that was searched for, by name."""
+    """Draw the figures of a partition that was searched for, by name."""
     drawn = {
         "similarity": similarity(partition),
         "dendrogram": dendrogram(partition),
@@ -61,11 +88,21 @@ def of_partition(partition: Partition) -> dict[str, Figure]:
     return drawn | ({"votes": votes(partition)} if partition.boundary_votes else {})
 
 
+def _subject(partition: Partition) -> str:
+    """Return the model, the data and the measure of a partition for a title."""
+    unbiased = "unbiased " if (partition.search or {}).get("unbiased") else ""
+    examples = f" ({partition.examples} examples)" if partition.examples else ""
+    return (
+        f"{plain(partition.backbone)} on {plain(partition.data)}{examples}, "
+        f"{unbiased}{MEASURES[partition.method]}"
+    )
+
+
 def similarity(partition: Partition) -> Figure:
-    """The similarity matrix on a scale of 0 to 1, with the stages along its side and their boundaries."""
+    """Draw the similarity matrix on a scale of 0 to 1, with the stages along its side."""
     matrix = _matrix(partition)
     layers = len(matrix)
-    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
     for boundary in _boundaries(partition):
@@ -79,25 +116,24 @@ def similarity(partition: Partition) -> Figure:
     axes.set_xticks(_layer_ticks(layers))
     axes.set_yticks(_layer_ticks(layers))
     axes.set_xlabel("layer")
-    axes.set_ylabel("layer (bar: its stage)")
-    unbiased = ", unbiased" if (partition.search or {}).get("unbiased") else ""
-    axes.set_title(
-        f"layers of {plain(partition.backbone)} on {plain(partition.data)}: "
-        f"{MEASURES[partition.method]}{unbiased}\n"
-        f"stages {partition}",
-        fontsize=10,
+    axes.set_ylabel("layer")
+    entitle(
+        figure,
+        f"Similarity of layers; stages {partition}",
+        _subject(partition),
+        "colored bar on the left: stages; white lines: stage boundaries",
     )
-    figure.colorbar(image, ax=axes, shrink=0.9)
+    figure.colorbar(image, ax=axes, shrink=0.9, label=MEASURES[partition.method])
     return figure
 
 
 def dendrogram(partition: Partition) -> Figure:
-    """Average linkage of the layers, with the cut into as many clusters as there are stages."""
+    """Draw average linkage of the layers; with the cut into stages, unless these are contiguous segments."""
     from scipy.cluster.hierarchy import dendrogram as draw
 
     distance = np.maximum(1 - _matrix(partition), 0)
     tree, groups = linkage(distance), len(partition.stages)
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.add_subplot()
     draw(
         tree,
@@ -107,12 +143,10 @@ def dendrogram(partition: Partition) -> Figure:
         leaf_rotation=90 if len(distance) > 20 else 0,
     )
     heights = tree[:, 2]
-    if groups > 1:
+    if groups > 1 and not partition.contiguous:
         below = heights[len(heights) - groups] if groups <= len(heights) else 0.0
         cut = (below + heights[len(heights) - groups + 1]) / 2
-        unused = " (not the stages)" if partition.contiguous else ""
-        cutting = f"cut into {groups} clusters{unused}"
-        axes.axhline(cut, color="#d55e00", linestyle="--", label=cutting)
+        axes.axhline(cut, color="#d55e00", linestyle="--", label=f"cut into {groups} stages")
         axes.set_ylim(0, 1.2 * heights[-1] or 1)  # room for the legend
         axes.legend(loc="upper right", frameon=False)
     for label in axes.get_xticklabels():
@@ -120,49 +154,86 @@ def dendrogram(partition: Partition) -> Figure:
         label.set_fontweight("bold")
     axes.set_xlabel("layer, in the color of its stage")
     axes.set_ylabel("1 − similarity")
-    found = "contiguous segments, found apart" if partition.contiguous else "this cut"
-    axes.set_title(f"average linkage; the stages are {found}: {partition}", fontsize=10)
+    entitle(
+        figure,
+        f"Hierarchical clustering of layers (average linkage); stages {partition}",
+        _subject(partition),
+        "The stages are contiguous segments of layers, chosen by dynamic programming; the dendrogram shows "
+        "the same similarities without that constraint."
+        if partition.contiguous
+        else "",
+    )
     return figure
 
 
 def silhouette(partition: Partition) -> Figure:
-    """Mean silhouette against the number of stages, with the numbers that were allowed and the one chosen."""
+    """Draw the mean silhouette against the number of stages, with the allowed numbers and the chosen one."""
     scores, groups = partition.silhouettes or {}, len(partition.stages)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
     allowed = sorted(partition.votes or [groups])
-    axes.axvspan(allowed[0] - 0.5, allowed[-1] + 0.5, color="#eeeeee", label="allowed")
+    span = str(groups) if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
+    axes.axvspan(allowed[0] - 0.5, allowed[-1] + 0.5, color="#eeeeee", label=f"allowed: G = {span}")
     axes.plot(list(scores), list(scores.values()), marker="o", markersize=4, color="#0072b2")
     if groups in scores:
-        axes.plot([groups], [scores[groups]], "o", markersize=9, color="#d55e00", label=f"chosen: {groups}")
+        axes.plot(
+            [groups], [scores[groups]], "o", markersize=9, color="#d55e00", label=f"chosen: G = {groups}"
+        )
+    best = max(scores, key=lambda number: scores[number], default=groups)
+    if best not in allowed:
+        label = f"maximum at G = {best}, not allowed"
+        axes.plot([best], [scores[best]], "o", markersize=9, fillstyle="none", color=NEUTRAL, label=label)
     axes.set_xlabel("number of stages G")
     axes.set_ylabel("mean silhouette")
     axes.set_xticks(_layer_ticks(max(scores) + 1)[1:] if len(scores) > 20 else list(scores))
     axes.legend(frameon=False)
-    axes.set_title(partition.why, fontsize=10)
+    entitle(
+        figure,
+        _choice(partition),
+        _subject(partition),
+        "mean silhouette of the best partition into G stages (higher is better); the search chooses among "
+        "the allowed numbers (--model.num_stages)",
+    )
     return figure
 
 
+def _choice(partition: Partition) -> str:
+    """Return the reason for the number of stages as a title."""
+    groups = len(partition.stages)
+    if partition.vote is None:
+        return f"Number of stages: {partition.why}"
+    resamples = f"{partition.vote:.0%} of {partition.resamples} bootstrap resamples"
+    return f"Number of stages: {resamples} choose G = {groups}"
+
+
 def votes(partition: Partition) -> Figure:
-    """Bootstrap votes for the number of stages, and for a boundary before each layer."""
+    """Draw bootstrap votes for the number of stages, and for a stage boundary before each layer."""
     if partition.votes is None or partition.boundary_votes is None:
         raise ValueError("a partition without resamples has no votes to draw")
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     chosen = len(partition.stages)
     if len(partition.votes) > 1:
-        left, right = figure.subplots(1, 2, width_ratios=[1, 3], sharey=True)
+        # Bars of the same width in both panels: in proportion to the spans of their axes.
+        ratios = [max(partition.votes) - min(partition.votes) + 2, partition.num_layers - 1]
+        left, right = figure.subplots(1, 2, width_ratios=ratios, sharey=True)
         _bars(left, partition.votes, {chosen})
+        left.set_xlim(min(partition.votes) - 1, max(partition.votes) + 1)
         left.set_xticks(list(partition.votes))
-        left.set_xlabel("number of stages G")
-    else:  # a number that was asked for had no votes
+        left.set_xlabel("stages G")
+    else:  # a given number of stages has no votes
         left = right = figure.subplots()
     left.set_ylabel(f"share of {partition.resamples} resamples")
     left.set_ylim(0, 1.05)
     right.set_xlim(0.5, partition.num_layers - 0.5)
     _bars(right, partition.boundary_votes, set(_boundaries(partition)))
     right.set_xticks(_layer_ticks(partition.num_layers)[1:])
-    right.set_xlabel("layer that begins another stage than the layer before (orange: chosen)")
-    right.set_title(f"boundaries in each resample's {chosen} stages", fontsize=10)
+    right.set_xlabel("layer before which a stage boundary lies")
+    entitle(
+        figure,
+        f"Bootstrap votes for the number of stages and for the boundaries of {chosen} stages",
+        _subject(partition),
+        "orange: chosen on all examples",
+    )
     return figure
 
 

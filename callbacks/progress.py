@@ -1,4 +1,4 @@
-"""A progress bar that counts examples and says when it will end."""
+"""Progress bar that counts examples and shows the time of day at which it will end."""
 
 import sys
 from typing import Any
@@ -13,15 +13,15 @@ from promptstage.utilities.progress import FORMAT, ExamplesTqdm
 
 
 class ExamplesProgressBar(TQDMProgressBar):
-    """Lightning's bar in examples instead of batches, on standard error."""
+    """Lightning's progress bar on standard error, in examples instead of batches."""
 
-    _done = 0  # batches of the epoch before the fit was resumed
+    _done = 0  # batches of the epoch before a resume
 
-    def _bar(self, description: str, batch_size: int, keep: bool, split: str | None = None) -> Tqdm:
+    def _bar(self, description: str, batch_size: int, leave: bool, split: str | None = None) -> Tqdm:
         bar = ExamplesTqdm(
             desc=description,
             disable=self.is_disabled,
-            leave=keep,
+            leave=leave,
             dynamic_ncols=True,
             file=sys.stderr,
             smoothing=0,
@@ -41,7 +41,7 @@ class ExamplesProgressBar(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """Number of batches in this epoch, fewer where ``max_steps`` ends it; Lightning counts its steps."""
+        """Number of batches in this epoch, fewer if ``max_steps`` ends it; Lightning counts its steps."""
         trainer = self.trainer
         if trainer.max_steps < 0:
             return trainer.num_training_batches
@@ -49,7 +49,7 @@ class ExamplesProgressBar(TQDMProgressBar):
         return min(trainer.num_training_batches, self._done + steps * trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin a bar; Lightning does not set its total in an epoch that is resumed in the middle."""
+        """Start a bar with the total that Lightning leaves unset in an epoch resumed in the middle."""
         super().on_train_start(trainer, pl_module)
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         self._done = done if done < trainer.num_training_batches else 0
@@ -65,8 +65,8 @@ class ExamplesProgressBar(TQDMProgressBar):
         return self._bar(self.sanity_check_description, self._data.eval_batch_size, False, "validation")
 
     def init_validation_tqdm(self) -> Tqdm:
-        keep = self.trainer.state.fn != "fit"
-        return self._bar(self.validation_description, self._data.eval_batch_size, keep, "validation")
+        leave = self.trainer.state.fn != "fit"
+        return self._bar(self.validation_description, self._data.eval_batch_size, leave, "validation")
 
     def init_test_tqdm(self) -> Tqdm:
         return self._bar(self.test_description, self._data.eval_batch_size, True, "test")
@@ -77,13 +77,13 @@ class ExamplesProgressBar(TQDMProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the bar's line, for what is told next."""
+        """Close all bars, so that the error is printed on a line of its own."""
         for name in ("train", "val", "test", "predict"):
             if (bar := getattr(self, f"_{name}_progress_bar")) is not None:
                 bar.close()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Everything logged for the bar, without Lightning's version number of the logger."""
+        """Return the metrics of the bar without the logger's version number."""
         items = dict(super().get_metrics(trainer, pl_module))
         items.pop("v_num", None)
         return items

@@ -1,7 +1,8 @@
-"""One record per example, and a summary with an interval.
+"""Results of an evaluation: one record per example, and a summary with a confidence interval.
 
-Writes ``results.jsonl`` and ``summary.json``; ``results.partial.jsonl`` while it runs. Logs to
-TensorBoard: a page of sample generations (``{split}/samples``) and, for a test, a row of hyperparameters.
+Writes ``results.jsonl`` and ``summary.json``, and ``results.partial.jsonl`` during the evaluation. Logs to
+TensorBoard a page of sample generations (``{split}/samples``) and, for a test, a row of the table of
+hyperparameters.
 """
 
 import json
@@ -13,7 +14,15 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.board import boards, code_block, log_run, logged_step, set_logged_step, table_row
+from promptstage.callbacks.board import (
+    boards,
+    code_block,
+    log_page,
+    log_run,
+    log_scalars,
+    set_logged_step,
+    table_row,
+)
 from promptstage.callbacks.examples import data_of, gather_by_id
 from promptstage.callbacks.partial_lines import PartialLines, write_or_rescue
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -24,38 +33,38 @@ from promptstage.utilities.files import write_text
 from promptstage.utilities.intervals import coverage, wilson_interval
 from promptstage.utilities.json_text import dump_json
 
-SAMPLES = 8
+SAMPLES = 8  # examples on the page of generations
 
 
 def gather_records(records: Sequence[Record], ids: Sequence[str], complete: bool = True) -> list[Record]:
-    """All ranks' records in the order of ``ids``, each example once.
+    """Gather the records of all ranks in the order of ``ids``, each example once.
 
     Args:
-        complete: every id must have a record; not so when the user limits the batches.
+        complete: require a record for every id; False if the number of batches is limited.
 
     Raises:
-        RuntimeError: when an example has no record but should.
+        RuntimeError: if a required record is missing.
     """
-    found = gather_by_id(records, ids)
-    there = {record.id for record in found}
-    missing = [name for name in ids if name not in there]
+    gathered = gather_by_id(records, ids)
+    present = {record.id for record in gathered}
+    missing = [name for name in ids if name not in present]
     if missing and complete:
         raise RuntimeError(f"{len(missing)} of {len(ids)} examples have no record, first {missing[0]}")
-    return found
+    return gathered
 
 
 class Results(L.Callback):
-    """Collects the records of ``validate``, ``test``, ``predict`` and ``fit``'s validations.
+    """Collection of the records of ``validate``, ``test``, ``predict`` and of validations in ``fit``.
 
     Args:
-        folder: where ``results.jsonl`` and ``summary.json`` go; ``None`` writes no file (in ``fit``).
-        hyperparameters: flat names and values shown beside the test metric.
+        folder: folder for ``results.jsonl`` and ``summary.json``; None: no files (in ``fit``).
+        hyperparameters: flat names and values of the table of hyperparameters.
     """
 
     def __init__(self, folder: Path | None, hyperparameters: dict[str, Any]) -> None:
         self.folder = folder
         self.hyperparameters = hyperparameters
-        # Each batch's own list: a callback that corrects answers puts others into it.
+        # The lists of the batches themselves: a callback that corrects answers replaces their elements.
         self.batches: list[list[Record]] = []
         self.partial: PartialLines | None = None
         self.written: set[str] = set()
@@ -84,7 +93,7 @@ class Results(L.Callback):
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
 
     def _save_finished(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write the records that no callback will still correct to the partial file."""
+        """Write the records that no callback may still correct to the partial file."""
         if self.partial is None:
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
@@ -126,7 +135,7 @@ class Results(L.Callback):
         self._finish(trainer, pl_module, "test", data_of(trainer).example_ids("test"))
 
     def records(self, ids: Sequence[str], complete: bool) -> list[Record]:
-        """All processes' records in the order of ``ids``, as :func:`gather_records` gives them."""
+        """Return the records of all ranks as :func:`gather_records`."""
         return gather_records([record for batch in self.batches for record in batch], ids, complete)
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
@@ -134,7 +143,7 @@ class Results(L.Callback):
         self._save_finished(trainer)
         if self.partial is not None:
             self.partial.close()
-        # 1.0 means all batches, 1 a single one.
+        # 1.0: all batches; 1: a single one.
         records = self.records(ids, complete=isinstance(limit, float) and limit == 1.0)
         if not trainer.is_global_zero or not records:
             return
@@ -173,20 +182,19 @@ class Results(L.Callback):
     def _to_tensorboard(
         self, trainer: L.Trainer, split: str, records: Sequence[Record], summary: dict[str, Any]
     ) -> None:
+        log_page(trainer, f"{split}/samples", samples(records))
+        if split != "test":
+            return
+        log_scalars(trainer, {"test/without_answer": summary["without_answer"] / summary["examples"]})
+        name = self.hyperparameters.get("data.init_args.task", summary["dataset"])
+        row = table_row(summary["method"], name, summary["correction"], self.hyperparameters)
         for logger in boards(trainer):
-            step = logged_step(trainer)
-            logger.experiment.add_text(f"{split}/samples", sample_page(records), step)
-            if split == "test":
-                share = summary["without_answer"] / summary["examples"]
-                logger.experiment.add_scalar("test/without_answer", share, step)
-                name = self.hyperparameters.get("data.init_args.task", summary["dataset"])
-                row = table_row(summary["method"], name, summary["correction"], self.hyperparameters)
-                log_run(logger, row)
-                logger.save()
+            log_run(logger, row)
+            logger.save()
 
 
 def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:
-    """Counts, accuracy with its 95 % Wilson interval, tokens and time of an evaluation."""
+    """Compute counts, accuracy with its 95 % Wilson interval, tokens and time of an evaluation."""
     correct = sum(record.correct for record in records)
     low, high = wilson_interval(correct, len(records))
     new_tokens = sum(record.new_tokens for record in records)
@@ -208,14 +216,14 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
     }
 
 
-def sample_page(records: Sequence[Record]) -> str:
-    """Return a Markdown page of the first few questions, generations and grades; data is in code blocks."""
+def samples(records: Sequence[Record]) -> list[str]:
+    """Return Markdown sections of the first questions, generations and grades, with data in code blocks."""
     parts = []
     for number, record in enumerate(records[:SAMPLES], start=1):
         about = f"{record.id}: predicted {record.prediction!r}, reference {record.reference!r}"
         block = code_block([about, "", record.question, "", record.generation])
         parts.append(f"**{number}, {'correct' if record.correct else 'wrong'}**\n\n{block}")
-    return "\n---\n\n".join(parts)
+    return parts
 
 
 def _line(record: Record) -> str:

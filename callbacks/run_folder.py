@@ -1,4 +1,4 @@
-"""Config, checkpoints, logs and results of a run in one folder, none of them ever overwritten."""
+"""Run folder: configuration, checkpoints, logs and results of a run, never overwritten."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
 
 
 class RunFolder(L.Callback):
-    """Keeps the run's configuration beside it and inside its checkpoints.
+    """Storage of the configuration in the run folder and in checkpoints, and export of the trained prompt.
 
     Args:
-        folder: the run folder, or a folder of results in it.
-        config: the whole configuration as YAML.
-        notice: a line about the folder, printed when work begins: not before a refusal.
+        folder: run folder, or a folder of results in it.
+        config: complete configuration as YAML.
+        notice: note on the folder, printed when the work begins and all checks have passed.
     """
 
     def __init__(self, folder: Path, config: str, notice: str = "") -> None:
@@ -36,7 +36,7 @@ class RunFolder(L.Callback):
         if not trainer.is_global_zero:
             return
         number, path = 1, self.folder / "config.yaml"
-        # A requeued run finds its own config and keeps it; a different one gets a number.
+        # A requeued job reuses the file of the same configuration; a different one gets a number.
         while os.path.lexists(path) and not self._is_in(path):
             number += 1
             path = self.folder / f"config-{number}.yaml"
@@ -53,7 +53,7 @@ class RunFolder(L.Callback):
         self._trains = True
 
     def _is_in(self, path: Path) -> bool:
-        """Return whether the configuration is what a file holds; never for a link, pipe or folder."""
+        """Return whether a file holds the configuration; False for a link, pipe or folder."""
         try:
             return not path.is_symlink() and read_text(path, "configuration") == self.config
         except UserError:
@@ -65,9 +65,9 @@ class RunFolder(L.Callback):
         checkpoint["config"] = self.config
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export the trained prompt: the best checkpoint's, and the last state's.
+        """Export the trained prompt of the best checkpoint and of the last state.
 
-        A fit that resumes a finished one, and so trains nothing, changes no prompt that is there.
+        A fit that resumes a finished one trains nothing and replaces no exported prompt.
         """
         assert isinstance(pl_module, SoftPromptModule)
         if not trainer.is_global_zero or not trainer.global_step or trainer.interrupted:
@@ -85,27 +85,27 @@ class RunFolder(L.Callback):
             rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
-        """Write both prompt files; return a line about the source of ``prompt.safetensors``."""
+        """Write both prompt files; return a line on the source of ``prompt.safetensors``."""
         last = module.exported()
         write_export(self.folder / LAST, last, step, module)
         best = self.folder / "checkpoints" / "best.ckpt"
         if not best.is_file():
             write_export(self.folder / PROMPT, last, step, module)
-            return f"{PROMPT} is the last state's: there is no best checkpoint"
+            return f"{PROMPT} is from the last state: there is no best checkpoint"
         checkpoint = read_checkpoint(best)
         exported = exported_from(module, checkpoint)
         write_export(self.folder / PROMPT, exported, checkpoint["global_step"], module)
-        return f"{PROMPT} is the best checkpoint's, of step {checkpoint['global_step']}"
+        return f"{PROMPT} is from the best checkpoint (step {checkpoint['global_step']})"
 
 
 def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:
-    """Return a line about a fit whose checkpoint has reached its last step or epoch."""
+    """Return a line on a fit whose checkpoint has reached its last step or epoch."""
     step, steps, epochs = trainer.global_step, trainer.max_steps, trainer.max_epochs
     if 0 <= steps <= step:
         reached, option = f"step {step} of {steps}", "trainer.max_steps"
     else:
         reached, option = f"epoch {trainer.current_epoch} of {epochs} (step {step})", "trainer.max_epochs"
     return (
-        f"the checkpoint is already at {reached}: nothing was trained, and {folder} is kept; to continue, "
-        f"raise --{option}"
+        f"the checkpoint is already at {reached}: nothing was trained, and {folder} is unchanged; to "
+        f"continue, raise --{option}"
     )

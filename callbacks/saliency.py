@@ -1,7 +1,11 @@
 """Saliency diagnostics: information flow from the soft prompt to question and rationale, by example.
 
-Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). To
-TensorBoard it logs figures, means over examples and charts of all layers. The means of an evaluation are
+Measures of DPC ("Improving complex reasoning with Dynamic Prompt Corruption", Fan et al., ICLR 2025,
+arXiv:2503.13208, §2) and DHAM ("Unlocking coherent reasoning in LLMs with hierarchical soft prompts",
+anonymous, under review, §3).
+
+Writes ``saliency.jsonl``, arrays and figures (see ``saliency_files`` and ``saliency_figures``). Logs figures,
+means over examples and charts of all layers to TensorBoard. The means of an evaluation are
 ``saliency/by_layer/prompt_to_question``, ``.../prompt_to_rationale``, ``.../question_to_second_half`` and so
 on, with the layer as step; those of a fit ``saliency/prompt_to_question/layer_07`` and so on.
 """
@@ -18,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from promptstage.callbacks.board import run_name
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.saliency_files import About, Saved
 from promptstage.callbacks.saliency_matrix import ExampleMatrices
@@ -36,7 +41,7 @@ Label = Literal["rationale", "generation"]
 
 
 class Measured(NamedTuple):
-    """One example's measures, on the CPU (see ``Diagnosis``)."""
+    """Measures of one example, on the CPU (see ``Diagnosis``)."""
 
     id: str
     correct: bool | None
@@ -44,27 +49,43 @@ class Measured(NamedTuple):
 
 
 class SaliencyDiagnostics(L.Callback):
-    """Measures saliency in ``validate``, ``test`` and ``predict``, and in ``fit``.
+    """Saliency measures in ``validate``, ``test``, ``predict`` and ``fit``.
+
+    Saliency is S = |Σ_h A ⊙ ∂𝓛/∂A|, the sum over heads h of attention weights times the gradient of the loss
+    (DPC eq. 1): the information flow from column to row.
+
+    Usage::
+
+        promptstage test --ckpt_path runs/first --trainer.callbacks SaliencyDiagnostics
+
+    The same in a YAML file, for 50 correct and 50 incorrect answers::
+
+        trainer:
+          callbacks:
+            - class_path: promptstage.callbacks.saliency.SaliencyDiagnostics
+              init_args:
+                balanced: 50
 
     Args:
-        layers: decoder blocks to look at, ascending; None: all. The lowest decides the cost.
-        examples: how many of the split, from the first; None: all.
-        label: what the loss is taken of: the gold ``rationale``, or the model's own ``generation``; None:
-            generation in ``test`` and ``predict``, rationale elsewhere.
-        every_n_steps: in ``fit``, measure validation examples every this many optimizer steps; None: at each
+        layers: layers to measure, ascending; None: all. The lowest one determines the cost.
+        examples: number of examples of the split, from the first; None: all.
+        label: tokens of the loss: the gold ``rationale`` or the model's own ``generation``; None: generation
+            in ``test`` and ``predict``, rationale elsewhere.
+        every_n_steps: in ``fit``, measure validation examples every N optimizer steps; None: at each
             validation.
-        curve_only: the layer curve alone, which a model without a soft prompt has, too.
-        alpha: how far above the mean a virtual token's flow must be for accumulation (DPC: 10).
+        curve_only: measure only the layer curve, which a model without a soft prompt has, too.
+        alpha: factor over the mean from which a virtual token's flow accumulates (DPC: 10).
         accumulate_over: rows whose flow counts for accumulation: ``span``: from the question's first token to
-            the rationale's last (DPC eq. 7); ``question_and_rationale``: without what stands between these.
-        balanced: measure this many correctly and this many incorrectly answered examples, the first ones of
-            the split (DPC §2.2.2: 50, at random); None: whatever the answer. In ``validate`` and ``test``.
-        rollout: attention rollout (Abnar & Zuidema 2020) of the rationale's second half, too. It needs all
-            layers and computes the attention weights of each, n × n in blocks of rows, a second time.
-        folder: where the files go; None: the run's.
+            the rationale's last (DPC eq. 7); ``question_and_rationale``: without the tokens between the two.
+        balanced: measure the first N correct and the first N incorrect answers of the split (DPC §2.2.2: 50,
+            at random), in ``validate`` and ``test``; None: all answers.
+        rollout: also compute attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928) to the rationale's
+            second half. It needs all layers and computes the attention weights a second time, n × n in blocks
+            of rows.
+        folder: folder for the files; None: the run's.
 
     Raises:
-        UserError: when the label is unknown or a number is not allowed.
+        UserError: if the label is unknown or a number is not allowed.
     """
 
     takes_gradients = True
@@ -83,37 +104,33 @@ class SaliencyDiagnostics(L.Callback):
         folder: Path | None = None,
     ) -> None:
         self.label = None if label is None else choose("label", label, get_args(Label))
-        for what, value in (
-            ("saliency of {} examples", examples),
-            ("saliency every {} steps", every_n_steps),
-        ):
+        numbers = {"examples": examples, "every_n_steps": every_n_steps, "balanced": balanced}
+        for name, value in numbers.items():
             if value is not None and value < 1:
-                raise UserError(f"{what.format(value)}: allowed are 1 and more")
+                raise UserError(f"{name} must be >= 1, got {value}")
         if layers is not None and (not layers or layers != sorted(set(layers))):
-            raise UserError(f"layers of saliency must ascend without repeats, not {layers}")
+            raise UserError(f"layers of saliency must ascend without repeats, got {layers}")
         if alpha <= 0:
-            raise UserError(f"alpha must be positive, not {alpha}")
-        if balanced is not None and balanced < 1:
-            raise UserError(f"balanced must be >= 1, got {balanced}")
+            raise UserError(f"alpha must be > 0, got {alpha}")
         if rollout and layers is not None:
             raise UserError("attention rollout needs all layers: leave out either rollout or layers")
         choose("accumulate_over", accumulate_over, ACCUMULATE_OVER)
         self.layers, self.examples, self.every_n_steps = layers, examples, every_n_steps
         self.curve_only, self.alpha, self.folder = curve_only, alpha, folder
         self.accumulate_over, self.balanced, self.rollout = accumulate_over, balanced, rollout
-        self.found: list[Measured] = []
+        self.measured: list[Measured] = []
         self.matrices: list[ExampleMatrices] = []
         self.sample: BalancedSample | None = None
         self.prefix: Prefix | None = None
         self.measured_step = 0
-        self.charted = False  # whether the layout of TensorBoard's custom scalars is written
+        self.charted = False  # the layout of TensorBoard's custom scalars is written
 
-    # --- when ---------------------------------------------------------------------------------------
+    # --- hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: when gradients could not be taken, or ``balanced`` has no answers to choose from.
+            UserError: if gradients cannot be computed, or ``balanced`` has no graded answers.
         """
         check_gradients(trainer, "saliency")
         command = trainer.state.fn
@@ -122,7 +139,7 @@ class SaliencyDiagnostics(L.Callback):
             raise UserError(f"balanced needs graded answers: use it with validate or test, not with {name}")
 
     def _check(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Before any work: do the layers exist, is there a prompt?"""
+        """Check layers and prompt before the evaluation starts."""
         self._about(pl_module, self._prefix(pl_module))
 
     on_fit_start = on_test_start = on_predict_start = _check
@@ -131,26 +148,26 @@ class SaliencyDiagnostics(L.Callback):
         self._check(trainer, pl_module)
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.found, self.matrices, self.prefix = [], [], self._prefix(pl_module)
+        self.measured, self.matrices, self.prefix = [], [], self._prefix(pl_module)
         if self.balanced is not None:
             self.sample = BalancedSample(self.balanced, self._ids(trainer))
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start
 
     def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        if not trainer.sanity_checking and not self._only_between(trainer):
+        if not trainer.sanity_checking and not self._skips_validation(trainer):
             self._batch(trainer, pl_module, batch, outputs)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
 
     def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.sanity_checking and not self._only_between(trainer):
+        if not trainer.sanity_checking and not self._skips_validation(trainer):
             self._finish(trainer, pl_module)
 
     on_validation_end = on_test_end = on_predict_end = _end
 
-    def _only_between(self, trainer: L.Trainer) -> bool:
-        """Whether validations of a fit are not looked at, because steps between them are."""
+    def _skips_validation(self, trainer: L.Trainer) -> bool:
+        """Return whether validations of a fit are not measured, because ``every_n_steps`` is set."""
         return trainer.state.fn == "fit" and self.every_n_steps is not None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
@@ -168,15 +185,15 @@ class SaliencyDiagnostics(L.Callback):
             assert self.folder is not None
             draw_steps(trainer, self.folder)
 
-    # --- what ---------------------------------------------------------------------------------------
+    # --- measurement ---------------------------------------------------------------------------------------
 
     def _prefix(self, module: SoftPromptModule) -> Prefix | None:
         with torch.no_grad():
             prefix = module.prefix()
         if prefix is None and not self.curve_only:
             raise UserError(
-                f"{type(module).__name__} has no soft prompt: there is no flow to measure; curve_only looks "
-                "at the layer curve alone"
+                f"{type(module).__name__} has no soft prompt: there is no flow to measure; curve_only "
+                "measures the layer curve alone"
             )
         return prefix
 
@@ -186,15 +203,19 @@ class SaliencyDiagnostics(L.Callback):
         return layers
 
     def _about(
-        self, module: SoftPromptModule, prefix: Prefix | None, label: str = "", split: str = ""
+        self,
+        module: SoftPromptModule,
+        prefix: Prefix | None,
+        label: str = "",
+        split: str = "",
+        data: str = "",
     ) -> About:
         about = about_of(module, prefix, self._layers(module))
-        return replace(
-            about, alpha=self.alpha, accumulate_over=self.accumulate_over, label=label, split=split
-        )
+        about = replace(about, alpha=self.alpha, accumulate_over=self.accumulate_over)
+        return replace(about, label=label, split=split, data=data)
 
     def _ids(self, trainer: L.Trainer) -> list[str]:
-        """Ids of the examples that may be measured, in the order of the split."""
+        """Return the ids of the examples to measure, or to choose from, in the order of the split."""
         return data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])[: self.examples]
 
     def _label(self, trainer: L.Trainer) -> str:
@@ -208,9 +229,9 @@ class SaliencyDiagnostics(L.Callback):
         batch: Batch,
         outputs: Mapping[str, list[Any]] | None = None,
     ) -> None:
-        """Measure the wanted examples of a batch, or keep them until it is known which are wanted."""
-        wanted = set(self._ids(trainer))
-        batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in wanted])
+        """Measure the chosen examples of a batch; candidates of a balanced sample are stored instead."""
+        chosen = set(self._ids(trainer))
+        batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
         if not len(batch):
             return
         records = [] if outputs is None else outputs["records"]
@@ -222,7 +243,7 @@ class SaliencyDiagnostics(L.Callback):
                 answers = dict(zip((example.id for example in batch.examples), new, strict=True))
             else:
                 answers = dict(zip(correct, outputs["generated"], strict=True))
-            # What was not answered, or with nothing, has no rationale to look at.
+            # Without a generation, or with an empty one, there is no rationale to measure.
             rows = [row for row, example in enumerate(batch.examples) if answers.get(example.id)]
             if not rows:
                 return
@@ -243,9 +264,9 @@ class SaliencyDiagnostics(L.Callback):
         """Measure a batch.
 
         Args:
-            correct: grades by id, of the examples that have one.
-            answers: generations by id, as label; None: the gold rationale.
-            shown: id of the example whose matrices are kept.
+            correct: grades by id, without ungraded examples.
+            answers: generations by id, used as label; None: the gold rationale.
+            shown: id of the example whose matrices are stored.
         """
         names = [example.id for example in batch.examples]
         tokens = batch.gold if answers is None else generated_tokens(batch, [answers[name] for name in names])
@@ -254,14 +275,14 @@ class SaliencyDiagnostics(L.Callback):
         measures = {key: value for key, value in vars(diagnosis).items() if value is not None}
         for row, name in enumerate(names):
             arrays = {key: value[row].cpu() for key, value in measures.items()}
-            self.found.append(Measured(name, correct.get(name), arrays))
+            self.measured.append(Measured(name, correct.get(name), arrays))
         if shown in names and self.prefix is not None:
             one = tokens.select([names.index(shown)])
             about = self._about(module, self.prefix)
             self.matrices.append(matrices_of(module.backbone, one, self.prefix, about, shown))
 
     def _measure_sample(self, trainer: L.Trainer, module: SoftPromptModule) -> list[str]:
-        """Measure this process's part of the balanced sample; return the ids of the whole."""
+        """Measure this rank's part of the balanced sample; return all ids of the sample."""
         assert self.sample is not None
         chosen = self.sample.choose()
         for batch, correct, answers in self.sample.batches(chosen, data_of(trainer).eval_batch_size):
@@ -271,13 +292,13 @@ class SaliencyDiagnostics(L.Callback):
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule) -> None:
         ids = self._ids(trainer)
         expected = len(ids) if self.sample is None else len(self._measure_sample(trainer, module))
-        measured, matrices = gather_by_id(self.found, ids), gather_by_id(self.matrices, ids)
+        measured, matrices = gather_by_id(self.measured, ids), gather_by_id(self.matrices, ids)
         if not trainer.is_global_zero:
             return
         if len(measured) < expected and self._label(trainer) == "generation":
             rank_zero_info(
-                f"saliency: {expected - len(measured)} of {expected} examples are skipped: no generation, "
-                "or they were not evaluated"
+                f"saliency: {expected - len(measured)} of {expected} examples skipped: not evaluated, or "
+                "their generation is empty"
             )
         if not measured:
             return
@@ -287,8 +308,9 @@ class SaliencyDiagnostics(L.Callback):
         }
         correct = [np.nan if example.correct is None else float(example.correct) for example in measured]
         split = SPLITS[trainer.state.fn or ""]
-        about = self._about(module, self.prefix, self._label(trainer), split)
-        saved = Saved(about, [example.id for example in measured], np.array(correct), arrays)
+        about = self._about(module, self.prefix, self._label(trainer), split, data_of(trainer).name)
         assert self.folder is not None
+        run = run_name(self.folder)
+        saved = Saved(about, [example.id for example in measured], np.array(correct), arrays, run)
         report(trainer, self.folder, saved, next(iter(matrices), None), first=not self.charted)
         self.charted = True

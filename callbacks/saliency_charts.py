@@ -1,4 +1,4 @@
-"""TensorBoard scalars of saliency by layer, and custom-scalar charts of all layers."""
+"""TensorBoard scalars of saliency by layer, and custom-scalar charts over all layers."""
 
 import re
 from collections.abc import Iterable
@@ -8,17 +8,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from promptstage.callbacks.saliency_files import Saved
 
-# Titles of an evaluation's charts, and the measures that each shows.
+# Titles of an evaluation's charts, and the names of their measures.
 CHARTS = {
     "flow": ".*_to_.*",
-    "share of what the second half receives": "share_from_.*",
+    "share of the flow to the second half": "share_from_.*",
     "attention rollout": "rollout_from_.*",
-    "curve": "curve",
+    "mean over all visible pairs": "curve",
 }
 
 
 def charts(measures: Iterable[str]) -> dict[str, list[str]]:
-    """Names of measures by the chart that shows them: shares have a scale of their own."""
+    """Return the names of measures by the chart that shows them; shares have their own scale."""
     names = list(measures)
     shown = {title: [name for name in names if re.fullmatch(CHARTS[title], name)] for title in CHARTS}
     return {title: chosen for title, chosen in shown.items() if chosen}
@@ -44,7 +44,7 @@ def log_by_layer(folder: Path, saved: Saved, step: int) -> None:
     """Log an evaluation's means with the layer as step, and charts of the measures, as a separate run.
 
     In the evaluation's own run they would appear as metrics in the table of hyperparameters. S_IFP and the
-    share with accumulation, which have no layer, are logged at ``step``.
+    share of examples with accumulation, which have no layer, are logged at ``step``.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,6 +1,6 @@
-"""Figures of a prompt's saliency, drawn from what ``SaliencyDiagnostics`` saved: no model is needed.
+"""Figures of saliency, drawn from the files of ``SaliencyDiagnostics`` without the model.
 
-``draw(folder)`` draws them all again. Layers are numbered from 0, as everywhere in the project.
+``draw(folder)`` draws them all again. Layers are numbered from 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, png
+from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, entitle, png, scientific
 from promptstage.callbacks.saliency_charts import charts
 from promptstage.callbacks.saliency_curves import (
+    BANDS,
     COLORS,
     DECADES,
     band,
     differences,
     finish_layers,
     gap,
+    stage_lines,
+    subject,
     summary,
 )
 from promptstage.callbacks.saliency_files import SENDERS, Saved, load
 from promptstage.callbacks.saliency_groups import (
+    FLOW,
     SYMBOLS,
     accumulation,
     by_grade,
@@ -48,17 +52,19 @@ NAMES_OF_SOURCES = {
 
 
 def all_figures(saved: Saved, matrices: Mapping[Kind, Matrix] | None = None) -> dict[str, Figure]:
-    """Every figure that these examples allow, by name; comparisons need correct and incorrect ones.
+    """Draw every figure that the examples allow, by name.
+
+    Comparisons need correct and incorrect examples, or examples with and without accumulation.
 
     Args:
-        matrices: one example's, by their kind.
+        matrices: matrices of one example, by kind.
     """
     drawn: dict[str, Callable[[Saved], Figure]] = {}
     if saved.about.stages or saved.has_sources:
         drawn["flows"] = flows
     if saved.about.stages:
         drawn |= {"sink": sink, "tokens": tokens}
-        if len(saved.ids) > 1 and saved.shallow_seen:
+        if saved.shallow_seen and 0 < changes(saved)[0].accumulated < len(saved.ids):
             drawn["accumulation"] = accumulation
         if saved.both:
             drawn["late_flow"] = late_flow
@@ -70,46 +76,48 @@ def all_figures(saved: Saved, matrices: Mapping[Kind, Matrix] | None = None) -> 
         drawn |= {"by_layer": by_layer, "differences": differences, "summary": summary}
         if saved.both:
             drawn["gap"] = gap
-    found = {name: draw_one(saved) for name, draw_one in drawn.items()}
+    figures = {name: draw_one(saved) for name, draw_one in drawn.items()}
     names: dict[Kind, str] = {"saliency": "matrix", "attention": "attention_matrix"}
     shown = (matrices or {}).items()
-    return found | {names[kind]: of_matrix(matrix, saved.about, kind) for kind, matrix in shown}
+    return figures | {names[kind]: of_matrix(matrix, saved, kind) for kind, matrix in shown}
 
 
-def told(saved: Saved) -> str:
-    """The measures of all examples in a line, with the tests' p-values."""
-    parts = [f"saliency of {len(saved.ids)} examples ({saved.about.label})"]
+def summary_line(saved: Saved) -> str:
+    """Return the measures of all examples in one line, with the tests' p-values."""
+    parts = [f"saliency of {len(saved.ids)} examples (loss of the {saved.about.label})"]
     if saved.about.stages:
-        found, p = changes(saved)
+        conditional, p = changes(saved)
+        accumulated, others = conditional.accumulated, conditional.examples - conditional.accumulated
         if saved.shallow_seen:
-            parts.append(f"accumulation in {found.accumulated}")
-        if saved.shallow_seen and 0 < found.accumulated < found.examples:
+            parts.append(f"a virtual token accumulates flow in {accumulated}")
+        if saved.shallow_seen and accumulated and others:
             parts[-1] += (
-                f", late flow changed in {found.with_accumulation:.0%} of these and {found.without:.0%} of "
-                f"the others (Fisher p = {p:.2g})"
+                f"; late flow (S_IFP) is high in {conditional.with_accumulation:.0%} of these and in "
+                f"{conditional.without:.0%} of the others (Fisher p = {p:.2g})"
             )
         if saved.both:
             late = compare_late_flow(saved)
             parts.append(
-                f"late flow of {late.incorrect} incorrect against {late.correct} correct: "
-                f"P(greater) = {late.greater:.3f} (Mann-Whitney p = {late.p:.2g})"
+                f"late flow (S_IFP, from the prompt to the rationale's second half) of {late.incorrect} "
+                f"incorrect against {late.correct} correct answers: P(greater) = {late.greater:.3f} "
+                f"(Mann-Whitney p = {late.p:.2g})"
             )
         else:
-            parts.append("without correct and incorrect examples these are not compared")
+            parts.append("no comparison of correct and incorrect answers: only one kind")
     if saved.has_sources and saved.both:
-        where = span_of_layers(saved)
         shares = [
-            f"{name} {wrong:.1%} against {right:.1%} (p = {found.p:.2g})"
-            for name, wrong, right, found in late_shares(saved)
+            f"{name} {wrong:.1%} against {right:.1%} (p = {compared.p:.2g})"
+            for name, wrong, right, compared in late_shares(saved)
         ]
         parts.append(
-            f"the second half's flow in {where}, medians, incorrect against correct: {', '.join(shares)}"
+            f"sources of the flow to the second half in {span_of_layers(saved)}, median shares of incorrect "
+            f"against correct answers: {', '.join(shares)}"
         )
     return "; ".join(parts)
 
 
 def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
-    """Draw all figures of a folder again, as PNG beside what was saved."""
+    """Draw all figures of a folder again, as PNG files beside the arrays."""
     folder, paths = Path(folder), []
     kinds: tuple[Kind, ...] = ("saliency", "attention")
     stored = {kind: load_matrix(folder, stem, kind) for kind in kinds}
@@ -121,10 +129,10 @@ def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
 
 
 def by_layer(saved: Saved) -> Figure:
-    """Plot means over examples against the layer, as TensorBoard's charts of the same names do."""
+    """Draw means over examples against the layer, the values of TensorBoard's charts."""
     measures = saved.by_layer()
     panels = charts(measures)
-    figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
     for axes, (title, names) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -133,21 +141,25 @@ def by_layer(saved: Saved) -> Figure:
             label = name.replace("_", " ")
             axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=color, label=label)
         axes.set_title(title, fontsize=10)
+        scientific(axes)
         finish_layers(axes, saved.about)
-    figure.axes[0].set_ylabel(f"mean of {len(saved.ids)} examples")
+    count = len(saved.ids)
+    figure.axes[0].set_ylabel("mean over examples" if count > 1 else "value of the example")
+    caption = f"n = {count}; second half: of the rationale{stage_lines(saved)}"
+    entitle(figure, "Saliency by layer", subject(saved), caption)
     return figure
 
 
 def flows(saved: Saved) -> Figure:
-    """S_pq and S_pr (DPC Fig. 2a), S_qr and S_rr (DPC §2.2, DHAM §3) by layer; means over visible pairs.
+    """Draw S_pq and S_pr (DPC Fig. 2a), S_qr and S_rr (DPC §2.2, DHAM §3) by layer; means over visible pairs.
 
-    S_pq and S_pr also without the first virtual token; S_qr and S_rr beside what the prompt sends to the same
-    rows. Each row of panels has one scale.
+    S_pq and S_pr also without the first virtual token; S_qr and S_rr beside the prompt's flow to the same
+    rows. The panels of a row share one scale.
     """
     rows = [SPANS] if saved.about.stages else []
-    heard = ("question", "first_half")
-    rows += [heard] if saved.has_sources else []
-    figure = Figure(figsize=(10, 3.6 * len(rows)), layout="constrained")
+    senders = ("question", "first_half")
+    rows += [senders] if saved.has_sources else []
+    figure = Figure(figsize=(10, 3.4 * len(rows) + 1), layout="constrained")
     panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
     for axes_row, names in zip(panels, rows, strict=True):
         for axes, name in zip(axes_row, names, strict=True):
@@ -162,43 +174,50 @@ def flows(saved: Saved) -> Figure:
                 band(axes, saved.about.layers, from_prompt, NEUTRAL, "from the prompt", "--")
             finish_layers(axes, saved.about)
             axes.set_title(SYMBOLS[f"{name}_to_second_half"], fontsize=10)
-        axes_row[0].set_ylabel("mean saliency; median of examples")
+        axes_row[0].set_ylabel(FLOW)
+        scientific(axes_row[0])
+    halves = "; halves: of the rationale" if saved.has_sources else ""
+    caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}{halves}"
+    entitle(figure, "Information flow by layer", subject(saved), caption)
     return figure
 
 
 def sources(saved: Saved) -> Figure:
     """Draw the sources of the flow to the rationale's second half by layer, beside attention rollout.
 
-    Shares of all that the second half receives: the papers' claim is about where from, and the magnitude of
-    saliency differs between examples and layers. Rollout is Abnar & Zuidema (2020).
+    Shares, because the claim of both papers is about the source and the magnitude of saliency differs between
+    examples and layers. Rollout: Abnar & Zuidema 2020, arXiv:2005.00928.
     """
     drawn = {"saliency of each layer": saved.share_from}
     if "rollout" in saved.arrays:
         drawn["attention rollout up to each layer"] = saved.rollout_from
-    figure = Figure(figsize=(5.8 * len(drawn) + 0.6, 4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(drawn) + 1.4, 4.8), layout="constrained")
     for axes, (title, of) in zip(
         figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
         for color, source in zip(COLORS, (*SENDERS, "other"), strict=False):
             band(axes, saved.about.layers, of(source), color, NAMES_OF_SOURCES[source])
         axes.set_ylim(0, 1)
-        axes.set_title(f"{title} (n = {len(saved.ids)})", fontsize=10)
+        axes.set_title(title, fontsize=10)
         finish_layers(axes, saved.about)
-    figure.axes[0].set_ylabel("share of what the second half receives")
+    figure.axes[0].set_ylabel("share of the flow to the second half")
+    caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}"
+    entitle(figure, "Sources of the flow to the second half of the rationale", subject(saved), caption)
     return figure
 
 
 def sink(saved: Saved) -> Figure:
-    """Saliency beside raw attention: what the sequence's first position takes of each.
+    """Draw saliency beside raw attention, and the first position's share of each.
 
     Attention sinks form at the first position, which a soft prompt at the start of a sequence occupies.
     """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, of in ((left, "saliency"), (middle, "attention")):
         _with_and_without_first(axes, saved, "rationale", of)
         axes.set_title(f"{of}: prompt to rationale", fontsize=10)
-    left.set_ylabel("mean a virtual token; median of examples")
+        scientific(axes)
+    left.set_ylabel("median per virtual and rationale token")
     names = ["BOS"] * saved.about.lead + ["first virtual token"]
     for of, color in (("saliency", RIGHT), ("attention", WRONG)):
         sent = saved.arrays[of].sum(2)
@@ -206,23 +225,25 @@ def sink(saved: Saved) -> Figure:
         for column, style in zip(range(len(names)), ("-", "--"), strict=False):
             label = f"{of}, {names[column]}"
             band(right, saved.about.layers, shares[:, :, column], color, label, style)
-    right.set_title("share of all that is seen before the content", fontsize=10)
+    right.set_title("first position's share of the whole prefix", fontsize=10)
     right.set_ylim(0, 1)
     finish_layers(right, saved.about)
+    caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}; prefix: all columns before the content"
+    entitle(figure, "Attention sink at the first position", subject(saved), caption)
     return figure
 
 
 def tokens(saved: Saved) -> Figure:
-    """Which virtual token sends how much, layer by layer, stages told apart; attention on the same scale.
+    """Draw each virtual token's share of the flow, by layer; saliency and attention on the same scale.
 
-    Shares of what a layer's virtual tokens send to question and rationale together, mean of the examples.
+    Shares of the flow from a layer's virtual tokens to question and rationale together, mean over examples.
     """
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
     about = saved.about
     for axes, of in zip(figure.subplots(1, 2, sharey=True), ("saliency", "attention"), strict=True):
         sent = saved.from_token(of)
         shares = sent / np.nansum(sent, axis=2, keepdims=True)
-        # What no example's layer sees stays NaN, and blank.
+        # Layers that no example sees a token in stay NaN, which is drawn blank.
         mean = np.nansum(shares, axis=0) / np.maximum((~np.isnan(shares)).sum(0), 1)
         mean[np.isnan(shares).all(0)] = np.nan
         image = axes.imshow(
@@ -232,12 +253,15 @@ def tokens(saved: Saved) -> Figure:
             axes.axvline(end - 0.5, color="white")
         for layer in about.boundaries:
             axes.axhline(float(np.searchsorted(about.layers, layer)) - 0.5, color="white", linestyle=":")
-        axes.set_xlabel("virtual token" + (", stages divided by lines" if len(about.stages) > 1 else ""))
+        axes.set_xlabel("virtual token")
         axes.set_title(of, fontsize=10)
     rows = range(0, len(about.layers), max(len(about.layers) // 10, 1))
     figure.axes[0].set_yticks(list(rows), [str(about.layers[row]) for row in rows])
     figure.axes[0].set_ylabel("layer")
-    figure.colorbar(image, ax=figure.axes, label="share of its layer")
+    figure.colorbar(image, ax=figure.axes, label="share of the layer's flow from the prompt")
+    stages = "; blank: not visible; lines: stages" if len(about.stages) > 1 else ""
+    caption = f"mean over {len(saved.ids)} examples, flow to question and rationale{stages}"
+    entitle(figure, "Flow from each virtual token", subject(saved), caption)
     return figure
 
 

@@ -1,6 +1,6 @@
-"""Output files of ``SaliencyDiagnostics``: rows for reading, arrays for figures.
+"""Output files of ``SaliencyDiagnostics``.
 
-``STEM.jsonl`` has a row an example, ``STEM.safetensors`` the arrays in the same order.
+``STEM.jsonl`` has a line per example, ``STEM.safetensors`` the arrays in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from promptstage.callbacks.board import run_name
 from promptstage.lightning_modules.diagnosis import SOURCES, SPANS
 from promptstage.lightning_modules.functional.information_flow import (
     AccumulateOver,
@@ -29,24 +30,26 @@ from promptstage.utilities.reading import parse_json, validated
 from promptstage.utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
-# Sources of the rationale's second half that have a name of their own; ``other`` is the template's tokens.
+# Sources of flow to the rationale's second half, without ``other``: the template's tokens.
 SENDERS = SOURCES[:-1]
 
 
 @dataclass(frozen=True)
 class About:
-    """What the arrays are of.
+    """Metadata of the arrays.
 
     Attributes:
-        layers: the K layers, ascending.
-        shallow: those among which accumulation is looked for.
-        boundaries: layers at which another set of virtual tokens is seen than in the layer before.
-        stages: virtual tokens of each stage; empty without a prompt.
-        lead: columns before the virtual tokens: 1 for a BOS.
-        alpha: of accumulation.
-        label: what the loss was taken of.
-        split: of the data.
+        layers: the K measured layers, ascending.
+        shallow: layers that are searched for accumulation.
+        boundaries: layers that see other virtual tokens than the layer before.
+        stages: number of virtual tokens of each stage; empty without a prompt.
+        lead: number of columns before the virtual tokens: 1 with a BOS.
+        alpha: factor over the mean from which a virtual token accumulates (DPC eq. 6).
+        label: tokens that the loss is computed on: ``rationale`` (gold) or ``generation``.
+        split: split of the data.
         accumulate_over: rows that s_i sums over; files of earlier versions have question and rationale only.
+        method, backbone, data: names of the method, the backbone and the data set; empty in files of earlier
+            versions.
     """
 
     layers: list[int]
@@ -58,9 +61,12 @@ class About:
     label: str
     split: str
     accumulate_over: AccumulateOver = "question_and_rationale"
+    method: str = ""
+    backbone: str = ""
+    data: str = ""
 
     def stage(self, token: int) -> int:
-        """The stage that a virtual token belongs to."""
+        """Return the index of the stage that a virtual token belongs to."""
         ends = accumulate(self.stages)
         return next(stage for stage, end in enumerate(ends) if token < end)
 
@@ -75,42 +81,44 @@ class Row:
 
 @dataclass(frozen=True)
 class Saved:
-    """Measures of N examples.
+    """Saliency measures of N examples.
 
     Attributes:
-        arrays: those of ``lightning_modules.diagnosis.Diagnosis``, examples first.
-        correct: (N,) 1, 0, or NaN where it was not answered.
+        arrays: those of ``lightning_modules.diagnosis.Diagnosis``, with the examples as first dimension.
+        correct: (N,) 1, 0, or NaN without a graded answer.
+        run: name of the run for titles of figures, such as ``first/test``; it is not stored.
     """
 
     about: About
     ids: Sequence[str]
     correct: Floats
     arrays: Mapping[str, Floats]
+    run: str = ""
 
     @property
     def shallow_seen(self) -> bool:
-        """Whether layers were looked at in which accumulation is looked for."""
+        """Return whether layers were measured that are searched for accumulation."""
         return bool(set(self.about.shallow) & set(self.about.layers))
 
     @property
     def both(self) -> bool:
-        """Whether there are correct and incorrect examples to compare."""
+        """Return whether there are correct and incorrect examples to compare."""
         return bool((self.correct == 1).any() and (self.correct == 0).any())
 
     def prompt_to(self, span: str, of: str = "saliency", skip: int = 0) -> Floats:
-        """(N, K), S_pq or S_pr, or the same of the attention weights.
+        """Compute S_pq or S_pr (DPC eq. 2-5), or the same mean of the attention weights, (N, K).
 
         Args:
             span: ``question`` or ``rationale``.
             of: ``saliency`` or ``attention``.
-            skip: leave so many virtual tokens out, from the first.
+            skip: number of virtual tokens to leave out, from the first.
         """
         sums = torch.from_numpy(self.arrays[of][..., self.about.lead + skip :])
         lengths = torch.from_numpy(self.arrays["lengths"])[:, None]
         return span_means(sums, lengths)[..., SPANS.index(span)].numpy()
 
     def from_token(self, of: str = "saliency") -> Floats:
-        """(N, K, M), s_i: what each virtual token sends to question, rationale and, for ``span``, between."""
+        """Compute s_i (DPC eq. 7): each virtual token's flow to rows of ``accumulate_over``, (N, K, M)."""
         sent = self.arrays[of].sum(2)
         if self.about.accumulate_over == "span":
             sent = sent + self.arrays[f"{of}_between"]
@@ -118,11 +126,11 @@ class Saved:
 
     @property
     def has_sources(self) -> bool:
-        """Return whether the second half's sources are stored; earlier versions left them out."""
+        """Return whether the sources of the second half's flow are stored; earlier versions lack them."""
         return "received" in self.arrays
 
     def to_second_half(self, source: str) -> Floats:
-        """(N, K), mean of S over (rows of the rationale's second half × seen columns of a source).
+        """Compute the mean of S over (second half's rows × visible columns of a source), (N, K).
 
         S_qr for ``question`` and S_rr for ``first_half`` (DPC §2.2, DHAM §3); NaN without such pairs.
         """
@@ -131,20 +139,20 @@ class Saved:
         return np.divide(sums, pairs, out=np.full(sums.shape, np.nan), where=pairs > 0)
 
     def share_from(self, source: str) -> Floats:
-        """(N, K), what part of all flow to the rationale's second half comes from a source."""
+        """Compute the share of all flow to the rationale's second half that comes from a source, (N, K)."""
         return shares_of_total(torch.from_numpy(self.arrays["received"]))[..., SOURCES.index(source)].numpy()
 
     def rollout_from(self, source: str) -> Floats:
-        """(N, K), the second half's share of a source in attention rollout."""
+        """Return a source's share of attention rollout to the rationale's second half, (N, K)."""
         return self.arrays["rollout"][..., SOURCES.index(source)]
 
     def in_late_layers(self, values: Floats) -> Floats:
-        """(N,), mean of (N, K) over the last third of the layers; NaN where an example has none there."""
+        """Compute the mean of (N, K) values over the last third of the layers, (N,); NaN if all are NaN."""
         chosen = values[:, np.isin(self.about.layers, late_layers(self.about.layers))]
         return _nan_mean(chosen, axis=1)
 
     def measures(self) -> dict[str, Floats]:
-        """(N, K) by name: all that there is for each layer."""
+        """Return all measures that have a value per layer, (N, K) by name."""
         named = {f"prompt_to_{span}": self.prompt_to(span) for span in SPANS if self.about.stages}
         if self.has_sources:
             sources = SENDERS[:-1] if self.about.stages else SENDERS[1:-1]
@@ -155,32 +163,35 @@ class Saved:
         return named | {"curve": self.arrays["curve"]}
 
     def scalars(self) -> dict[str, float]:
-        """Means over examples of what has no layer: S_IFP, and the share of examples with accumulation."""
+        """Compute means over examples of measures without a layer: S_IFP, share with accumulation."""
         if not self.about.stages:
             return {}
         named = {"late_flow": float(_nan_mean(self.arrays["late"], axis=0))}
         if self.shallow_seen:
-            found = self.accumulations()
-            named["accumulation_share"] = sum(one is not None for one in found) / len(found)
+            tokens = self.accumulations()
+            named["accumulation_share"] = sum(token is not None for token in tokens) / len(tokens)
         return {name: value for name, value in named.items() if not np.isnan(value)}
 
     def select(self, rows: Sequence[int]) -> "Saved":
-        """Some of the examples, in the order of ``rows``."""
+        """Return the examples of ``rows``, in that order."""
         chosen = list(rows)
         arrays = {name: values[chosen] for name, values in self.arrays.items()}
-        return Saved(self.about, [self.ids[row] for row in chosen], self.correct[chosen], arrays)
+        return Saved(self.about, [self.ids[row] for row in chosen], self.correct[chosen], arrays, self.run)
 
     def accumulations(self) -> list[dict[str, int] | None]:
-        """Of each example the virtual token that accumulates most in the shallow layers, if any does."""
+        """Return each example's most accumulating virtual token in the shallow layers; None without one."""
         about = self.about
-        found = [
+        strongest = [
             strongest_accumulation(torch.from_numpy(sent), about.layers, about.shallow, about.alpha)
             for sent in self.from_token()
         ]
-        return [None if one is None else one._asdict() | {"stage": about.stage(one.token)} for one in found]
+        return [
+            None if peak is None else peak._asdict() | {"stage": about.stage(peak.token)}
+            for peak in strongest
+        ]
 
     def by_layer(self) -> dict[str, dict[int, float]]:
-        """Means over examples for each layer, by name; of the prompt only for layers that see it."""
+        """Compute means over examples for each layer, by name; layers without values are left out."""
         means = {
             name: {
                 layer: float(mean)
@@ -192,7 +203,7 @@ class Saved:
         return {name: values for name, values in means.items() if values}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A line of ``saliency.jsonl`` for each example; what a layer without prompt cannot have is null."""
+        """Return a line of ``saliency.jsonl`` per example; values of a layer that sees no prompt are null."""
         question, rationale = (_plain(self.prompt_to(span)) for span in SPANS)
         late, accumulations = _plain(self.arrays["late"]), self.accumulations()
         received = self._received_rows()
@@ -213,7 +224,7 @@ class Saved:
         ]
 
     def _received_rows(self) -> dict[str, list[Any]]:
-        """Fields of a row about what the second half receives, by name: a value for each example."""
+        """Return the fields of a row on the second half's sources, by name: a value per example."""
         if not self.has_sources:
             return {}
         named = {f"{source}_to_second_half": _plain(self.to_second_half(source)) for source in SENDERS[:-1]}
@@ -232,14 +243,14 @@ class Saved:
         return shape._asdict() | {"peak_layer": self.about.layers[shape.peak_layer]}
 
     def write(self, folder: Path, stem: str) -> None:
-        """Rows and arrays into a folder."""
+        """Write rows and arrays to a folder."""
         text = "".join(dump_json(row) + "\n" for row in self.rows())
         write_text(folder / f"{stem}.jsonl", text)
         write_tensors(folder / f"{stem}.safetensors", as_float32(self.arrays), asdict(self.about))
 
 
 def load(folder: Path, stem: str = "saliency") -> Saved:
-    """What was saved in a folder.
+    """Read the measures saved in a folder.
 
     Raises:
         UserError: if the files are missing or damaged.
@@ -267,28 +278,28 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
             actual = arrays[name].shape if name in arrays else "no such array"
             raise UserError(f"saliency {path}: array '{name}' must have shape {expected}, got {actual}")
     correct = [np.nan if row.correct is None else float(row.correct) for row in rows]
-    return Saved(about, [row.id for row in rows], np.array(correct), arrays)
+    return Saved(about, [row.id for row in rows], np.array(correct), arrays, run_name(folder))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
-    """Arrays and metadata of a safetensors file."""
+    """Read arrays and metadata of a safetensors file."""
     tensors, about = read_tensors(path, "saliency")
     return {name: tensor.double().numpy() for name, tensor in tensors.items()}, about
 
 
 def as_float32(arrays: Mapping[str, Floats]) -> dict[str, torch.Tensor]:
-    """Arrays as tensors for a safetensors file."""
+    """Convert arrays to tensors for a safetensors file."""
     return {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
 
 
 def _nan_mean(values: Floats, axis: int) -> Floats:
-    """Mean without NaN; NaN where nothing else is."""
+    """Compute the mean without NaN; NaN where all values are."""
     counts = (~np.isnan(values)).sum(axis)
     return np.where(counts, np.nansum(values, axis) / np.maximum(counts, 1), np.nan)
 
 
 def _plain(values: Floats) -> Any:
-    """Plain numbers for JSON, null for NaN."""
+    """Convert to numbers for JSON, NaN to null."""
     if values.ndim:
         return [_plain(value) for value in values]
     return None if np.isnan(values) else float(values)

@@ -1,4 +1,4 @@
-"""Saliency and attention among all tokens of one example, and the files they are in.
+"""Saliency and attention among all tokens of one example, and their files.
 
 ``STEM_matrix.safetensors`` holds the saliency, ``STEM_attention_matrix.safetensors`` the attention weights.
 """
@@ -22,7 +22,7 @@ class Matrix(NamedTuple):
     Attributes:
         panels: (n, M + n) by the panel's name, columns as in ``lightning_modules.diagnosis.matrices``.
         tokens: texts of the n tokens.
-        question, rationale: half-open columns among them.
+        question, rationale: half-open ranges of tokens.
     """
 
     id: str
@@ -33,14 +33,14 @@ class Matrix(NamedTuple):
 
 
 class ExampleMatrices(NamedTuple):
-    """Both matrices of an example."""
+    """Saliency and attention of one example."""
 
     id: str
     saliency: Matrix
     attention: Matrix
 
     def write(self, folder: Path, stem: str) -> None:
-        """Both into a folder."""
+        """Write both to a folder."""
         write_matrix(self.saliency, folder, stem)
         write_matrix(self.attention, folder, stem, "attention")
 
@@ -57,14 +57,14 @@ class MatrixAbout:
 
 
 def write_matrix(matrix: Matrix, folder: Path, stem: str, kind: Kind = "saliency") -> None:
-    """One example's matrix into a folder."""
-    # The file keeps its arrays in the order of their names: theirs is kept beside them.
+    """Write a matrix to a folder."""
+    # The file sorts its arrays by name: the order of the panels is stored beside them.
     about = matrix._asdict() | {"panels": list(matrix.panels)}
     write_tensors(folder / f"{stem}_{_NAMES[kind]}.safetensors", as_float32(matrix.panels), about)
 
 
 def load_matrix(folder: Path, stem: str = "saliency", kind: Kind = "saliency") -> Matrix | None:
-    """The matrix saved in a folder, if there is one; raises as ``saliency_files.load`` does."""
+    """Read a matrix from a folder; None without one. Raises as ``saliency_files.load``."""
     path = folder / f"{stem}_{_NAMES[kind]}.safetensors"
     if not path.exists():
         return None

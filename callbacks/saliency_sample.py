@@ -1,4 +1,4 @@
-"""A balanced sample of a split: its first correct and its first incorrect answers (DPC §2.2.2)."""
+"""Balanced sample of a split: its first correct and its first incorrect answers (DPC §2.2.2)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from promptstage.datamodules.encoding import Batch, join
 
 
 class Candidate(NamedTuple):
-    """An answered example of this process.
+    """Graded example of this rank.
 
     Attributes:
-        batch: the example alone.
-        answer: its generation; None where the label is the gold rationale.
+        batch: the example as a batch of one.
+        answer: token ids of its generation; None if the label is the gold rationale.
     """
 
     id: str
@@ -24,48 +24,49 @@ class Candidate(NamedTuple):
 
 
 class Graded(NamedTuple):
-    """What all processes need to know of a candidate."""
+    """Part of a candidate that all ranks need."""
 
     id: str
     correct: bool
 
 
 class BalancedSample:
-    """Keeps answered examples until all of a split are graded, then chooses by the order of the split.
+    """Sample of the first ``number`` correct and the first ``number`` incorrect answers of a split.
 
-    No process keeps more than ``number`` of either kind: what the whole sample has of its examples is among
-    its own first ones. The choice does not depend on how examples are sharded.
+    A rank stores at most ``number`` candidates of each grade: its part of the sample is always among its own
+    first ones. The sample does not depend on how examples are sharded.
 
     Args:
-        number: correct examples, and incorrect ones.
-        ids: of the split, in order.
+        number: number of correct, and of incorrect, examples.
+        ids: ids of the split, in order.
     """
 
     def __init__(self, number: int, ids: Sequence[str]) -> None:
         self.number, self.ids = number, list(ids)
         self._places = {name: place for place, name in enumerate(self.ids)}
-        self._kept: dict[bool, list[Candidate]] = {True: [], False: []}
+        self._candidates: dict[bool, list[Candidate]] = {True: [], False: []}
 
     def add(
         self, batch: Batch, correct: Mapping[str, bool | None], answers: Mapping[str, list[int]] | None
     ) -> None:
-        """Keep a batch's examples that have a grade."""
+        """Add the graded examples of a batch to the candidates."""
         for row, example in enumerate(batch.examples):
             grade = correct.get(example.id)
             if grade is None:
                 continue
             answer = None if answers is None else answers[example.id]
-            kept = self._kept[grade]
-            kept.append(Candidate(example.id, grade, batch.select([row]), answer))
-            kept.sort(key=lambda candidate: self._places[candidate.id])
-            del kept[self.number :]
+            same = self._candidates[grade]
+            same.append(Candidate(example.id, grade, batch.select([row]), answer))
+            same.sort(key=lambda candidate: self._places[candidate.id])
+            del same[self.number :]
 
     def choose(self) -> list[str]:
-        """Ids of the sample, in the order of the split; every process of the group calls it."""
-        own = [Graded(one.id, one.correct) for kept in self._kept.values() for one in kept]
+        """Return the ids of the sample in the order of the split; collective over all ranks."""
+        own = [Graded(example.id, example.correct) for same in self._candidates.values() for example in same]
         graded = gather_by_id(own, self.ids)
         right, wrong = (
-            [one.id for one in graded if one.correct == mark][: self.number] for mark in (True, False)
+            [example.id for example in graded if example.correct == mark][: self.number]
+            for mark in (True, False)
         )
         counts = {"correct": len(right), "incorrect": len(wrong)}
         fewer = [f"{count} {kind}" for kind, count in counts.items() if count < self.number]
@@ -78,11 +79,12 @@ class BalancedSample:
     def batches(
         self, chosen: Sequence[str], size: int
     ) -> Iterator[tuple[Batch, dict[str, bool | None], dict[str, list[int]] | None]]:
-        """This process's chosen examples as batches, with grades and answers by id."""
-        wanted = set(chosen)
-        own = [one for kept in self._kept.values() for one in kept if one.id in wanted]
+        """Return this rank's chosen examples as batches, with grades and answers by id."""
+        ids = set(chosen)
+        own = [example for same in self._candidates.values() for example in same if example.id in ids]
         own.sort(key=lambda candidate: self._places[candidate.id])
         for start in range(0, len(own), size):
             part = own[start : start + size]
-            answers = {one.id: one.answer for one in part if one.answer is not None}
-            yield join([one.batch for one in part]), {one.id: one.correct for one in part}, answers or None
+            answers = {example.id: example.answer for example in part if example.answer is not None}
+            grades: dict[str, bool | None] = {example.id: example.correct for example in part}
+            yield join([example.batch for example in part]), grades, answers or None

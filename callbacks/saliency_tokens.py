@@ -15,7 +15,7 @@ from promptstage.lightning_modules.functional.information_flow import ALPHA, sha
 
 
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
-    """Layers and stages of a module's prompt; the rest of :class:`About` is the caller's."""
+    """Return the metadata of a module and its prompt; the caller fills in label, split and data."""
     depth = range(module.backbone.num_layers)
     columns = [[] if prefix is None else prefix.columns(layer)[prefix.num_leading :] for layer in depth]
     return About(
@@ -27,25 +27,27 @@ def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[i
         alpha=ALPHA,
         label="",
         split="",
+        method=type(module).__name__,
+        backbone=module.backbone_config.name,
     )
 
 
 def matrices_of(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, about: About, name: str
 ) -> ExampleMatrices:
-    """Saliency and attention of one example: the mean of the shallow layers, and the last layer.
+    """Compute saliency and attention of one example: mean of the shallow layers, and the last layer.
 
     Args:
         tokens: a batch of one.
-        name: the example's id.
+        name: id of the example.
     """
     shallow = [layer for layer in about.layers if layer in about.shallow]
     panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
     if shallow:
         panels = {f"mean of layers {shallow[0]} to {shallow[-1]}": shallow} | panels
-    found = matrices(backbone, tokens, prefix, panels)
+    computed = matrices(backbone, tokens, prefix, panels)
     tokens = tokens.right_padded()
-    length = next(iter(found.saliency.values())).shape[0]
+    length = next(iter(computed.saliency.values())).shape[0]
     texts = [str(backbone.tokenizer.decode([token])) for token in tokens.input_ids[0, :length]]
     question, rationale = ((int(a), int(b)) for a, b in (tokens.question[0], tokens.rationale[0]))
     both = (
@@ -56,6 +58,6 @@ def matrices_of(
             question,
             rationale,
         )
-        for values in found
+        for values in computed
     )
     return ExampleMatrices(name, *both)

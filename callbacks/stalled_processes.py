@@ -1,4 +1,4 @@
-"""Detection of a process that makes no progress while the others of its job wait for it."""
+"""Detection of a rank that makes no progress while the others wait for it."""
 
 import contextlib
 import json
@@ -16,18 +16,18 @@ import lightning as L
 from promptstage.utilities.errors import printable
 
 AFTER = 300.0  # seconds without progress
-BEAT = 5.0  # seconds between two heartbeats
+BEAT = 5.0  # seconds between heartbeats
 
 
 class State(NamedTuple):
-    """State that a process reports of itself.
+    """State that a rank reports.
 
     Attributes:
-        name: its rank, machine and process id.
+        name: rank, host name and process id.
         beats: number of heartbeats so far.
-        marks: number of places reached so far, such as a training step.
-        where: the last of them.
-        waits: whether it may be waiting for other processes there.
+        marks: number of progress marks so far, such as the start of a training step.
+        where: description of the last mark.
+        waits: the rank may be waiting for other ranks after this mark.
     """
 
     name: str
@@ -38,7 +38,7 @@ class State(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Last known state, with the reader's times at which its beats and its marks last changed."""
+    """Last known state of a rank, with the reader's times of its last heartbeat and last mark."""
 
     state: State
     beat: float
@@ -46,17 +46,17 @@ class Seen(NamedTuple):
 
 
 def stalled(seen: Mapping[int, Seen], now: float, after: float) -> str:
-    """Describe the processes that have made no progress for ``after`` seconds; empty if all have.
+    """Describe the ranks without progress for ``after`` seconds; empty if all make progress.
 
-    A process without a heartbeat is stopped or gone, and the others wait for it. Of processes with one, those
-    in places where nobody waits are named; if there are none and no process makes progress, all are.
+    Ranks without a heartbeat come first: their process is stopped or lost. Otherwise the ranks that cannot be
+    waiting for others are named, or all ranks if each may be waiting and none makes progress.
     """
     gone = [last.state for last in seen.values() if now - last.beat >= after]
     if gone:
         names = "; ".join(f"{state.name}, last in {state.where}" for state in gone)
         return f"no heartbeat for {after:.0f} s: it is stopped, or its machine is gone: {names}"
     if any(not last.state.marks for last in seen.values()):
-        return ""  # the first process may have work of its own before the first step
+        return ""  # rank 0 may work alone before the first step
     slow = [last.state for last in seen.values() if now - last.mark >= after]
     named = [state for state in slow if not state.waits] or (slow if len(slow) == len(seen) else [])
     names = "; ".join(f"{state.name} in {state.where}" for state in named)
@@ -64,12 +64,12 @@ def stalled(seen: Mapping[int, Seen], now: float, after: float) -> str:
 
 
 class StalledProcesses(L.Callback):
-    """Warning about a process that has made no progress for five minutes; nothing is ended.
+    """Warning about a rank without progress for five minutes; no process is ended.
 
-    A thread of each process writes heartbeats and the last place reached to a file of its own, in a hidden
-    folder of the run. The first live process reads all files. A single step that takes this long is named,
-    too, such as a first compilation or a batch of long generations. No messages are sent after the start.
-    There is no warning if the folder is not writable or not shared by the machines.
+    A thread of each rank writes heartbeats and the last progress mark to a file in a hidden folder of the
+    run; the lowest live rank reads all files. A single step of five minutes is reported, too, such as a first
+    compilation or a batch of long generations. After the start there is no communication between ranks.
+    There is no warning if the folder is not writable, or not shared by the nodes.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class StalledProcesses(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size == 1 or self._own is not None:
             return
-        # The first process knows the run's folder, and gives this job a name of its own.
+        # Rank 0 knows the run's folder, and names a folder for this job.
         folder: Path | None = (
             Path(trainer.default_root_dir) / f".processes-{socket.gethostname()}-{os.getpid()}"
         )
@@ -149,7 +149,7 @@ class StalledProcesses(L.Callback):
             with contextlib.suppress(OSError):
                 self._own.unlink()
             with contextlib.suppress(OSError):
-                self._own.parent.rmdir()  # the last one does
+                self._own.parent.rmdir()  # succeeds on the last rank
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._end()
@@ -166,13 +166,13 @@ def _stage(trainer: L.Trainer) -> str:
 
 
 def _look(file: Path, before: Seen, now: float) -> Seen:
-    """Update the state of a process from its file; a process that removed its file has ended."""
+    """Update the state of a rank from its file; a rank that has removed its file has ended."""
     try:
         state = State(*json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Seen(before.state, now, now) if before.state.beats else before
     except (OSError, ValueError, TypeError):
-        return before  # it is being written
+        return before  # the file is being written
     beat = before.beat if state.beats == before.state.beats else now
     mark = before.mark if state.marks == before.state.marks else now
     return Seen(state, beat, mark)

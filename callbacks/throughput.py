@@ -1,4 +1,4 @@
-"""Tokens a second while training: ``train/tokens_per_second``, all ranks together."""
+"""Training throughput in tokens per second: ``train/tokens_per_second``, over all ranks."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from promptstage.datamodules.encoding import Batch
 
 
 class Throughput(L.Callback):
-    """Logs content tokens (virtual tokens and padding not counted) per second of training time."""
+    """Log of content tokens per second of training time, without virtual tokens and padding."""
 
     def __init__(self) -> None:
         self.tokens = 0

@@ -69,8 +69,8 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
     outcome = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
     assert outcome.code == 0, outcome.err
     assert "ACT tries 12 heads of layers 2 to 4, each on 6 training questions" in caplog.text
-    assert "ACT keeps 10 of 12 heads: of 6 training questions 2 are answered correctly" in caplog.text
-    assert "not fewer with each of these alone, and 2 with all of them" in caplog.text
+    assert "ACT selects 10 of 12 heads: of 6 training questions 2 are answered correctly" in caplog.text
+    assert "at least as many with each of these heads alone, and 2 with all of them" in caplog.text
     found = json.loads(Path("run/test/act.json").read_text(encoding="utf-8"))
     fingerprint = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))["fingerprint"]
     assert found == {
@@ -112,7 +112,7 @@ def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
     assert records[0] == records[1]
 
     other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
-    assert_one_error(other, "were chosen with beta 0.4, not 0.5: give the same, or search again")
+    assert_one_error(other, "were selected with beta 0.4, not 0.5: set the same, or search again")
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])
@@ -121,7 +121,7 @@ def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog:
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
     assert len(asked) > 14
-    assert "warning: without calibration no training question is answered correctly" in caplog.text
+    assert "warning: no training question is answered correctly without calibration" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
 
@@ -155,10 +155,10 @@ MISTAKES = [
     ([heads("{2: [0, 4]}")], "heads of ACT names head 4 of layer 2, but backbone"),
     ([heads("missing.json")], "heads of ACT: file missing.json does not exist"),
     ([heads("run/config.yaml")], "heads of ACT: file run/config.yaml is not valid JSON"),
-    ([], "in layers 2 to L - 2 of 5 layers or more, but backbone"),
-    (["--trainer.callbacks.threshold=1.5"], "threshold of ACT is 1.5: allowed is 0 to 1"),
-    (["--trainer.callbacks.beta=-0.1"], "beta of ACT is -0.1: allowed is 0 to 1"),
-    (["--trainer.callbacks.examples=0"], "ACT with 0 examples: allowed are 1 and more"),
+    ([], "the search of ACT needs a backbone of at least 5 layers, but backbone"),
+    (["--trainer.callbacks.threshold=1.5"], "threshold of ACT must be between 0 and 1, got 1.5"),
+    (["--trainer.callbacks.beta=-0.1"], "beta of ACT must be between 0 and 1, got -0.1"),
+    (["--trainer.callbacks.examples=0"], "examples must be >= 1, got 0"),
 ]
 
 
@@ -172,7 +172,9 @@ def test_mistakes_of_a_search(bare: list[str], common: list[str]) -> None:
     few = call("test", *bare, CALLBACK, "--run_dir=run")
     assert_one_error(few, "examples must be <= 32 (training questions of letter_reversal in use), got 64")
     fit = call("fit", *common, CALLBACK, "--run_dir=run")
-    assert_one_error(fit, "ACT calibrates how questions are answered: use it with validate, test or predict")
+    assert_one_error(
+        fit, "ACT calibrates attention during generation: use it with validate, test or predict, not with fit"
+    )
     assert not Path("run").exists()
 
 

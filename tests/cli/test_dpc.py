@@ -69,7 +69,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         records = original(*args)
         return [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records]
 
-    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc"):
+    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc_steps"):
         monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
 
 
@@ -192,7 +192,7 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
     assert not (trained / "checkpoints" / "best.dpc.json").exists()
-    assert "the threshold is in other/calibrate/calibration.json: test with" in caplog.text
+    assert "threshold saved to other/calibrate/calibration.json; test with" in caplog.text
     threshold = option("threshold", "other/calibrate")
     assert call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold).code == 0
     found = json.loads(saved.read_text(encoding="utf-8"))
@@ -266,7 +266,7 @@ def test_another_state_of_the_checkpoint(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained).code == 0
     best = trained / "checkpoints" / "best.ckpt"
     best.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes() + b" ")
-    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for another state of")
+    assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for a different version of")
 
 
 def test_answers_to_free_questions(trained: Path) -> None:
@@ -304,7 +304,7 @@ MISTAKES = [
         [option("mode", "all"), option("threshold", 0.5)],
         "threshold has no effect in mode all: allowed in dpc,",
     ),
-    ([option("threshold", 1.5)], "threshold is a share from 0 to 1, not 1.5"),
+    ([option("threshold", 1.5)], "threshold must be between 0 and 1, got 1.5"),
     ([option("gamma", 120)], "gamma must be >= 0 and <= 100 (percent), got 120"),
     ([option("shallow", "[]")], "shallow layers must not be empty"),
     ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),

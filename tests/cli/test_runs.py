@@ -103,7 +103,7 @@ def test_resuming_a_finished_fit_says_so_and_keeps_everything(
         outcome = call("fit", *QUIET, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
     assert "the checkpoint is already at step 4 of 4: nothing was trained, and " in caplog.text
-    assert "run is kept; to continue, raise --trainer.max_steps" in caplog.text
+    assert "run is unchanged; to continue, raise --trainer.max_steps" in caplog.text
     assert "not validated" not in caplog.text
     after = hashes(trained)
     assert {name: after[name] for name in before} == before

@@ -54,6 +54,9 @@ def test_rows_and_arrays(trained: Path) -> None:
         "label": "rationale",
         "split": "test",
         "accumulate_over": "span",
+        "method": "PromptTuning",
+        "backbone": json.loads((trained / "test-2" / "summary.json").read_text())["backbone"],
+        "data": "letter_reversal",
     }
     shapes = {name: tuple(value.shape) for name, value in arrays.items()}
     assert shapes == dict.fromkeys(("saliency", "attention"), (6, 4, 2, 4)) | {
@@ -101,11 +104,13 @@ def test_rows_and_arrays(trained: Path) -> None:
     charts = Layout.FromString(layout.tensor_proto.string_val[0]).category[0].chart
     assert {chart.title: list(chart.multiline.tag) for chart in charts} == {
         "flow": ["saliency/by_layer/.*_to_.*"],
-        "share of what the second half receives": ["saliency/by_layer/share_from_.*"],
-        "curve": ["saliency/by_layer/curve"],
+        "share of the flow to the second half": ["saliency/by_layer/share_from_.*"],
+        "mean over all visible pairs": ["saliency/by_layer/curve"],
     }
     pictures = {path.stem.removeprefix("saliency_") for path in (trained / "test-2").glob("*.png")}
-    assert pictures >= {"flows", "sink", "tokens", "accumulation", "differences", "summary", "matrix"}
+    assert pictures >= {"flows", "sink", "tokens", "differences", "summary", "matrix"}
+    accumulated = {row["accumulation"] is not None for row in rows}
+    assert ("accumulation" in pictures) == (len(accumulated) == 2)
     assert pictures >= {"sources", "attention_matrix"}
     events = EventAccumulator(str(trained / "test-2" / "tensorboard")).Reload()
     assert {f"saliency/{name}" for name in pictures} == set(events.Tags()["images"])
@@ -302,10 +307,10 @@ MISTAKES = [
     ([GRADIENTS, "--trainer.callbacks.rollout=true", "--trainer.callbacks.layers=[1]"], "needs all layers"),
     ([GRADIENTS, "--trainer.callbacks.accumulate_over=spam"], "spam"),
     ([GRADIENTS, "--trainer.callbacks.layers=[4]"], "layers of saliency names layer 4, but backbone"),
-    ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, not [2, 1]"),
-    ([GRADIENTS, "--trainer.callbacks.examples=0"], "saliency of 0 examples: allowed are 1 and more"),
+    ([GRADIENTS, "--trainer.callbacks.layers=[2,1]"], "must ascend without repeats, got [2, 1]"),
+    ([GRADIENTS, "--trainer.callbacks.examples=0"], "examples must be >= 1, got 0"),
     ([GRADIENTS, "--trainer.callbacks.alpha=0"], "alpha must be > 0, got 0"),
-    ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "saliency every 0 steps: allowed are 1 and more"),
+    ([GRADIENTS, "--trainer.callbacks.every_n_steps=0"], "every_n_steps must be >= 1, got 0"),
 ]
 
 
@@ -333,7 +338,9 @@ def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
 def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, GRADIENTS)
-    assert_one_error(outcome, "Pretrained has no soft prompt: there is no flow to measure; curve_only looks")
+    assert_one_error(
+        outcome, "Pretrained has no soft prompt: there is no flow to measure; curve_only measures"
+    )
     curve = "--trainer.callbacks.curve_only=true"
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, curve, GOLD, GRADIENTS)
     assert outcome.code == 0, outcome.err

@@ -151,7 +151,7 @@ def test_the_exported_prompt_is_the_best_checkpoints(
         tensors, about = read_tensors(Path(f"run/{file}.safetensors"), "prompt")
         assert torch.equal(tensors["prompt"], states[name][0])
         assert (about["step"], about["method"]) == (states[name][1], "PromptTuning")
-    assert f"prompt.safetensors is the best checkpoint's, of step {states['best'][1]}" in caplog.text
+    assert f"prompt.safetensors is from the best checkpoint (step {states['best'][1]})" in caplog.text
 
 
 def test_without_a_best_checkpoint_it_is_the_last_state(
@@ -161,7 +161,7 @@ def test_without_a_best_checkpoint_it_is_the_last_state(
     flags = ["--trainer.max_steps=2", "--trainer.enable_checkpointing=false", "--run_dir=run"]
     assert call("fit", *common, *flags).code == 0
     assert Path("run/prompt.safetensors").read_bytes() == Path("run/prompt_last.safetensors").read_bytes()
-    assert "prompt.safetensors is the last state's: there is no best checkpoint" in caplog.text
+    assert "prompt.safetensors is from the last state: there is no best checkpoint" in caplog.text
 
 
 def test_a_task_of_an_array_is_requeued_alone() -> None:

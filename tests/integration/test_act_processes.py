@@ -24,7 +24,7 @@ def test_same_heads(tmp_path: Path) -> None:
         command += ["--trainer.strategy=ddp"] if processes > 1 else []
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("ACT keeps") == 1
+        assert done.stderr.count("ACT selects") == 1
         found.append([(run / "test" / name).read_bytes() for name in ("act.json", "results.jsonl")])
     assert found[0] == found[1] == found[2]
     values = json.loads(found[0][0])

@@ -39,7 +39,7 @@ def test_same_numbers(tmp_path: Path) -> None:
     looking = [CALLBACK, "--trainer.callbacks.every_n_steps=2", "--trainer.callbacks.examples=3"]
     fit = ["--trainer.max_steps=4", "--model.val_generations=0", f"--run_dir={run_dir}"]
     said = run("fit", *common, *fit, *on(2), *looking)
-    assert said.count("saliency of 3 examples (rationale)") == 2
+    assert said.count("saliency of 3 examples (loss of the rationale)") == 2
     assert [len(load(run_dir / "saliency_steps", f"step_00000{step}").ids) for step in (2, 4)] == [3, 3]
 
     found: list[Any] = []

@@ -54,6 +54,15 @@ def test_a_hidden_bar_has_no_line() -> None:
     assert log.getvalue() == ""
 
 
+@pytest.mark.parametrize(("seconds", "rate"), [(4.0, "5.62 examples/s"), (96.0, "0.23 examples/s")])
+def test_rates_are_examples_per_second(seconds: float, rate: str) -> None:
+    """Also of less than one example per second, where tqdm writes seconds per unit."""
+    shown = bar(io.StringIO())
+    shown.n, shown.start_t = 3, shown._time() - seconds
+    assert f"[ {rate}, ends " in str(shown)
+    shown.close()
+
+
 @pytest.mark.parametrize(
     ("steps", "done", "accumulated", "end"),
     [(12, 7, 1, 12), (-1, 7, 1, 15), (6, 6, 2, 12), (2, 0, 2, 4), (99, 15, 1, 15)],

@@ -38,7 +38,7 @@ def test_sharding_does_not_change_the_choice(
             part = names[start : start + 4]
             sample.add(batch(part), correct, {name: [int(name[5:])] for name in part})
         samples.append(sample)
-    kept = [one for sample in samples for group in sample._kept.values() for one in group]
+    kept = [one for sample in samples for group in sample._candidates.values() for one in group]
     items = [Graded(one.id, one.correct) for one in kept]
     monkeypatch.setattr(
         saliency_sample,

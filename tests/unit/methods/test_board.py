@@ -7,8 +7,8 @@ import pytest
 import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from promptstage.callbacks.board import code_block, table_row
-from promptstage.callbacks.results import sample_page
+from promptstage.callbacks.board import code_block, page, table_row
+from promptstage.callbacks.results import samples
 from promptstage.lightning_modules.evaluation import Record
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import read_tensors, write_tensors
@@ -27,7 +27,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_markup_of_data_is_followed(text: str) -> None:
     record = Record(text, "gsm8k", text, None, text, text, text, True, "rule", 1, 2)
-    html = markdown_to_safe_html(sample_page([record, record]))
+    html = markdown_to_safe_html(page(samples([record, record])))
     assert set(re.findall(r"<(\w+)", html)) == {"p", "strong", "pre", "code", "hr"}
     assert html.count("<pre><code>") == 2
 

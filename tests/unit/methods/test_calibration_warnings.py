@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptstage.callbacks import dpc_files
-from promptstage.callbacks.dpc_files import Calibration, Correction, choose_calibration_file
+from promptstage.callbacks.dpc_files import RATIO, Calibration, Correction, choose_calibration_file
 from promptstage.callbacks.dpc_report import calibration_warnings
 from promptstage.callbacks.figures import plain
 from promptstage.datamodules.repeats import warn_repeated
@@ -29,9 +29,9 @@ def corrections(*ratios: float | None) -> list[Correction]:
         (
             1,
             (0.2, 0.2),
-            ["R is the same, 0.2, in all 2 examples: no threshold separates them"],
+            [f"{RATIO} is the same, 0.2, in all 2 examples: no threshold separates them"],
         ),
-        (1, (None, None), ["R is undefined in all 2 examples: no threshold separates them"]),
+        (1, (None, None), [f"{RATIO} is undefined in all 2 examples: no threshold separates them"]),
         (
             0,
             (0.2, None, 0.4),

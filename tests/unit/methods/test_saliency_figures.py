@@ -10,7 +10,7 @@ from promptstage.callbacks.saliency_curves import (
     curves,
     differences_of,
     gap,
-    normalised,
+    normalize,
     summary,
     while_learning,
 )
@@ -21,8 +21,8 @@ from promptstage.callbacks.saliency_figures import (
     flows,
     sink,
     sources,
+    summary_line,
     tokens,
-    told,
 )
 from promptstage.callbacks.saliency_files import About, Saved, as_float32, load
 from promptstage.callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
@@ -176,18 +176,18 @@ def test_by_grade(with_sources: Saved) -> None:
     assert correct.get_label() == "correct (n = 9)"
     assert correct.get_ydata().tolist() == pytest.approx([0.1] * 3)
     assert incorrect.get_ydata()[-1] == pytest.approx(11.5 / 20.5)
-    assert "layer 5 (shaded)" in figure.get_suptitle()
+    assert "layer 5 (shaded)" in " ".join(figure.get_supxlabel().split())
     assert [found.source for found in late_shares(with_sources)] == names
     assert (
-        "the second half's flow in layer 5, medians, incorrect against correct: prompt 56.1% against 10.0%"
-        in told(with_sources)
+        "sources of the flow to the second half in layer 5, median shares of incorrect against correct "
+        "answers: prompt 56.1% against 10.0%" in summary_line(with_sources)
     )
 
 
 def test_sources(with_sources: Saved) -> None:
     """Shares by layer; beside them rollout where it was measured."""
     titles = [axes.get_title() for axes in by_layer(with_sources).axes]
-    assert titles == ["flow", "share of what the second half receives", "curve"]
+    assert titles == ["flow", "share of the flow to the second half", "mean over all visible pairs"]
     (axes,) = sources(with_sources).axes
     drawn = {line.get_label(): line for line in axes.lines}
     assert drawn["question"].get_ydata()[:3] == pytest.approx([4 / 9, 0.4, 0.4])
@@ -260,20 +260,22 @@ def test_accumulation(saved: Saved) -> None:
 def test_late_flow(saved: Saved) -> None:
     """Correct are 1 to 9, incorrect 10 to 39: each incorrect one is above each correct one."""
     figure = late_flow(saved)
-    assert figure.get_suptitle().startswith("P(incorrect > correct) = 1.000, Mann-Whitney p = ")
-    assert float(figure.get_suptitle().rpartition(" ")[2]) < 1e-4
-    line = told(saved)
+    title = figure.axes[0].get_title()
+    assert title.startswith("P(incorrect > correct) = 1.000, Mann-Whitney p = ")
+    assert float(title.rpartition(" ")[2]) < 1e-4
+    line = summary_line(saved)
     assert (
-        "saliency of 40 examples (generation); accumulation in 10, late flow changed in 100% of these" in line
+        "saliency of 40 examples (loss of the generation); a virtual token accumulates flow in 10; late flow "
+        "(S_IFP) is high in 100% of these and in 0% of the others" in line
     )
-    assert "late flow of 30 incorrect against 9 correct: P(greater) = 1.000" in line
+    assert "of 30 incorrect against 9 correct answers: P(greater) = 1.000" in line
 
 
 def test_curves_and_differences(saved: Saved) -> None:
-    values = normalised(saved.arrays["curve"])
+    values = normalize(saved.arrays["curve"])
     assert (values.min(1) == 0).all()
     assert (values.max(1) == 1).all()
-    assert normalised(np.full((1, 3), 7.0)).tolist() == [[0, 0, 0]]
+    assert normalize(np.full((1, 3), 7.0)).tolist() == [[0, 0, 0]]
     other = replace(saved, arrays={**saved.arrays, "curve": saved.arrays["curve"][:, ::-1] ** 2})
     early, late = curves({"early": saved, "late": other}).axes
     assert [axes.get_title() for axes in (early, late)] == ["early (n = 40)", "late (n = 40)"]
@@ -285,18 +287,21 @@ def test_curves_and_differences(saved: Saved) -> None:
 
 
 def test_gap(saved: Saved) -> None:
-    values = normalised(saved.arrays["curve"])
+    values = normalize(saved.arrays["curve"])
     bars = gap(saved).axes[1].patches
     assert [bar.get_height() for bar in bars] == pytest.approx(values[1:10].mean(0) - values[10:].mean(0))
-    assert "no correct or no incorrect examples to compare" in gap(without(saved, 1)).axes[0].get_title()
+    one_kind = gap(without(saved, 1)).axes
+    assert [line.get_label() for line in one_kind[0].lines[:1]] == ["incorrect (n = 30)"]
+    assert [text.get_text() for text in one_kind[1].texts] == ["no correct examples"]
+    assert not one_kind[1].axison
 
 
 def test_summary(saved: Saved) -> None:
     first, second = summary(saved).axes[:2]
     assert [line.get_label() for line in first.lines[:2]] == ["correct (n = 9)", "incorrect (n = 30)"]
-    assert second.lines[1].get_label() == f"peak at layer {int(second.lines[1].get_xdata()[0])}"
+    assert second.lines[1].get_label() == f"maximum at layer {int(second.lines[1].get_xdata()[0])}"
     one_kind = summary(without(saved, 0)).axes[0]
-    assert one_kind.get_title() == "no correct or no incorrect examples to compare"
+    assert one_kind.get_title() == "graded examples (no incorrect examples)"
 
 
 def test_while_learning(saved: Saved) -> None:
@@ -308,8 +313,8 @@ def test_while_learning(saved: Saved) -> None:
     assert left.images[0].norm.vmax == right.images[0].norm.vmax
 
 
-def test_matrix(matrix: Matrix) -> None:
-    shallow, last = of_matrix(matrix, ABOUT).axes[:2]
+def test_matrix(matrix: Matrix, saved: Saved) -> None:
+    shallow, last = of_matrix(matrix, saved).axes[:2]
     assert shallow.images[0].norm is last.images[0].norm
     assert np.ma.filled(last.images[0].get_array(), np.nan)[0].tolist() == pytest.approx(
         [np.nan] * 27, nan_ok=True
@@ -318,8 +323,8 @@ def test_matrix(matrix: Matrix) -> None:
     across = [label.get_text() for label in shallow.get_xticklabels()]
     assert across[:2] == ["BOS", "p0"]
     assert across[-6:] == ["Q", ":", r"\$1", "\\n", " 2", "</s>"]
-    bars = [of_matrix(matrix, ABOUT, kind).axes[-1].get_ylabel() for kind in ("saliency", "attention")]
-    assert bars == ["saliency: flow from column to row", "attention of row on column, mean over heads"]
+    bars = [of_matrix(matrix, saved, kind).axes[-1].get_ylabel() for kind in ("saliency", "attention")]
+    assert bars == ["saliency (flow from column to row)", "attention of row to column, mean over heads"]
 
 
 def test_without_incorrect_examples_the_rest_is_drawn(
@@ -333,7 +338,7 @@ def test_without_incorrect_examples_the_rest_is_drawn(
         "matrix",
         "attention_matrix",
     }
-    assert "without correct and incorrect examples these are not compared" in told(without(saved, 0))
+    assert "no comparison of correct and incorrect answers: only one kind" in summary_line(without(saved, 0))
 
 
 def test_without_a_prompt_curves_are_drawn(saved: Saved) -> None:
@@ -360,7 +365,7 @@ def test_without_a_prompt_sources_are_drawn(with_sources: Saved) -> None:
     assert len(figures["by_grade"].axes) == 5  # S_qr, S_rr, and shares of three sources
     row = bare.rows()[3]
     assert (row["prompt_to_second_half"], row["question_to_second_half"]) == ([None] * 4, [1.0] * 4)
-    assert "prompt" not in told(bare)
+    assert "prompt" not in summary_line(bare)
 
 
 def test_one_layer_of_one_example(saved: Saved) -> None:
