@@ -40,9 +40,11 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages of the repository's root."""
+    """Add the pages of the repository's root, and ``CITATION.cff``."""
     for name, page in ROOT_PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / name)))
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    files.append(File.generated(config, "citation.md", content=f"# Citation\n\n```yaml\n{citation}```\n"))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
