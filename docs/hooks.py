@@ -1,5 +1,6 @@
 """Hooks of the documentation site: formulas as MathML, and what lives in the repository's root."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for name, target in ROOT_PAGES.items():
         markdown = markdown.replace(f"]({name})" if root else f"](../{name})", f"]({target})")
     return markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Remove the roles of references such as ``:func:`` in docstrings, which Markdown does not have."""
+    return re.sub(r":(class|func|meth|mod):(?=<code)", "", html)
 
 
 def _mathml(source: str, *args: Any, **kwargs: Any) -> str:
