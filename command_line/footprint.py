@@ -61,13 +61,13 @@ def layouts(processes: int) -> list[Layout]:
     """The rows of a model's table."""
     return [
         Layout("1 GPU"),
-        Layout("1 GPU, recomputed", checkpointing=True),
+        Layout("1 GPU, checkpointing", checkpointing=True),
         Layout("1 GPU, 4-bit", four_bit=True),
-        Layout("1 GPU, 4-bit, recomputed", checkpointing=True, four_bit=True),
-        Layout(f"{processes} GPUs, whole on each", processes),
-        Layout(f"{processes} GPUs, whole on each, recomputed", processes, checkpointing=True),
+        Layout("1 GPU, 4-bit, checkpointing", checkpointing=True, four_bit=True),
+        Layout(f"{processes} GPUs, replicated", processes),
+        Layout(f"{processes} GPUs, replicated, checkpointing", processes, checkpointing=True),
         Layout(f"{processes} GPUs, sharded", processes, processes),
-        Layout(f"{processes} GPUs, sharded, recomputed", processes, processes, checkpointing=True),
+        Layout(f"{processes} GPUs, sharded, checkpointing", processes, processes, checkpointing=True),
     ]
 
 
@@ -186,8 +186,8 @@ def print_memory(name: str, shape: Shape, args: argparse.Namespace) -> None:
         f"\n{name}: {parameters(shape):,} parameters, {shape.num_layers} blocks of "
         f"{block_parameters(shape):,} and {outside_parameters(shape):,} outside\n"
     )
-    parts = "weights | passing | prompt | kept | working"
-    print(f"| | {parts} | training | fits on | generation | answering | fits on |")
+    parts = "weights | gathered | prompt | activations | workspace"
+    print(f"| | {parts} | training | fits on | generation | inference | fits on |")
     print("| --- |" + " --- |" * 10)
     for layout in layouts(args.processes):
         need = memory(shape, layout, step, size, args.eval_batch_size, args.question, args.new_tokens)
@@ -201,8 +201,8 @@ def print_memory(name: str, shape: Shape, args: argparse.Namespace) -> None:
 def print_gathered(shapes: dict[str, Shape], args: argparse.Namespace) -> None:
     """Weights that sharded blocks send."""
     size = SIZES[args.dtype]
-    print(f"\nWeights received by each of {args.processes} processes that share the blocks (GiB)\n")
-    print("| | micro-batch, computed prompt | micro-batch, prefix tuning or LoRA | decoded token |")
+    print(f"\nWeights received by each of {args.processes} ranks that share the blocks (GiB)\n")
+    print("| | micro-batch, prompt tuning or DHAM | micro-batch, prefix tuning or LoRA | decoded token |")
     print("| --- | --- | --- | --- |")
     for name, shape in shapes.items():
         passes = (gib(gathered_weights(shape, size, args.processes, number)) for number in (4, 2, 1))
@@ -222,7 +222,7 @@ def print_gradients(name: str, shape: Shape, args: argparse.Namespace) -> None:
             methods[f"LoRA, rank {rank}, {what}"] = lora_parameters(shape, rank, names)
     methods["full fine-tuning"] = parameters(shape)
     least = prompt_parameters(shape, m)
-    print(f"\nGradients of {name}, float32, in an optimiser step of {args.processes} processes\n")
+    print(f"\nGradients of {name}, float32, in an optimizer step of {args.processes} ranks\n")
     print("| | trained | all-reduced | sent by each in a ring | × prompt tuning |")
     print("| --- | --- | --- | --- | --- |")
     for method, trained in methods.items():

@@ -52,7 +52,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
 TEST = [*QUIET, "--trainer.precision=32-true"]
 DATA = ["--data.validation_size=2", "--data.test_size=2", "--data.max_new_tokens=2", "--data.train_size=8"]
 FIT = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", *TEST]
-ACT, DPC = "--trainer.callbacks=callbacks.act.ACT", "--trainer.callbacks=callbacks.dpc.DPC"
+ACT, DPC = "--trainer.callbacks=ACT", "--trainer.callbacks=DPC"
 SEARCH = ["--model.search.examples=8", "--model.search.resamples=5"]
 
 

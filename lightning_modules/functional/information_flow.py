@@ -106,7 +106,8 @@ def accumulation_mask(
     """The rows that s_i sums over (DPC eq. 6-7), (B, n) bool.
 
     Args:
-        question, rationale: (B, 2).
+        question: (B, 2), first token and end.
+        rationale: (B, 2), likewise.
         length: n.
         over: all rows q_s … r_e of eq. 7, or those of question and rationale only.
     """
