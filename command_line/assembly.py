@@ -142,7 +142,7 @@ def assemble(
 def _drop_other_subcommands(values: dict[str, Any], command: Command, file: str) -> None:
     """Remove options that only other subcommands have, such as those of ``fit`` in a run's config.yaml."""
     owned = {name for other in loaded_commands() for name in other.own_options}
-    others = [name for name in values if name in owned and name not in command.own_options]
+    others = sorted(name for name in values if name in owned and name not in command.own_options)
     if others and values.get("run_dir") is not None:
         others.append("run_dir")  # a moved run's file names its old folder
     for name in others:

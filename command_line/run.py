@@ -1,6 +1,7 @@
 """One subcommand from the command line to its exit code."""
 
 import atexit
+import os
 import signal
 import sys
 import time
@@ -50,6 +51,8 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     options = list(options_of(args))
     command.check(options, checkpoint is not None)
     importable = Importable(typed_classes(options))
+    if importable.typed:
+        sys.path.append(os.getcwd())  # last, for classes of the user's own
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
         check_complete(contents, f"checkpoint {checkpoint}")

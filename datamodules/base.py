@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -22,7 +22,6 @@ from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
-from promptstage.utilities.arguments import bound_arguments
 from promptstage.utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -67,14 +66,6 @@ class ReasoningDataModule(Splits):
 
     overlap: str = ""
     """Warning about questions that the test split shares with other data, logged at a test."""
-
-    constructor_arguments: dict[str, Any]
-    """Arguments of the constructor, defaults included."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        module = super().__new__(cls)
-        module.constructor_arguments = bound_arguments(cls, args, kwargs)
-        return module
 
     def __init__(
         self,

@@ -13,10 +13,11 @@ from promptstage.datamodules.grading import reference_problem
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
+from promptstage.utilities.arguments import RecordedArguments
 from promptstage.utilities.errors import UserError
 
 
-class Splits(L.LightningDataModule, ABC):
+class Splits(RecordedArguments, L.LightningDataModule, ABC):
     """Part of a data module that reads examples, without a tokenizer.
 
     Attributes:

@@ -28,7 +28,11 @@ def on_startup(command: Literal["build", "gh-deploy", "serve"], dirty: bool) -> 
     packages = settings["tool"]["setuptools"]["packages"]
     folder = ROOT / ".venv" / "docs" / "promptstage"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {"__init__.py", *(package.split(".")[1] for package in packages if "." in package)}:
+    for name in {
+        "__init__.py",
+        "runs.py",
+        *(package.split(".")[1] for package in packages if "." in package),
+    }:
         link = folder / name
         link.unlink(missing_ok=True)
         link.symlink_to(ROOT / name)

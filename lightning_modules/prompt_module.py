@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -15,7 +15,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.positions import check_virtual_tokens
 from promptstage.lightning_modules.text_settings import TextSettings
-from promptstage.utilities.arguments import bound_arguments
+from promptstage.utilities.arguments import RecordedArguments
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,28 +27,20 @@ else:
     BackboneLike = BackboneConfig
 
 
-class PromptModule(L.LightningModule, ABC):
+class PromptModule(RecordedArguments, L.LightningModule, ABC):
     """Interface of a method: what it trains, and what content attends to.
 
     Attributes:
         backbone: the frozen language model, once it is loaded; several prompts may share one.
         backbone_config: its configuration.
         text_settings: how questions are rendered and generations end, as in the last fit.
-        constructor_arguments: arguments of the constructor, defaults included and the backbone excluded.
     """
 
     backbone: Backbone
     optimizer_config: OptimizerConfig
-    constructor_arguments: dict[str, Any]
     visible_from: int = 0
     visible_until: int | None = None
     _ddp_params_and_buffers_to_ignore: list[str]  # torch's name
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        module = super().__new__(cls)
-        # Here, so that subclasses need not call anything; past nn.Module, which is not initialized yet.
-        module.__dict__["constructor_arguments"] = bound_arguments(cls, args, kwargs)
-        return module
 
     def __init__(self, backbone: BackboneLike) -> None:
         """

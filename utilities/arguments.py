@@ -4,12 +4,31 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.reading import validated
 
 BACKBONE = "backbone"  # stored on its own
+
+
+class RecordedArguments:
+    """Base of classes that know the arguments they were made with.
+
+    A class of its own, since the command line's parser takes options from ``__new__`` where a class has both
+    that and ``__init__``.
+
+    Attributes:
+        constructor_arguments: arguments of the constructor, defaults included and the backbone excluded.
+    """
+
+    constructor_arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        instance = super().__new__(cls)
+        # Past the attributes of nn.Module, which is not initialized yet.
+        instance.__dict__["constructor_arguments"] = bound_arguments(cls, args, kwargs)
+        return instance
 
 
 def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def test_an_old_run_is_loaded_from_python(old: Path) -> None:
     assert (settings.dataset, settings.template, settings.max_new_tokens) == ("last_letter", "plain", 24)
     sizes = {"train_size": 64, "validation_size": 8, "test_size": 8}
     data = Generated(task="last_letter", max_new_tokens=settings.max_new_tokens, **sizes)
+    data.connect(prompt.backbone.tokenizer)
     data.setup("test")
     (batch,) = data.test_dataloader()
     with torch.no_grad():

@@ -27,7 +27,9 @@ def run(backbone: ps.Backbone, tmp_path_factory: pytest.TempPathFactory) -> ps.R
     """A fit of four steps from Python."""
     prompt = ps.DHAM(backbone, num_virtual_tokens=9)
     folder = tmp_path_factory.mktemp("api") / "run"
-    return ps.fit(prompt, ps.Generated("addition", **SIZES), max_steps=4, lr=0.03, folder=folder, **OPTIONS)
+    return ps.fit(
+        prompt, ps.Generated(task="addition", **SIZES), max_steps=4, lr=0.03, folder=folder, **OPTIONS
+    )
 
 
 def test_the_command_line_trains_the_same_prompt(run: ps.Run, tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_saved_prompts_share_the_backbone(run: ps.Run, backbone: ps.Backbone, tm
 
 def test_a_fit_is_resumed_from_python(run: ps.Run, backbone: ps.Backbone, tmp_path: Path) -> None:
     options = OPTIONS | {"max_steps": 6}
-    data = ps.Generated("addition", **SIZES)
+    data = ps.Generated(task="addition", **SIZES)
     whole = ps.fit(ps.DHAM(backbone, 9), data, lr=0.03, folder=tmp_path / "whole", **options)
     half = ps.fit(ps.DHAM(backbone, 9), data, lr=0.03, folder=tmp_path / "half", **OPTIONS | {"max_steps": 4})
     again = ps.fit(ps.DHAM(backbone, 9), data, lr=0.03, checkpoint=half.folder, **options)
@@ -116,7 +118,7 @@ def test_a_plain_trainer_finds_stages_and_trains(backbone: ps.Backbone, tmp_path
     trainer = L.Trainer(
         max_steps=2, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, **OPTIONS
     )
-    trainer.fit(prompt, ps.Generated("addition", **SIZES))
+    trainer.fit(prompt, ps.Generated(task="addition", **SIZES))
     assert prompt.stages is not None
     assert prompt.generate("1+2") == prompt.generate(["1+2"])[0]
 
