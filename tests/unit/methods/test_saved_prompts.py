@@ -214,7 +214,6 @@ def test_another_backbone_is_refused(backbone: Backbone, tmp_path: Path) -> None
 def test_a_prompt_of_a_plain_trainer_is_saved_and_loaded(backbone: Backbone, tmp_path: Path) -> None:
     data = Generated(
         task="last_letter",
-        backbone=backbone.config,
         train_size=8,
         validation_size=2,
         max_new_tokens=4,
@@ -339,7 +338,7 @@ def saved(backbone: Backbone, tmp_path: Path) -> Path:
         (("backbone",), {}, "it has no name"),
         (("fingerprint",), "0", "belongs to backbone"),
         (("structure",), {"stages": "0"}, "the checkpoint has stages 0, the model has"),
-        (("text", "max_new_tokens"), 0, "max_new_tokens is 0"),
+        (("text", "max_new_tokens"), 0, "max_new_tokens must be >= 1, got 0"),
         (("text", "stop"), [""], "stop holds an empty text"),
         (("text", "template"), "none", "template 'none' is unknown"),
         (("text", "date"), "today", "date must be in the form"),
