@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -18,7 +19,8 @@ from promptstage.callbacks.results import Results
 from promptstage.utilities.errors import printable
 
 # Signals that end a command: a request to terminate, and a closed terminal.
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has neither this nor SIGHUP
 
 
 class StopSignals(L.Callback):
@@ -45,14 +47,15 @@ class StopSignals(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Lightning sets a handler of its own for SLURM's signal where there is none.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if REQUEUE is not None and _in_main_thread():
+            signal.signal(REQUEUE, signal.SIG_IGN)
 
     def _set_handlers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace Lightning's handlers, which it sets just before; it removes ours at the end."""
 
         def request(number: int, frame: FrameType | None) -> None:
             self.stop_requested = True
-            self.requeue_requested |= number == signal.SIGUSR1
+            self.requeue_requested |= number == REQUEUE
             self.received = signal.Signals(number).name
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -65,12 +68,14 @@ class StopSignals(L.Callback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+        if not _in_main_thread():
+            return  # Python runs handlers in the main thread only
         fits = trainer.state.fn == "fit"
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, request if fits else end)
-        if fits:
-            signal.signal(signal.SIGUSR1, request)
+        if fits and REQUEUE is not None:
+            signal.signal(REQUEUE, request)
 
     on_sanity_check_start = on_train_start = _set_handlers
     on_validation_start = on_test_start = on_predict_start = _set_handlers
@@ -107,6 +112,10 @@ class StopSignals(L.Callback):
             print(f"SIGUSR1: {printable(outcome)}", file=sys.stderr)
         # A process that ends earlier would end the job, and its first process with it.
         trainer.strategy.barrier()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def slurm_job(environment: Mapping[str, str]) -> str | None:

@@ -17,8 +17,11 @@ UNWANTED = (
     *("Seed set to", "GPU available: False", "TPU available: False", "Restoring states from the checkpoint"),
     *("Loaded model weights from the checkpoint", "Restored all states from the checkpoint"),
 )
-# Lightning logs under two names.
-LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+# Names that Lightning logs under.
+LOGGERS = tuple(
+    f"lightning.{name}"
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed")
+)
 
 # Starts of warnings, as regular expressions, and why each is of no use.
 WARNINGS = (

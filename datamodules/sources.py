@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.hub_access import use_cache_if_offline
 from promptstage.utilities.reading import parse_unique
 
 T = TypeVar("T")
@@ -252,6 +253,7 @@ def read_hub(source: str, configs: Sequence[str], split: str, revision: str | No
     """
     import datasets
 
+    use_cache_if_offline()
     rows: list[Row] = []
     for config in configs:
         try:

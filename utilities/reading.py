@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from promptstage.utilities.errors import UserError
 
 T = TypeVar("T")
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has no pipes in its file system
 LIMIT = 64 << 20  # bytes of a JSON or YAML file; a partition of 128 layers takes 200 kB
 
 
@@ -23,7 +24,7 @@ def read_bytes(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> b
     """
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{what} {path} is not a regular file")

@@ -103,7 +103,9 @@ class _Worker:
                 stdin=worker_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C must not reach the worker: this process may continue
+                process_group=0
+                if os.name == "posix"
+                else None,  # Ctrl-C must not reach the worker: this process may continue
             )
         _workers.add(self)
         try:

@@ -39,9 +39,10 @@ def reading(name: str, part: str = "", seconds: float | None = SECONDS) -> Itera
 def deadline(seconds: float | None) -> Iterator[None]:
     """Raise TimeoutError after ``seconds`` of CPU time; time spent waiting for a disk does not count.
 
-    Has no effect outside the main thread, or if a limit of this kind is already set.
+    Has no effect outside the main thread, on Windows, or if a limit of this kind is already set.
     """
     timed = seconds is not None and threading.current_thread() is threading.main_thread()
+    timed &= hasattr(signal, "setitimer")
     if not timed or any(signal.getitimer(signal.ITIMER_PROF)):
         yield
         return

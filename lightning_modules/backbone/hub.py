@@ -10,6 +10,7 @@ from pathlib import Path
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.model_folder import check_files, weight_names
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.hub_access import use_cache_if_offline
 
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
@@ -57,6 +58,7 @@ def _fetch(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
         RevisionNotFoundError,
     )
 
+    use_cache_if_offline()
     try:
         found = snapshot_download(
             name, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*"

@@ -25,6 +25,7 @@ from promptstage.utilities.errors import UserError, choose
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+DOWNLOADS = "models/"  # folder that 'make smollm2' writes to; no name on the hub begins so
 EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
@@ -101,8 +102,9 @@ def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
                     f"({', '.join(ggufs)})"
                 )
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
-    elif path.is_absolute() or config.name.startswith((".", "~")):
-        raise UserError(f"backbone folder {config.name} does not exist")
+    elif path.is_absolute() or config.name.startswith((".", "~", DOWNLOADS)):
+        hint = ": run 'make smollm2'" if config.name == f"{DOWNLOADS}smollm2" else ""
+        raise UserError(f"backbone folder {config.name} does not exist{hint}")
     folder = (
         path
         if path.is_dir()

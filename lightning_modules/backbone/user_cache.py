@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 _LARGEST = 4096
+_NO_LINKS, _NONBLOCK = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -24,7 +25,7 @@ def recall(kind: str, key: str, pattern: str) -> str | None:
     if path is None:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINKS | _NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             state = os.fstat(descriptor)
             if not _ours(state) or not _ours(path.parent.lstat(), folder=True):
@@ -43,7 +44,7 @@ def remember(kind: str, key: str, text: str = "") -> None:
     temporary = path.with_name(f".{key}.{os.getpid()}")
     with contextlib.suppress(OSError, ValueError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text.encode())
@@ -66,4 +67,6 @@ def _path(kind: str, key: str) -> Path | None:
 def _ours(state: os.stat_result, folder: bool = False) -> bool:
     """Return whether nobody but this user can have written it."""
     is_kind = stat.S_ISDIR(state.st_mode) if folder else stat.S_ISREG(state.st_mode)
+    if not hasattr(os, "getuid"):  # Windows: the folder is in the user's own
+        return is_kind
     return is_kind and state.st_uid == os.getuid() and not state.st_mode & 0o022
