@@ -36,7 +36,7 @@ def library_mistake(error: BaseException) -> UserError | None:
         return UserError(f"trainer: {text}")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = max((i for i, frame in enumerate(frames) if not _is_library(frame)), default=-1)
-    if isinstance(error, REFUSALS) and last >= 0 and frames[last].f_code.co_name == "instantiate_trainer":
+    if isinstance(error, REFUSALS) and last >= 0 and frames[last].f_code.co_qualname == "Session.trainer":
         return UserError(f"trainer: {text}")
     for frame in frames[last + 1 :]:
         owner = frame.f_locals.get("self")

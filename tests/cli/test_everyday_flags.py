@@ -150,7 +150,7 @@ VALUES = [
         "--model.num_virtual_tokens=512",
         "num_virtual_tokens must be < 512, the number of positions of backbone",
     ),
-    ("--trainer.callbacks=[DPC,DCP]", "did you mean callbacks.dpc.DPC?"),
+    ("--trainer.callbacks=[DPC,DCP]", "did you mean DPC?"),
     ("--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs is required"),
 ]
 
@@ -159,12 +159,12 @@ VALUES = [
 def test_values_that_cannot_work_are_refused_before_any_work(
     flag: str, message: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptstage.lightning_modules import base
+    from promptstage.lightning_modules.backbone.model import Backbone
 
     def loaded(*args: object) -> None:
         raise AssertionError("a backbone was loaded before the mistake was reported")
 
-    monkeypatch.setattr(base, "Backbone", loaded)
+    monkeypatch.setattr(Backbone, "__init__", loaded)
     assert message in refused(*small, STEPS, flag)
 
 

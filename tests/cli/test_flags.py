@@ -117,14 +117,13 @@ OTHERS: dict[str, dict[str, tuple[str, str]]] = {
     "predict": {
         "--questions": ("nowhere.txt", "nowhere.txt"),
         "--answers": ("nowhere/answers.jsonl", "nowhere/answers.jsonl"),
-        "--return_predictions": ("maybe", "--return_predictions"),
     },
     "saliency": {
         "--question": (" ", "give --question TEXT"),
         "--layers": ("x", "--layers"),
         "--layers+": ("x", "--layers"),
     },
-    "calibrate": {"--examples": ("0", "1 example or more, not 0")},
+    "calibrate": {"--examples": ("0", "examples must be >= 1, got 0")},
     "partition": {},
 }
 

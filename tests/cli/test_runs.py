@@ -66,7 +66,7 @@ def test_by_folder_or_by_file(path: str, trained: Path) -> None:
     tested = call("test", *QUIET, "--ckpt_path", path)
     assert tested.code == 0, tested.err
     assert len(tested.notes) == 1
-    assert tested.notes[0].endswith("test-2")
+    assert tested.notes[0].endswith("test-2 instead")
     assert hashes(trained / "test") == before
     # best and last are the same state here.
     assert (trained / "test-2" / "results.jsonl").read_bytes() == first

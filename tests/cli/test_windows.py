@@ -12,6 +12,8 @@ import os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 import datasets, filelock, lightning.pytorch.cli, torch, torchmetrics, transformers  # noqa: E401
 import torch.utils.tensorboard, matplotlib.pyplot, pydantic, scipy.stats, peft  # noqa: E401, F401
+from lightning.pytorch.trainer.connectors import signal_connector  # noqa: E402
+signal_connector._IS_WINDOWS = True
 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "setitimer", "pthread_sigmask"):
     delattr(signal, name)
 for name in ("O_NOFOLLOW", "getuid", "fork", "register_at_fork", "mkfifo"):
