@@ -14,6 +14,7 @@ import datasets, filelock, lightning.pytorch.cli, torch, torchmetrics, transform
 import torch.utils.tensorboard, matplotlib.pyplot, pydantic, scipy.stats, peft  # noqa: E401, F401
 from lightning.pytorch.trainer.connectors import signal_connector  # noqa: E402
 signal_connector._IS_WINDOWS = True
+signal_connector._SignalConnector._get_current_signal_handlers = staticmethod(lambda: {})
 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "setitimer", "pthread_sigmask"):
     delattr(signal, name)
 for name in ("O_NOFOLLOW", "getuid", "fork", "register_at_fork", "mkfifo"):
