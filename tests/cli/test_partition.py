@@ -191,7 +191,7 @@ def test_stages_that_do_not_hold_every_layer(dham: list[str]) -> None:
     values = partition(Path("found")) | {"stages": [[0, 1], [3]]}
     Path("gap.json").write_text(json.dumps(values), encoding="utf-8")
     outcome = call("fit", *dham, "--model.partition=gap.json")
-    assert_one_error(outcome, "gap.json is not a partition: the stages must hold each layer from 0 on once")
+    assert_one_error(outcome, "gap.json is not a partition: stages must hold each layer from 0 on once")
 
 
 EDITS = {
