@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.lightning_modules.evaluation import Record
 from promptstage.lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
+from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, shown
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
@@ -219,8 +220,7 @@ def _checked(values: Any, path: Path) -> Calibration:
         ("correct_after", calibration.correct_after, calibration.n),
         ("triggered", calibration.triggered, calibration.n),
     ):
-        if not 0 <= value <= maximum:
-            raise UserError(f"calibration {path}: {name} must be between 0 and {maximum}, got {value}")
+        check_between({f"calibration {path}: {name}": value}, 0, maximum)
     return calibration
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from promptstage.lightning_modules.checkpoint_numbers import LARGEST_COUNT
+from promptstage.utilities.checks import check_between, check_minimum, check_positive
 from promptstage.utilities.errors import UserError
 
 # Minimum of each number.
@@ -59,13 +60,13 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     seed = config.get("seed_everything")
     if seed is None:
         raise UserError("seed_everything needs a value, got null: 0 is the default")
-    if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
+    if _is_number(seed):
+        check_between({"seed_everything": seed}, 0, LARGEST_SEED)
     _check_sizes(config.as_dict(), "")
     for option, minimum in MINIMUM.items():
         value = config.get(option)
-        if _is_number(value) and value < minimum:
-            raise UserError(f"{option} must be >= {minimum}, got {value}")
+        if _is_number(value):
+            check_minimum({option: value}, minimum)
     accumulated = config.get("trainer.accumulate_grad_batches")
     if _is_number(accumulated) and accumulated > LARGEST_ACCUMULATION:
         raise UserError(
@@ -74,8 +75,8 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     if evaluates is not None and config.get(f"trainer.{evaluates}") == 0:
         raise UserError(f"trainer.{evaluates} must be > 0, got 0: no question would be answered")
     interval = config.get("trainer.val_check_interval")
-    if _is_number(interval) and interval <= 0:
-        raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")
+    if _is_number(interval):
+        check_positive({"trainer.val_check_interval": interval})
     for unit in ("epochs", "steps"):
         minimum, maximum = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
         if minimum and maximum is not None and 0 <= maximum < minimum:

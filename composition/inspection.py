@@ -18,6 +18,7 @@ from promptstage.lightning_modules.backbone.loading import context_length
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens:
             raise UserError(f"question {question[:40]!r} {problem}")
     settings, backbone = prompt.text_settings, prompt.backbone
     limit = settings.max_new_tokens if max_new_tokens is None else max_new_tokens
-    if limit < 1:
-        raise UserError(f"max_new_tokens must be >= 1, got {limit}")
+    check_minimum({"max_new_tokens": limit}, 1)
     tokenizer = backbone.tokenizer
     examples = [Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)]
     rows = encode(examples, Template(settings.template, tokenizer, settings.date), tokenizer)

@@ -27,6 +27,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.evaluation import Record
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 
@@ -118,8 +119,7 @@ def calibrate(
     """
     if not session.checkpoint:
         raise UserError("calibrate finds the threshold of a trained prompt: give --ckpt_path RUN")
-    if examples is not None and examples < 1:
-        raise UserError(f"examples must be >= 1, got {examples}")
+    check_minimum({"examples": examples}, 1)
     module.val_generations = examples or sys.maxsize
     session.options = {**session.options, "callbacks": _with_calibrating_dpc(session.callbacks)}
     own = [Results(session.folders.out, dict(session.hyperparameters))]

@@ -9,7 +9,7 @@ in GiB and MiB.
 
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.checks import check_minimum
 
 NUMBERS = {
     "--ranks": (8, "number of ranks"),
@@ -40,10 +40,7 @@ class Footprint(DirectCommand):
         for flag, (default, text) in NUMBERS.items():
             parser.add_argument(flag, type=int, default=default, help=f"{text}; default: {default}")
         parsed = parser.parse(options)
-        for flag in NUMBERS:
-            value = getattr(parsed, flag[2:].replace("-", "_"))
-            if value < 1:
-                raise UserError(f"{flag} must be >= 1, got {value}")
+        check_minimum({flag: getattr(parsed, flag[2:].replace("-", "_")) for flag in NUMBERS}, 1)
         print_footprint(parsed)
         return 0
 

@@ -305,7 +305,7 @@ MISTAKES = [
         "threshold has no effect in mode all: allowed in dpc,",
     ),
     ([option("threshold", 1.5)], "threshold must be between 0 and 1, got 1.5"),
-    ([option("gamma", 120)], "gamma must be >= 0 and <= 100 (percent), got 120"),
+    ([option("gamma", 120)], "gamma (percent) must be between 0 and 100, got 120"),
     ([option("shallow", "[]")], "shallow layers must not be empty"),
     ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),
     ([option("mode", "al")], "'al'"),

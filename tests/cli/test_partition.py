@@ -276,7 +276,7 @@ def test_bad_input(dham: list[str]) -> None:
         outcome, "search.examples must be <= 32 (training examples of letter_reversal in use), got 40"
     )
     outcome = call("fit", *dham, "--model.search.max_stages=4")
-    assert_one_error(outcome, "search.max_stages must be <= 3 for a backbone of 4 layers, got 4")
+    assert_one_error(outcome, "search.max_stages must be <= 3 (the backbone has 4 layers), got 4")
     outcome = call("fit", *dham, "--model.num_stages=5")
     assert_one_error(outcome, "num_stages must be <= 4 (layers of the backbone), got 5")
     outcome = call("test", *dham)
