@@ -53,7 +53,7 @@ class ACT(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.act.ACT
+            - class_path: promptstage.ACT
               init_args:
                 heads: {2: [0, 5], 3: [1]}
 

@@ -73,7 +73,7 @@ class DPC(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.dpc.DPC
+            - class_path: promptstage.DPC
               init_args:
                 threshold: 0.5
     """

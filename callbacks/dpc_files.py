@@ -179,7 +179,7 @@ def read_calibration(
     path = path / FILE if path.is_dir() else path
     number = "give a number: --trainer.callbacks.threshold 0.5"
     again = (
-        f"run 'python cli.py calibrate --ckpt_path {checkpoint} --trainer.callbacks callbacks.dpc.DPC' with "
+        f"run 'promptstage calibrate --ckpt_path {checkpoint} --trainer.callbacks DPC' with "
         f"the same options, or {number}"
     )
     if checkpoint is None:

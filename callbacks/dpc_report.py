@@ -47,7 +47,7 @@ def report(
     summary = about | summarize(corrections)
     if calibration is not None and target is not None:
         save_calibration(calibration, target)  # first, as the result of the command
-        given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
+        given = f"--trainer.callbacks DPC --trainer.callbacks.threshold {folder}"
         use = f"; test with {given}" if target.parent == folder else ""
         rank_zero_info(f"DPC: threshold saved to {target}{use}")
     write_or_rescue(folder / "dpc.jsonl", (correction.line() for correction in corrections))

@@ -63,7 +63,7 @@ class SaliencyDiagnostics(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.saliency.SaliencyDiagnostics
+            - class_path: promptstage.SaliencyDiagnostics
               init_args:
                 balanced: 50
 

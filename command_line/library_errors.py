@@ -19,7 +19,7 @@ OWN = tuple(
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 # Exceptions that libraries raise for values that they reject.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError)
-# Lines in jsonargparse's list of errors that do not say what is wrong.
+# Lines in jsonargparse's list of errors that give no reason.
 _NO_REASON = re.compile(r"Expected an? |Not a valid subclass|Problem with given class_path")
 
 

@@ -14,7 +14,7 @@ from promptstage.command_line.streams import close_output, open_streams
 from promptstage.datamodules import __all__ as DATA_SETS
 from promptstage.lightning_modules import __all__ as METHODS
 from promptstage.utilities.errors import UserError, nearest, unusable_path
-from promptstage.utilities.processes import check_environment, tell
+from promptstage.utilities.processes import check_environment, report
 
 HELP = """\
 usage: promptstage SUBCOMMAND [options]        (in a checkout: python cli.py SUBCOMMAND [options])
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        tell(mistake)
+        report(mistake)
         return mistake.exit_code
 
 

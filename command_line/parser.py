@@ -1,4 +1,4 @@
-"""Argument parser of subcommands with a model: errors of one line, our options first in the help."""
+"""Argument parser of subcommands with a model: one-line errors, promptstage's options first in the help."""
 
 from argparse import _ArgumentGroup
 from typing import Any, NoReturn
@@ -25,27 +25,27 @@ trainer: --trainer.max_steps, --trainer.max_epochs, --trainer.devices, --trainer
 
 
 class PromptParser(LightningArgumentParser):
-    """An argument parser whose errors are one line with the nearest name.
+    """Argument parser that reports errors in one line with the nearest name.
 
-    Neither it nor a parser it makes for a class's options takes abbreviations, which would hide typos.
+    It takes no abbreviations, which would hide typos; nor do the parsers that it creates for classes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Take no value for the name of a file with more options: files are read and checked before."""
+        """Never interpret a value as the name of a file with options: files are read and checked before."""
         return super().add_class_arguments(*args, **kwargs | {"sub_configs": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserMessage(message) from ex
 
     def arrange_help(self, usage: str, trainer: bool) -> None:
-        """Order the groups of the help, with the trainer's options alone or left out.
+        """Order the groups of the help, and show either the trainer's options or all others.
 
         Args:
-            usage: line in place of the list of all options.
-            trainer: show the trainer's options, and no others.
+            usage: line that replaces the list of all options.
+            trainer: show only the trainer's options.
         """
         self.usage, self.epilog = usage, None if trainer else EPILOG
         shown = []

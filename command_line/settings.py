@@ -1,6 +1,6 @@
-"""Checks of a parsed configuration before anything is built.
+"""Checks of a parsed configuration before objects are created.
 
-Lightning rejects some of these values only in the middle of a run, and others never.
+Lightning rejects some of these values only during a run, and others never.
 """
 
 from enum import Enum
@@ -35,14 +35,14 @@ MINIMUM: dict[str, float] = {
     "trainer.gradient_clip_val": 0,
     "trainer.reload_dataloaders_every_n_epochs": 0,
 }
-# The batches of a step are read before it, for its number of tokens.
+# All batches of a step are loaded before it, to count its tokens.
 LARGEST_ACCUMULATION = 1 << 16
 LARGEST_SEED = 2**32 - 1
 
 # Trainer options that are not supported: the only value allowed, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "use_distributed_sampler": (False, "data sets divide their examples among the ranks themselves"),
-    "barebones": (False, "a run keeps its logs and checkpoints"),
+    "barebones": (False, "a run writes logs and checkpoints"),
     "model_registry": (None, "checkpoints are written to the run folder only"),
     "default_root_dir": (None, "--run_dir sets the run folder"),
 }
@@ -52,7 +52,7 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     """Check the options of the trainer and the run.
 
     Args:
-        evaluates: the trainer's limit of batches that must leave some, if any.
+        evaluates: name of the trainer's limit of batches that must be > 0; None: no such limit.
 
     Raises:
         UserError: naming the option, its value and what is allowed.
@@ -73,7 +73,7 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
             f"trainer.accumulate_grad_batches must be <= {LARGEST_ACCUMULATION}, got {accumulated}"
         )
     if evaluates is not None and config.get(f"trainer.{evaluates}") == 0:
-        raise UserError(f"trainer.{evaluates} must be > 0, got 0: no question would be answered")
+        raise UserError(f"trainer.{evaluates} must be > 0, got 0: nothing would be evaluated")
     interval = config.get("trainer.val_check_interval")
     if _is_number(interval):
         check_positive({"trainer.val_check_interval": interval})

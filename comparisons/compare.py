@@ -85,15 +85,15 @@ class Runs:
             self.records = read_records(folder)
 
     def path(self, run: Run) -> Path:
-        """Folder of the run."""
+        """Return the folder of a run."""
         return self.folder / folder_name(run.name)
 
     def complete(self, run: Run) -> None:
-        """Run the missing fit, calibration and test of a row, after those of the row it is ``of``.
+        """Run the missing fit, calibration and test of a row, after those of the row that it names in ``of``.
 
         Raises:
-            UserError: when the row was started with other flags.
-            SystemExit: when a command failed.
+            UserError: if the row was started with other flags.
+            SystemExit: if a command failed.
         """
         source = run.of(self.comparison)
         if source != run:
@@ -101,14 +101,14 @@ class Runs:
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
         flags = [*self.comparison.flags(run.row), *own, *self.extra]
         test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
-        wanted = [*flags, *test]
-        if self.records.get(run.name, {}).get("flags", wanted) != wanted:
+        all_flags = [*flags, *test]
+        if self.records.get(run.name, {}).get("flags", all_flags) != all_flags:
             raise UserError(
-                f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
+                f"row '{run.name}' of {self.folder} was started with other flags: give another --run-dir"
             )
         if finished_tests(self.path(run)):
             return
-        self._record(run, flags=wanted)
+        self._record(run, flags=all_flags)
         if UNTRAINED in flags:
             model = [*for_test(flags), *own[:1]]
         else:
@@ -121,15 +121,15 @@ class Runs:
 
     def _fit(self, run: Run, flags: list[str]) -> None:
         folder = self.path(run)
-        if (folder / "prompt.safetensors").exists():  # the last thing that a fit writes
+        if (folder / "prompt.safetensors").exists():  # written at the end of a fit
             return
-        begun = (folder / "checkpoints" / "last.ckpt").exists()
-        if folder.exists() and not begun:
+        started = (folder / "checkpoints" / "last.ckpt").exists()
+        if folder.exists() and not started:
             # Stopped before its first checkpoint; a fit would take another folder.
             folder.rename(new_folder(folder.with_name(f"{folder.name}-interrupted")))
-        resumed = [f"--ckpt_path={folder}"] if begun else []
+        resumed = [f"--ckpt_path={folder}"] if started else []
         seconds = self._run(["fit", *flags, f"--run_dir={folder}", *resumed])
-        self._record(run, fit=None if begun else seconds)  # None: a part of it only
+        self._record(run, fit=None if started else seconds)  # None: only part of it is known
 
     def _calibrate(self, run: Run, source: Run, test: list[str]) -> None:
         row = self.comparison.rows[run.row]
@@ -233,7 +233,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
         raise UserError("start a comparison in one process: its rows start their own (--trainer.devices)")
     if len(options.targets) > 1:
         raise UserError(
-            f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.targets)}"
+            f"compare takes one FILE.yaml or folders of finished runs, got {' '.join(options.targets)}"
         )
     file = Path(options.targets[0])
     comparison = with_sources(read(file), options.source)

@@ -122,7 +122,7 @@ def read(path: Path) -> Comparison:
     values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
     keys = [known.name for known in fields(Comparison)]
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys: allowed are {', '.join(keys)}")
+        raise UserError(f"{path} must be a mapping with the keys {', '.join(keys)}")
     for key in values:
         choose(f"{path}: key", str(key), keys)
     rows = values.get("rows")

@@ -278,7 +278,7 @@ def _evaluation(folder: Path) -> Evaluation:
     """Find the finished test of a folder, which is a run's or a test's own."""
     test = folder if (folder / "summary.json").exists() else finished_test(folder)
     if test is None:
-        raise UserError(f"run {folder} has no finished test: run 'python cli.py test --ckpt_path {folder}'")
+        raise UserError(f"run {folder} has no finished test: run 'promptstage test --ckpt_path {folder}'")
     return Evaluation(test, stages_of(test.parent))
 
 

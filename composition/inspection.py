@@ -1,4 +1,4 @@
-"""One prompt and a few questions, without a trainer: generations and saliency."""
+"""Generation and saliency for a few questions, without a trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ class Saliency:
     """Saliency of one question and its generation (DPC §2.2; DHAM §3).
 
     Attributes:
-        question: as it was asked.
-        generation: the text after the prompt, which the loss was taken of.
-        layers: (K,) layers that were observed.
-        saved: all measures, as files of ``SaliencyDiagnostics`` hold them.
+        question: text of the question.
+        generation: generated text, whose loss is differentiated.
+        layers: (K,) observed layers.
+        saved: all measures, as in the files of ``SaliencyDiagnostics``.
     """
 
     question: str
@@ -59,7 +59,7 @@ class Saliency:
         return self.saved.arrays["curve"][0]
 
     def plot(self) -> "Figure":
-        """Draw the flows by layer; the figure shows itself in a notebook."""
+        """Draw the flows by layer; a notebook displays the figure."""
         from promptstage.callbacks.saliency_figures import flows
 
         return flows(self.saved)
@@ -71,11 +71,11 @@ def generate(
     """Generate an answer to one question, or to each of several, by greedy decoding.
 
     Args:
-        question: a text, put into the template that the prompt was trained with; or several.
-        max_new_tokens: limit in tokens; None: that of the data the prompt was trained on.
+        question: one or several texts, rendered with the template that the prompt was trained with.
+        max_new_tokens: maximum number of generated tokens; None: as in the prompt's training data.
 
     Returns:
-        The text after the prompt, or a list of texts.
+        The generated text, or a list of texts.
 
     Raises:
         UserError: if a question is empty, or does not fit in the backbone's context.
@@ -96,11 +96,11 @@ def saliency(
     layers: Sequence[int] | None = None,
     max_new_tokens: int | None = None,
 ) -> Saliency:
-    """Generate an answer to a question, and compute how information flowed to it, layer by layer.
+    """Generate an answer to a question, and compute the information flow to it, layer by layer.
 
     Args:
         layers: layers to observe, ascending; None: all.
-        max_new_tokens: as for :func:`generate`.
+        max_new_tokens: see :func:`generate`.
 
     Raises:
         UserError: if the method has no soft prompt, or nothing was generated.
@@ -134,7 +134,7 @@ def _ready(prompt: SoftPromptModule) -> SoftPromptModule:
 
 
 def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens: int | None) -> list[Batch]:
-    """Render and tokenize questions as the prompt's training data was.
+    """Render and tokenize questions as in the prompt's training data.
 
     Raises:
         UserError: if a question is empty, or too long for the backbone.

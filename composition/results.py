@@ -1,4 +1,4 @@
-"""The results of an evaluation in a run: summary and records."""
+"""Results of an evaluation in a run: summary and records."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -42,7 +42,7 @@ class Evaluation:
     """Results of a test or validation.
 
     Attributes:
-        folder: with all its files.
+        folder: folder with all files of the evaluation.
         summary: counts, accuracy, tokens and seconds.
         records: a dictionary for each question, in the order of the split; ``pandas.DataFrame(records)``
             makes a table of them.

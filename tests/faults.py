@@ -244,7 +244,7 @@ def repeat(
         kind == "kill -9 one"
         and done not in ("", "rank 0")
         and code
-        and f"process {done[5:]} ended" not in job.said
+        and f"rank {done[5:]} ended" not in job.said
     ):
         return "rank not told", told + f"\n{job.said}"
     if done and code == 2 and "Traceback" in job.said:

@@ -183,7 +183,7 @@ MISTAKES = [
     (["x" * 300], "does not exist"),
     (["run/checkpoints"], "folder run/checkpoints has no results.jsonl or test/results.jsonl"),
     (["broken"], "broken:2: not valid JSON"),
-    (["list"], "list:1: expected a JSON object, not []"),
+    (["list"], "list:1: expected a JSON object, got []"),
     (["empty"], "empty has no records"),
     (["digits"], "digits:1: not valid JSON: Exceeds the limit"),
     (["deep"], "deep:1: not valid JSON: maximum recursion depth"),

@@ -67,7 +67,7 @@ def test_nothing_in_a_checkpoint_runs(gadget: str, trained: Path, marker: Path) 
     if outcome.code:
         assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
     else:
-        assert f"note: --trainer.{name} is not taken from a checkpoint" in outcome.err or name == "callbacks"
+        assert f"note: --trainer.{name} is not read from a checkpoint" in outcome.err or name == "callbacks"
     assert not marker.exists()
 
 

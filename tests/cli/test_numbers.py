@@ -22,7 +22,7 @@ def test_a_time_is_not_a_number(value: str, in_file: bool, common: list[str]) ->
     if in_file:
         Path("given.yaml").write_text(f"trainer:\n  max_steps: {value}\n", encoding="utf-8")
         flags = ["-c", "given.yaml"]
-    assert_one_error(call("fit", *common, *flags), f"--trainer.max_steps: expected int, not {value}")
+    assert_one_error(call("fit", *common, *flags), f"--trainer.max_steps: expected int, got {value}")
 
 
 @pytest.mark.parametrize("in_file", [False, True])
@@ -129,4 +129,4 @@ def test_numbers_that_no_run_can_hold_are_refused(flags: list[str], message: str
 def test_an_evaluation_of_no_question_is_refused(subcommand: str, limit: str, common: list[str]) -> None:
     option = f"trainer.limit_{limit}_batches"
     outcome = call(subcommand, *common, f"--{option}=0", stdin="a\n")
-    assert_one_error(outcome, f"{option} must be > 0, got 0: no question would be answered")
+    assert_one_error(outcome, f"{option} must be > 0, got 0: nothing would be evaluated")

@@ -74,7 +74,7 @@ def test_dham_is_what_partition_looks_at(dham: list[str]) -> None:
 
 def test_other_methods_have_no_stages(common: list[str], tmp_path: Path) -> None:
     outcome = call("partition", *common, f"--run_dir={tmp_path / 'none'}")
-    assert_one_error(outcome, "partition finds the stages of DHAM; PromptTuning has none")
+    assert_one_error(outcome, "model must be DHAM for partition, got PromptTuning")
     assert not (tmp_path / "none").exists()
 
 

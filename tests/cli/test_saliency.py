@@ -229,7 +229,7 @@ def test_one_question(trained: Path) -> None:
     folder = trained / "saliency"
     rows, arrays, about = read(folder)
     assert (about["label"], arrays["saliency"].shape) == ("generation", (1, 4, 2, 4))
-    assert "question: reverse: abc" in outcome.out
+    assert "question:   reverse: abc" in outcome.out
     assert f"{rows[0]['prompt_to_rationale'][1]:.2e}" in outcome.out
     (answer,) = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(answer)["generation"].strip() in outcome.out

@@ -88,5 +88,5 @@ def test_questions_are_shown_as_text(trained: Path) -> None:
     question = "ab\x1b[31mc\u202e [red]:smile:"
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question", question)
     assert outcome.code == 0, outcome.err
-    assert r"question: ab\x1b[31mc\u202e [red]:smile:" in outcome.out
+    assert r"question:   ab\x1b[31mc\u202e [red]:smile:" in outcome.out
     assert "\x1b" not in outcome.out

@@ -160,7 +160,7 @@ def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands:
 
 def test_resume_with_other_flags(table: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, table, "--run-dir", copy, "--resume", "--", "--data.seed=1")
-    assert line == "error: row 'Bare' of run was begun with other flags: give another --run-dir"
+    assert line == "error: row 'Bare' of run was started with other flags: give another --run-dir"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"Bare": 3}', "{", '{"a": NaN}'])

@@ -86,7 +86,7 @@ MISTAKES = {
     "title: t\nrows: {PT: []}\nagainst: P": "against 'P' is unknown: did you mean 'PT'?",
     "title: t\nrows: {PT: []}\nfigure: bar": "figure 'bar' is unknown: did you mean 'bars'?",
     "1: t": "key '1' is unknown",
-    "- title": "holds no keys: allowed are title, rows, files, options, test_options",
+    "- title": "must be a mapping with the keys title, rows, files, options, test_options",
     "": "holds no keys",
     "title: [": "is not valid YAML: while parsing a flow node",
     "rows: {a: []}": "needs a title, and rows with their flags",
@@ -112,7 +112,7 @@ def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "nowhere.yaml") == "error: comparison nowhere.yaml does not exist"
-    line = f"error: run {tmp_path} has no finished test: run 'python cli.py test --ckpt_path {tmp_path}'"
+    line = f"error: run {tmp_path} has no finished test: run 'promptstage test --ckpt_path {tmp_path}'"
     assert error_of(capsys, tmp_path) == line
 
 

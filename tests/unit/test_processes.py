@@ -14,7 +14,7 @@ from promptstage import cli
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import time
-from promptstage.command_line import processes
+from promptstage.utilities import processes
 processes.GRACE = 0.5
 processes.follow_parent()
 print("ready", flush=True)
@@ -41,7 +41,7 @@ def test_follows_its_parent(rank: str, ends: bool) -> None:
     parent.send_signal(signal.SIGKILL)
     _, said = parent.communicate(timeout=90)  # the child has the pipe's other end until it is gone
     assert time.monotonic() - started < 30
-    assert said == ("error: process 1: the process that started it is gone\n" if ends else "")
+    assert said == ("error: rank 1: the process that started it has exited\n" if ends else "")
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "x"), ("SLURM_PROCID", ""), ("RANK", "-1")])

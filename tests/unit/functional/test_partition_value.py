@@ -76,7 +76,7 @@ def test_uniform_stages_differ_by_at_most_one_layer(layers: int) -> None:
         assert max(sizes) - min(sizes) <= 1
         assert found.method == "uniform"
     for stages in (0, layers + 1):
-        with pytest.raises(ValueError, match=r"needs layers|zip"):
+        with pytest.raises(ValueError, match=r"each stage layers|zip"):
             uniform(stages, layers)
 
 
