@@ -74,9 +74,7 @@ def partition(session: Session, module: SoftPromptModule, data: ReasoningDataMod
         UserError: if the method has no stages.
     """
     if not isinstance(module, DHAM):
-        raise UserError(
-            f"partition needs a method with stages: model must be DHAM, got {type(module).__name__}"
-        )
+        raise UserError(f"model must be DHAM for partition, got {type(module).__name__}")
     trainer = session.trainer(
         module,
         [CKAPartition(session.folders.run)],

@@ -155,7 +155,7 @@ class Tables:
         except (UserError, SystemExit) as error:
             errors = [line for line in out.getvalue().splitlines() if "error" in line.lower()]
             return f"{type(error).__name__} {error}: {' / '.join(errors[-3:])}"
-        trained = runs.path(run.of(comparison)) if UNTRAINED not in comparison.flags(row.name) else None
+        trained = runs.path(run.trained(comparison)) if UNTRAINED not in comparison.flags(row.name) else None
         return problem(runs.path(run) / "test", trained, comparison.rows[row.name])
 
     def smaller(self, comparison: Comparison) -> Comparison:

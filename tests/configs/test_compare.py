@@ -239,4 +239,4 @@ def test_it_is_refused_under_torchrun(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert error_of(capsys, table).startswith("error: start a comparison in one process")
+    assert error_of(capsys, table).startswith("error: compare must be started on one rank")

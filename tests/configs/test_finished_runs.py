@@ -158,15 +158,19 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in error_of(capsys, a, tmp_path / "nowhere")
     assert "two rows have the name 'a': give other names" in error_of(capsys, a, f"a={b}")
     assert "--figure needs --run-dir" in error_of(capsys, a, "--figure", "bars")
-    assert "belong to a FILE.yaml" in error_of(capsys, a, "--resume")
-    assert "belong to a FILE.yaml" in error_of(capsys, a, "--", "--data.seed=1")
+    assert "require a FILE.yaml" in error_of(capsys, a, "--resume")
+    assert "require a FILE.yaml" in error_of(capsys, a, "--", "--data.seed=1")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("summary.json", "{}", "field 'trained_parameters': Field required"),
-        ("summary.json", '{"trained_parameters": 1, "examples": 0, "correct": 0}', "0 of 0 examples"),
+        (
+            "summary.json",
+            '{"trained_parameters": 1, "examples": 0, "correct": 0}',
+            "examples must be >= 1, got 0",
+        ),
         ("results.jsonl", "{", "line 1 of"),
         ("results.jsonl", '{"id": 3}', "field 'id'"),
         ("results.jsonl", "two", "is not valid JSON"),
@@ -189,10 +193,10 @@ def test_counts_of_a_summary_are_those_of_its_records(tmp_path: Path) -> None:
     other = save_test(tmp_path / "b", "1001")
     file = run / "test" / "summary.json"
     for changed, message in [
-        ({"examples": 9}, "have 3 of 4 correct, the summary beside them 3 of 9"),
-        ({"correct": 2}, "have 3 of 4 correct, the summary beside them 2 of 4"),
-        ({"examples": 10**30}, "the summary beside them 3 of 1" + "0" * 30),
-        ({"questions": 2}, "4 examples of 2 questions"),
+        ({"examples": 9}, "have 3 of 4 correct answers, but the summary has 3 of 9"),
+        ({"correct": 2}, "have 3 of 4 correct answers, but the summary has 2 of 4"),
+        ({"examples": 10**30}, "the summary has 3 of 1" + "0" * 30),
+        ({"questions": 2}, r"examples must be <= questions \(2\), got 4"),
         ({"trained_parameters": -1}, "trained_parameters must be >= 0, got -1"),
     ]:
         summary = {"trained_parameters": 512, "examples": 4, "correct": 3} | changed
