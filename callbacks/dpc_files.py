@@ -193,20 +193,18 @@ def read_calibration(
         raise UserError(f"{path} was calibrated for a different version of {checkpoint}: {again}")
     if calibration.dataset != conditions.dataset:
         raise UserError(
-            f"{path} was calibrated on {calibration.dataset}, not on {conditions.dataset}: {number}"
+            f"data set must be {calibration.dataset} as in {path}, got {conditions.dataset}: {number}"
         )
     for name, value in _plain(conditions.settings).items():
         calibrated = calibration.settings.get(name, EARLIER_SETTINGS.get(name))
         if calibrated != value:
-            raise UserError(
-                f"{path} was calibrated with {name} {shown(calibrated)}, not {shown(value)}: {again}"
-            )
+            raise UserError(f"{name} must be {shown(calibrated)} as in {path}, got {shown(value)}: {again}")
     for name, stored, current in (
         ("--trainer.precision", calibration.precision, conditions.precision),
         ("--backbone.dtype", calibration.dtype, conditions.dtype),
     ):
         if stored is not None and stored != current:
-            raise UserError(f"{path} was calibrated with {name} {stored}, not {current}: {again}")
+            raise UserError(f"{name} must be {stored} as in {path}, got {current}: {again}")
     if calibration.precision is None:
         rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
     return calibration

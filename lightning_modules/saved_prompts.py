@@ -121,7 +121,7 @@ def restore(
     """
     description = described(contents, where)
     if description.method != cls.__name__:
-        raise UserError(f"{where} is of method {description.method:.60}, not {cls.__name__}")
+        raise UserError(f"{where}: method must be {cls.__name__}, got {description.method:.60}")
     arguments = description.arguments
     if arguments is None:
         arguments = configured_arguments(contents, description.method, where)

@@ -112,7 +112,9 @@ def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
     assert records[0] == records[1]
 
     other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
-    assert_one_error(other, "were selected with beta 0.4, not 0.5: set the same, or search again")
+    assert_one_error(
+        other, "beta of ACT must be 0.4 as in file run/test/act.json, got 0.5: set the same value"
+    )
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])

@@ -19,6 +19,7 @@ from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
+BEST = "run/checkpoints/best.dpc.json"
 CONDITIONS = CalibrationConditions("last_letter", asdict(Corruption()), "32-true", "float32")
 
 
@@ -170,11 +171,11 @@ def test_calibrated_on_validation(trained: Path) -> None:
 
     parts = option("accumulate_over", "question_and_rationale")
     narrower = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, parts)
-    assert_one_error(narrower, "calibrated with accumulate_over 'span', not 'question_and_rationale'")
+    assert_one_error(narrower, f"accumulate_over must be 'span' as in {BEST}, got 'question_and_rationale'")
     other = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, option("gamma", 20))
-    assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
+    assert_one_error(other, f"gamma must be 10.0 as in {BEST}, got 20.0")
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
-    assert_one_error(task, "was calibrated on last_letter, not on addition")
+    assert_one_error(task, f"data set must be last_letter as in {BEST}, got addition")
     edits: list[dict[str, Any]] = [{"threshold": 7}, {"threshold": None}, {"settings": "x"}, {"n": "many"}]
     edits += [{"triggered": 10**30}, {"curve": [[0.5]]}, {"dtype": 32}]
     texts = [json.dumps(found | edit) for edit in edits]
@@ -198,7 +199,7 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     found = json.loads(saved.read_text(encoding="utf-8"))
     assert (found["precision"], found["dtype"]) == ("32-true", "float32")
     half = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold, "--trainer.precision=bf16-mixed")
-    assert_one_error(half, "calibration.json was calibrated with --trainer.precision 32-true, not bf16-mixed")
+    assert_one_error(half, f"--trainer.precision must be 32-true as in {saved}, got bf16-mixed")
     for name in ("precision", "dtype"):
         del found[name]
     saved.write_text(json.dumps(found), encoding="utf-8")
@@ -213,7 +214,9 @@ def test_a_calibration_without_the_range_was_made_with_the_earlier_one(trained: 
     found = json.loads(best.read_text(encoding="utf-8"))
     assert found["settings"].pop("accumulate_over") == "span"
     best.write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(UserError, match="with accumulate_over 'question_and_rationale', not 'span'"):
+    with pytest.raises(
+        UserError, match="accumulate_over must be 'question_and_rationale' as in .*, got 'span'"
+    ):
         read_calibration(best, checkpoint, CONDITIONS)
     earlier = CONDITIONS._replace(settings=asdict(Corruption(accumulate_over="question_and_rationale")))
     assert read_calibration(best, checkpoint, earlier).threshold == found["threshold"]

@@ -279,7 +279,7 @@ def test_checkpoint_of_another_model(trained: Path) -> None:
     before = hashes(trained)
     cases = {
         "--model.num_virtual_tokens=5": "prompt is (4, 32) there and (5, 32) here",
-        "--model=PrefixTuning": "the checkpoint is of method PromptTuning, the model is PrefixTuning",
+        "--model=PrefixTuning": "method must be PromptTuning as in the checkpoint, got PrefixTuning",
         "--backbone.name=embedded": "the checkpoint belongs to backbone",
     }
     for flag, message in cases.items():

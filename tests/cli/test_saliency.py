@@ -220,7 +220,7 @@ def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     flows = arrays["saliency"][..., 1:].sum(3) / (4 * arrays["lengths"][:, None])
     assert rows[0]["prompt_to_rationale"] == pytest.approx(flows[0, :, 1].tolist())
     other = call("test", *QUIET, "--ckpt_path", "run", "--model.bos_first=false")
-    assert_one_error(other, "the checkpoint has bos_first True, the model has unset")
+    assert_one_error(other, "bos_first must be True as in the checkpoint, got unset")
 
 
 def test_one_question(trained: Path) -> None:

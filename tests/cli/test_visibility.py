@@ -58,7 +58,8 @@ def test_a_threshold_holds_for_the_layers_it_was_calibrated_with(trained: Path) 
     rows = [json.loads(line) for line in (trained / "test-2" / "dpc.jsonl").read_text().splitlines()]
     assert any(row["ratio"] is not None for row in rows)
     refused = call("test", *QUIET, "--ckpt_path", trained, DPC)
-    assert_one_error(refused, "was calibrated with visible_layers [0, 2], not null: run 'promptstage")
+    assert_one_error(refused, "visible_layers must be [0, 2] as in ")
+    assert_one_error(refused, "best.dpc.json, got null: run 'promptstage")
 
 
 def test_a_fit_with_a_hidden_prompt(common: list[str], tmp_path: Path) -> None:
