@@ -112,9 +112,7 @@ def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
     assert records[0] == records[1]
 
     other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
-    assert_one_error(
-        other, "beta of ACT must be 0.4 as in file run/test/act.json, got 0.5: set the same value"
-    )
+    assert_one_error(other, "beta of ACT must be 0.4 as in file run/test/act.json, got 0.5: set")
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])
