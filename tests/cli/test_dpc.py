@@ -15,7 +15,7 @@ from promptstage.callbacks.dpc_files import CalibrationConditions, read_calibrat
 from promptstage.lightning_modules import evaluation
 from promptstage.lightning_modules.correction import Corruption
 from promptstage.utilities.errors import UserError
-from tests.cli.test_mistakes import assert_one_error
+from tests.cli.test_invalid_options_are_rejected import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
@@ -74,7 +74,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
 
 
-def test_measuring_changes_nothing(trained: Path) -> None:
+def test_mode_none_does_not_change_the_records(trained: Path) -> None:
     """Mode none leaves the plain test's records, to the last byte."""
     run_test(trained, option("mode", "none"))
     plain, measured = (trained / name / "results.jsonl" for name in ("test", "test-2"))
@@ -89,7 +89,7 @@ def test_measuring_changes_nothing(trained: Path) -> None:
 
 @pytest.mark.usefixtures("graded_by_checksum")
 @pytest.mark.parametrize("mode", ["dpc", "all", "random", "random_all"])
-def test_corrected_answers_count(mode: str, trained: Path) -> None:
+def test_corrected_answers_are_graded(mode: str, trained: Path) -> None:
     decides = mode in ("dpc", "random")
     threshold = [option("threshold", 0.1)] if decides else []
     outcome = run_test(trained, option("mode", mode), *threshold, option("gamma", 95))
@@ -135,7 +135,7 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     assert histogram.histogram_value.num == sum(row["ratio"] is not None for row in rows)
 
 
-def test_a_random_token_is_the_examples_own(trained: Path) -> None:
+def test_random_tokens_depend_on_the_example_only(trained: Path) -> None:
     """Whatever the batches; another seed draws others."""
     flags = [option("mode", "random_all")]
     run_test(trained, *flags, "--data.eval_batch_size=1")
@@ -147,7 +147,7 @@ def test_a_random_token_is_the_examples_own(trained: Path) -> None:
 
 
 @pytest.mark.usefixtures("graded_by_checksum")
-def test_calibrated_on_validation(trained: Path) -> None:
+def test_threshold_is_calibrated_on_the_validation_split(trained: Path) -> None:
     """Calibrate, then test with the threshold found; the checkpoint's side file says what it is for."""
     outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
@@ -188,7 +188,7 @@ def test_calibrated_on_validation(trained: Path) -> None:
     )
 
 
-def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_threshold_is_valid_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Saved below --run_dir, read from that folder; refused at another precision; a note for older files."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
@@ -207,7 +207,7 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     assert "calibration.json does not record the precision that it was calibrated at" in caplog.text
 
 
-def test_a_calibration_without_the_range_was_made_with_the_earlier_one(trained: Path) -> None:
+def test_a_calibration_of_an_earlier_version_has_the_earlier_range(trained: Path) -> None:
     """Files of earlier versions hold for question and rationale only."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples=2").code == 0
     best, checkpoint = (trained / "checkpoints" / f"best.{suffix}" for suffix in ("dpc.json", "ckpt"))
@@ -246,7 +246,7 @@ def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
         assert (event.step, event.value) == (step, pytest.approx(value))
 
 
-def test_a_folder_of_its_own(trained: Path) -> None:
+def test_files_are_written_to_the_given_folder(trained: Path) -> None:
     """It is made, also for answers to free questions."""
     flags = [CALLBACK, option("mode", "all"), option("alpha", 100), option("folder", "some/where")]
     outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\n")
@@ -258,19 +258,19 @@ def test_a_folder_of_its_own(trained: Path) -> None:
     assert (told["triggered"], told["corrected"]) == (1, 0)
 
 
-def test_some_validation_questions(trained: Path) -> None:
+def test_calibration_can_use_the_first_questions_only(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples", "2").code == 0
     assert len(read(trained / "calibrate")) == 2
 
 
-def test_another_state_of_the_checkpoint(trained: Path) -> None:
+def test_a_threshold_of_another_checkpoint_is_rejected(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained).code == 0
     best = trained / "checkpoints" / "best.ckpt"
     best.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes() + b" ")
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for a different version of")
 
 
-def test_answers_to_free_questions(trained: Path) -> None:
+def test_predict_corrects_generations(trained: Path) -> None:
     flags = [CALLBACK, option("mode", "all"), option("gamma", 100)]
     outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\ngho\n")
     assert outcome.code == 0, outcome.err
@@ -281,7 +281,7 @@ def test_answers_to_free_questions(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["PrefixTuning", "DHAM"])
-def test_other_methods(
+def test_dpc_works_with_other_methods(
     method: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -315,12 +315,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
-def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
 
 
-def test_where_it_cannot_work(common: list[str], trained: Path, tmp_path: Path) -> None:
+def test_unsupported_uses_are_rejected(common: list[str], trained: Path, tmp_path: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     bare = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, option("threshold", 0.5))
     assert_one_error(bare, "Pretrained has no soft prompt: DPC has nothing to corrupt")

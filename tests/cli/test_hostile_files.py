@@ -103,7 +103,7 @@ OWN = """
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
-class Mine(PromptTuning):
+class UserMethod(PromptTuning):
     pass
 """
 
@@ -114,10 +114,10 @@ def test_a_users_class_is_used_when_it_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("own_methods.py").write_text(OWN, encoding="utf-8")
-    flags = ["--model=own_methods.Mine" if flag.startswith("--model=") else flag for flag in common]
+    flags = ["--model=own_methods.UserMethod" if flag.startswith("--model=") else flag for flag in common]
     assert call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run").code == 0
-    assert_one_error(call("test", *QUIET, "--ckpt_path=run"), "names the class 'own_methods.Mine'")
-    assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.Mine").code == 0
+    assert_one_error(call("test", *QUIET, "--ckpt_path=run"), "names the class 'own_methods.UserMethod'")
+    assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.UserMethod").code == 0
 
 
 def test_a_file_does_not_enable_remote_code(
@@ -185,7 +185,7 @@ def test_a_file_does_not_name_another_file(
         assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
 
 
-def test_a_file_does_not_say_where_answers_are_written(trained: Path, tmp_path: Path) -> None:
+def test_a_file_does_not_set_the_answers_file(trained: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("content", encoding="utf-8")
     Path("given.yaml").write_text(f"answers: {victim}\n", encoding="utf-8")
@@ -216,7 +216,7 @@ ELSEWHERE = {"class_path": "CSVLogger", "init_args": {"save_dir": "/elsewhere"}}
         ),
     ],
 )
-def test_a_file_says_nothing_past_its_checks(
+def test_keys_and_values_cannot_bypass_the_checks(
     values: Config | str, reason: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values that the parser would read as more than one name or value."""
@@ -261,7 +261,7 @@ def test_invalid_configurations_are_refused(text: str, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("devices", [100_000, "100000", "+100_000", "9" * 400, [0] * 100])
-def test_processes_are_not_started_by_the_thousand(devices: Any, trained: Path) -> None:
+def test_a_checkpoint_cannot_start_thousands_of_ranks(devices: Any, trained: Path) -> None:
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update(devices=devices))
     flags = [flag for flag in QUIET if "devices" not in flag]
     outcome = call("fit", *flags, f"--ckpt_path={run}")
@@ -374,7 +374,7 @@ def test_a_fit_does_not_start_without_its_event_folder(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_configuration_that_is_no_file_is_kept(kind: str, trained: Path) -> None:
+def test_a_configuration_that_is_not_a_regular_file_is_not_replaced(kind: str, trained: Path) -> None:
     """A pipe would be waited for, and /dev/zero be read for ever."""
     file = trained / "config.yaml"
     file.unlink()

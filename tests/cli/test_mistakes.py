@@ -141,7 +141,9 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("flag", "message"), TYPOS, ids=[flag for flag, _ in TYPOS])
-def test_typo(flag: str, message: str, trained: Path, common: list[str]) -> None:
+def test_a_typo_is_reported_with_the_nearest_name(
+    flag: str, message: str, trained: Path, common: list[str]
+) -> None:
     before = hashes(trained.parent)
     assert_one_error(call("fit", *common, f"--run_dir={trained}", flag), message)
     assert hashes(trained.parent) == before
@@ -150,7 +152,9 @@ def test_typo(flag: str, message: str, trained: Path, common: list[str]) -> None
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("flags", "message"), DHAM_MISTAKES)
-def test_stages(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_stages_are_rejected(
+    flags: list[str], message: str, trained: Path, common: list[str]
+) -> None:
     rest = [flag for flag in common if not flag.startswith("--model")]
     assert_one_error(call("fit", *rest, "--model=DHAM", *flags, f"--run_dir={trained}"), message)
     assert [path.name for path in Path().iterdir()] == ["run"]
@@ -182,7 +186,7 @@ YAML = [
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("text", "message"), YAML, ids=[text.split()[0] + text[-12:-1] for text, _ in YAML])
-def test_yaml(text: str, message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_yaml_is_rejected(text: str, message: str, trained: Path, common: list[str]) -> None:
     before = hashes(trained)
     assert_one_error(call("fit", "-c", write(text), *common, f"--run_dir={trained}"), message)
     assert hashes(trained) == before
@@ -207,7 +211,9 @@ DATA = [
 
 
 @pytest.mark.parametrize(("train", "test", "command", "message"), DATA)
-def test_data(train: list, test: list, command: str, message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_data_is_rejected(
+    train: list, test: list, command: str, message: str, trained: Path, common: list[str]
+) -> None:
     Path("data").mkdir()
     for split, rows in (("train", train), ("test", test)):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -238,7 +244,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize(("flags", "message"), ELSEWHERE, ids=[flags[-1] for flags, _ in ELSEWHERE])
-def test_what_is_not_there(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
+def test_missing_files_are_reported(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
     write("trainer:\n  max_steps: 1\n")
     Path("gguf").mkdir()
     for name in ("a", "b"):
@@ -257,7 +263,7 @@ def test_what_is_not_there(flags: list[str], message: str, trained: Path, common
     assert sorted(path.name for path in Path().iterdir()) == ["gguf", "given.yaml", "run"]
 
 
-def test_checkpoints(trained: Path) -> None:
+def test_damaged_checkpoints_are_rejected(trained: Path) -> None:
     best = trained / "checkpoints" / "best.ckpt"
     whole = best.read_bytes()
     best.write_bytes(whole[: len(whole) // 2])
@@ -268,14 +274,14 @@ def test_checkpoints(trained: Path) -> None:
     assert_one_error(call("test", "--ckpt_path"), "--ckpt_path needs a value")
 
 
-def test_checkpoint_of_another_program(trained: Path) -> None:
+def test_a_checkpoint_of_another_program_is_rejected(trained: Path) -> None:
     import torch
 
     torch.save({"state_dict": {}}, "other.ckpt")
     assert_one_error(call("test", "--ckpt_path", "other.ckpt"), "was not written by promptstage")
 
 
-def test_checkpoint_of_another_model(trained: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(trained: Path) -> None:
     before = hashes(trained)
     cases = {
         "--model.num_virtual_tokens=5": "prompt is (4, 32) there and (5, 32) here",
@@ -288,12 +294,12 @@ def test_checkpoint_of_another_model(trained: Path) -> None:
     assert not (trained / "test-2").exists()
 
 
-def test_without_a_model(common: list[str]) -> None:
+def test_a_model_is_required(common: list[str]) -> None:
     rest = [flag for flag in common if not flag.startswith("--model")]
     assert_one_error(call("test", *rest), "--model is required: one of DHAM, ", "or --ckpt_path of a run")
 
 
-def test_subcommand() -> None:
+def test_an_unknown_subcommand_is_reported_with_the_nearest_name() -> None:
     assert_one_error(call("tset"), "subcommand 'tset' is unknown: did you mean 'test'?")
 
 

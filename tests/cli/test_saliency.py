@@ -20,7 +20,7 @@ from promptstage.lightning_modules.diagnosis import SOURCES
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import tensors_digest
-from tests.cli.test_mistakes import assert_one_error
+from tests.cli.test_invalid_options_are_rejected import assert_one_error
 from tests.tiny_folder import QUIET, call
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
@@ -117,7 +117,7 @@ def test_rows_and_arrays(trained: Path) -> None:
     assert {tag.partition("/")[0] for tag in events.Tags()["scalars"]} == {"test"}
 
 
-def test_layers_without_the_prompt(
+def test_layers_without_the_prompt_have_no_flow(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A late prompt has no flow below the layer it joins: null in rows, no scalar, figures all the same."""
@@ -135,7 +135,7 @@ def test_layers_without_the_prompt(
     assert Path("run/test/saliency_flows.png").exists()
 
 
-def test_batches_change_nothing(trained: Path) -> None:
+def test_batch_size_does_not_change_saliency(trained: Path) -> None:
     for size in (1, 4):
         flags = [CALLBACK, GOLD, GRADIENTS, f"--data.eval_batch_size={size}"]
         assert call("test", *QUIET, "--ckpt_path", trained, *flags).code == 0
@@ -144,7 +144,7 @@ def test_batches_change_nothing(trained: Path) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-9)
 
 
-def test_some_layers_of_some_examples(trained: Path) -> None:
+def test_a_selection_of_layers_and_examples(trained: Path) -> None:
     options = [CALLBACK, GOLD, "--trainer.callbacks.layers=[1,3]", "--trainer.callbacks.examples=2"]
     outcome = call("test", *QUIET, "--ckpt_path", trained, GRADIENTS, *options)
     assert outcome.code == 0, outcome.err
@@ -152,7 +152,7 @@ def test_some_layers_of_some_examples(trained: Path) -> None:
     assert (len(rows), about["layers"], tuple(arrays["curve"].shape)) == (2, [1, 3], (2, 2))
 
 
-def test_own_generation_as_label(trained: Path) -> None:
+def test_the_generation_is_the_label_in_a_test(trained: Path) -> None:
     """The default of a test."""
     outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GRADIENTS)
     assert outcome.code == 0, outcome.err
@@ -171,7 +171,7 @@ def test_own_generation_as_label(trained: Path) -> None:
         (["--trainer.callbacks.every_n_steps=4", "--trainer.callbacks.label=generation"], (4, 8), 4),
     ],
 )
-def test_while_a_prompt_learns(
+def test_saliency_is_measured_during_training(
     flags: list[str],
     steps: tuple[int, int],
     examples: int,
@@ -198,7 +198,9 @@ def test_while_a_prompt_learns(
     assert events.Scalars("saliency/late_flow")[0].value == pytest.approx(expected)
 
 
-def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_does_not_change_training(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fit that is looked at trains the same prompt."""
     monkeypatch.chdir(tmp_path)
     for run, flags in (("plain", []), ("seen", [CALLBACK, "--trainer.callbacks.every_n_steps=1"])):
@@ -207,7 +209,9 @@ def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch:
     assert torch.equal(plain["prompt"], seen["prompt"])
 
 
-def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bos_first_adds_a_leading_column(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The BOS is a column of its own, no virtual token, and part of what the prompt was trained with."""
     monkeypatch.chdir(tmp_path)
     fit = call("fit", *common, "--model.bos_first=true", "--trainer.max_steps=4", "--run_dir=run")
@@ -223,7 +227,7 @@ def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     assert_one_error(other, "bos_first must be True as in the checkpoint, got unset")
 
 
-def test_one_question(trained: Path) -> None:
+def test_saliency_of_one_question(trained: Path) -> None:
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question", "reverse: abc")
     assert outcome.code == 0, outcome.err
     folder = trained / "saliency"
@@ -239,7 +243,7 @@ def test_one_question(trained: Path) -> None:
     assert read(trained / "saliency-2")[1]["curve"].shape == (1, 1)
 
 
-def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) -> None:
+def test_unusable_questions_are_rejected(trained: Path, common: list[str]) -> None:
     missing = call("saliency", *QUIET, "--ckpt_path", trained)
     assert_one_error(missing, "saliency needs a question: give --question TEXT")
     flags = ["--question=1+1", "--layers=[7]"]
@@ -264,7 +268,7 @@ def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("graded_by_length")
-def test_a_balanced_sample(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_balanced_sample_of_answers(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The first correct and incorrect answers of the split, measured as among all; with rollout and range.
 
     Grades of 12 questions do not suffice for 50 of each kind: all are measured, and one line says so.
@@ -315,7 +319,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
-def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
 
@@ -327,7 +331,7 @@ def test_balanced_needs_grades(common: list[str], tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("callback", [SaliencyDiagnostics(), DPC(threshold=0.5)])
-def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
+def test_inference_mode_is_rejected(callback: Callback) -> None:
     """The command line turns inference mode off; whoever makes a trainer has to do so."""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], barebones=False)
     trainer.state.fn = TrainerFn.TESTING
@@ -335,7 +339,7 @@ def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
         callback.setup(trainer, Pretrained(), "test")
 
 
-def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
+def test_a_model_without_prompt_is_rejected(common: list[str], trained: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, GRADIENTS)
     assert_one_error(

@@ -51,7 +51,7 @@ def test_saliency_of_hidden_layers_is_null(trained: Path) -> None:
     done("saliency", *QUIET, "--ckpt_path", trained, HIDDEN, "--question=abcd")
 
 
-def test_a_threshold_holds_for_the_layers_it_was_calibrated_with(trained: Path) -> None:
+def test_a_threshold_is_valid_for_its_visible_layers(trained: Path) -> None:
     done("calibrate", *QUIET, "--ckpt_path", trained, HIDDEN)
     assert read(trained / "calibrate" / "calibration.json")["settings"]["visible_layers"] == [0, 2]
     done("test", *QUIET, "--ckpt_path", trained, DPC, HIDDEN)

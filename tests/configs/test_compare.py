@@ -72,7 +72,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-def test_a_table(finished: Path) -> None:
+def test_a_comparison_writes_its_table(finished: Path) -> None:
     assert not (finished / "pairs.jsonl").exists()
     lines = (finished / "table.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "tiny"
@@ -87,7 +87,7 @@ def test_a_table(finished: Path) -> None:
     assert stages[11].endswith(" s")
 
 
-def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
+def test_rows_with_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
     """A row of another one's prompt, with two seeds: one fit and one calibration a seed, paired answers."""
     values = yaml.safe_load(table.read_text(encoding="utf-8"))
     values |= {"seeds": [0, 1]}
@@ -123,7 +123,7 @@ def test_resume_runs_nothing_twice(table: Path, copy: Path, commands: list[str])
     assert (copy / "table.md").read_text(encoding="utf-8") == before
 
 
-def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: list[str]) -> None:
+def test_resume_continues_an_interrupted_comparison(table: Path, copy: Path, commands: list[str]) -> None:
     row, argv = copy / "g-2", [str(table), "--run-dir", str(copy), "--resume", "--rows", "G = 2"]
     # In its test,
     (row / "test" / "summary.json").unlink()
@@ -149,7 +149,7 @@ def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: li
     assert "| Bare |" in (copy / "table.md").read_text(encoding="utf-8")
 
 
-def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands: list[str]) -> None:
+def test_without_resume_a_new_folder_is_created(table: Path, copy: Path, commands: list[str]) -> None:
     flags = ["--rows", "Bare", "--", "--data.test_size", "2"]
     assert compare([str(table), "--run-dir", str(copy), *flags]) == 0
     assert commands == ["test"]
@@ -158,13 +158,15 @@ def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands:
     assert " / 2 |" in text
 
 
-def test_resume_with_other_flags(table: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_with_other_flags_is_rejected(
+    table: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = error_of(capsys, table, "--run-dir", copy, "--resume", "--", "--data.seed=1")
     assert line == "error: row 'Bare' of run was started with other flags: give another --run-dir"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"Bare": 3}', "{", '{"a": NaN}'])
-def test_resume_with_damaged_records(
+def test_resume_with_damaged_records_is_rejected(
     text: str, table: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copy / "compare.json").write_text(text, encoding="utf-8")
@@ -172,7 +174,7 @@ def test_resume_with_damaged_records(
     assert line.startswith("error: comparison's records run/compare.json ")
 
 
-def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
+def test_a_failed_command_ends_the_comparison(table: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         compare(
             [str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"]
@@ -181,7 +183,7 @@ def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "g-2").exists()
 
 
-def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_row_is_rejected(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, table, "--rows", "Bare,G = 3", "--run-dir", tmp_path / "run")
     assert line == "error: row 'G = 3' is unknown: did you mean 'G = 2'? Allowed: Bare, G = 2"
     assert not (tmp_path / "run").exists()
@@ -235,7 +237,7 @@ def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None
     assert "MEMBER: 2/2" in done.stderr
 
 
-def test_it_is_refused_under_torchrun(
+def test_torchrun_is_rejected(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

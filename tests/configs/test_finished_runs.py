@@ -97,7 +97,7 @@ def test_tests_of_other_data_are_not_paired(tmp_path: Path) -> None:
     assert [column(line, name) for name in COLUMNS[6:11]] == ["a (other questions)", *"––––"]
 
 
-def test_a_partial_test_says_so(tmp_path: Path) -> None:
+def test_a_partial_test_is_marked(tmp_path: Path) -> None:
     run = save_test(tmp_path / "a", "110")
     summary = json.loads((run / "test" / "summary.json").read_text(encoding="utf-8")) | {"questions": 9}
     (run / "test" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -105,7 +105,7 @@ def test_a_partial_test_says_so(tmp_path: Path) -> None:
     assert column(line, "correct") == "2 / 3 (3 of 9 questions)"
 
 
-def test_means_over_seeds_keep_the_pairing(tmp_path: Path) -> None:
+def test_means_over_seeds_are_paired(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     grades = {
         row: ["".join("1" if value < rate else "0" for value in random.random(40)) for _ in range(3)]
@@ -150,7 +150,7 @@ def test_a_figure_groups_the_rows_of_comparisons(kind: str, tmp_path: Path) -> N
         assert [line.get_ydata().tolist() for line in axes.get_lines()[::3]] == [[75, 75], [25, 25]]
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")
     (tmp_path / "empty").mkdir()
     assert "is unknown: did you mean 'a'?" in error_of(capsys, a, b, "--against", "A")
@@ -176,7 +176,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("results.jsonl", "two", "is not valid JSON"),
     ],
 )
-def test_damaged_results(
+def test_damaged_results_are_rejected(
     file: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10")
@@ -229,7 +229,7 @@ def test_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_second_table_keeps_the_first(tmp_path: Path) -> None:
+def test_a_second_table_gets_a_new_folder(tmp_path: Path) -> None:
     run, out = save_test(tmp_path / "a", "10"), tmp_path / "out"
     assert compare([str(run), "--run-dir", str(out)]) == compare([f"b={run}", "--run-dir", str(out)]) == 0
     assert "runs: a\n" in (out / "table.md").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 
 
 @pytest.mark.parametrize(("rank", "ends"), [("1", True), ("0", False)])
-def test_follows_its_parent(rank: str, ends: bool) -> None:
+def test_a_rank_exits_with_its_parent(rank: str, ends: bool) -> None:
     child = CHILD.format(seconds=60 if ends else 5)  # the first process of a node is nobody's child
     environment = os.environ | {"LOCAL_RANK": rank}
     parent = subprocess.Popen(
