@@ -23,7 +23,7 @@ def heads(value: object) -> str:
 
 @pytest.fixture(scope="module")
 def six_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a backbone of 6 layers: 2 to 4 can be searched."""
+    """Folder of a backbone with 6 layers, of which 2 to 4 are searched."""
     return save_tiny_backbone(tmp_path_factory.mktemp("six_layers"), layers=6)
 
 
@@ -37,7 +37,7 @@ def bare(common: list[str], six_layers: Path, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
-    """Ids and calibration of every batch generated from."""
+    """Record ids and calibration of every batch."""
     assert app  # imported before: it takes functions by name, replaced ones would stay
     seen: list[tuple[list[str], Calibration | None]] = []
     generate_batch = evaluation.generate_batch
@@ -52,7 +52,7 @@ def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], 
 
 @pytest.fixture
 def grades_by_head(monkeypatch: pytest.MonkeyPatch, generated_batches: list[Any]) -> None:
-    """Grades without a model: two are right, but one with head 0 or 3 of layer 3, three with head 2."""
+    """Grade two questions as correct; one with head 0 or 3 of layer 3, three with head 2."""
     grade_batch = evaluation.grade_batch
 
     def made_up(backbone: Any, batch: Any, outputs: Any) -> list[Any]:
@@ -131,7 +131,7 @@ def test_act_works_in_validate_and_predict(
 
 
 def test_given_heads_change_generations_and_beta_1_does_not(bare: list[str]) -> None:
-    """A random backbone's answers are fragile: they change with a few heads."""
+    """Generations of a random backbone change with a few heads."""
     chosen = heads("{2: [0, 1, 3], 4: [2]}")
     found = []
     for number, flags in enumerate(
@@ -197,7 +197,7 @@ def test_heads_of_another_backbone_are_rejected(bare: list[str], tmp_path: Path)
 def test_a_finished_search_is_saved_before_a_failure(
     bare: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What took long is kept, and the module is as it was."""
+    """The file of the search exists, and the module is unchanged."""
 
     def fail(*args: Any) -> None:
         raise UserError("stopped")

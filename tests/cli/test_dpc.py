@@ -43,7 +43,7 @@ def run_test(run: Path, *flags: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the embedded backbone, which the prompt does change, and its test."""
+    """Run on the embedded backbone, where the prompt has an effect, and its test."""
     run = tmp_path_factory.mktemp("words") / "run"
     flags = ["--model=PromptTuning", "--model.num_virtual_tokens=12", "--model.optimizer.lr=0.03"]
     flags += ["--data=Generated", "--data.task=last_letter", "--data.batch_size=16", "--data.train_size=400"]
@@ -56,14 +56,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in the working directory."""
+    """Copy of the finished run in the working directory."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(finished, tmp_path / "run")).relative_to(tmp_path)
 
 
 @pytest.fixture
 def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: an answer is right when its text has an odd checksum."""
+    """Grade by the checksum of the text: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:
@@ -75,7 +75,7 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mode_none_does_not_change_the_records(trained: Path) -> None:
-    """Mode none leaves the plain test's records, to the last byte."""
+    """The records are byte-identical to those of a test without DPC."""
     run_test(trained, option("mode", "none"))
     plain, measured = (trained / name / "results.jsonl" for name in ("test", "test-2"))
     assert plain.read_bytes() == measured.read_bytes()
@@ -136,7 +136,7 @@ def test_corrected_answers_are_graded(mode: str, trained: Path) -> None:
 
 
 def test_random_tokens_depend_on_the_example_only(trained: Path) -> None:
-    """Whatever the batches; another seed draws others."""
+    """They do not depend on batches; another seed draws other tokens."""
     flags = [option("mode", "random_all")]
     run_test(trained, *flags, "--data.eval_batch_size=1")
     run_test(trained, *flags, "--data.eval_batch_size=4")
@@ -148,7 +148,7 @@ def test_random_tokens_depend_on_the_example_only(trained: Path) -> None:
 
 @pytest.mark.usefixtures("graded_by_checksum")
 def test_threshold_is_calibrated_on_the_validation_split(trained: Path) -> None:
-    """Calibrate, then test with the threshold found; the checkpoint's side file says what it is for."""
+    """The threshold is saved beside the checkpoint with its conditions, and used by test."""
     outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
     best = trained / "checkpoints" / "best.dpc.json"
@@ -189,7 +189,7 @@ def test_threshold_is_calibrated_on_the_validation_split(trained: Path) -> None:
 
 
 def test_a_threshold_is_valid_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Saved below --run_dir, read from that folder; refused at another precision; a note for older files."""
+    """It is read from --run_dir and rejected at another precision; a note reports files without precision."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
     assert not (trained / "checkpoints" / "best.dpc.json").exists()
@@ -208,7 +208,7 @@ def test_a_threshold_is_valid_for_one_precision(trained: Path, caplog: pytest.Lo
 
 
 def test_a_calibration_of_an_earlier_version_has_the_earlier_range(trained: Path) -> None:
-    """Files of earlier versions hold for question and rationale only."""
+    """Files without ``accumulate_over`` are valid for question and rationale only."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples=2").code == 0
     best, checkpoint = (trained / "checkpoints" / f"best.{suffix}" for suffix in ("dpc.json", "ckpt"))
     found = json.loads(best.read_text(encoding="utf-8"))
@@ -247,7 +247,7 @@ def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
 
 
 def test_files_are_written_to_the_given_folder(trained: Path) -> None:
-    """It is made, also for answers to free questions."""
+    """The folder is created, also by predict."""
     flags = [CALLBACK, option("mode", "all"), option("alpha", 100), option("folder", "some/where")]
     outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\n")
     assert outcome.code == 0, outcome.err

@@ -169,7 +169,7 @@ def test_unusable_values_are_rejected_before_loading(
 
 
 def test_the_configuration_of_a_fit_is_valid_for_test(trained: Path) -> None:
-    """Options of fit are ignored with a note; a typo in a file stays a mistake."""
+    """Options of fit are ignored with a note; a typo in a file is an error."""
     outcome = call("test", "-c", trained / "config.yaml", f"--ckpt_path={trained}")
     assert outcome.code == 0, outcome.err
     (note,) = (line for line in outcome.notes if "config.yaml" in line)
@@ -193,7 +193,7 @@ def test_a_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, s
 
 @pytest.mark.parametrize("where", ["module", "callback"])
 def test_a_bug_shows_its_traceback(where: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is raised within Lightning's loop."""
+    """Also if it is raised within Lightning's loop."""
     from promptstage.callbacks.throughput import Throughput
     from promptstage.lightning_modules.base import SoftPromptModule
 

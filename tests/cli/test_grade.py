@@ -31,7 +31,7 @@ def write(records: Records, path: str = "results.jsonl") -> Path:
 
 @pytest.fixture
 def records(trained: Path) -> Records:
-    """What the run's test left, changed by hand: each change of grade once, and two records as they were."""
+    """Edited records of the run's test: each change of grade once, and two unchanged records."""
     records = read(trained / "test" / "results.jsonl")
     assert not any(record["correct"] for record in records)  # by a random backbone
     records[0]["generation"] = f"backwards\n#### {records[0]['reference']}"

@@ -41,7 +41,7 @@ def test_integers_are_the_same_in_flags_and_files(
 
 
 def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> None:
-    """Programs that read YAML 1.1 get the same texts."""
+    """Programs that read YAML 1.1 read the same texts."""
     outcome = call(
         "fit", *common, "--model.init.kind=text", "--model.init.text=1:30", "--trainer.max_steps=1",
         "--run_dir=run",
@@ -63,7 +63,7 @@ def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> Non
     ],
 )
 def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> None:
-    """``lr:`` without a value is null, which the parser would pass on."""
+    """``lr:`` without a value is null, which the parser accepts."""
     section, *path, last = option.split(".")
     values: dict = {last: None}
     for key in reversed(path):
@@ -87,7 +87,7 @@ def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> 
     ],
 )
 def test_null_is_refused_on_the_command_line(flags: list[str], common: list[str]) -> None:
-    """The parser passes it on to classes, which would compare it with a number."""
+    """The parser would pass it to classes, which compare it with a number."""
     option = flags[-1].partition("=")[0]
     assert_one_error(call("test", *common, *flags), f"option {option} needs a value, got null")
 

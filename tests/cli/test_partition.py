@@ -25,7 +25,7 @@ SEARCH = [
 
 @pytest.fixture
 def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Flags of a short DHAM run, in a folder of its own."""
+    """Flags of a short DHAM run, in a new working directory."""
     monkeypatch.chdir(tmp_path)
     rest = [flag for flag in common if not flag.startswith("--model")]
     return [*rest, "--model=DHAM", "--model.num_virtual_tokens=6", *SEARCH]
@@ -245,7 +245,7 @@ def test_a_tensor_among_a_checkpoints_options_is_refused(value: object, dham: li
 @pytest.mark.parametrize("stages", [1, 4])
 @pytest.mark.parametrize("method", ["cka", "euclidean"])
 def test_one_stage_and_one_stage_per_layer(stages: int, method: str, dham: list[str]) -> None:
-    """Neither has a silhouette."""
+    """Neither partition has a silhouette."""
     flags = [*dham, f"--model.num_stages={stages}", f"--model.partition={method}", "--run_dir=run"]
     outcome = call("fit", *flags, "--trainer.max_steps=1")
     assert outcome.code == 0, outcome.err
@@ -253,7 +253,7 @@ def test_one_stage_and_one_stage_per_layer(stages: int, method: str, dham: list[
 
 
 def test_partition_uses_questions_only(dham: list[str]) -> None:
-    """Worked answers and virtual tokens that would not fit are no matter, nor are trainer's trial runs."""
+    """Rationales and virtual tokens beyond the context do not matter, nor does fast_dev_run."""
     flags = [*dham, "--data.max_new_tokens=600", "--trainer.fast_dev_run=true", "--run_dir=found"]
     outcome = call("partition", *flags)
     assert outcome.code == 0, outcome.err

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLI = ROOT / "cli.py"
-# Messages that tell a user nothing.
+# Library messages that are of no use to users.
 NOISE = ("litlogger", "litmodels", "need to be provided", "dirpath has changed", "LeafSpec", "many workers")
 NOISE += ("Loading weights", "eval mode", "Traceback", "before the ``update``")
 

@@ -33,7 +33,7 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The formula of Wilson 1927, z of 95 %."""
+    """Compute the 95 % interval of Wilson (1927)."""
     z, p = 1.959963984540054, correct / total
     centre = (p + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
@@ -42,7 +42,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 @pytest.fixture
 def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: grade by the question's number."""
+    """Grade every other question as correct: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:

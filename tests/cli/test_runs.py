@@ -113,7 +113,7 @@ def test_resuming_a_finished_fit_is_reported_and_changes_nothing(
 
 
 def test_curves_end_at_the_step_of_the_last_checkpoint(trained: Path) -> None:
-    """A validation of the run logs at the same step as the fit's own last one."""
+    """A later validation logs at the same step as the last one of the fit."""
     assert call("validate", *QUIET, "--ckpt_path", trained).code == 0
     assert [scalar.step for scalar in scalars(trained, "train/loss")] == [1, 2, 3, 4]
     fit, validate = scalars(trained, "val/loss")[-1], scalars(trained / "validate", "val/loss")[-1]
@@ -171,7 +171,7 @@ def test_stored_values_are_used(trained: Path) -> None:
 def test_a_path_may_begin_with_a_tilde(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the same folder whatever the working directory is."""
+    """It is the same folder in any working directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert call("fit", *QUIET, "--ckpt_path=~/run", "--trainer.max_steps=5", "--run_dir=~/more").code == 0
     assert (tmp_path / "more" / "checkpoints" / "last.ckpt").is_file()
@@ -217,7 +217,7 @@ def test_a_folder_in_use_is_rejected(trained: Path) -> None:
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it has seen one."""
+    """Restore signal handlers: Lightning ignores a second Ctrl-C."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -265,7 +265,7 @@ def test_an_interrupted_run_can_be_resumed(
 
 
 def test_an_evaluation_uses_the_precision_of_the_fit(trained: Path, common: list[str]) -> None:
-    """An evaluation computes as the fit did, unless something else is asked for."""
+    """Unless a flag overrides it."""
     fit = call("fit", *common, "--trainer.max_steps=1", "--trainer.precision=bf16-mixed", "--run_dir=half")
     assert fit.code == 0, fit.err
     assert call("test", *QUIET, "--ckpt_path=half").code == 0

@@ -29,7 +29,7 @@ GOLD = "--trainer.callbacks.label=rationale"
 
 
 def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Rows, arrays and metadata."""
+    """Return rows, arrays and metadata."""
     lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
     with safe_open(folder / f"{stem}.safetensors", "pt") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
@@ -120,7 +120,7 @@ def test_rows_and_arrays(trained: Path) -> None:
 def test_layers_without_the_prompt_have_no_flow(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A late prompt has no flow below the layer it joins: null in rows, no scalar, figures all the same."""
+    """Below the layer of a late prompt, rows have null and no scalar is logged; figures are drawn."""
     monkeypatch.chdir(tmp_path)
     fit = call("fit", *common, "--model.insert_at=2", "--trainer.max_steps=2", "--run_dir=run")
     assert fit.code == 0, fit.err
@@ -153,7 +153,7 @@ def test_a_selection_of_layers_and_examples(trained: Path) -> None:
 
 
 def test_the_generation_is_the_label_in_a_test(trained: Path) -> None:
-    """The default of a test."""
+    """This is the default."""
     outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GRADIENTS)
     assert outcome.code == 0, outcome.err
     lines = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
@@ -201,7 +201,7 @@ def test_saliency_is_measured_during_training(
 def test_measuring_does_not_change_training(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fit that is looked at trains the same prompt."""
+    """The prompt is the same with and without the callback."""
     monkeypatch.chdir(tmp_path)
     for run, flags in (("plain", []), ("seen", [CALLBACK, "--trainer.callbacks.every_n_steps=1"])):
         assert call("fit", *common, *flags, "--trainer.max_steps=4", f"--run_dir={run}").code == 0
@@ -212,7 +212,7 @@ def test_measuring_does_not_change_training(
 def test_bos_first_adds_a_leading_column(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The BOS is a column of its own, no virtual token, and part of what the prompt was trained with."""
+    """The BOS is not a virtual token, and the checkpoint stores that the prompt was trained with it."""
     monkeypatch.chdir(tmp_path)
     fit = call("fit", *common, "--model.bos_first=true", "--trainer.max_steps=4", "--run_dir=run")
     assert fit.code == 0, fit.err
@@ -258,7 +258,7 @@ def test_unusable_questions_are_rejected(trained: Path, common: list[str]) -> No
 
 @pytest.fixture
 def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: an answer is right when its question has an even length."""
+    """Grade by the length of the question: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:
@@ -332,7 +332,7 @@ def test_balanced_needs_grades(common: list[str], tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("callback", [SaliencyDiagnostics(), DPC(threshold=0.5)])
 def test_inference_mode_is_rejected(callback: Callback) -> None:
-    """The command line turns inference mode off; whoever makes a trainer has to do so."""
+    """Only the command line turns it off by default."""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], barebones=False)
     trainer.state.fn = TrainerFn.TESTING
     with pytest.raises(UserError, match="needs gradients, which inference mode forbids"):

@@ -113,7 +113,7 @@ def text_in_file(written: str) -> str:
 
 @pytest.mark.parametrize("text", [*TEXTS, *UNQUOTED])
 def test_texts_that_are_written_read_the_same(text: str) -> None:
-    """By promptstage and by any other program."""
+    """In promptstage and in other programs."""
     document = dump_yaml({"texts": [text, {"text": text}]})
     expected = {"texts": [text, {"text": text}]}
     assert plain(parse_yaml(document, "file"), lambda path, scalar: False) == expected
@@ -121,7 +121,7 @@ def test_texts_that_are_written_read_the_same(text: str) -> None:
 
 
 def test_null_and_lists_of_text_options() -> None:
-    """Null where an option may be null, lists where it may be a list; entries of a list are texts."""
+    """Null and lists are read only for options that take them; entries of a list are texts."""
     values = assembled(
         ["--backbone.revision", "null"],
         ["--data.revision=6e74213"],

@@ -32,7 +32,7 @@ def test_metrics_to_monitor_are_those_of_a_fit(small: list[str], monkeypatch: py
 
 
 def test_every_callback_of_lightning_is_supported_or_refused(small: list[str]) -> None:
-    """A new one has to be looked at: names are those that were tried."""
+    """The names are those that were checked; a new callback of Lightning has to be added."""
     tried = {
         *("BasePredictionWriter", "Callback", "Checkpoint", "DeviceStatsMonitor", "EarlyStopping"),
         *(
@@ -105,7 +105,7 @@ def test_a_class_name_is_resolved_equally_in_the_next_command(small: list[str]) 
 
 
 def test_user_early_stopping_replaces_the_default(small: list[str]) -> None:
-    """Nothing falls by 100, so that the second validation ends the fit; the default waits for five more."""
+    """No loss decreases by 100, so the second validation ends the fit; the default waits for five more."""
     flags = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     flags += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
     outcome = fit(*small, "--trainer.max_epochs=4", "--trainer.limit_train_batches=1", *flags)

@@ -18,7 +18,7 @@ from tests.tiny_folder import QUIET, save_tiny_backbone
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison of two rows on the tiny backbone, a second each."""
+    """YAML file of a comparison of two rows on the tiny backbone."""
     folder = tmp_path_factory.mktemp("table")
     backbone = save_tiny_backbone(folder / "backbone")
     search = ["--model.search.examples=8", "--model.search.resamples=5", "--model.search.min_stages=2"]
@@ -45,7 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(table: Path) -> Path:
-    """The folder of that comparison, run once. Copy it before writing to it."""
+    """Folder of the finished comparison; copy it before writing to it."""
     run = table.parent / "run"
     assert compare([str(table), "--run-dir", str(run)]) == 0
     return run
@@ -53,14 +53,14 @@ def finished(table: Path) -> Path:
 
 @pytest.fixture
 def copy(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A copy at the same relative path ``run``, which the recorded flags do not name."""
+    """Copy of the finished comparison at ``run``, which the recorded flags do not name."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(finished, "run"))
 
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Subcommands that are run, in this order."""
+    """Record the subcommands that are run, in order."""
     called: list[str] = []
     real = cli.main
 
@@ -88,7 +88,7 @@ def test_a_comparison_writes_its_table(finished: Path) -> None:
 
 
 def test_rows_with_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
-    """A row of another one's prompt, with two seeds: one fit and one calibration a seed, paired answers."""
+    """Two rows share a prompt: one fit and one calibration per seed, and answers are paired."""
     values = yaml.safe_load(table.read_text(encoding="utf-8"))
     values |= {"seeds": [0, 1]}
     dpc = ["--trainer.callbacks=callbacks.dpc.DPC"]
@@ -214,7 +214,7 @@ def test_rows_on_several_devices_start_processes(
 
 
 def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None:
-    """In a process of its own: Lightning starts the other one by running that again, not the comparison."""
+    """The command has its own process, which Lightning runs again for the other rank."""
     run = tmp_path / "run"
     values = yaml.safe_load(table.read_text(encoding="utf-8"))
     values["test_options"] = [*QUIET, "--trainer.devices=2", "--trainer.strategy=ddp"]

@@ -72,7 +72,7 @@ def test_changed_answers_are_listed(tmp_path: Path) -> None:
 
 
 def test_only_common_questions_are_paired(tmp_path: Path) -> None:
-    """A limited test is compared on the questions that it has."""
+    """A partial test is compared on its own questions."""
     runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110011"), ("b", "01"))]
     line = cells(finished_rows(runs, "a"))[1]
     assert (column(line, "fixed / broken"), column(line, "difference")) == ("0 / 1", "-0.500")
@@ -91,7 +91,7 @@ def test_a_run_with_several_tests_is_refused(tmp_path: Path) -> None:
 
 
 def test_tests_of_other_data_are_not_paired(tmp_path: Path) -> None:
-    """Longer questions have the same ids, but other answers."""
+    """Longer questions have the same ids, but other reference answers."""
     runs = [save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")]
     line = cells(finished_rows([str(run) for run in runs], "a"))[1]
     assert [column(line, name) for name in COLUMNS[6:11]] == ["a (other questions)", *"––––"]

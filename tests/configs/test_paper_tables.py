@@ -16,7 +16,7 @@ TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
 
 
 def absolute(flags: list[str]) -> list[str]:
-    """Files as they are found from any folder."""
+    """Make the paths of configuration files absolute."""
     return [re.sub(r"^(--config=)?(configs/)", rf"\1{ROOT}/\2", flag) for flag in flags]
 
 
@@ -61,7 +61,7 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
 
 
 def backbone_of(path: Path) -> str:
-    """Name of the model that a table's file name ends in or begins with."""
+    """Return the model name that a table's file name ends or begins with."""
     (file,) = [file for file in (CONFIGS / "backbone").iterdir() if file.stem in path.stem]
     return yaml.safe_load(file.read_text(encoding="utf-8"))["backbone"]["name"]
 

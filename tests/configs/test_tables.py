@@ -41,7 +41,7 @@ def test_the_selected_rows_cover_all_features() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["dham", "others"])
 def test_selected_rows_run(folder: str, tmp_path: Path) -> None:
-    """With 9 layers; Figure 3, which needs more, has its row without a prompt here."""
+    """Models have 9 layers; of Figure 3, which needs more, the row without a prompt runs."""
     chosen = [row for row in covering(rows()) if (row.file.parent.name == "dham") == (folder == "dham")]
     problems = {
         f"{name(row.file)}: {row.name}": problem

@@ -1,4 +1,4 @@
-"""A process of a job ends soon after the one that started it."""
+"""Ranks exit soon after the process that started them."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 
 @pytest.mark.parametrize(("rank", "ends"), [("1", True), ("0", False)])
 def test_a_rank_exits_with_its_parent(rank: str, ends: bool) -> None:
-    child = CHILD.format(seconds=60 if ends else 5)  # the first process of a node is nobody's child
+    child = CHILD.format(seconds=60 if ends else 5)  # local rank 0 has no parent to follow
     environment = os.environ | {"LOCAL_RANK": rank}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, child],
