@@ -14,7 +14,10 @@ from promptstage.utilities.errors import UserError
 ROOT = Path(__file__).parents[1]
 OWN = tuple(
     str(ROOT / name)
-    for name in ("callbacks", "command_line", "datamodules", "comparisons", "lightning_modules", "utilities")
+    for name in (
+        *("callbacks", "command_line", "comparisons", "composition", "datamodules", "lightning_modules"),
+        *("runs.py", "utilities"),
+    )
 )
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 # Exceptions that libraries raise for values that they reject.

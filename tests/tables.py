@@ -140,7 +140,7 @@ class Tables:
         self.comparisons: dict[Path, Comparison] = {}
 
     def run(self, row: Row) -> str:
-        """Run a row and the rows that it depends on; return a description of the problem, or an empty text."""
+        """Run a row and the rows that it depends on; return a description of the problem, if any."""
         if row.file not in self.comparisons:
             self.comparisons[row.file] = self.smaller(read(row.file))
         comparison = self.comparisons[row.file]

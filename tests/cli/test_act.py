@@ -10,7 +10,7 @@ from promptstage.command_line import app
 from promptstage.lightning_modules import evaluation
 from promptstage.lightning_modules.backbone.calibration import Calibration
 from promptstage.utilities.errors import UserError
-from tests.cli.test_invalid_options_are_rejected import assert_one_error
+from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
 CALLBACK = "--trainer.callbacks=callbacks.act.ACT"

@@ -15,7 +15,7 @@ from promptstage.callbacks.dpc_files import CalibrationConditions, read_calibrat
 from promptstage.lightning_modules import evaluation
 from promptstage.lightning_modules.correction import Corruption
 from promptstage.utilities.errors import UserError
-from tests.cli.test_invalid_options_are_rejected import assert_one_error
+from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"

@@ -11,7 +11,7 @@ import pytest
 
 from promptstage import cli
 from promptstage.datamodules.grading import grade
-from tests.cli.test_invalid_arguments_are_rejected import assert_one_error, hashes
+from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.cli.test_processes import CLI, ROOT
 from tests.tiny_folder import call
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_invalid_options_are_rejected import assert_one_error, hashes
+from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, Outcome, call
 
 QUESTIONS = "planet\n\nstone\n"

@@ -20,7 +20,7 @@ from promptstage.lightning_modules.diagnosis import SOURCES
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import tensors_digest
-from tests.cli.test_invalid_options_are_rejected import assert_one_error
+from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"

@@ -87,7 +87,7 @@ MISTAKES = {
     "title: t\nrows: {PT: []}\nfigure: bar": "figure 'bar' is unknown: did you mean 'bars'?",
     "1: t": "key '1' is unknown",
     "- title": "must be a mapping with the keys title, rows, files, options, test_options",
-    "": "holds no keys",
+    "": "must be a mapping with the keys title",
     "title: [": "is not valid YAML: while parsing a flow node",
     "rows: {a: []}": "must have a title, and rows with their flags",
     "title: t": "must have a title, and rows",
