@@ -2,7 +2,7 @@
 
     python -m tests.faults --repetitions 20
 
-Every run must end as one that nothing happened to: same prompt, optimiser and schedule, bit for bit. One
+Every run must end as one that nothing happened to: same prompt, optimizer and schedule, bit for bit. One
 repetition in four is hit at any time, start-up included; the others once a first checkpoint is there. Prints
 a line a repetition and a table; the exit code is 1 if any went wrong. Needs Linux, and root to mount a tmpfs.
 """
