@@ -125,9 +125,11 @@ def sections(corrections: Sequence[Correction]) -> list[str]:
     """Return Markdown sections of fixed, broken and otherwise changed examples, before and after."""
     corrected = [correction for correction in corrections if correction.triggered]
     kinds = {
-        "fixed": [one for one in corrected if one.after.correct and not one.before.correct],
-        "broken": [one for one in corrected if one.before.correct and not one.after.correct],
-        "the same grade": [one for one in corrected if one.after.correct == one.before.correct],
+        "fixed": [example for example in corrected if example.after.correct and not example.before.correct],
+        "broken": [example for example in corrected if example.before.correct and not example.after.correct],
+        "the same grade": [
+            example for example in corrected if example.after.correct == example.before.correct
+        ],
     }
     parts = [
         f"{len(corrected)} of {len(corrections)} examples were corrected. Token: number of the virtual token "

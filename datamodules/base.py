@@ -130,7 +130,7 @@ class ReasoningDataModule(Splits):
             UserError: if there is none, or one is empty.
         """
         if not questions:
-            raise UserError("no question to answer: give --questions FILE, or lines on standard input")
+            raise UserError("no questions given: use --questions FILE, or lines on standard input")
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
@@ -274,7 +274,7 @@ class ReasoningDataModule(Splits):
     def predict_dataloader(self) -> EvaluationLoader:
         """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
         if not self._questions:
-            raise UserError("no question to answer: predict needs some")
+            raise UserError("no questions given: predict needs at least one")
         return self._evaluation("predict", limit=self._limit("predict"))
 
     def first_examples(self, split: str, count: int | None) -> EvaluationLoader:

@@ -57,10 +57,10 @@ def check_visible(module: PromptModule, seeing: Sequence[Iterable[int]]) -> None
     # The partition command takes no step.
     training = trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_steps != 0
     if unseen and (training or len(unseen) == len(seeing)):
-        whose = f"the prompt of stage {unseen[0] + 1}" if len(seeing) > 1 else "the prompt"
+        prompt = f"the prompt of stage {unseen[0] + 1}" if len(seeing) > 1 else "the prompt"
         raise UserError(
             f"visible_from {start} and visible_until {end}: no layer from {visible.start} to "
-            f"{visible.stop - 1} attends to {whose}"
+            f"{visible.stop - 1} attends to {prompt}"
         )
 
 

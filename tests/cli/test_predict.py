@@ -42,8 +42,8 @@ def test_generations_do_not_depend_on_other_questions(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "stdin", "message"),
     [
-        ([], "", "no question to answer"),
-        ([], "\n \n", "no question to answer"),
+        ([], "", "no questions given"),
+        ([], "\n \n", "no questions given"),
         (
             ["--questions=nowhere.txt"],
             "",

@@ -180,11 +180,11 @@ def test_setup_loads_the_splits_of_a_stage_once(
 
 def test_missing_and_empty_questions_are_rejected() -> None:
     data = Generated()
-    with pytest.raises(UserError, match="no question to answer"):
+    with pytest.raises(UserError, match="no questions given"):
         data.use_questions([])
     with pytest.raises(UserError, match="question 2 is empty"):
         data.use_questions(["1+1", " "])
-    with pytest.raises(UserError, match="no question to answer: predict needs some"):
+    with pytest.raises(UserError, match="no questions given: predict needs at least one"):
         data.predict_dataloader()
 
 
