@@ -125,11 +125,9 @@ def sections(corrections: Sequence[Correction]) -> list[str]:
     """Return Markdown sections of fixed, broken and otherwise changed examples, before and after."""
     corrected = [correction for correction in corrections if correction.triggered]
     kinds = {
-        "fixed": [example for example in corrected if example.after.correct and not example.before.correct],
-        "broken": [example for example in corrected if example.before.correct and not example.after.correct],
-        "the same grade": [
-            example for example in corrected if example.after.correct == example.before.correct
-        ],
+        "fixed": [row for row in corrected if row.after.correct and not row.before.correct],
+        "broken": [row for row in corrected if row.before.correct and not row.after.correct],
+        "the same grade": [row for row in corrected if row.after.correct == row.before.correct],
     }
     parts = [
         f"{len(corrected)} of {len(corrections)} examples were corrected. Token: number of the virtual token "

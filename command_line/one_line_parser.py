@@ -1,4 +1,4 @@
-"""An argument parser for subcommands without a model."""
+"""Argument parser of subcommands without a model."""
 
 import argparse
 from typing import NoReturn

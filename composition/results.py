@@ -12,7 +12,7 @@ from promptstage.utilities.reading import read_json
 
 
 class Accuracy(float):
-    """A share of correct answers with its 95 % Wilson interval.
+    """Share of correct answers with its 95 % Wilson interval.
 
     Attributes:
         low, high: bounds of the interval.
@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Accuracy:
-        """The share of correct answers, with its interval."""
+        """Share of correct answers with its interval."""
         return Accuracy.of(sum(record["correct"] for record in self.records), len(self.records))
 
     @property

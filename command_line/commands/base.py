@@ -18,7 +18,7 @@ MODEL_SECTIONS = ("backbone", "model", "data")
 
 
 class Command:
-    """A subcommand.
+    """Base class of subcommands.
 
     Attributes:
         text_options: types of its own text options, which the parser must not read as YAML.
@@ -30,7 +30,7 @@ class Command:
 
 
 class DirectCommand(Command, ABC):
-    """A subcommand that reads its arguments itself."""
+    """Subcommand that parses its arguments itself."""
 
     @abstractmethod
     def main(self, name: str, options: list[str]) -> int:
@@ -44,7 +44,7 @@ class DirectCommand(Command, ABC):
 
 @dataclass
 class Invocation:
-    """A parsed subcommand, ready to run.
+    """Parsed subcommand, ready to run.
 
     Attributes:
         config: values of all options, classes not instantiated.
@@ -59,7 +59,7 @@ class Invocation:
 
 
 class TrainerCommand(Command, ABC):
-    """A subcommand with a model, data and Lightning's trainer; ``command_line.run`` runs it.
+    """Subcommand with a model, data and Lightning's trainer; ``command_line.run`` runs it.
 
     Attributes:
         description: text for its help.

@@ -26,7 +26,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {e
 
 
 class Regraded(NamedTuple):
-    """A record as it was read, and its new grade."""
+    """Record as it was read, and its new grade."""
 
     record: dict[str, Any]
     grade: Grade
