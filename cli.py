@@ -5,7 +5,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 if __name__ == "__main__":
-    # This folder is the package, whatever it is called and whatever else is installed.
+    # Import this folder as the package, whatever its name is and whatever else is installed.
     spec = spec_from_file_location("promptstage", Path(__file__).resolve().with_name("__init__.py"))
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Runs from Python: fit a prompt, open a run, evaluate it, load prompts.
+"""Runs in Python: fit a prompt, open a run, evaluate it, load prompts.
 
     import promptstage as ps
 
@@ -6,7 +6,7 @@
     run = ps.fit(prompt, ps.Generated(task="addition"), max_steps=100, lr=1e-2, folder="runs/first")
     print(run.test().accuracy)
 
-A run made here and one made on the command line are the same: either continues or tests the other's.
+Runs from Python and from the command line are interchangeable: either can resume or test the other's.
 """
 
 import os
@@ -39,7 +39,7 @@ PathLike = str | os.PathLike[str]
 
 
 class Run:
-    """A run's folder: configuration, checkpoints, results.
+    """Run folder with configuration, checkpoints and results.
 
     >>> Run("runs/first")  # doctest: +SKIP
     Run('runs/first')
@@ -54,9 +54,9 @@ class Run:
     ) -> None:
         """
         Args:
-            folder: of the run.
-            prompt: the trained prompt; None: loaded from the best checkpoint when it is needed.
-            data: the data set; None: made from the configuration when it is needed.
+            folder: folder of the run.
+            prompt: trained prompt; None: load it from the best checkpoint when needed.
+            data: data set; None: create it from the configuration when needed.
 
         Raises:
             UserError: if the folder does not exist.
@@ -74,34 +74,34 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration of the fit, as nested plain values."""
+        """Configuration of the fit as nested plain values."""
         return read_config(self.folder / "config.yaml")
 
     @property
     def checkpoint(self) -> Path:
-        """The best checkpoint, or the last one if there is no other; a UserError without any."""
+        """Path of the best checkpoint, or else of the last one; a UserError if there is none."""
         return checkpoint_in(self.folder)
 
     @cached_property
     def prompt(self) -> SoftPromptModule:
-        """The trained prompt, loaded from :attr:`checkpoint`."""
+        """Trained prompt, loaded from :attr:`checkpoint`."""
         prompt = load_prompt(self.checkpoint)
         assert isinstance(prompt, SoftPromptModule)
         return prompt
 
     @cached_property
     def data(self) -> ReasoningDataModule:
-        """The data set of the fit; a class outside promptstage must be given to ``Run`` instead."""
+        """Data set of the fit; one that promptstage does not define must be given to ``Run``."""
         return data_from(self.config, f"the configuration in {self.folder}")
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The records of the newest complete test, a dictionary for each question."""
+        """Records of the newest complete test, a dictionary for each question."""
         return read_evaluation(self.folder).records
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The summary of the newest complete test: accuracy, interval, counts, tokens, seconds."""
+        """Summary of the newest complete test: accuracy, interval, counts, tokens, seconds."""
         return read_evaluation(self.folder).summary
 
     @property
@@ -110,10 +110,10 @@ class Run:
         return sorted(self.folder.rglob("*.png"))
 
     def test(self, **options: Any) -> Evaluation:
-        """Generate and grade an answer to each question of the test split, into a new folder in the run.
+        """Generate and grade an answer to each question of the test split, in a new folder of the run.
 
         Args:
-            options: of Lightning's trainer, such as ``callbacks=[ps.DPC(threshold=0.4)]`` or ``devices=2``.
+            options: options of Lightning's trainer: ``callbacks=[ps.DPC(threshold=0.4)]``, ``devices=2``, ….
         """
         with self._session("test", options) as session:
             jobs.test(session, self.prompt, self.data, verbose=False)
@@ -126,7 +126,7 @@ class Run:
         return read_evaluation(session.folders.out)
 
     def calibrate(self, examples: int | None = None, **options: Any) -> Evaluation:
-        """Find the threshold of Dynamic Prompt Corruption (DPC), and save it beside the checkpoint.
+        """Select the threshold of Dynamic Prompt Corruption (DPC), and save it beside the checkpoint.
 
         Args:
             examples: number of validation questions; None: all.
@@ -164,20 +164,20 @@ def fit(
     checkpoint: PathLike | None = None,
     **options: Any,
 ) -> Run:
-    """Train a prompt; DHAM's layers are grouped into stages first. The prompt ends with its best weights.
+    """Train a prompt and load its best weights; for DHAM, group the layers into stages first.
 
     Args:
-        folder: of the run; a number is appended if it holds one already. None: ``runs/METHOD-DATASET``.
+        folder: folder of the run, numbered if it already contains one; None: ``runs/METHOD-DATASET``.
         lr: learning rate; None: that of the prompt's optimizer.
-        seed: of everything random in the fit but the data's order, which has a seed of its own.
-        save_every: optimizer steps between two writes of ``last.ckpt``.
-        patience: validations without a lower loss after which training stops; None: it does not.
-        checkpoint: run folder or checkpoint to resume from; the run continues in its folder.
-        options: of Lightning's trainer: ``max_steps``, ``max_epochs``, ``devices``, ``precision``,
+        seed: random seed of the fit; the data set has its own.
+        save_every: write ``last.ckpt`` every N optimizer steps.
+        patience: stop after N validations without a lower loss; None: no early stopping.
+        checkpoint: run folder or checkpoint to resume; the run continues in its folder.
+        options: options of Lightning's trainer: ``max_steps``, ``max_epochs``, ``devices``, ``precision``,
             ``callbacks``, ``logger`` and so on.
 
     Raises:
-        UserError: for a value that is not allowed, or data that cannot be read.
+        UserError: if a value is not allowed, or data cannot be read.
     """
     L.seed_everything(seed, verbose=False)
     if lr is not None:
@@ -209,11 +209,12 @@ def partition(
     seed: int = 0,
     **options: Any,
 ) -> Partition:
-    """Group the backbone's layers into the stages of a DHAM prompt, with a file and figures; train nothing.
+    """Group the backbone's layers into the stages of a DHAM prompt, without training.
 
     Args:
-        folder: for ``partition.json`` and the figures; None: ``runs/partition-DATASET``.
-        options: of Lightning's trainer.
+        folder: folder for ``partition.json`` and figures; None: ``runs/partition-DATASET``.
+        seed: random seed.
+        options: options of Lightning's trainer.
 
     Raises:
         UserError: if the method has no stages.
@@ -230,9 +231,10 @@ def partition(
 
 
 def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
-    """Load a prompt from a run's folder, a checkpoint, or a folder that ``save`` has written.
+    """Load a prompt from a run folder, a checkpoint, or a folder written by ``save``.
 
     Args:
+        path: run folder, checkpoint or saved folder.
         backbone: a loaded ``Backbone`` to share, or a name; None: the one that the prompt was trained on.
 
     Raises:
@@ -245,9 +247,9 @@ def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
 
 @contextmanager
 def _used(session: Session, prompt: SoftPromptModule, trains: bool = False) -> Iterator[None]:
-    """Run a session quietly; then release its folder, which an error leaves only with results.
+    """Run a session quietly, and release its folder; after an error, remove the folder if it has no results.
 
-    What callbacks and jobs set on the prompt for one use ends with it.
+    Settings of the prompt that callbacks and jobs change are restored.
     """
     before = (prompt.val_generations, prompt.validation_tags, prompt.decoding)
     prompt.decoding = Decoding()

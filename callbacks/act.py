@@ -24,6 +24,7 @@ from promptstage.lightning_modules.backbone.calibration import Calibration
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.lightning_modules.evaluation import Decoding, answer
+from promptstage.utilities.checks import check_between, check_minimum
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder
 from promptstage.utilities.progress import plain_bar
@@ -52,7 +53,7 @@ class ACT(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.act.ACT
+            - class_path: promptstage.ACT
               init_args:
                 heads: {2: [0, 5], 3: [1]}
 
@@ -80,11 +81,8 @@ class ACT(L.Callback):
         soft_tokens: bool = True,
         folder: Path | None = None,
     ) -> None:
-        if examples < 1:
-            raise UserError(f"examples must be >= 1, got {examples}")
-        for name, value in (("threshold", threshold), ("beta", beta)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} of ACT must be between 0 and 1, got {value}")
+        check_minimum({"examples": examples}, 1)
+        check_between({"threshold of ACT": threshold, "beta of ACT": beta}, 0, 1)
         self.heads, self.examples, self.folder = heads, examples, folder
         self.calibration = Calibration({}, threshold, beta, soft_tokens)
         self._questions: EvaluationLoader | None = None

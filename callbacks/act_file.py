@@ -95,7 +95,7 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
         stored, current = getattr(search, name), getattr(calibration, name)
         if stored != current:
             raise UserError(
-                f"heads of ACT: those of file {path} were selected with {name} {stored}, not {current}: set "
-                "the same, or search again"
+                f"{name} of ACT must be {stored} as in file {path}, got {current}: set the same value or "
+                "search again"
             )
     return search

@@ -48,6 +48,7 @@ from promptstage.lightning_modules.evaluation import Answers, Record
 from promptstage.lightning_modules.functional.corruption import BetaMode
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver
 from promptstage.lightning_modules.visibility import visible_layers
+from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
 
@@ -72,7 +73,7 @@ class DPC(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.dpc.DPC
+            - class_path: promptstage.DPC
               init_args:
                 threshold: 0.5
     """
@@ -116,8 +117,8 @@ class DPC(L.Callback):
             UserError: if a value is not allowed.
         """
         self.mode = choose("mode", mode, get_args(Mode))
-        if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
-            raise UserError(f"threshold must be between 0 and 1, got {threshold}")
+        if isinstance(threshold, int | float):
+            check_between({"threshold": threshold}, 0, 1)
         if threshold is not None and self.mode not in TRIGGERED:
             raise UserError(f"threshold has no effect in mode {self.mode}: allowed in {', '.join(TRIGGERED)}")
         chosen = None if shallow is None else tuple(shallow)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.lightning_modules.evaluation import Record
 from promptstage.lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
+from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, shown
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
@@ -178,7 +179,7 @@ def read_calibration(
     path = path / FILE if path.is_dir() else path
     number = "give a number: --trainer.callbacks.threshold 0.5"
     again = (
-        f"run 'python cli.py calibrate --ckpt_path {checkpoint} --trainer.callbacks callbacks.dpc.DPC' with "
+        f"run 'promptstage calibrate --ckpt_path {checkpoint} --trainer.callbacks DPC' with "
         f"the same options, or {number}"
     )
     if checkpoint is None:
@@ -192,20 +193,18 @@ def read_calibration(
         raise UserError(f"{path} was calibrated for a different version of {checkpoint}: {again}")
     if calibration.dataset != conditions.dataset:
         raise UserError(
-            f"{path} was calibrated on {calibration.dataset}, not on {conditions.dataset}: {number}"
+            f"data set must be {calibration.dataset} as in {path}, got {conditions.dataset}: {number}"
         )
     for name, value in _plain(conditions.settings).items():
         calibrated = calibration.settings.get(name, EARLIER_SETTINGS.get(name))
         if calibrated != value:
-            raise UserError(
-                f"{path} was calibrated with {name} {shown(calibrated)}, not {shown(value)}: {again}"
-            )
+            raise UserError(f"{name} must be {shown(calibrated)} as in {path}, got {shown(value)}: {again}")
     for name, stored, current in (
         ("--trainer.precision", calibration.precision, conditions.precision),
         ("--backbone.dtype", calibration.dtype, conditions.dtype),
     ):
         if stored is not None and stored != current:
-            raise UserError(f"{path} was calibrated with {name} {stored}, not {current}: {again}")
+            raise UserError(f"{name} must be {stored} as in {path}, got {current}: {again}")
     if calibration.precision is None:
         rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
     return calibration
@@ -219,8 +218,7 @@ def _checked(values: Any, path: Path) -> Calibration:
         ("correct_after", calibration.correct_after, calibration.n),
         ("triggered", calibration.triggered, calibration.n),
     ):
-        if not 0 <= value <= maximum:
-            raise UserError(f"calibration {path}: {name} must be between 0 and {maximum}, got {value}")
+        check_between({f"calibration {path}: {name}": value}, 0, maximum)
     return calibration
 
 

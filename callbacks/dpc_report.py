@@ -47,7 +47,7 @@ def report(
     summary = about | summarize(corrections)
     if calibration is not None and target is not None:
         save_calibration(calibration, target)  # first, as the result of the command
-        given = f"--trainer.callbacks callbacks.dpc.DPC --trainer.callbacks.threshold {folder}"
+        given = f"--trainer.callbacks DPC --trainer.callbacks.threshold {folder}"
         use = f"; test with {given}" if target.parent == folder else ""
         rank_zero_info(f"DPC: threshold saved to {target}{use}")
     write_or_rescue(folder / "dpc.jsonl", (correction.line() for correction in corrections))
@@ -125,9 +125,9 @@ def sections(corrections: Sequence[Correction]) -> list[str]:
     """Return Markdown sections of fixed, broken and otherwise changed examples, before and after."""
     corrected = [correction for correction in corrections if correction.triggered]
     kinds = {
-        "fixed": [one for one in corrected if one.after.correct and not one.before.correct],
-        "broken": [one for one in corrected if one.before.correct and not one.after.correct],
-        "the same grade": [one for one in corrected if one.after.correct == one.before.correct],
+        "fixed": [row for row in corrected if row.after.correct and not row.before.correct],
+        "broken": [row for row in corrected if row.before.correct and not row.after.correct],
+        "the same grade": [row for row in corrected if row.after.correct == row.before.correct],
     }
     parts = [
         f"{len(corrected)} of {len(corrections)} examples were corrected. Token: number of the virtual token "

@@ -82,7 +82,7 @@ class RunFolder(L.Callback):
         rank_zero_info(f"{trainer.global_step} steps, {validation}; the run is in {self.folder}")
         rank_zero_info(self._export(trainer.global_step, pl_module))
         if (self.folder / "checkpoints").is_dir():
-            rank_zero_info(f"next: python cli.py test --ckpt_path {self.folder}")
+            rank_zero_info(f"next: promptstage test --ckpt_path {self.folder}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
         """Write both prompt files; return a line on the source of ``prompt.safetensors``."""

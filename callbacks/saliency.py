@@ -35,6 +35,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
 from promptstage.lightning_modules.functional.information_flow import ACCUMULATE_OVER, ALPHA, AccumulateOver
+from promptstage.utilities.checks import check_minimum, check_positive
 from promptstage.utilities.errors import UserError, choose
 
 Label = Literal["rationale", "generation"]
@@ -62,7 +63,7 @@ class SaliencyDiagnostics(L.Callback):
 
         trainer:
           callbacks:
-            - class_path: promptstage.callbacks.saliency.SaliencyDiagnostics
+            - class_path: promptstage.SaliencyDiagnostics
               init_args:
                 balanced: 50
 
@@ -105,13 +106,10 @@ class SaliencyDiagnostics(L.Callback):
     ) -> None:
         self.label = None if label is None else choose("label", label, get_args(Label))
         numbers = {"examples": examples, "every_n_steps": every_n_steps, "balanced": balanced}
-        for name, value in numbers.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be >= 1, got {value}")
+        check_minimum(numbers, 1)
         if layers is not None and (not layers or layers != sorted(set(layers))):
             raise UserError(f"layers of saliency must ascend without repeats, got {layers}")
-        if alpha <= 0:
-            raise UserError(f"alpha must be > 0, got {alpha}")
+        check_positive({"alpha": alpha})
         if rollout and layers is not None:
             raise UserError("attention rollout needs all layers: leave out either rollout or layers")
         choose("accumulate_over", accumulate_over, ACCUMULATE_OVER)

@@ -40,7 +40,7 @@ def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
 
     late = saved.arrays["late"]
     changed = late > np.nanquantile(late, quantile)
-    accumulated = np.array([one is not None for one in saved.accumulations()])
+    accumulated = np.array([accumulation is not None for accumulation in saved.accumulations()])
     groups = (accumulated, ~accumulated)
     table = [[int((changed & group).sum()), int((~changed & group).sum())] for group in groups]
     return change_given_accumulation(changed, accumulated), float(fisher_exact(table).pvalue)

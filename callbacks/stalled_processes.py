@@ -121,13 +121,13 @@ class StalledProcesses(L.Callback):
         if folder is None:
             return
         rank = trainer.global_rank
-        self.state = State(f"process {rank} ({socket.gethostname()}, pid {os.getpid()})")
+        self.state = State(f"rank {rank} ({socket.gethostname()}, pid {os.getpid()})")
         self._own = folder / str(rank)
         threading.Thread(target=self._watch, args=(folder, rank, trainer.world_size), daemon=True).start()
 
     def _watch(self, folder: Path, own: int, count: int) -> None:
         start = time.monotonic()
-        seen = {rank: Seen(State(f"process {rank}"), start, start) for rank in range(count)}
+        seen = {rank: Seen(State(f"rank {rank}"), start, start) for rank in range(count)}
         last_warning, beats = "", 0
         while not self._ended.wait(BEAT):
             beats += 1

@@ -1,1 +1,1 @@
-"""The command line behind ``cli.py``."""
+"""Command line of promptstage."""

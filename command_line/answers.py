@@ -1,4 +1,4 @@
-"""Answers to free questions, as JSON lines."""
+"""Output of ``predict``: a JSON line for each question."""
 
 import json
 import os

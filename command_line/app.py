@@ -56,10 +56,10 @@ class PromptCLI(LightningCLI):
     ) -> None:
         """
         Args:
-            name: of the subcommand.
+            name: name of the subcommand.
             args: the command line, subcommand first.
-            checkpoint: contents of the checkpoint given; empty without one.
-            stored: the configuration in it.
+            checkpoint: contents of the checkpoint; empty without one.
+            stored: the configuration in the checkpoint.
             trainer_help: ``--help`` shows the options of Lightning's trainer instead of the others.
         """
         self.name, self.command, self.trainer_help = name, command, trainer_help
@@ -81,7 +81,7 @@ class PromptCLI(LightningCLI):
     # --- parser -----------------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
-        """Only the one asked for: each costs a second of parsing signatures."""
+        """Return the requested subcommand only: parsing the signatures of one takes a second."""
         return {self.name: set()}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -100,26 +100,26 @@ class PromptCLI(LightningCLI):
                 "--ckpt_path",
                 type=str | None,
                 default=None,
-                help=f"checkpoint, or run folder, whose {which} checkpoint is used",
+                help=f"checkpoint, or run folder to use the {which} checkpoint of",
             )
             parser.add_argument(
                 "--weights_only",
                 type=bool | None,
                 default=None,
-                help="without effect: nothing in a checkpoint is ever executed",
+                help="no effect: code in a checkpoint is never executed",
             )
         parser.add_argument(
             "--run_dir",
             type=str | None,
             default=None,
-            help="folder of the run; default: runs/METHOD-DATASET, or the checkpoint's own run",
+            help="folder of the run; default: the checkpoint's run, or runs/METHOD-DATASET",
         )
         self.command.add_options(parser)
         parser.add_class_arguments(BackboneConfig, "backbone")
         parser.link_arguments("backbone", "model.init_args.backbone")
 
     def options(self) -> list[str]:
-        """Every option of the subcommand, those of methods and data sets excepted."""
+        """Return every option of the subcommand except those of methods and data sets."""
         return [name for action in self._parser(self.name)._actions for name in action.option_strings]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -129,7 +129,7 @@ class PromptCLI(LightningCLI):
         check_settings(self.config[self.name], self.command.evaluates)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: the checkpoint's values were put before the command line, so that flags override them."""
+        """Do nothing: the checkpoint's values precede the command line, so that flags override them."""
 
     # --- instantiation ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command line before the parser sees it: order, and which checkpoint a path means."""
+"""Preparation of the command line for the parser: order of options, path of the checkpoint."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
 def options_of(args: list[str]) -> Iterator[list[str]]:
-    """Each option together with the values that follow it; ``-cFILE`` and ``-c=FILE`` are ``-c FILE``."""
+    """Yield each option with the values that follow it; ``-cFILE`` and ``-c=FILE`` become ``-c FILE``."""
     group: list[str] = []
     for arg in args:
         if group and arg.startswith(("--", "-c")):
@@ -26,9 +26,9 @@ def options_of(args: list[str]) -> Iterator[list[str]]:
 
 
 def in_order(args: list[str]) -> list[str]:
-    """Sort files first, then classes, then the rest, so that flags override files wherever they stand.
+    """Sort options: files first, then classes, then the rest, so that flags override files.
 
-    ``--model.x`` means something only when ``--model`` is known: typed before it, it has to wait.
+    The parser knows ``--model.x`` only after ``--model``, whatever their order on the command line.
 
     Args:
         args: the options after the subcommand.
@@ -52,7 +52,7 @@ def _completed(option: list[str]) -> list[str]:
     """Make ``--trainer.callbacks NAME`` add a callback, and let a logger without a folder use the run's.
 
     In the parser a second ``--trainer.callbacks`` replaces the first unless it is ``--trainer.callbacks+``. A
-    logger's folder is required: an empty one stands for the run's, which has no name yet.
+    logger's folder is required; an empty one stands for the run folder, which is not known yet.
     """
     name, equals, after = option[0].partition("=")
     value = after if equals else (option[1] if len(option) > 1 else "")
@@ -70,17 +70,17 @@ def resolve_checkpoint(args: list[str], newest: bool = False) -> tuple[list[str]
         newest: take the last checkpoint instead.
 
     Raises:
-        UserError: when there is no such file, or no checkpoint in the folder.
+        UserError: if there is no such file, or no checkpoint in the folder.
     """
-    kept: list[str] = []
+    others: list[str] = []
     value: str | None = None
     for option in options_of(args):
         name, equals, after = option[0].partition("=")
         if name != "--ckpt_path":
-            kept += option
+            others += option
             continue
         value = after if equals else (option[1] if len(option) > 1 else "")
-        kept += option[1 if equals else 2 :]
+        others += option[1 if equals else 2 :]
         if not value:
             raise UserError("--ckpt_path needs a value: a checkpoint or a run folder")
     if value is None:
@@ -88,10 +88,10 @@ def resolve_checkpoint(args: list[str], newest: bool = False) -> tuple[list[str]
     path = Path(value).expanduser()
     if path.is_dir():
         names = ("last", "best") if newest else ("best", "last")
-        found = [path / "checkpoints" / f"{name}.ckpt" for name in names]
-        path = next((file for file in found if file.is_file()), path)
+        files = [path / "checkpoints" / f"{name}.ckpt" for name in names]
+        path = next((file for file in files if file.is_file()), path)
         if path.is_dir():
             raise UserError(f"folder {value} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
     elif not path.is_file():
         raise UserError(f"checkpoint {value} does not exist (allowed: a checkpoint or a run folder)")
-    return [*kept, f"--ckpt_path={path}"], path
+    return [*others, f"--ckpt_path={path}"], path

@@ -1,4 +1,4 @@
-"""Closed schema of configurations in files and checkpoints, applied before the parser sees them.
+"""Closed schema of configurations in files and checkpoints, applied before they reach the parser.
 
 Both are untrusted data: options as plain values. A class may be named only where one is expected, and only if
 it is promptstage's or Lightning's, or also named on the command line.
@@ -78,7 +78,7 @@ TRAINER = (
     "reload_dataloaders_every_n_epochs",
 )
 TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_stopping", "save_every")
-# Each device is a process that this machine would start.
+# Each device is a rank that this machine would start.
 MAXIMUM = {"devices": 64, "num_nodes": 4096}
 
 
@@ -93,8 +93,8 @@ def is_known_class(name: str) -> bool:
 class Importable:
     """Allowlist of class paths: promptstage's, Lightning's, and those on the command line.
 
-    jsonargparse then imports no others, whatever a file says, and instantiates nothing for options of any
-    type.
+    jsonargparse then imports no others, whatever a file contains, and instantiates nothing for options of
+    type ``Any``.
     """
 
     def __init__(self, typed: Mapping[str, str]) -> None:
@@ -117,7 +117,7 @@ class Importable:
     def check(self, name: str, where: str, option: str) -> None:
         """
         Raises:
-            UserError: if the class is none of these.
+            UserError: if the class is not one of these.
         """
         if not is_class_name(name):
             raise UserError(f"{where}: {option.removeprefix('--')} must be a class name, got {name!r:.60}")
@@ -143,8 +143,8 @@ def read_configuration(
     Args:
         section: the section that the options belong to; None: the text names the sections.
         typed: the text is from the command line, which is trusted more than a file.
-        overridden: options on the command line, with their values; what a file says about them is dropped
-            where it may not set them.
+        overridden: options on the command line, with their values; a file's values for them are dropped if
+            it may not set them.
 
     Raises:
         UserError: if it cannot be parsed, or sets what a file may not set.
@@ -199,20 +199,20 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     if trainer is not None and not isinstance(trainer, dict):
         raise UserError(f"{where}: trainer must be a mapping, got {trainer!r:.60}")
     trainer = trainer or {}
-    kept = {name: value for name, value in trainer.items() if name in TRAINER}
-    for name, value in kept.items():
+    allowed = {name: value for name, value in trainer.items() if name in TRAINER}
+    for name, value in allowed.items():
         for _, part in leaves(value, (name,)):
             if isinstance(part, str) and not re.fullmatch(r"[\w:+-]*", part):
                 raise UserError(f"{where}: trainer.{name} must be a plain value, got {part!r:.60}")
     if isinstance(trainer.get("logger"), bool):
-        kept["logger"] = trainer["logger"]
+        allowed["logger"] = trainer["logger"]
     for name, maximum in MAXIMUM.items():
-        value = kept.get(name)
+        value = allowed.get(name)
         # Lightning takes "+2_000" for a number, too.
         count = str(len(value) if isinstance(value, list) else value).replace("_", "").removeprefix("+")
         if count.isdecimal() and (len(count) > 9 or int(count) > maximum):
             raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count:.60}")
-    values["trainer"] = kept
+    values["trainer"] = allowed
     for path, _ in class_paths(values):
         if path[-1] == "class_path" and path[1:] != ("class_path",):
             raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
@@ -292,7 +292,7 @@ def _check_class(values: Mapping[str, Any], section: str, where: str, importable
     elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
         name = value["class_path"]
     else:
-        return  # the parser says what is missing
+        return  # the parser reports what is missing
     if isinstance(value, Mapping) and value.get("dict_kwargs"):
         raise UserError(f"{where}: {section}.dict_kwargs is not supported: use init_args")
     own = value.get("init_args") if isinstance(value, Mapping) else None

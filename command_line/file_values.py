@@ -1,4 +1,4 @@
-"""Names in configuration files: option keys, classes, and places that output goes to."""
+"""Names in configuration files: option keys, classes and output paths."""
 
 import re
 import shlex
@@ -25,10 +25,10 @@ def is_class_name(name: str) -> bool:
 
 
 def check_names(tree: Tree, where: str) -> None:
-    """Check that each key is one name, and none of the parser's own.
+    """Check that each key is a single name, without syntax of the parser.
 
-    The parser reads ``trainer.logger``, ``callbacks+``, ``config`` and ``__path__`` as more than a name, past
-    every check of nested values.
+    The parser expands ``trainer.logger``, ``callbacks+``, ``config`` and ``__path__``, which would bypass the
+    checks of nested values.
 
     Raises:
         UserError: for another key.
@@ -51,7 +51,7 @@ def _check_keys(tree: Tree, where: str) -> None:
 
 
 def class_paths(values: Any, path: OptionPath = ()) -> Iterator[tuple[OptionPath, str]]:
-    """Yield every class that a configuration names, and where."""
+    """Yield every class that a configuration names, with its path."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key == "class_path":
@@ -107,15 +107,15 @@ def drop_overridden(values: dict[str, Any], typed: Mapping[str, Collection[str]]
         return
     for name in CLASSES:
         specs = trainer.get(name)
-        kept = [
+        remaining = [
             spec
             for each in (specs if isinstance(specs, list) else [specs])
             if (spec := _not_overridden(each, name, typed)) is not None
         ]
         if isinstance(specs, list):
-            trainer[name] = kept
+            trainer[name] = remaining
         elif specs is not None:
-            trainer |= {name: kept[0] if kept else []}
+            trainer |= {name: remaining[0] if remaining else []}
 
 
 def _not_overridden(spec: Any, name: str, typed: Mapping[str, Collection[str]]) -> Any:
@@ -145,7 +145,7 @@ def sets_output_path(name: str, value: str) -> bool:
 
 
 def leaves(values: Any, path: OptionPath) -> Iterator[tuple[OptionPath, Any]]:
-    """Yield every scalar and where it stands; names of classes are left out."""
+    """Yield every scalar with its path, except names of classes."""
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key != "class_path":

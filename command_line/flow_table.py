@@ -1,4 +1,4 @@
-"""One question's information flow, as a table in the terminal."""
+"""Terminal table of the information flow in one question."""
 
 import numpy as np
 from rich.console import Console
@@ -10,17 +10,17 @@ from promptstage.utilities.errors import printable
 
 
 def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
-    """Print question, answer and the flow of a single example, layer by layer.
+    """Print question, generation and the flow of a single example, layer by layer.
 
     Args:
-        width: columns of the terminal; None: as it is, 100 where there is none.
+        width: columns of the table; None: those of the terminal, or 100 without one.
     """
     console = Console(width=width, soft_wrap=False)
     if width is None and not console.is_terminal:
         console = Console(width=100)
-    for name, text in (("question: ", record.question), ("answer:   ", record.generation.strip())):
+    for name, text in (("question:   ", record.question), ("generation: ", record.generation.strip())):
         lines = map(printable, text.split("\n"))
-        console.print(name + "\n          ".join(lines), markup=False, emoji=False, highlight=False)
+        console.print(name + "\n            ".join(lines), markup=False, emoji=False, highlight=False)
     table = Table(
         "layer", box=None, header_style="bold", title="saliency from the prompt", title_justify="left"
     )
@@ -42,18 +42,18 @@ def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
         numbers = ["" if np.isnan(value) else f"{value:.2e}" for value in flows]
         table.add_row(str(layer), *numbers, token, share, f"{saved.arrays['curve'][0, row]:.2e}")
     console.print(table)
-    found = saved.rows()[0]
-    where = found["accumulation"]
+    row_values = saved.rows()[0]
+    accumulation = row_values["accumulation"]
     if not saved.shallow_seen:
         accumulates = (
-            f"not looked for (shallow layers are {saved.about.shallow[0]} to {saved.about.shallow[-1]})"
+            f"not measured (shallow layers are {saved.about.shallow[0]} to {saved.about.shallow[-1]})"
         )
-    elif where is None:
+    elif accumulation is None:
         accumulates = f"none in the shallow layers {saved.about.shallow[0]} to {saved.about.shallow[-1]}"
     else:
-        accumulates = f"token {where['token']} in layer {where['layer']}"
-    shape = found["curve"]
-    late = "none" if found["late_flow"] is None else f"{found['late_flow']:.2e}"
+        accumulates = f"token {accumulation['token']} in layer {accumulation['layer']}"
+    shape = row_values["curve"]
+    late = "none" if row_values["late_flow"] is None else f"{row_values['late_flow']:.2e}"
     console.print(
         f"accumulation (over {saved.about.alpha:g} times the mean): {accumulates}; "
         f"late flow (layer {saved.about.layers[-1]}) {late}; curve: "

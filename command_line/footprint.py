@@ -14,17 +14,17 @@ from promptstage.lightning_modules.functional.footprint import (
     Step,
     block_parameters,
     block_weights,
-    dequantised_matrix,
+    dequantized_matrix,
     gathered_weights,
     generation_cache,
     generation_working,
     gradient_traffic,
-    held_weights,
     lora_parameters,
     outside_parameters,
     parameters,
     prefix_tuning_parameters,
     prompt_parameters,
+    resident_weights,
     ring,
     step_activations,
     step_working,
@@ -33,91 +33,99 @@ from promptstage.lightning_modules.functional.footprint import (
 from promptstage.utilities.errors import UserError
 
 GPUS = (24, 40, 80)  # GiB
-# Of a GPU; the rest is for CUDA itself, libraries' buffers and the allocator's gaps.
+# Share of a GPU's memory; CUDA, buffers of libraries and fragmentation take the rest.
 USABLE = 0.9
 SIZES = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a backbone lies on GPUs.
+    """Distribution of a backbone over GPUs.
 
     Attributes:
-        name: as it stands in the table.
-        processes: with gradients in common.
-        parts: among which the decoder blocks are divided.
-        checkpointing: blocks are recomputed.
-        four_bit: weights of the blocks are NF4.
+        name: name in the table.
+        ranks: number of ranks that all-reduce gradients.
+        shards: number of ranks that the decoder blocks are sharded over.
+        checkpointing: activations of blocks are recomputed.
+        four_bit: weights of blocks are NF4.
     """
 
     name: str
-    processes: int = 1
-    parts: int = 1
+    ranks: int = 1
+    shards: int = 1
     checkpointing: bool = False
     four_bit: bool = False
 
 
-def layouts(processes: int) -> list[Layout]:
-    """The rows of a model's table."""
+def layouts(ranks: int) -> list[Layout]:
+    """Return the layouts in a model's table."""
     return [
         Layout("1 GPU"),
         Layout("1 GPU, checkpointing", checkpointing=True),
         Layout("1 GPU, 4-bit", four_bit=True),
         Layout("1 GPU, 4-bit, checkpointing", checkpointing=True, four_bit=True),
-        Layout(f"{processes} GPUs, replicated", processes),
-        Layout(f"{processes} GPUs, replicated, checkpointing", processes, checkpointing=True),
-        Layout(f"{processes} GPUs, sharded", processes, processes),
-        Layout(f"{processes} GPUs, sharded, checkpointing", processes, processes, checkpointing=True),
+        Layout(f"{ranks} GPUs, replicated", ranks),
+        Layout(f"{ranks} GPUs, replicated, checkpointing", ranks, checkpointing=True),
+        Layout(f"{ranks} GPUs, sharded", ranks, ranks),
+        Layout(f"{ranks} GPUs, sharded, checkpointing", ranks, ranks, checkpointing=True),
     ]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU.
+    """Memory of each GPU in bytes.
 
     Attributes:
-        weights: held all the time.
-        passing: blocks gathered, or a matrix out of 4 bits, while they run.
-        prompt: trained parameters, gradients, DDP's bucket, AdamW.
-        kept: for the backward pass.
-        working: at the worst moment of a step.
-        generation: prefix, cache and working memory of an evaluation batch.
+        weights: resident weights.
+        gathered: blocks gathered from other ranks, or a dequantized matrix.
+        prompt: trained parameters, gradients, DDP's bucket, state of AdamW.
+        activations: saved for the backward pass.
+        workspace: peak within a step.
+        generation: prefix, cache and workspace of an evaluation batch.
     """
 
     weights: int
-    passing: int
+    gathered: int
     prompt: int
-    kept: int
-    working: int
+    activations: int
+    workspace: int
     generation: int
 
     @property
     def training(self) -> int:
-        return self.weights + self.passing + self.prompt + self.kept + self.working
+        """Total in training."""
+        return self.weights + self.gathered + self.prompt + self.activations + self.workspace
 
     @property
-    def answering(self) -> int:
-        """While answering; the optimiser's state stays."""
-        return self.weights + self.passing + self.prompt + self.generation
+    def inference(self) -> int:
+        """Total in generation; the optimizer's state stays in memory."""
+        return self.weights + self.gathered + self.prompt + self.generation
 
 
 def memory(
     shape: Shape, layout: Layout, step: Step, size: int, questions: int, question: int, new_tokens: int
 ) -> Memory:
-    """What a layout needs; ``questions`` of so many columns are answered at a time."""
-    passing = 0
+    """Compute the memory of each GPU in a layout.
+
+    Args:
+        size: bytes per weight or activation.
+        questions: number of questions in an evaluation batch.
+        question: number of tokens of a question.
+        new_tokens: number of tokens generated for each question.
+    """
+    gathered = 0
     if layout.four_bit:
-        passing = dequantised_matrix(shape, size)
-    elif layout.parts > 1:
-        passing = WHOLE_BLOCKS * block_weights(shape, size)
+        gathered = dequantized_matrix(shape, size)
+    elif layout.shards > 1:
+        gathered = WHOLE_BLOCKS * block_weights(shape, size)
     columns = step.virtual_tokens + question + new_tokens
     generation = generation_cache(shape, 1, step.virtual_tokens, size)
     generation += generation_cache(shape, questions, columns, size)
     generation += generation_working(shape, questions, question, size)
     return Memory(
-        held_weights(shape, size, layout.parts, layout.four_bit),
-        passing,
-        trained_state(prompt_parameters(shape, step.virtual_tokens), layout.processes),
+        resident_weights(shape, size, layout.shards, layout.four_bit),
+        gathered,
+        trained_state(prompt_parameters(shape, step.virtual_tokens), layout.ranks),
         step_activations(shape, step, size, layout.checkpointing),
         step_working(shape, step, size, layout.checkpointing),
         generation,
@@ -125,15 +133,15 @@ def memory(
 
 
 def fits(need: int) -> str:
-    """The smallest GPU that is large enough."""
+    """Return the smallest GPU that is large enough."""
     return next((f"{gpu} GB" for gpu in GPUS if need <= USABLE * gpu * 2**30), "none")
 
 
 def shape_of(backbone: str) -> Shape:
-    """The shape of one of ``SHAPES``, of a hub id or of a local folder; weights are not read.
+    """Return the shape of a name in ``SHAPES``, a hub id or a local folder; weights are not read.
 
     Raises:
-        UserError: when there is no such model, or its blocks are not Llama's.
+        UserError: if there is no such model, or its blocks are not Llama's.
     """
     if backbone in SHAPES:
         return SHAPES[backbone]
@@ -148,7 +156,7 @@ def shape_of(backbone: str) -> Shape:
         raise UserError(f"backbone '{backbone}' cannot be read: {str(error).splitlines()[0]}") from error
     text = config.get_text_config()
     heads = text.num_attention_heads
-    counted = sum(one.numel() for one in model.parameters())
+    counted = sum(parameter.numel() for parameter in model.parameters())
     for bias in (False, True):
         shape = Shape(
             text.hidden_size,
@@ -164,22 +172,24 @@ def shape_of(backbone: str) -> Shape:
         if parameters(shape) == counted:
             return shape
     raise UserError(
-        f"backbone '{backbone}' ({config.model_type}) has {counted:,} parameters, a Llama of its widths has "
-        f"{parameters(shape):,}: its blocks are built in another way"
+        f"backbone '{backbone}' ({config.model_type}) must have Llama's blocks: a Llama of its widths has "
+        f"{parameters(shape):,} parameters, got {counted:,}"
     )
 
 
 def gib(value: int) -> str:
+    """Format bytes in GiB."""
     digits = 0 if value == 0 else 1 if value >= 2**30 / 10 else 3
     return f"{value / 2**30:.{digits}f}"
 
 
 def mib(value: int) -> str:
+    """Format bytes in MiB."""
     return f"{value / 2**20:,.2f} MiB"
 
 
 def print_memory(name: str, shape: Shape, args: argparse.Namespace) -> None:
-    """A model's table of memory."""
+    """Print a model's table of memory."""
     size, full = SIZES[args.dtype], args.batch_size * args.length
     step = Step(args.batch_size, args.length, args.virtual_tokens, full, full)
     print(
@@ -189,45 +199,45 @@ def print_memory(name: str, shape: Shape, args: argparse.Namespace) -> None:
     parts = "weights | gathered | prompt | activations | workspace"
     print(f"| | {parts} | training | fits on | generation | inference | fits on |")
     print("| --- |" + " --- |" * 10)
-    for layout in layouts(args.processes):
+    for layout in layouts(args.ranks):
         need = memory(shape, layout, step, size, args.eval_batch_size, args.question, args.new_tokens)
-        training = (need.weights, need.passing, need.prompt, need.kept, need.working, need.training)
+        training = (need.weights, need.gathered, need.prompt, need.activations, need.workspace, need.training)
         print(
             f"| {layout.name} | {' | '.join(map(gib, training))} | {fits(need.training)} "
-            f"| {gib(need.generation)} | {gib(need.answering)} | {fits(need.answering)} |"
+            f"| {gib(need.generation)} | {gib(need.inference)} | {fits(need.inference)} |"
         )
 
 
 def print_gathered(shapes: dict[str, Shape], args: argparse.Namespace) -> None:
-    """Weights that sharded blocks send."""
+    """Print a table of the weights that ranks receive when blocks are sharded."""
     size = SIZES[args.dtype]
-    print(f"\nWeights received by each of {args.processes} ranks that share the blocks (GiB)\n")
+    print(f"\nWeights received by each of {args.ranks} ranks that share the blocks (GiB)\n")
     print("| | micro-batch, prompt tuning or DHAM | micro-batch, prefix tuning or LoRA | decoded token |")
     print("| --- | --- | --- | --- |")
     for name, shape in shapes.items():
-        passes = (gib(gathered_weights(shape, size, args.processes, number)) for number in (4, 2, 1))
+        passes = (gib(gathered_weights(shape, size, args.ranks, number)) for number in (4, 2, 1))
         print(f"| {name} | {' | '.join(passes)} |")
 
 
 def print_gradients(name: str, shape: Shape, args: argparse.Namespace) -> None:
-    """Gradients that methods exchange."""
+    """Print a table of the gradients that methods all-reduce."""
     m, attention = args.virtual_tokens, [ATTENTION[0], ATTENTION[2]]
     methods = {
         f"prompt tuning, {m} virtual tokens": prompt_parameters(shape, m),
         "DHAM, 64 virtual tokens over 4 stages": prompt_parameters(shape, 64),
         f"prefix tuning, {m} virtual tokens": prefix_tuning_parameters(shape, m),
     }
-    for what, names in (("queries and values", attention), ("all linear layers", list(shape.matrices))):
+    for matrices, names in (("queries and values", attention), ("all linear layers", list(shape.matrices))):
         for rank in (8, 16):
-            methods[f"LoRA, rank {rank}, {what}"] = lora_parameters(shape, rank, names)
+            methods[f"LoRA, rank {rank}, {matrices}"] = lora_parameters(shape, rank, names)
     methods["full fine-tuning"] = parameters(shape)
     least = prompt_parameters(shape, m)
-    print(f"\nGradients of {name}, float32, in an optimizer step of {args.processes} ranks\n")
+    print(f"\nGradients of {name}, float32, in an optimizer step of {args.ranks} ranks\n")
     print("| | trained | all-reduced | sent by each in a ring | × prompt tuning |")
     print("| --- | --- | --- | --- | --- |")
     for method, trained in methods.items():
         payload = gradient_traffic(trained)
-        sent = mib(ring(payload, args.processes))
+        sent = mib(ring(payload, args.ranks))
         print(f"| {method} | {trained:,} | {mib(payload)} | {sent} | {trained / least:,.2f} |")
 
 
@@ -240,8 +250,8 @@ def print_footprint(args: argparse.Namespace) -> None:
     shapes = {name: shape_of(name) for name in args.backbone or SHAPES}
     print(
         f"{args.dtype}; a micro-batch of {args.batch_size} × {args.length} tokens, {args.virtual_tokens} "
-        f"virtual tokens; {args.eval_batch_size} questions of {args.question} tokens answered with "
-        f"{args.new_tokens}.\nMemory of each GPU in GiB; a GPU is full at {USABLE:.0%}."
+        f"virtual tokens; {args.eval_batch_size} questions of {args.question} tokens, {args.new_tokens} "
+        f"generated tokens each.\nMemory of each GPU in GiB; a GPU is full at {USABLE:.0%}."
     )
     for name, shape in shapes.items():
         print_memory(name, shape, args)

@@ -14,12 +14,15 @@ from promptstage.utilities.errors import UserError
 ROOT = Path(__file__).parents[1]
 OWN = tuple(
     str(ROOT / name)
-    for name in ("callbacks", "command_line", "datamodules", "comparisons", "lightning_modules", "utilities")
+    for name in (
+        *("callbacks", "command_line", "comparisons", "composition", "datamodules", "lightning_modules"),
+        *("runs.py", "utilities"),
+    )
 )
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 # Exceptions that libraries raise for values that they reject.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError)
-# Lines in jsonargparse's list of errors that do not say what is wrong.
+# Lines in jsonargparse's list of errors that give no reason.
 _NO_REASON = re.compile(r"Expected an? |Not a valid subclass|Problem with given class_path")
 
 

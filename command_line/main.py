@@ -1,6 +1,6 @@
-"""The command line: ``promptstage``, or ``python cli.py`` in a checkout.
+"""Entry point of the command line, ``promptstage``.
 
-Nothing heavy is imported here, so that help and version are printed at once.
+It imports no heavy library, so that help and version are printed at once.
 """
 
 import os
@@ -14,7 +14,7 @@ from promptstage.command_line.streams import close_output, open_streams
 from promptstage.datamodules import __all__ as DATA_SETS
 from promptstage.lightning_modules import __all__ as METHODS
 from promptstage.utilities.errors import UserError, nearest, unusable_path
-from promptstage.utilities.processes import check_environment, tell
+from promptstage.utilities.processes import check_environment, report
 
 HELP = """\
 usage: promptstage SUBCOMMAND [options]        (in a checkout: python cli.py SUBCOMMAND [options])
@@ -28,9 +28,9 @@ methods (--model):   {methods}
 data sets (--data):  {data_sets}
 
 common options:
-  -c FILE            a YAML file; give several, later ones override earlier ones, and options override files
+  -c FILE            a YAML file; later files override earlier ones, and options override files
   --backbone.name    hub id, local folder or 'embedded' (default)
-  --ckpt_path PATH   a checkpoint, or a run folder (its best checkpoint)
+  --ckpt_path PATH   a checkpoint, or a run folder (best checkpoint; for fit the last one)
   --run_dir PATH     folder of the run (default: runs/METHOD-DATASET)
   --help, --version
 
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("PROMPTSTAGE_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        tell(mistake)
+        report(mistake)
         return mistake.exit_code
 
 

@@ -29,14 +29,14 @@ CALLBACKS = {
 
 
 class ParserMessage(SystemExit):
-    """What the parser said; :func:`explain` makes one line of it.
+    """Message of the parser, which :func:`explain` turns into one line.
 
-    An exit, as argparse's own: jsonargparse takes other exceptions for one more type that does not fit.
+    A SystemExit, as argparse raises: jsonargparse treats other exceptions as a type that does not match.
     """
 
 
 def class_options(cls: type, section: str) -> list[str]:
-    """Names of the options of a method or data set: ``--model.init.kind`` and so on."""
+    """Return the option names of a method or data set, such as ``--model.init.kind``."""
     names = []
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.")):
@@ -55,13 +55,13 @@ def class_options(cls: type, section: str) -> list[str]:
 
 
 def explain(message: str, args: list[str], classes: Classes, options: Iterable[str]) -> str:
-    """One line for a message of jsonargparse.
+    """Turn a message of jsonargparse into one line.
 
     Args:
-        message: what the parser said.
+        message: message of the parser.
         args: the command line.
-        classes: for ``model`` and ``data`` the allowed classes by name.
-        options: every other option string of the parser.
+        classes: allowed classes by name, for ``model`` and ``data``.
+        options: all other option strings of the parser.
     """
     text = " ".join(message.split())
     known = list(options)
@@ -104,9 +104,9 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         given = next((arg for arg in reversed(args) if arg.startswith(name)), name)
         return f"option {given} needs a value"
     if match := re.match(r"Problems parsing config: (.*)|Unexpected config: (.*)", text):
-        # Which of the files it is, the parser does not say.
+        # The parser does not report which of the files it is.
         files = [value for option, value in pairwise(args) if option in ("-c", "--config")]
-        problem = match.group(1) or f"expected sections such as 'trainer:', found {match.group(2)}"
+        problem = match.group(1) or f"expected sections such as 'trainer:', got {match.group(2)}"
         return f"{' or '.join(files) or 'the configuration'} is not valid YAML: {problem}"
     return text
 
@@ -116,7 +116,7 @@ def _names(classes: Classes, section: str) -> str:
 
 
 def _owners(option: str, classes: Classes, args: Iterable[str]) -> str:
-    """The classes that have ``option``, but not the chosen one, which has just refused it."""
+    """Return the classes that have ``option``, without the chosen one, which has just rejected it."""
     section = option[2:].partition(".")[0]
     chosen = re.search(rf"--{section}[ =](\w+)", " ".join(args))
     return ", ".join(
@@ -162,7 +162,7 @@ def _callback_problem(given: str) -> str:
 def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, inner: bool = False) -> str:
     """
     Args:
-        inner: ``key`` may be the end of a name only: the parser of a class or group knows no more.
+        inner: ``key`` may be only the end of a name, as the parser of a class or group reports it.
     """
     key = _plain(key.lstrip("-"))
     given = _typed(key, args, known)
@@ -180,7 +180,7 @@ def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, 
         parts = typed.count(".") + 1
         names = {".".join(name.split(".")[-parts:]): full for name, full in names.items()}
     elif section not in sections:
-        # The section is the mistake, whatever stands in it.
+        # The section itself is unknown, whatever follows it.
         given, typed, names = given.replace(typed, section), section, sections
     elif "." in typed:
         names = {name: full for name, full in names.items() if name.startswith(f"{section}.")}
@@ -194,43 +194,43 @@ def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, 
 
 
 def _typed(key: str, args: Iterable[str], known: Iterable[str]) -> str:
-    """The option as it was typed, or its whole name, or at least its end."""
+    """Return the option as it was typed, or else its full name, or else ``key``."""
     names = [_plain(arg.partition("=")[0]) for arg in args if arg.startswith("--")]
     candidates = (name for name in [*names, *known] if name[2:] == key or name.endswith(f".{key}"))
     return next(candidates, key)
 
 
 def _readable(problem: str) -> str:
-    """jsonargparse's words without Python's, and the nearest allowed value."""
+    """Rewrite jsonargparse's description of a value without Python types, with the nearest allowed value."""
     text = re.sub(r"<class '([\w.]+)'>", r"\1", problem)
     text = re.sub(r"(?:\w+\.)+([A-Za-z]\w*)(?=[\],\[ ]|$)", r"\1", text)
     given = re.search(r".*(?:Got value|Given value): (.*)$", text)
     if match := re.match(r"Unable to load config '(.*?)'", text):
-        return f"expected a mapping of options, not {match.group(1)}"
+        return f"expected a mapping of options, got {match.group(1)}"
     if match := re.search(r"NestedArg\(key='([\w.]+)'", text):
         return f"'{match.group(1)}' is an option of a class that is not named"
     allowed = [
         name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
     ]
     if allowed and given:
-        return f"'{given.group(1)}' is not allowed: {nearest(given.group(1), dict.fromkeys(allowed))}"
+        return f"'{given.group(1)}' is unknown: {nearest(given.group(1), dict.fromkeys(allowed))}"
     if (match := re.search(r"Subtypes: \[(.*?)\] Errors:", text)) and given:
         kinds = [kind for kind in re.split(r", (?![^\[]*\])", match.group(1)) if kind != NONE]
         null = " or null" if NONE in match.group(1) else ""
-        return f"expected {' or '.join(kinds)}{null}, not {given.group(1)}"
+        return f"expected {' or '.join(kinds)}{null}, got {given.group(1)}"
     if match := re.match(r"Expected an? (.*)\. Got value: (.*)", text):
-        return f"expected {match.group(1)}, not {match.group(2)}"
+        return f"expected {match.group(1)}, got {match.group(2)}"
     return text[:1].lower() + text[1:]
 
 
 def mistake_behind(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind ``error``, which jsonargparse may have wrapped."""
+    """Return the user's mistake behind ``error``, which jsonargparse may have wrapped."""
     first = error
     while error is not None:
         if isinstance(error, UserError):
             return error
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return UserError(f"{error.strerror}: what was written before is as it was")
+            return UserError(f"{error.strerror}: files written before are unchanged")
         error = error.__cause__ or error.__context__
     if failure := run_failure(first):
         return failure

@@ -1,4 +1,4 @@
-"""Refusal of null for options that need a value: the parser passes it on."""
+"""Check for null values of options that need a value, which the parser accepts."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ def trainer_options() -> dict[OptionPath, Any]:
 
 
 def null_options(values: Mapping[str, Any], options: Mapping[OptionPath, Any]) -> Iterator[str]:
-    """Yield the options that are null and do not take it."""
+    """Yield the options that are null but need a value."""
     for path, kind in options.items():
         inner: Any = values
         for key in path[:-1]:
@@ -44,18 +44,18 @@ def check_nulls(config: Namespace) -> None:
         for section in ("model", "data")
         if isinstance(values.get(section), Mapping)
     }
-    # A class of the user's own has been imported by now, if he has named it.
-    found = [f"option --{name}" for name in null_options(values, option_types(classes, classes.values()))]
+    # A user's class has been imported by now if the command line names it.
+    nulls = [f"option --{name}" for name in null_options(values, option_types(classes, classes.values()))]
     for callback in as_list(values["trainer"].get("callbacks")):
-        found += _of_callback(callback)
-    if found:
-        raise UserError(f"{found[0]} needs a value, got null")
+        nulls += _of_callback(callback)
+    if nulls:
+        raise UserError(f"{nulls[0]} needs a value, got null")
 
 
 def _of_callback(spec: Any) -> Iterator[str]:
     module, _, name = str(spec.get("class_path") if isinstance(spec, Mapping) else "").rpartition(".")
-    if not module.startswith("promptstage.callbacks."):
-        return  # what Lightning's refuse is reported when they are instantiated
+    if module != "promptstage" and not module.startswith("promptstage.callbacks."):
+        return  # Lightning's callbacks are checked when they are instantiated
     cls = getattr(importlib.import_module(module), name)
     for option in null_options(spec.get("init_args") or {}, parameters(cls.__init__)):
         yield f"{name}: option --trainer.callbacks.{option}"

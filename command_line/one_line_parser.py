@@ -1,4 +1,4 @@
-"""An argument parser for subcommands without a model."""
+"""Argument parser of subcommands without a model."""
 
 import argparse
 from typing import NoReturn
@@ -7,7 +7,7 @@ from promptstage.utilities.errors import UserError, nearest
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are raised as :class:`UserError`; it takes no abbreviations."""
+    """Argument parser without abbreviations that raises errors as :class:`UserError`."""
 
     def __init__(self, name: str, description: str, epilog: str | None = None) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Argument parser of subcommands with a model: errors of one line, our options first in the help."""
+"""Argument parser of subcommands with a model: one-line errors, promptstage's options first in the help."""
 
 from argparse import _ArgumentGroup
 from typing import Any, NoReturn
@@ -17,35 +17,59 @@ TITLES = {
     "early_stopping": "early stopping",
     TRAINER: "options of Lightning's trainer",
 }
-EPILOG = """\
-method and data set: '--model.help DHAM' and '--data.help GSM8K' list the options of each.
-trainer: --trainer.max_steps, --trainer.max_epochs, --trainer.devices, --trainer.precision,
---trainer.callbacks and more; '--help-trainer' lists them all.
-"""
+EPILOG = (
+    "'--model.help DHAM' lists the options of a method, '--data.help GSM8K' those of a data set, and "
+    "'--help-trainer' those of Lightning's trainer: --trainer.max_steps, --trainer.devices, "
+    "--trainer.precision, --trainer.callbacks and more."
+)
+# Descriptions of options from libraries.
+HELP = {
+    "--config": "YAML file with options; may be repeated, later files override earlier ones",
+    "--print_config": "print the values of all options as YAML and exit",
+    "--seed_everything": "random seed; true: draw one",
+    "--model": "method, by its name or class path",
+    "--model.help": "show the options of a method and exit",
+    "--data": "data set, by its name or class path",
+    "--data.help": "show the options of a data set and exit",
+    "--trainer": "YAML file with options of the trainer",
+    "--backbone": "YAML file with options of the backbone",
+    "--early_stopping": "YAML file with options of early stopping",
+    "--early_stopping.monitor": "metric to monitor",
+    "--early_stopping.min_delta": "smallest change that counts as an improvement",
+    "--early_stopping.patience": "number of validations without improvement after which training stops",
+    "--early_stopping.verbose": "log each improvement",
+    "--early_stopping.mode": "min: lower values are better; max: higher values are better",
+    "--early_stopping.strict": "fail if the metric is not logged",
+    "--early_stopping.check_finite": "stop if the metric is NaN or infinite",
+    "--early_stopping.stopping_threshold": "stop as soon as the metric is better than this value",
+    "--early_stopping.divergence_threshold": "stop as soon as the metric is worse than this value",
+    "--early_stopping.check_on_train_epoch_end": "check after training epochs instead of validations",
+    "--early_stopping.log_rank_zero_only": "log on rank 0 only",
+}
 
 
 class PromptParser(LightningArgumentParser):
-    """An argument parser whose errors are one line with the nearest name.
+    """Argument parser that reports errors in one line with the nearest name.
 
-    Neither it nor a parser it makes for a class's options takes abbreviations, which would hide typos.
+    It takes no abbreviations, which would hide typos; nor do the parsers that it creates for classes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Take no value for the name of a file with more options: files are read and checked before."""
+        """Never interpret a value as the name of a file with options: files are read and checked before."""
         return super().add_class_arguments(*args, **kwargs | {"sub_configs": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserMessage(message) from ex
 
     def arrange_help(self, usage: str, trainer: bool) -> None:
-        """Order the groups of the help, with the trainer's options alone or left out.
+        """Order the groups of the help, show either the trainer's options or all others, and describe them.
 
         Args:
-            usage: line in place of the list of all options.
-            trainer: show the trainer's options, and no others.
+            usage: line that replaces the list of all options.
+            trainer: show only the trainer's options.
         """
         self.usage, self.epilog = usage, None if trainer else EPILOG
         shown = []
@@ -55,6 +79,12 @@ class PromptParser(LightningArgumentParser):
                     group.title = title
                     shown.append(group)
         self._action_groups = shown
+        for action in self._actions:
+            name = next((name for name in action.option_strings if name in HELP), None)
+            if name is not None:
+                action.help = HELP[name]
+            elif isinstance(action.help, str):
+                action.help = action.help.replace("``", "").removesuffix(".")
 
 
 def _section(group: _ArgumentGroup) -> str | None:

@@ -1,4 +1,4 @@
-"""Questions to answer, from a file or standard input."""
+"""Questions of ``predict``, from a file or standard input."""
 
 import re
 import sys
@@ -12,9 +12,9 @@ LINE_END = re.compile(r"\r?\n")
 
 
 def read_questions(source: str, field_name: str | None = "question") -> list[str]:
-    """Read one question a line, stripped and without empty lines; only a line feed ends a line.
+    """Read one question per line, stripped and without empty lines; only a line feed ends a line.
 
-    If the file's name ends in ``.jsonl``, or its first line is a JSON object, all lines must be.
+    If the file's name ends in ``.jsonl``, or its first line is a JSON object, all lines must be JSON objects.
 
     Args:
         source: a file in UTF-8, or ``-`` for standard input.

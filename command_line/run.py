@@ -1,4 +1,4 @@
-"""One subcommand from the command line to its exit code."""
+"""Execution of a subcommand, from the command line to its exit code."""
 
 import atexit
 import os
@@ -34,7 +34,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     """Run a subcommand; the exit code is 130 after Ctrl-C, 143 after SIGTERM, else 0.
 
     Args:
-        name: of the subcommand.
+        name: name of the subcommand.
         given: its options, as they were typed.
 
     Raises:
@@ -52,7 +52,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     command.check(options, checkpoint is not None)
     importable = Importable(typed_classes(options))
     if importable.typed:
-        sys.path.append(os.getcwd())  # last, for classes of the user's own
+        sys.path.append(os.getcwd())  # last, for the user's classes
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
         check_complete(contents, f"checkpoint {checkpoint}")
@@ -77,7 +77,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
                 callback.give_back(trainer)
         return 143
     except SystemExit as error:
-        # Lightning's answer to Ctrl-C is 1; 0 is the end of --help.
+        # Lightning exits with 1 after Ctrl-C; --help exits with 0.
         if error.code == 1:
             cli.discard_unused_folder()
             return 130
@@ -85,11 +85,11 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     except Exception as error:
         cli.discard_unused_folder()
         mistake = mistake_behind(error) or _unfit_checkpoint(error, checkpoint)
-        dead = _end_others(cli, patience=0 if mistake else 2)
+        exited = _end_others(cli, patience=0 if mistake else 2)
         if lost := connection_lost(error):
-            raise UserError(dead or f"another process of the job is gone ({lost})") from error
-        if dead:
-            print(f"error: {dead}", file=sys.stderr)
+            raise UserError(exited or f"another rank of the job has exited ({lost})") from error
+        if exited:
+            print(f"error: {exited}", file=sys.stderr)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
@@ -118,21 +118,21 @@ def _unfit_checkpoint(error: Exception, checkpoint: Path | None) -> UserError | 
 
 
 def _note_omitted_options(config: str, args: list[str]) -> None:
-    """Note trainer options that a resumed fit does not take from its checkpoint, unless given again."""
+    """Note trainer options that a resumed fit does not read from its checkpoint, unless given again."""
     for name in trainer_objects(config, "the configuration"):
         option = f"--trainer.{name}"
         if not any(arg.startswith(option) for arg in args):
-            note(f"{option} is not taken from a checkpoint: give it again if you want it")
+            note(f"{option} is not read from a checkpoint: give it again to use it")
 
 
 def _end_others(cli: PromptCLI, patience: float) -> str:
-    """End the processes that this one has started, which would wait for it.
+    """End the ranks that this process has started, which would otherwise wait for it.
 
     Args:
-        patience: seconds that one may still take to die.
+        patience: seconds to wait for a rank that is about to exit.
 
     Returns:
-        Which had died before, and how; empty if none had.
+        Ranks that had exited before, with their exit codes; empty if there are none.
     """
     trainer = _trainer(cli)
     launcher = trainer and trainer.strategy.launcher
@@ -143,4 +143,4 @@ def _end_others(cli: PromptCLI, patience: float) -> str:
         time.sleep(0.1)
     codes = {rank: process.returncode for rank, process in enumerate(launcher.procs, 1) if process.returncode}
     launcher.kill(signal.SIGKILL)
-    return ", ".join(f"process {rank} ended with code {code}" for rank, code in codes.items())
+    return ", ".join(f"rank {rank} ended with code {code}" for rank, code in codes.items())

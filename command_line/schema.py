@@ -1,4 +1,4 @@
-"""Names and types of all options, from the signatures that they come from."""
+"""Names and types of all options, from the signatures of methods, data sets and subcommands."""
 
 import importlib
 import inspect
@@ -73,7 +73,7 @@ def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[Opt
     """Return the types of a configuration's options by path, ``("model", "init_args", "init", "text")``.
 
     Args:
-        classes: for ``model`` and ``data`` the class that is used, if it is known.
+        classes: class names for ``model`` and ``data``, as far as they are known.
         typed: class paths that may be imported although they are not promptstage's.
     """
     from promptstage.lightning_modules.backbone.loading import BackboneConfig

@@ -1,6 +1,6 @@
-"""Checks of a parsed configuration before anything is built.
+"""Checks of a parsed configuration before objects are created.
 
-Lightning rejects some of these values only in the middle of a run, and others never.
+Lightning rejects some of these values only during a run, and others never.
 """
 
 from enum import Enum
@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from promptstage.lightning_modules.checkpoint_numbers import LARGEST_COUNT
+from promptstage.utilities.checks import check_between, check_minimum, check_positive
 from promptstage.utilities.errors import UserError
 
 # Minimum of each number.
@@ -34,14 +35,14 @@ MINIMUM: dict[str, float] = {
     "trainer.gradient_clip_val": 0,
     "trainer.reload_dataloaders_every_n_epochs": 0,
 }
-# The batches of a step are read before it, for its number of tokens.
+# All batches of a step are loaded before it, to count its tokens.
 LARGEST_ACCUMULATION = 1 << 16
 LARGEST_SEED = 2**32 - 1
 
 # Trainer options that are not supported: the only value allowed, and why.
 FIXED: dict[str, tuple[Any, str]] = {
     "use_distributed_sampler": (False, "data sets divide their examples among the ranks themselves"),
-    "barebones": (False, "a run keeps its logs and checkpoints"),
+    "barebones": (False, "a run writes logs and checkpoints"),
     "model_registry": (None, "checkpoints are written to the run folder only"),
     "default_root_dir": (None, "--run_dir sets the run folder"),
 }
@@ -51,7 +52,7 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     """Check the options of the trainer and the run.
 
     Args:
-        evaluates: the trainer's limit of batches that must leave some, if any.
+        evaluates: name of the trainer's limit of batches that must be > 0; None: no such limit.
 
     Raises:
         UserError: naming the option, its value and what is allowed.
@@ -59,23 +60,23 @@ def check_settings(config: Namespace, evaluates: str | None = None) -> None:
     seed = config.get("seed_everything")
     if seed is None:
         raise UserError("seed_everything needs a value, got null: 0 is the default")
-    if _is_number(seed) and not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"seed_everything must be between 0 and {LARGEST_SEED}, got {seed}")
+    if _is_number(seed):
+        check_between({"seed_everything": seed}, 0, LARGEST_SEED)
     _check_sizes(config.as_dict(), "")
     for option, minimum in MINIMUM.items():
         value = config.get(option)
-        if _is_number(value) and value < minimum:
-            raise UserError(f"{option} must be >= {minimum}, got {value}")
+        if _is_number(value):
+            check_minimum({option: value}, minimum)
     accumulated = config.get("trainer.accumulate_grad_batches")
     if _is_number(accumulated) and accumulated > LARGEST_ACCUMULATION:
         raise UserError(
             f"trainer.accumulate_grad_batches must be <= {LARGEST_ACCUMULATION}, got {accumulated}"
         )
     if evaluates is not None and config.get(f"trainer.{evaluates}") == 0:
-        raise UserError(f"trainer.{evaluates} must be > 0, got 0: no question would be answered")
+        raise UserError(f"trainer.{evaluates} must be > 0, got 0: nothing would be evaluated")
     interval = config.get("trainer.val_check_interval")
-    if _is_number(interval) and interval <= 0:
-        raise UserError(f"trainer.val_check_interval must be > 0, got {interval}")
+    if _is_number(interval):
+        check_positive({"trainer.val_check_interval": interval})
     for unit in ("epochs", "steps"):
         minimum, maximum = config.get(f"trainer.min_{unit}"), config.get(f"trainer.max_{unit}")
         if minimum and maximum is not None and 0 <= maximum < minimum:

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or of another encoding. Imports nothing heavy."""
+"""Standard streams that are closed, full or of another encoding; imports no heavy library."""
 
 import errno
 import io
@@ -9,10 +9,10 @@ from promptstage.utilities.errors import UserError
 
 
 class _Output(io.FileIO):
-    """Descriptor whose writes never fail: what cannot be written is dropped.
+    """Descriptor with writes that never fail: data that cannot be written is dropped.
 
     Attributes:
-        error: the first error of a write; None while all was written.
+        error: first error of a write; None if there is none.
         was_closed: the descriptor was closed when the process started.
     """
 

@@ -1,4 +1,4 @@
-"""Output of the commands of a comparison, in a file instead of the terminal."""
+"""Redirection of the output of a comparison's commands to a file."""
 
 import os
 import sys
@@ -11,9 +11,9 @@ from promptstage.utilities.errors import printable
 
 @contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Append everything that this process and its children print to a file.
+    """Append the output of this process and its children to a file.
 
-    Descriptors are redirected, too, since loggers keep the stream that they were made with.
+    Descriptors are redirected, too, since loggers hold references to the original streams.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -28,7 +28,7 @@ def output_to(path: Path) -> Iterator[None]:
         for stream in (sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 with suppress(OSError, ValueError):
-                    stream.flush()  # what a logger has written
+                    stream.flush()  # output of loggers
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
@@ -42,7 +42,7 @@ def errors_in(path: Path) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in the unit that suits it.
+    """Format a duration in seconds, minutes or hours.
 
     >>> duration(42), duration(250), duration(9000)
     ('42 s', '4 min', '2 h 30 min')

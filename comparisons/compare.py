@@ -1,4 +1,4 @@
-"""A comparison: its runs, one after the other, and its table."""
+"""Execution of a comparison: runs, one after the other, and the table."""
 
 import argparse
 import gc
@@ -58,18 +58,18 @@ from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import new_folder, write_bytes, write_text
 from promptstage.utilities.json_text import dump_json
 
-# Lightning starts further ranks by running a program again: it must be a file.
 LOG = "log.txt"
+# Lightning starts further ranks by running the program again, which must be a file.
 PROGRAM = Path(promptstage.__file__).with_name("cli.py")
 
 
 class Runs:
-    """The runs of a comparison in a folder.
+    """Runs of a comparison in a folder.
 
-    The folder also holds ``table.md`` and ``compare.json``, which has each row's flags and durations.
+    The folder also contains ``table.md`` and ``compare.json``, with the flags and durations of each row.
 
     Args:
-        extra: flags that override those of all rows; tests get only the hardware flags.
+        extra: flags that override those of all rows; only hardware flags apply to tests.
         verbose: commands print to the terminal instead of ``log.txt``.
     """
 
@@ -85,30 +85,30 @@ class Runs:
             self.records = read_records(folder)
 
     def path(self, run: Run) -> Path:
-        """Folder of the run."""
+        """Return the folder of a run."""
         return self.folder / folder_name(run.name)
 
     def complete(self, run: Run) -> None:
-        """Run the missing fit, calibration and test of a row, after those of the row it is ``of``.
+        """Run the missing fit, calibration and test of a row, after those of the row that it names in ``of``.
 
         Raises:
-            UserError: when the row was started with other flags.
-            SystemExit: when a command failed.
+            UserError: if the row was started with other flags.
+            SystemExit: if a command failed.
         """
-        source = run.of(self.comparison)
+        source = run.trained(self.comparison)
         if source != run:
             self.complete(source)
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
         flags = [*self.comparison.flags(run.row), *own, *self.extra]
         test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
-        wanted = [*flags, *test]
-        if self.records.get(run.name, {}).get("flags", wanted) != wanted:
+        all_flags = [*flags, *test]
+        if self.records.get(run.name, {}).get("flags", all_flags) != all_flags:
             raise UserError(
-                f"row '{run.name}' of {self.folder} was begun with other flags: give another --run-dir"
+                f"row '{run.name}' of {self.folder} was started with other flags: give another --run-dir"
             )
         if finished_tests(self.path(run)):
             return
-        self._record(run, flags=wanted)
+        self._record(run, flags=all_flags)
         if UNTRAINED in flags:
             model = [*for_test(flags), *own[:1]]
         else:
@@ -121,25 +121,25 @@ class Runs:
 
     def _fit(self, run: Run, flags: list[str]) -> None:
         folder = self.path(run)
-        if (folder / "prompt.safetensors").exists():  # the last thing that a fit writes
+        if (folder / "prompt.safetensors").exists():  # written at the end of a fit
             return
-        begun = (folder / "checkpoints" / "last.ckpt").exists()
-        if folder.exists() and not begun:
+        started = (folder / "checkpoints" / "last.ckpt").exists()
+        if folder.exists() and not started:
             # Stopped before its first checkpoint; a fit would take another folder.
             folder.rename(new_folder(folder.with_name(f"{folder.name}-interrupted")))
-        resumed = [f"--ckpt_path={folder}"] if begun else []
+        resumed = [f"--ckpt_path={folder}"] if started else []
         seconds = self._run(["fit", *flags, f"--run_dir={folder}", *resumed])
-        self._record(run, fit=None if begun else seconds)  # None: a part of it only
+        self._record(run, fit=None if started else seconds)  # None: only part of it is known
 
     def _calibrate(self, run: Run, source: Run, test: list[str]) -> None:
         row = self.comparison.rows[run.row]
         if not isinstance(row, Again) or not row.calibrate:
             return
-        # The threshold is that of mode dpc, whatever the row does with it.
+        # The threshold is calibrated in mode dpc, whatever mode the row uses.
         flags = [flag for flag in test if not flag.startswith("--trainer.callbacks.mode")]
         if self.records.get(source.name, {}).get("calibrated") == flags:
             return
-        # Without --run_dir the threshold is saved beside the checkpoint, for every row that takes it.
+        # Without --run_dir the threshold is saved beside the checkpoint, where other rows find it.
         command = ["calibrate", f"--ckpt_path={self.path(source)}", *flags]
         self._record(run, calibrate=self._run(command))
         self._record(source, calibrated=flags)
@@ -151,8 +151,8 @@ class Runs:
     def _run(self, arguments: list[str]) -> float:
         """Run a subcommand and return its duration in seconds.
 
-        On one device it runs in this process, since a new one would import torch again. Lightning starts
-        the other ranks by running the program again, which must then be the subcommand, not this one.
+        On one device it runs in this process, to save the time of importing torch again. Lightning starts
+        other ranks by running the program again, which must then be the subcommand, not the comparison.
         """
         command = printable(f"$ promptstage {shlex.join(arguments)}")
         log = self.folder / LOG
@@ -163,16 +163,16 @@ class Runs:
                 code = subprocess.run([sys.executable, str(PROGRAM), *arguments], check=False).returncode
             else:
                 code = main(arguments)
-                gc.collect()  # model and trainer refer to each other: the next backbone needs the memory
+                gc.collect()  # model and trainer are a reference cycle; free its memory for the next backbone
         if code:
             if not self.verbose:
                 print("\n".join(errors_in(log)), file=sys.stderr)
-                print(f"the command was: {command[2:]}; its output is in {log}", file=sys.stderr)
+                print(f"the failed command is: {command[2:]}; its output is in {log}", file=sys.stderr)
             raise SystemExit(code)
         return round(time.monotonic() - started, 1)
 
     def outcome(self, run: Run) -> str:
-        """Return the accuracy of a finished run, with its interval, in a few words."""
+        """Return the accuracy of a finished run with its interval, as text."""
         test = finished_test(self.path(run), self._tested(run.row, run.seed))
         if test is None:
             return "no result"
@@ -199,7 +199,9 @@ class Runs:
 
     def _evaluation(self, row: str, seed: int | None, test: Path) -> Evaluation:
         run = Run(row, seed)
-        return Evaluation(test, stages_of(self.path(run.of(self.comparison))), self.records.get(run.name, {}))
+        return Evaluation(
+            test, stages_of(self.path(run.trained(self.comparison))), self.records.get(run.name, {})
+        )
 
 
 def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
@@ -229,11 +231,16 @@ def show(title: str, lines: Sequence[Sequence[str]], console: Console) -> None:
 
 
 def run_comparison(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+    """Run the comparison in a YAML file, and print its table; return the exit code.
+
+    Raises:
+        UserError: if an option or the file is invalid.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("start a comparison in one process: its rows start their own (--trainer.devices)")
+        raise UserError("compare must be started on one rank: its commands start further ranks themselves")
     if len(options.targets) > 1:
         raise UserError(
-            f"one FILE.yaml or folders of finished runs are needed, not {' '.join(options.targets)}"
+            f"compare takes one FILE.yaml or folders of finished runs, got {' '.join(options.targets)}"
         )
     file = Path(options.targets[0])
     comparison = with_sources(read(file), options.source)
@@ -250,13 +257,13 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     runs = Runs(comparison, folder, extra, options.verbose)
     lines: list[list[str]] = []
     planned = list(comparison.runs(rows))
-    where = "" if options.verbose else f"; what the commands print is in {folder / LOG}"
+    where = "" if options.verbose else f"; output of the commands is in {folder / LOG}"
     _print(console, f"{len(planned)} rows into {folder}{where}")
     for number, run in enumerate(planned, start=1):
         before = time.monotonic()
         runs.complete(run)
         now = time.monotonic()
-        # After every row: a long table may be interrupted.
+        # After every row, in case the comparison is interrupted.
         lines = report(runs.title, runs.rows(), folder, comparison.figure)
         left = (now - started) / number * (len(planned) - number)
         rest = f", about {duration(left)} left" if number < len(planned) else ""
@@ -267,7 +274,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
         _print(console, sentence)
     _print(
         console,
-        f"{duration(time.monotonic() - started)} in all; the table is in {folder / 'table.md'}; curves and "
+        f"{duration(time.monotonic() - started)} in total; the table is in {folder / 'table.md'}; curves and "
         f"generations: tensorboard --logdir {folder}",
     )
     return 0
@@ -278,9 +285,14 @@ def _print(console: Console, line: str) -> None:
 
 
 def compare_finished(options: argparse.Namespace, extra: list[str], console: Console) -> int:
+    """Print the table of finished runs; return the exit code.
+
+    Raises:
+        UserError: if an option is for YAML files only, or a folder has no results.
+    """
     if extra or options.rows or options.resume or options.source:
         raise UserError(
-            "--rows, --resume, --source and flags after -- belong to a FILE.yaml, not to finished runs"
+            "--rows, --resume, --source and flags after -- require a FILE.yaml, not finished runs"
         )
     rows = finished_rows(options.targets, options.against)
     if options.against is not None:
@@ -296,7 +308,7 @@ def compare_finished(options: argparse.Namespace, extra: list[str], console: Con
             raise UserError("--figure needs --run-dir: the folder that accuracy.png is written to")
         show(title, cells(rows), console)
         return 0
-    folder = new_folder(options.run_dir)  # a comparison's or a run's own files stay
+    folder = new_folder(options.run_dir)  # existing files are not replaced
     show(title, report(title, rows, folder, options.figure), console)
     console.print(printable(f"the table is in {folder / 'table.md'}"), markup=False)
     return 0

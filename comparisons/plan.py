@@ -1,4 +1,4 @@
-"""The YAML file of a comparison: the rows of a table and their flags."""
+"""YAML file of a comparison: rows of the table and their flags."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +20,7 @@ from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import parse_yaml, plain
 
 UNTRAINED = "--model=Pretrained"
-# What a test without a checkpoint takes of a row's flags.
+# Flags of a row that a test without a checkpoint uses.
 HARDWARE = tuple(
     f"--trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
 )
@@ -29,12 +29,12 @@ FOR_TEST = ("-c", "--config", "--data", "--backbone", UNTRAINED)
 
 @dataclass(frozen=True)
 class Again:
-    """A row that only tests what another one has trained.
+    """Row that tests the prompt of another row again.
 
     Attributes:
-        of: the other row.
-        test: flags of its test, such as a correction's.
-        calibrate: find DPC's threshold first, unless it was found for another row.
+        of: name of the other row.
+        test: flags of its test, such as those of DPC.
+        calibrate: calibrate DPC's threshold first, unless another row has done so.
     """
 
     of: str
@@ -43,33 +43,33 @@ class Again:
 
 
 class Run(NamedTuple):
-    """A row with one of the seeds."""
+    """Row with one of the seeds."""
 
     row: str
     seed: int | None = None
 
     @property
     def name(self) -> str:
-        """As it stands in the table."""
+        """Name in the table."""
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
 
-    def of(self, comparison: "Comparison") -> "Run":
-        """The run whose checkpoint is tested: this one, or that of the row it names."""
+    def trained(self, comparison: "Comparison") -> "Run":
+        """Return the run that trains the checkpoint: this run, or that of the row named in ``of``."""
         return Run(comparison.trained(self.row), self.seed)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The keys of the file.
+    """Keys of the YAML file.
 
     Attributes:
-        title: what the table is about.
-        rows: name of each row → its own flags, which win over the options; or the keys of ``Again``.
-        files: configuration files of every row.
-        options: flags of every row.
-        test_options: flags of every test.
-        seeds: run every row with each of these seeds; none: once, with the default.
-        against: the row that every other one is compared with; None: a row ``of`` another with that one.
+        title: title of the table.
+        rows: flags of each row by its name, which override ``options``; or the keys of ``Again``.
+        files: configuration files of all rows.
+        options: flags of all rows.
+        test_options: flags of all tests.
+        seeds: seeds to run each row with; empty: once, with the default seed.
+        against: row that all others are compared with; None: compare rows that have ``of`` with that row.
         figure: draw the accuracies as bars or lines; None: no figure.
     """
 
@@ -83,66 +83,64 @@ class Comparison:
     figure: FigureKind | None = None
 
     def reference(self, row: str) -> str | None:
-        """Return the row that ``row`` is compared with; None: none."""
+        """Return the row that ``row`` is compared with, or None."""
         reference = self.trained(row) if self.against is None else self.against
         return None if reference == row else reference
 
     def runs(self, rows: Collection[str]) -> list[Run]:
-        """The runs of some rows, seed by seed."""
+        """Return the runs of some rows, seed by seed."""
         seeds: list[int | None] = [*self.seeds] or [None]
         return [Run(row, seed) for seed in seeds for row in rows]
 
     def trained(self, row: str) -> str:
-        """The row whose checkpoint is tested: itself, or the one it names."""
+        """Return the row that trains the checkpoint of ``row``: itself, or the row named in ``of``."""
         value = self.rows[row]
         return value.of if isinstance(value, Again) else row
 
     def flags(self, row: str) -> list[str]:
-        """All flags of a row's training, common ones first."""
+        """Return all training flags of a row, common flags first."""
         files = [part for file in self.files for part in ("-c", file)]
         own = self.rows[self.trained(row)]
         assert isinstance(own, list)
         return [*files, *self.options, *own]
 
     def test_flags(self, row: str) -> list[str]:
-        """All flags of a row's test but where its model comes from."""
+        """Return all test flags of a row except those of its model."""
         value = self.rows[row]
         return [*self.test_options, *(value.test if isinstance(value, Again) else [])]
 
 
 def read(path: Path) -> Comparison:
-    """The comparison in a file.
+    """Read a comparison from a YAML file.
 
     Raises:
-        UserError: when it cannot be read, something in it is unknown or of another kind, or a file that it
-            names does not exist.
+        UserError: if it cannot be read, a key is unknown or its value invalid, or a file that it names does
+            not exist.
     """
     tree = parse_yaml(read_text(existing_or_shipped(str(path)), "comparison"), str(path))
-    # Flags stay texts, as on the command line.
+    # Flags are texts, as on the command line.
     values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
     keys = [known.name for known in fields(Comparison)]
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys: allowed are {', '.join(keys)}")
+        raise UserError(f"{path} must be a mapping with the keys {', '.join(keys)}")
     for key in values:
         choose(f"{path}: key", str(key), keys)
     rows = values.get("rows")
     if not isinstance(values.get("title"), str) or not isinstance(rows, dict) or not rows:
-        raise UserError(f"{path} needs a title, and rows with their flags")
+        raise UserError(f"{path} must have a title, and rows with their flags")
     lists = {key: values[key] for key in ("files", "options", "test_options") if key in values}
     for row, value in rows.items():
         if isinstance(value, dict):
             rows[row] = _again(path, str(row), value, rows)
     named = ((f"row '{row}'", value) for row, value in rows.items() if not isinstance(value, Again))
-    for what, flags in [*lists.items(), *named]:
+    for name, flags in [*lists.items(), *named]:
         if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-            raise UserError(f"{path}: {what} must be a list of texts, such as [--trainer.max_steps=100]")
-        check_flags(flags, f"{path}: {what}")
+            raise UserError(f"{path}: {name} must be a list of texts, such as [--trainer.max_steps=100]")
+        check_flags(flags, f"{path}: {name}")
     folders = [folder_name(str(row)) for row in rows]
     for row, folder in zip(rows, folders, strict=True):
         if not isinstance(row, str) or not row.isprintable() or not folder or folders.count(folder) > 1:
-            raise UserError(
-                f"{path}: row '{row}' needs a name, a printable text, that gives a folder of its own"
-            )
+            raise UserError(f"{path}: name of row '{row}' must be a printable text with a unique folder name")
     for file in lists.get("files", []):
         if not Path(existing_or_shipped(file)).is_file():
             raise UserError(f"{path}: file {file} does not exist (paths start from {Path.cwd()})")
@@ -158,9 +156,10 @@ def read(path: Path) -> Comparison:
 
 
 def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) -> Again:
-    """
+    """Check a row that tests another row's prompt.
+
     Raises:
-        UserError: when it names no row that trains, or has a key it should not have.
+        UserError: if ``of`` is not a row with training, or a key is unknown.
     """
     known = [key.name for key in fields(Again)]
     for key in value:
@@ -180,29 +179,28 @@ def for_test(flags: Iterable[str]) -> list[str]:
 
 
 def of_hardware(flags: Iterable[str]) -> list[str]:
-    """Return those flags that say what a command runs on, with the values after them."""
+    """Return those flags that select the hardware, with the values after them."""
     return _beginning_with(HARDWARE, flags)
 
 
 def _beginning_with(names: tuple[str, ...], flags: Iterable[str]) -> list[str]:
-    kept, keep = [], False
+    matching, matches = [], False
     for flag in flags:
         if flag.startswith("--") or flag == "-c":
-            keep = flag.startswith(names)
-        if keep:
-            kept.append(flag)
-    return kept
+            matches = flag.startswith(names)
+        if matches:
+            matching.append(flag)
+    return matching
 
 
 def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
     """Add ``--data.source`` to the rows of some data sets.
 
     Args:
-        sources: each as ``DATASET=FOLDER`` (or a hub id); the data set's name in any case.
+        sources: ``DATASET=FOLDER`` or ``DATASET=HUB_ID`` each; the data set's name is case-insensitive.
 
     Raises:
-        UserError: for a data set that is unknown, reads no files or is in no row, or a folder that does not
-            exist.
+        UserError: if a data set is unknown, reads no files or is in no row, or a folder does not exist.
     """
     known = {name.lower(): name for name in datamodules.__all__ if name != "Generated"}
     used = {row: data_set(comparison.flags(row)) for row in comparison.rows}
@@ -230,13 +228,13 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
 
 
 def data_set(flags: Sequence[str]) -> str | None:
-    """Name of the data set that a row's flags choose; None for a class of the user's own."""
+    """Return the data set in a row's flags; None for a user's class."""
     name = chosen_class(flags, "data")
     return name if name in datamodules.__all__ else None
 
 
 def chosen_class(flags: Sequence[str], section: str) -> str:
-    """Name of the class that flags and files choose last for ``model`` or ``data``, without its module."""
+    """Return the last class in flags and files for ``model`` or ``data``, without its module."""
     path = ""
     for option, following in pairwise([*flags, ""]):
         option, equals, value = option.partition("=")
@@ -249,7 +247,7 @@ def chosen_class(flags: Sequence[str], section: str) -> str:
 
 
 def starts_processes(flags: Sequence[str]) -> bool:
-    """Return whether a command with these flags may use several devices, and so start processes."""
+    """Return whether a command with these flags may use several devices, and so start further ranks."""
     values: dict[str, Any] = {"devices": "auto", "accelerator": "auto", "num_nodes": 1}
     given: dict[str, Any] = {}
     for option, following in pairwise([*flags, ""]):

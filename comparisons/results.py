@@ -1,4 +1,4 @@
-"""Results of finished tests, as the rows of a comparison."""
+"""Results of finished tests as rows of a comparison."""
 
 import os
 import re
@@ -15,32 +15,34 @@ from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.json_text import dump_json, read_lines
 from promptstage.utilities.reading import parse_json, read_json, validated
 
-RECORDS = "compare.json"  # of a comparison's folder: flags and seconds of its runs
-TESTED = "tested"  # of these records: name of the folder of a run's test
+RECORDS = "compare.json"  # in a comparison's folder: flags and durations of its runs
+TESTED = "tested"  # entry of these records: name of the folder of a run's test
 RECORDS_LIMIT = 1 << 30  # bytes of a test's records
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The fields of ``summary.json`` that a table shows."""
+    """Fields of ``summary.json`` that a table shows."""
 
     trained_parameters: int
     examples: int
     correct: int
-    questions: int = 0  # of the whole split; tests of earlier versions lack it
+    questions: int = 0  # in the whole split; 0 in tests of earlier versions
 
     def __post_init__(self) -> None:
-        if not 0 <= self.correct <= self.examples or not self.examples:
-            raise ValueError(f"{self.correct} of {self.examples} examples are correct")
+        if self.examples < 1:
+            raise ValueError(f"examples must be >= 1, got {self.examples}")
+        if not 0 <= self.correct <= self.examples:
+            raise ValueError(f"correct must be between 0 and examples ({self.examples}), got {self.correct}")
         if self.trained_parameters < 0:
             raise ValueError(f"trained_parameters must be >= 0, got {self.trained_parameters}")
         if 0 != self.questions < self.examples:
-            raise ValueError(f"{self.examples} examples of {self.questions} questions")
+            raise ValueError(f"examples must be <= questions ({self.questions}), got {self.examples}")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The fields of a line of ``results.jsonl`` that a comparison of two tests shows."""
+    """Fields of a line of ``results.jsonl`` that a comparison of two tests shows."""
 
     id: str
     question: str
@@ -52,12 +54,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished test.
+    """Finished test.
 
     Attributes:
-        folder: with ``summary.json`` and ``results.jsonl``.
-        stages: the stages of its prompt, as runs of layers; – without any.
-        seconds: of its fit and of its test, by these names, where known.
+        folder: folder with ``summary.json`` and ``results.jsonl``.
+        stages: stages of its prompt as runs of layers; – without stages.
+        seconds: durations of ``fit`` and ``test``, as far as they are known.
     """
 
     folder: Path
@@ -66,7 +68,8 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> Summary:
-        """
+        """Summary of the test.
+
         Raises:
             UserError: if it cannot be read.
         """
@@ -75,10 +78,10 @@ class Evaluation:
 
     @cached_property
     def answers(self) -> dict[str, Answer]:
-        """The graded examples by id.
+        """Graded examples by id.
 
         Raises:
-            UserError: if they cannot be read, an id is repeated, or the summary counts others.
+            UserError: if they cannot be read, an id is repeated, or the counts differ from the summary.
         """
         file = self.folder / "results.jsonl"
         lines = read_lines(file, "records", RECORDS_LIMIT)
@@ -93,7 +96,7 @@ class Evaluation:
         correct = sum(answer.correct for answer in answers)
         if (len(answers), correct) != (self.summary.examples, self.summary.correct):
             raise UserError(
-                f"records {file} have {correct} of {len(answers)} correct, the summary beside them "
+                f"records {file} have {correct} of {len(answers)} correct answers, but the summary has "
                 f"{self.summary.correct} of {self.summary.examples}"
             )
         return by_id
@@ -101,14 +104,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
+    """Row of a table.
 
     Attributes:
-        name: in the table.
-        runs: its finished tests by seed; None: the only one.
-        against: the row that it is compared with; None: none.
-        group: the rows that a figure draws in one color.
-        label: in a figure, within the group.
+        name: name in the table.
+        runs: finished tests by seed; None is the seed of a single one.
+        against: name of the row that it is compared with, or None.
+        group: rows of a group have the same color in a figure.
+        label: label in a figure, within the group.
     """
 
     name: str
@@ -118,7 +121,7 @@ class Row:
     label: str = ""
 
     def run_name(self, seed: int | None) -> str:
-        """Return the name of one of its runs."""
+        """Return the name of the run with a seed."""
         return self.name if seed is None else f"{self.name}, seed {seed}"
 
     def grades(self, ids: Sequence[str], seeds: Sequence[int | None]) -> NDArray[np.bool_]:
@@ -128,7 +131,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """An example that two tests grade differently."""
+    """Example that two tests grade differently."""
 
     seed: int | None
     before: Answer
@@ -151,13 +154,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows on the questions and seeds that both have.
+    """Two rows, restricted to their common questions and seeds.
 
     Attributes:
-        before: the reference.
-        after: the row that is compared with it.
+        before: reference row.
+        after: row that is compared with it.
         seeds: common seeds.
-        ids: examples that all these runs have.
+        ids: examples that all these runs have in common.
     """
 
     before: Row
@@ -167,12 +170,12 @@ class Pair:
 
     @classmethod
     def of(cls, before: Row, after: Row, seeds: Sequence[int | None] | None = None) -> "Pair | None":
-        """Pair two rows; None where they have no seed or example in common, or are tests of different data.
+        """Pair two rows; None if they have no seed or example in common, or test different data.
 
-        Data are different where an example has another reference answer, such as questions of other lengths.
+        Data are different if an example has another reference answer, as with questions of other lengths.
 
         Args:
-            seeds: only these.
+            seeds: seeds to use; None: all common ones.
         """
         common = [seed for seed in after.runs if seed in before.runs and (seeds is None or seed in seeds)]
         if not common:
@@ -189,7 +192,7 @@ class Pair:
         return self.before.grades(self.ids, self.seeds), self.after.grades(self.ids, self.seeds)
 
     def changes(self) -> Iterator[Change]:
-        """Yield the examples that are graded differently, seed by seed, in the order of the test."""
+        """Yield the examples that are graded differently, seed by seed, in test order."""
         for seed in self.seeds:
             before, after = self.before.runs[seed].answers, self.after.runs[seed].answers
             for name in self.ids:
@@ -203,10 +206,10 @@ def finished_tests(run: Path) -> list[Path]:
 
 
 def finished_test(run: Path, name: Any = None) -> Path | None:
-    """Return the folder of a run's finished test; None before one has ended.
+    """Return the folder of a run's finished test; None if there is none.
 
     Args:
-        name: of that folder, where it is known.
+        name: name of that folder, if it is known.
 
     Raises:
         UserError: if there are several, which may have been run with different options.
@@ -222,7 +225,7 @@ def finished_test(run: Path, name: Any = None) -> Path | None:
 
 
 def stages_of(run: Path) -> str:
-    """Return a run's stages as runs of layers; – without any."""
+    """Return a run's stages as runs of layers; – without stages."""
     file = run / "partition.json"
     if not file.exists():
         return "–"
@@ -237,9 +240,9 @@ def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
     """Read the rows of finished runs.
 
     Args:
-        arguments: FOLDER or NAME=FOLDER each, of a run, of one of its tests, or of a comparison, which has a
-            row for each of its own.
-        against: the row that all others are compared with; None: none.
+        arguments: FOLDER or NAME=FOLDER each, of a run, one of its tests, or a comparison, all rows of which
+            are read.
+        against: name of the row that all others are compared with; None: no comparison.
 
     Raises:
         UserError: if a folder does not exist, has no finished test or several, or two rows have the same
@@ -278,18 +281,18 @@ def _evaluation(folder: Path) -> Evaluation:
     """Find the finished test of a folder, which is a run's or a test's own."""
     test = folder if (folder / "summary.json").exists() else finished_test(folder)
     if test is None:
-        raise UserError(f"run {folder} has no finished test: run 'python cli.py test --ckpt_path {folder}'")
+        raise UserError(f"run {folder} has no finished test: run 'promptstage test --ckpt_path {folder}'")
     return Evaluation(test, stages_of(test.parent))
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read ``compare.json``: each run's flags and seconds.
+    """Read ``compare.json``: flags and durations of each run.
 
     Raises:
         UserError: if it is damaged.
     """
     records = read_json(folder / RECORDS, "comparison's records")
-    if not isinstance(records, dict) or not all(isinstance(one, dict) for one in records.values()):
+    if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
         raise UserError(f"comparison's records {folder / RECORDS} must be an object of objects")
     return records
 
@@ -307,7 +310,7 @@ def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:
             runs.setdefault(row, {})[seed] = Evaluation(test, stages_of(run), seconds)
     if not runs:
         raise UserError(f"comparison {folder} has no finished test")
-    return [Row(f"{name}: {row}" if prefixed else row, found, None, name, row) for row, found in runs.items()]
+    return [Row(f"{name}: {row}" if prefixed else row, tests, None, name, row) for row, tests in runs.items()]
 
 
 def _is_duration(value: Any) -> bool:

@@ -13,7 +13,7 @@ from promptstage.lightning_modules.functional.information_flow import curve_shap
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import make_folder, write_bytes
 
-BAR = r"\|"  # in a cell of a table
+BAR = r"\|"  # escaped in a table cell
 Examples = Literal["correct", "shared", "all"]
 
 
@@ -23,14 +23,14 @@ def chosen_examples(
     """Restrict runs to the examples to compare.
 
     Args:
-        examples: ``correct``: those correct in all runs, or those shared where a run has no grades;
-            ``shared``: those of all runs; ``all``: each run's own.
+        examples: ``correct``: examples that are correct in all runs, or ``shared`` if a run has no grades;
+            ``shared``: examples that all runs have; ``all``: all examples of each run.
 
     Returns:
         Runs with these examples, runs with the examples for the gaps, and a description of the choice.
 
     Raises:
-        UserError: when no example is left.
+        UserError: if no example is left.
     """
     if examples == "all":
         counts = ", ".join(f"{len(saved.ids)} of {name}" for name, saved in named.items())
@@ -38,7 +38,7 @@ def chosen_examples(
     known = set.intersection(*(set(saved.ids) for saved in named.values()))
     shared = [name for name in next(iter(named.values())).ids if name in known]
     if not shared:
-        raise UserError("the runs share no example: compare all examples of each with --examples all")
+        raise UserError("the runs have no common example: compare all examples with --examples all")
     every = {name: _restricted(saved, shared) for name, saved in named.items()}
     if examples == "shared":
         return every, every, f"the {len(shared)} examples that all runs share"
@@ -67,7 +67,7 @@ def _restricted(saved: Saved, ids: Sequence[str]) -> Saved:
 
 
 def table(named: Mapping[str, Saved]) -> list[str]:
-    """Return a Markdown table: shape of the median curve, and medians of the examples' own shapes."""
+    """Return a Markdown table: shape of the median curve, and medians of the shapes of single curves."""
     lines = [
         "| run | examples | curve of medians: peaks, reversals, variation, peak | examples' median: peaks, "
         "reversals, variation |",
@@ -104,7 +104,7 @@ def compare_saliency(
     for run in runs:
         name, equals, folder = run.partition("=")
         if not equals:
-            raise UserError(f"'{run}' is not NAME=FOLDER")
+            raise UserError(f"a run must be NAME=FOLDER, got '{run}'")
         name = printable(name or Path(folder).resolve().name)
         if name in named:
             raise UserError(f"two runs have the name '{name}': give other names as NAME=FOLDER")
@@ -114,6 +114,6 @@ def compare_saliency(
     figures = {"curves": curves(named), "differences": differences_of(named), "gaps": gaps_of(graded)}
     for name, figure in figures.items():
         write_bytes(out / f"{name}.png", png(figure))
-    print(f"compared are {note}")
+    print(f"examples: {note}")
     print("\n".join(table(named)))
     print(f"figures are in {out}")

@@ -1,4 +1,4 @@
-"""The table of a comparison, and the figure of its accuracies."""
+"""Table of a comparison, and figure of its accuracies."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -28,7 +28,7 @@ FigureKind = Literal["bars", "lines"]
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the table's lines in the order of COLUMNS: each run, and each row's mean over its seeds.
+    """Return the lines of the table, with the columns in COLUMNS: runs, and means of rows over seeds.
 
     Raises:
         UserError: if results cannot be read.
@@ -43,14 +43,14 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Return every row that has a reference with it, on their common questions and seeds."""
+    """Return each row with its reference, if any, on their common questions and seeds."""
     by_name = {row.name: row for row in rows}
-    found = [Pair.of(by_name[row.against], row) for row in rows if row.against in by_name]
-    return [pair for pair in found if pair is not None]
+    candidates = [Pair.of(by_name[row.against], row) for row in rows if row.against in by_name]
+    return [pair for pair in candidates if pair is not None]
 
 
 def conclusion(compared: Sequence[Pair]) -> str:
-    """State in a sentence for each reference which rows differ from it by more than chance (p < 0.05)."""
+    """Return a sentence for each reference on the rows that differ from it significantly (p < 0.05)."""
     sentences = []
     for reference in dict.fromkeys(pair.before.name for pair in compared):
         own = [pair for pair in compared if pair.before.name == reference]
@@ -74,7 +74,7 @@ def conclusion(compared: Sequence[Pair]) -> str:
 
 def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | None) -> list[str]:
     summary = run.summary
-    assert len(run.answers) == summary.examples  # reads and checks the records, too
+    assert len(run.answers) == summary.examples  # also reads and checks the records
     low, high = wilson_interval(summary.correct, summary.examples)
     seconds = (run.seconds.get(part) for part in ("fit", "test"))
     return [
@@ -102,7 +102,7 @@ def _mean_cells(row: Row, reference: Row | None) -> list[str]:
 
 
 def _counts(summaries: Sequence[Summary]) -> str:
-    """Return correct answers and examples, and of partial tests the number of all questions."""
+    """Return correct answers / examples; for partial tests also the number of questions."""
     examples = sum(summary.examples for summary in summaries)
     part = coverage(examples, sum(summary.questions for summary in summaries))
     return f"{sum(summary.correct for summary in summaries)} / {examples}" + (f" ({part})" if part else "")
@@ -139,7 +139,7 @@ def accuracy_of(row: Row) -> tuple[float, Interval]:
 
 def markdown(title: str, lines: Sequence[Sequence[str]]) -> str:
     """Format the table as Markdown."""
-    # A bar between stages would be one between columns.
+    # A bar between stages would start a new column.
     rows = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     table = [f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     return "\n".join([title, "", *table, ""])

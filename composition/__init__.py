@@ -1,1 +1,1 @@
-"""Runs put together in plain Python: folders, callbacks, loggers and the uses of the trainer."""
+"""Composition of runs in plain Python: folders, callbacks, loggers and uses of the trainer."""

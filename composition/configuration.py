@@ -1,4 +1,4 @@
-"""A run's configuration as YAML, the same from Python as from the command line."""
+"""Configuration of a run as YAML, in the same form from Python and the command line."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +23,7 @@ def config_text(
     """Write the configuration of a use of the trainer.
 
     Args:
-        options: of Lightning's trainer; objects among them, such as callbacks, are left out.
+        options: options of Lightning's trainer; objects, such as callbacks, are omitted.
         fixed: further top-level values.
     """
     simple = {

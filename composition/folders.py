@@ -1,4 +1,4 @@
-"""Where a run lives."""
+"""Folders of a run."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from promptstage.utilities.files import FolderLock, check_replaceable, claim_fol
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    """Flatten nested mappings: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     if not isinstance(tree, Mapping):
         return {prefix: tree} if prefix else {}
     flat: dict[str, Any] = {}
@@ -23,7 +23,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Folders and files of a run that a fit writes to; lightning_logs is CSVLogger's.
+# Folders and files that a fit writes to; lightning_logs belongs to CSVLogger.
 FOLDERS = ("checkpoints", "tensorboard", "lightning_logs")
 REPLACED = (
     "tensorboard/hparams.yaml",
@@ -35,13 +35,15 @@ REPLACED = (
 
 
 class Folders(NamedTuple):
-    """Folder of the run, and the one for what this command writes.
+    """Folder of the run, and output folder of this command.
 
     Attributes:
-        created: whether ``out`` was made for this command, and may go if the command fails at once.
+        run: folder of the run.
+        out: output folder.
+        created: ``out`` was created by this command, and is removed if the command fails at once.
         events: event files of earlier commands.
-        lock: on the output folder.
-        notice: why ``out`` is not the folder that was asked for; empty if it is.
+        lock: lock of the output folder.
+        notice: reason why ``out`` is not the requested folder; empty if it is.
     """
 
     run: Path
@@ -52,16 +54,16 @@ class Folders(NamedTuple):
     notice: str = ""
 
     def release(self) -> None:
-        """Let other commands write to the folder."""
+        """Release the lock, so that other commands can write to the folder."""
         if self.lock is not None:
             self.lock.release()
 
     def discard(self) -> None:
-        """Remove what a command that did nothing yet has made."""
+        """Remove the files of a command that failed before it did any work."""
         self.release()
         if self.created:
             shutil.rmtree(self.out, ignore_errors=True)
-        # Lightning opens an event file before anything can fail; its name holds the process.
+        # Lightning opens an event file before anything can fail; the process id is part of its name.
         for file in _events(self.run) - self.events:
             if f".{os.getpid()}." in file.name:
                 file.unlink(missing_ok=True)
@@ -79,15 +81,15 @@ def run_folders(
 ) -> Folders:
     """Choose and lock the folders of a run.
 
-    A new run gets a new folder, numbered if ``run_dir`` holds a run already; a resumed fit continues in its
-    checkpoint's run. Results go into a new folder inside the run.
+    A new run gets a new folder, numbered if ``run_dir`` already contains a run; a resumed fit continues in
+    the run of its checkpoint. Results are written to a new folder in the run.
 
     Args:
         run_dir: folder of the run; None: the checkpoint's run, or ``runs/NAME`` without a checkpoint.
-        checkpoint: path of the checkpoint that is used, if any.
+        checkpoint: path of the checkpoint, if any.
         name: default name of a new run's folder.
-        results: name of the folder for results inside the run; None: the run itself is written to.
-        writes: whether anything is written.
+        results: name of the results folder in the run; None: results are written to the run folder.
+        writes: False if the command writes no files.
 
     Raises:
         UserError: if a folder cannot be written to, or another command is writing to it.
@@ -104,17 +106,17 @@ def run_folders(
         run = Path(os.path.realpath(run))
     _refuse_links(run)
     out = run if results is None else run / results
-    # Only the first process writes; another one must not number the first one's new folder.
+    # Only rank 0 writes; another rank must not number the new folder of rank 0.
     if not writes or vars(rank_zero_only).get("rank"):
         return Folders(run, out, created=False, events=_events(run))
     if results is None and checkpoint is not None:
         _check_resumable(run)
         make_folder(run)
         return Folders(run, run, False, _events(run), FolderLock(run))
-    there = out.is_dir()
+    existed = out.is_dir()
     new, lock = claim_folder(out)
     notice = "" if new == out else f"{out} already exists and stays unchanged: writing to {new} instead"
-    created = not (there and new == out)
+    created = not (existed and new == out)
     return Folders(new if results is None else run, new, created, _events(run), lock, notice)
 
 

@@ -1,4 +1,4 @@
-"""One prompt and a few questions, without a trainer: generations and saliency."""
+"""Generation and saliency for a few questions, without a trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from promptstage.lightning_modules.backbone.loading import context_length
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class Saliency:
     """Saliency of one question and its generation (DPC §2.2; DHAM §3).
 
     Attributes:
-        question: as it was asked.
-        generation: the text after the prompt, which the loss was taken of.
-        layers: (K,) layers that were observed.
-        saved: all measures, as files of ``SaliencyDiagnostics`` hold them.
+        question: text of the question.
+        generation: generated text, whose loss is differentiated.
+        layers: (K,) observed layers.
+        saved: all measures, as in the files of ``SaliencyDiagnostics``.
     """
 
     question: str
@@ -58,7 +59,7 @@ class Saliency:
         return self.saved.arrays["curve"][0]
 
     def plot(self) -> "Figure":
-        """Draw the flows by layer; the figure shows itself in a notebook."""
+        """Draw the flows by layer; a notebook displays the figure."""
         from promptstage.callbacks.saliency_figures import flows
 
         return flows(self.saved)
@@ -70,11 +71,11 @@ def generate(
     """Generate an answer to one question, or to each of several, by greedy decoding.
 
     Args:
-        question: a text, put into the template that the prompt was trained with; or several.
-        max_new_tokens: limit in tokens; None: that of the data the prompt was trained on.
+        question: one or several texts, rendered with the template that the prompt was trained with.
+        max_new_tokens: maximum number of generated tokens; None: as in the prompt's training data.
 
     Returns:
-        The text after the prompt, or a list of texts.
+        The generated text, or a list of texts.
 
     Raises:
         UserError: if a question is empty, or does not fit in the backbone's context.
@@ -95,11 +96,11 @@ def saliency(
     layers: Sequence[int] | None = None,
     max_new_tokens: int | None = None,
 ) -> Saliency:
-    """Generate an answer to a question, and compute how information flowed to it, layer by layer.
+    """Generate an answer to a question, and compute the information flow to it, layer by layer.
 
     Args:
         layers: layers to observe, ascending; None: all.
-        max_new_tokens: as for :func:`generate`.
+        max_new_tokens: see :func:`generate`.
 
     Raises:
         UserError: if the method has no soft prompt, or nothing was generated.
@@ -133,7 +134,7 @@ def _ready(prompt: SoftPromptModule) -> SoftPromptModule:
 
 
 def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens: int | None) -> list[Batch]:
-    """Render and tokenize questions as the prompt's training data was.
+    """Render and tokenize questions as in the prompt's training data.
 
     Raises:
         UserError: if a question is empty, or too long for the backbone.
@@ -145,8 +146,7 @@ def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens:
             raise UserError(f"question {question[:40]!r} {problem}")
     settings, backbone = prompt.text_settings, prompt.backbone
     limit = settings.max_new_tokens if max_new_tokens is None else max_new_tokens
-    if limit < 1:
-        raise UserError(f"max_new_tokens must be >= 1, got {limit}")
+    check_minimum({"max_new_tokens": limit}, 1)
     tokenizer = backbone.tokenizer
     examples = [Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)]
     rows = encode(examples, Template(settings.template, tokenizer, settings.date), tokenizer)

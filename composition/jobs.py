@@ -1,4 +1,4 @@
-"""What can be done with a prompt: fit, validate, test, predict, calibrate, saliency, partition.
+"""Uses of a prompt: fit, validate, test, predict, calibrate, saliency, partition.
 
 Each function composes the trainer of a :class:`~promptstage.composition.session.Session` and runs it. The
 command line and the Python API both call these.
@@ -27,6 +27,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.evaluation import Record
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 
@@ -62,18 +63,18 @@ def fit(
     trainer.fit(module, datamodule=data, ckpt_path=session.checkpoint)
     if dry:
         folders.discard()
-        rank_zero_info("fast_dev_run: training and validation ran; no files are kept")
+        rank_zero_info("fast_dev_run: training and validation ran; no files were written")
     return trainer
 
 
 def partition(session: Session, module: SoftPromptModule, data: ReasoningDataModule) -> L.Trainer:
-    """Group the backbone's layers into stages; nothing is trained.
+    """Group the backbone's layers into stages, without training.
 
     Raises:
         UserError: if the method has no stages.
     """
     if not isinstance(module, DHAM):
-        raise UserError(f"partition finds the stages of DHAM; {type(module).__name__} has none")
+        raise UserError(f"model must be DHAM for partition, got {type(module).__name__}")
     trainer = session.trainer(
         module,
         [CKAPartition(session.folders.run)],
@@ -117,9 +118,8 @@ def calibrate(
         UserError: without a checkpoint, or with callbacks that already fix mode or threshold.
     """
     if not session.checkpoint:
-        raise UserError("calibrate finds the threshold of a trained prompt: give --ckpt_path RUN")
-    if examples is not None and examples < 1:
-        raise UserError(f"examples must be >= 1, got {examples}")
+        raise UserError("calibrate needs a trained prompt: give --ckpt_path RUN")
+    check_minimum({"examples": examples}, 1)
     module.val_generations = examples or sys.maxsize
     session.options = {**session.options, "callbacks": _with_calibrating_dpc(session.callbacks)}
     own = [Results(session.folders.out, dict(session.hyperparameters))]
@@ -131,12 +131,12 @@ def calibrate(
 def predict(
     session: Session, module: SoftPromptModule, data: ReasoningDataModule, questions: Sequence[str]
 ) -> list[Record]:
-    """Generate an answer to each question; the records come in their order, on every rank."""
+    """Generate an answer to each question; return the records in order, on every rank."""
     data.use_questions(questions)
     results = Results(None, dict(session.hyperparameters))
     trainer = session.trainer(module, [results], records=False, results=False, logger=False)
     trainer.predict(module, datamodule=data, ckpt_path=session.checkpoint, return_predictions=False)
-    # In the order of the questions: batches are of similar lengths.
+    # Sorted by question, since batches group questions of similar lengths.
     return results.records(data.example_ids("predict"), complete=False)
 
 
@@ -147,14 +147,14 @@ def saliency(
     question: str,
     layers: list[int] | None = None,
 ) -> tuple[Saved | None, list[Record]]:
-    """Generate an answer to one question, and compute how information flowed to it.
+    """Generate an answer to one question, and compute the information flow to it.
 
     Args:
         layers: layers to observe; None: all.
 
     Returns:
-        The saliency as written to the session's output folder, and the record of the answer; None and an
-        empty list on ranks without the question.
+        The saliency as written to the session's output folder, and a list with the record; None and an empty
+        list on ranks without the question.
 
     Raises:
         UserError: if nothing was generated.

@@ -1,4 +1,4 @@
-"""The records of an earlier run, checked line by line."""
+"""Records of an earlier run, checked line by line."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import parse_unique
 
-# What grading and comparing need; any other field is passed through.
+# Fields required for grading and comparisons; other fields are passed through.
 FIELDS: dict[str, tuple[Any, str]] = {
     "id": (str, "a text"),
     "generation": (str, "a text"),
@@ -23,14 +23,14 @@ FIELDS: dict[str, tuple[Any, str]] = {
 
 
 def find_records(path: str) -> Path:
-    """Find the records at ``path``: a file, a folder's ``results.jsonl``, or its newest complete test's.
+    """Find the records at ``path``: a file, or ``results.jsonl`` in a folder or its newest complete test.
 
-    Tests are numbered: ``test``, ``test-2``, …; a newer incomplete one is named in a note.
+    Tests are numbered ``test``, ``test-2``, …; a note names a newer incomplete one.
 
     Raises:
-        UserError: when there is none.
+        UserError: if there are no records.
     """
-    # os.path: a Path raises for a folder that must not be looked into.
+    # os.path: a Path raises for a folder without read permission.
     if not os.path.isdir(path):
         if not os.path.isfile(path):
             raise UserError(f"{path} does not exist (allowed: results.jsonl, its folder, or a run folder)")
@@ -67,23 +67,22 @@ def total_questions(records: Path) -> int:
 
 
 def check_data_set(name: str) -> None:
-    """Do nothing for a data set that there are graders for.
+    """Check that there is a grader for a data set.
 
     Raises:
-        UserError: for any other, with the nearest name.
+        UserError: if there is none, with the nearest name.
     """
     grade(name, "", "")
 
 
 def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
-    """Records with all that grading needs; ``dataset`` and ``options`` are added where they are missing.
+    """Read the records in a file, with ``dataset`` and ``options`` added where they are missing.
 
     Args:
-        dataset: the data set of all records; default: what each says, else the first part of its id.
+        dataset: data set of all records; None: field ``dataset`` of each, or else the first part of its id.
 
     Raises:
-        UserError: for a file that cannot be read or is empty; with file and line for the first record that
-            cannot be graded.
+        UserError: if the file cannot be read or is empty; with file and line, if a record cannot be graded.
     """
     records, known = [], set()
     try:
@@ -114,7 +113,7 @@ def _json_object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"expected a JSON object, not {value!r:.60}")
+        raise UserError(f"expected a JSON object, got {value!r:.60}")
     return value
 
 

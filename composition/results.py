@@ -1,4 +1,4 @@
-"""The results of an evaluation in a run: summary and records."""
+"""Results of an evaluation in a run: summary and records."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -12,7 +12,7 @@ from promptstage.utilities.reading import read_json
 
 
 class Accuracy(float):
-    """A share of correct answers with its 95 % Wilson interval.
+    """Share of correct answers with its 95 % Wilson interval.
 
     Attributes:
         low, high: bounds of the interval.
@@ -42,7 +42,7 @@ class Evaluation:
     """Results of a test or validation.
 
     Attributes:
-        folder: with all its files.
+        folder: folder with all files of the evaluation.
         summary: counts, accuracy, tokens and seconds.
         records: a dictionary for each question, in the order of the split; ``pandas.DataFrame(records)``
             makes a table of them.
@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> Accuracy:
-        """The share of correct answers, with its interval."""
+        """Share of correct answers with its interval."""
         return Accuracy.of(sum(record["correct"] for record in self.records), len(self.records))
 
     @property

@@ -1,4 +1,4 @@
-"""One use of Lightning's trainer in a run's folders: its callbacks, logger and checkpoints."""
+"""One use of Lightning's trainer in a run folder, with callbacks, logger and checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,16 +45,16 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass
 class Session:
-    """One use of a trainer: where it writes, and what the user asked of it.
+    """One use of a trainer, with its output folders and the user's options.
 
     Attributes:
-        folders: of the run.
-        options: of Lightning's trainer, as the user gave them: callbacks, logger, devices and so on.
-        config: the run's configuration as YAML, stored beside the results and in checkpoints.
-        hyperparameters: flat names and values that TensorBoard shows beside the test metric.
-        checkpoint: path that weights are read from; None: those of the module.
-        make: makes the trainer from its options.
-        made: the trainer, once it exists.
+        folders: folders of the run.
+        options: the user's options of Lightning's trainer: callbacks, logger, devices and so on.
+        config: configuration of the run as YAML, stored with the results and in checkpoints.
+        hyperparameters: values by flat names, shown by TensorBoard with the test metric.
+        checkpoint: path of the checkpoint to load; None: use the module's weights.
+        make: function that creates the trainer from its options.
+        made: the trainer, once it is created.
     """
 
     folders: Folders
@@ -82,16 +82,16 @@ class Session:
         early_stopping: EarlyStopping | None = None,
         **settings: Any,
     ) -> L.Trainer:
-        """Make the trainer of this session; the user's callbacks, loggers and plugins stay.
+        """Create the trainer, in addition to the user's callbacks, loggers and plugins.
 
         Args:
             own: callbacks of this use.
-            records: the configuration is written to the output folder.
-            results: callbacks that write files get the output folder.
-            logger: used unless the user gave one; False: none at all.
-            checkpoints: folder for checkpoints; None: none are written.
-            early_stopping: unless the user gave one.
-            settings: options of the trainer that this use fixes.
+            records: write the configuration to the output folder.
+            results: set the output folder of callbacks that write files.
+            logger: default logger, used unless the user gave one; False: no logger.
+            checkpoints: folder for checkpoints; None: no checkpoints.
+            early_stopping: default callback, used unless the user gave one.
+            settings: fixed options of the trainer.
 
         Raises:
             UserError: for a strategy, callback, logger or plugin that is not supported.
@@ -99,7 +99,7 @@ class Session:
         out = self.folders.out
         check_strategy(self.options.get("strategy", "auto"))
         check_precision(self.options.get("precision"), self.options.get("accelerator", "auto"))
-        # The bar first: it ends its line before others report how a run has ended.
+        # The bar first: it ends its line before other callbacks report the end of a run.
         bar = [] if self.options.get("enable_progress_bar") is False else [ExamplesProgressBar()]
         callbacks: list[Any] = [*bar, StopSignals(), StalledProcesses()]
         if records:
@@ -120,7 +120,7 @@ class Session:
         }
         if checkpoints is None:
             settings["enable_checkpointing"] = False
-        # FSDP keeps the tensors that a first evaluation has made.
+        # FSDP reuses tensors that the first evaluation has created.
         needs_gradients = any(getattr(callback, "takes_gradients", False) for callback in callbacks)
         if module.backbone_config.shard != "none" or needs_gradients:
             settings["inference_mode"] = False
@@ -133,10 +133,10 @@ class Session:
         return self.made
 
     def discard_unused(self, trains: bool = False) -> None:
-        """After a failure: remove a new folder that holds nothing worth keeping.
+        """Remove a new folder without results after a failure.
 
         Args:
-            trains: steps of training are worth keeping.
+            trains: the folder is not removed after a step of training.
         """
         trained = trains and self.made is not None and self.made.global_step > 0
         out = self.folders.out
@@ -149,9 +149,10 @@ class Session:
 
 
 def check_strategy(strategy: Any) -> None:
-    """
+    """Check that a strategy is supported.
+
     Raises:
-        UserError: if it is not supported for a frozen backbone, or copies a running process.
+        UserError: if it does not support a frozen backbone, or copies a running process.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     copies = name.endswith(("spawn", "fork", "notebook"))
@@ -164,9 +165,10 @@ def check_strategy(strategy: Any) -> None:
 
 
 def _plugins(given: Any) -> list[Any]:
-    """
+    """Return the user's plugins.
+
     Raises:
-        UserError: if a plugin would replace one of ours.
+        UserError: if a plugin would replace one of promptstage's.
     """
     plugins = as_list(given)
     for plugin in plugins:
@@ -179,7 +181,7 @@ def _plugins(given: Any) -> list[Any]:
 
 
 def _place_loggers(loggers: list[Any], folder: Path) -> None:
-    """Set the folder of loggers without one to the output folder, unknown when they were made."""
+    """Set the folder of loggers without one to the output folder, which was unknown at their creation."""
     for logger in loggers:
         if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
             logger._root_dir = str(folder)

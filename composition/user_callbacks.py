@@ -30,25 +30,26 @@ from promptstage.utilities.processes import note
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
     LearningRateFinder: (
-        "the rate it finds would not be in the run's configuration: compare short runs with different "
+        "its learning rate would not be in the run's configuration: compare short runs with different "
         "--model.optimizer.lr"
     ),
-    BatchSizeFinder: "the size it finds would not be in the run's configuration: set --data.batch_size",
-    GradientAccumulationScheduler: "set --trainer.accumulate_grad_batches, which holds for the whole run",
+    BatchSizeFinder: "its batch size would not be in the run's configuration: set --data.batch_size",
+    GradientAccumulationScheduler: "set --trainer.accumulate_grad_batches, which applies to the whole run",
     BaseFinetuning: "the backbone stays frozen",
     ModelPruning: "the backbone stays frozen, and a prompt has no layers to prune",
-    StochasticWeightAveraging: "it averages a copy that is made before the prompt is",
-    WeightAveraging: "it averages a copy that is made before the prompt is",
+    StochasticWeightAveraging: "it averages a copy that is made before the prompt is created",
+    WeightAveraging: "it averages a copy that is made before the prompt is created",
 }
-# Everything a fit logs for callbacks to monitor.
+# Metrics that a fit logs, for callbacks to monitor.
 TRAIN_METRICS = ("train/loss", "train/prompt_norm", "train/lr", "train/tokens_per_second")
 ACCURACY = ("val/accuracy", "val/accuracy_low", "val/accuracy_high")
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> None:
-    """
+    """Check that the user's callbacks are supported.
+
     Raises:
-        UserError: if a callback is not supported, or one of ours is given twice.
+        UserError: if a callback is not supported, or one of promptstage's is given twice.
     """
     seen = set()
     for callback in callbacks:
@@ -68,17 +69,17 @@ def check_monitors(
     """Check that a fit logs the metrics that callbacks monitor.
 
     Args:
-        early_stopping: the run's own, if no callback replaces it.
+        early_stopping: that of the run, unless a callback replaces it.
         val_batches: the trainer's ``limit_val_batches``.
 
     Raises:
-        UserError: naming the first metric that it does not log.
+        UserError: naming the first metric that is not logged.
     """
     callbacks = list(callbacks)
     if any(
         not type(callback).__module__.startswith(("lightning.", "promptstage.")) for callback in callbacks
     ):
-        return  # it may log metrics of its own
+        return  # it may log further metrics
     if not type(module).__module__.startswith("promptstage."):
         return
     metrics = [*TRAIN_METRICS]
@@ -87,7 +88,7 @@ def check_monitors(
     if any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
         metrics.append("lr-AdamW")
     stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
-    # Without validation the run's own is never asked.
+    # Without validation the run's early stopping is never called.
     if not stopping and early_stopping is not None and val_batches != 0:
         _check_stopping("early_stopping", early_stopping, metrics)
     for given in stopping:
@@ -118,7 +119,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def replace_progress_bar(ours: list[Any], callbacks: list[Any], enabled: bool | None) -> list[Any]:
-    """Combine the run's callbacks and the user's, whose progress bar replaces the run's.
+    """Combine the callbacks of run and user; a progress bar of the user's replaces that of the run.
 
     Raises:
         UserError: if progress bars are disabled.
@@ -151,7 +152,7 @@ def place_checkpoints(callbacks: list[Any], folder: Path | None) -> list[Any]:
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.resolve())
-            # last.ckpt is written by the run, too, which does not write through links.
+            # The run also writes last.ckpt, and does not write through links.
             callback.save_last = bool(callback.save_last) or None
     return callbacks
 
@@ -168,7 +169,7 @@ def distinguish(callbacks: Iterable[Any]) -> None:
             key = f"{own} {number}"
         if number > 1:
             cls = type(callback)
-            # A unique class name, since the parser resolves classes by name.
+            # A unique class name: the parser resolves classes by name.
             callback.__class__ = type(
                 f"Further{cls.__name__}", (cls,), {"state_key": key, "__module__": cls.__module__}
             )

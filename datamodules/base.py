@@ -16,12 +16,13 @@ from promptstage.datamodules.loaders import (
     probe_loader,
     round_robin_loader,
 )
-from promptstage.datamodules.option_checks import check_numbers, check_stop, check_workers
+from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ReasoningDataModule(Splits):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        check_numbers(
+        check_minimum(
             {
                 "batch_size": batch_size,
                 "eval_batch_size": eval_batch_size,
@@ -99,9 +100,9 @@ class ReasoningDataModule(Splits):
                 "validation_size": validation_size,
                 "test_size": test_size,
             },
-            least=1,
+            1,
         )
-        check_numbers({"num_workers": num_workers, "perturbation_seed": perturbation_seed}, least=0)
+        check_minimum({"num_workers": num_workers, "perturbation_seed": perturbation_seed}, 0)
         check_workers(num_workers)
         check_stop(stop)
         self.source, self.revision = source, revision
@@ -129,7 +130,7 @@ class ReasoningDataModule(Splits):
             UserError: if there is none, or one is empty.
         """
         if not questions:
-            raise UserError("no question to answer: give --questions FILE, or lines on standard input")
+            raise UserError("no questions given: use --questions FILE, or lines on standard input")
         for i, question in enumerate(questions):
             if not question.strip():
                 raise UserError(f"question {i + 1} is empty")
@@ -217,11 +218,7 @@ class ReasoningDataModule(Splits):
             UserError: if there are fewer.
         """
         rows = self._encoded["train"]
-        if len(rows) < size:
-            raise UserError(
-                f"search.examples must be <= {len(rows)} (training examples of {self.name} in use), "
-                f"got {size}"
-            )
+        check_maximum({"search.examples": size}, len(rows), f"training examples of {self.name} in use")
         collate = self._collate(soft_prompt=False)
         return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
 
@@ -232,11 +229,8 @@ class ReasoningDataModule(Splits):
             UserError: if there are fewer.
         """
         examples = self.examples("train")
-        if len(examples) < count:
-            raise UserError(
-                f"examples must be <= {len(examples)} (training questions of {self.name} in use), got {count}"
-            )
-        rows = self._encoded["calibration"] = self._encode(examples[:count])
+        check_maximum({"examples": count}, len(examples), f"training questions of {self.name} in use")
+        rows = self._encoded["training questions"] = self._encode(examples[:count])
         return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
     def _collate(self, soft_prompt: bool = True) -> Collate:
@@ -280,7 +274,7 @@ class ReasoningDataModule(Splits):
     def predict_dataloader(self) -> EvaluationLoader:
         """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
         if not self._questions:
-            raise UserError("no question to answer: predict needs some")
+            raise UserError("no questions given: predict needs at least one")
         return self._evaluation("predict", limit=self._limit("predict"))
 
     def first_examples(self, split: str, count: int | None) -> EvaluationLoader:

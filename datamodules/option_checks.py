@@ -1,31 +1,20 @@
 """Checks of a data set's options before any row is read."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from promptstage.datamodules.sources import text_problem
+from promptstage.utilities.checks import check_maximum
 from promptstage.utilities.errors import UserError
 
 
-def check_numbers(options: Mapping[str, int | None], least: int) -> None:
-    """Check that options are at least ``least``; None is a default that depends on the data.
-
-    Raises:
-        UserError: naming the first option that is less.
-    """
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise UserError(f"{name} must be >= {least}, got {value}")
-
-
 def check_workers(num_workers: int) -> None:
-    """Check that this machine can start so many processes.
+    """Check that this machine can start the worker processes.
 
     Raises:
-        UserError: if there are more than 64 and than 8 a core.
+        UserError: if there are more than 64, and more than 8 per CPU core.
     """
-    if num_workers > (most := max(64, 8 * (os.cpu_count() or 1))):
-        raise UserError(f"num_workers must be <= {most} on this machine, got {num_workers}")
+    check_maximum({"num_workers": num_workers}, max(64, 8 * (os.cpu_count() or 1)), "limit of this machine")
 
 
 def check_stop(stop: Sequence[str] | None) -> None:

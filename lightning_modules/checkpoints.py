@@ -51,7 +51,7 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     own = describe(module)
     check_format(stored["format"])
     if stored["method"] != own["method"]:
-        raise UserError(f"the checkpoint is of method {stored['method']}, the model is {own['method']}")
+        raise UserError(f"method must be {stored['method']} as in the checkpoint, got {own['method']}")
     if not module.load_backbone().matches(stored["fingerprint"]):
         raise UserError(
             f"the checkpoint belongs to backbone '{stored['backbone']['name']}' "
@@ -61,7 +61,7 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     for key in [*own["structure"], *stored["structure"]]:
         before, now = (values["structure"].get(key, "unset") for values in (stored, own))
         if before != now:
-            raise UserError(f"the checkpoint has {key} {before}, the model has {now}")
+            raise UserError(f"{key} must be {before} as in the checkpoint, got {now}")
     trainer = module._trainer
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
         check_progress(checkpoint, trainer)

@@ -33,6 +33,7 @@ from promptstage.lightning_modules.functional.information_flow import (
     span_mask,
 )
 from promptstage.lightning_modules.functional.saliency import flow, saliency
+from promptstage.utilities.checks import check_between, check_positive
 from promptstage.utilities.errors import UserError, choose
 
 Removal = Literal["zero", "drop"]
@@ -67,10 +68,8 @@ class Corruption:
         choose("beta", self.beta, BETA_MODES)
         choose("removal", self.removal, get_args(Removal))
         choose("accumulate_over", self.accumulate_over, ACCUMULATE_OVER)
-        if not 0 <= self.gamma <= 100:
-            raise UserError(f"gamma must be >= 0 and <= 100 (percent), got {self.gamma}")
-        if self.alpha is not None and self.alpha <= 0:
-            raise UserError(f"alpha must be > 0, got {self.alpha}")
+        check_between({"gamma (percent)": self.gamma}, 0, 100)
+        check_positive({"alpha": self.alpha})
         if self.shallow is not None and list(self.shallow) != sorted({*self.shallow}):
             raise UserError(f"shallow layers must ascend without repeats, got {list(self.shallow)}")
         if self.shallow is not None and not self.shallow:

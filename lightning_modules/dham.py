@@ -38,6 +38,7 @@ from promptstage.lightning_modules.stages import (
     partition_values,
 )
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError, choose, shown
 from promptstage.utilities.reading import validated
 
@@ -48,8 +49,7 @@ def split_budget(total: int, stages: int) -> list[int]:
     >>> split_budget(64, 3)
     [22, 21, 21]
     """
-    if total < stages:
-        raise UserError(f"num_virtual_tokens must be >= {stages} (number of stages), got {total}")
+    check_minimum({"num_virtual_tokens": total}, stages, "number of stages")
     return [total // stages + (i < total % stages) for i in range(stages)]
 
 
@@ -115,15 +115,12 @@ class DHAM(SoftPromptModule):
         """
         super().__init__(backbone, optimizer, val_generations)
         choose("mode", mode, get_args(StageMode))
-        if num_virtual_tokens < 1:
-            raise UserError(f"num_virtual_tokens must be >= 1, got {num_virtual_tokens}")
+        check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_source(partition, num_stages)
-        most = most_stages(partition, num_stages, search)
-        if num_virtual_tokens < most:
-            which = (
-                "search.max_stages" if partition in SEARCHED and num_stages is None else "number of stages"
-            )
-            raise UserError(f"num_virtual_tokens must be >= {most} ({which}), got {num_virtual_tokens}")
+        is_open = partition in SEARCHED and num_stages is None
+        reason = "search.max_stages" if is_open else "number of stages"
+        stages = most_stages(partition, num_stages, search)
+        check_minimum({"num_virtual_tokens": num_virtual_tokens}, stages, reason)
         self.num_virtual_tokens = num_virtual_tokens
         self.partition = partition
         self.num_stages = num_stages

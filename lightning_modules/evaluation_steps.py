@@ -9,7 +9,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
 from promptstage.lightning_modules.finiteness import check_evaluation
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.intervals import wilson_interval
 
 
@@ -27,8 +27,7 @@ class EvaluationSteps(PromptModule):
 
     def __init__(self, backbone: BackboneLike, val_generations: int) -> None:
         super().__init__(backbone)
-        if val_generations < 0:
-            raise UserError(f"val_generations must be >= 0, got {val_generations}")
+        check_minimum({"val_generations": val_generations}, 0)
         self.val_generations = val_generations
         # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()

@@ -13,6 +13,7 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError
 
 
@@ -47,10 +48,7 @@ class LoRA(SoftPromptModule):
             UserError: for a rank or alpha out of range.
         """
         super().__init__(backbone, optimizer, val_generations)
-        if rank < 1:
-            raise UserError(f"LoRA rank must be >= 1, got {rank}")
-        if alpha < 1:
-            raise UserError(f"LoRA alpha must be >= 1, got {alpha}")
+        check_minimum({"LoRA rank": rank, "LoRA alpha": alpha}, 1)
         self._shares_backbone = hasattr(self, "backbone")
         self.rank = rank
         self.alpha = alpha
@@ -59,8 +57,7 @@ class LoRA(SoftPromptModule):
     def configure_prompts(self, generator: torch.Generator) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        if self.rank > (width := self.backbone.hidden_size):
-            raise UserError(f"LoRA rank must be <= {width}, the backbone's hidden size, got {self.rank}")
+        check_maximum({"LoRA rank": self.rank}, self.backbone.hidden_size, "hidden size of the backbone")
         if self._shares_backbone:
             self.backbone = with_own_modules(self.backbone)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.target_modules)

@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from promptstage.lightning_modules.checkpoint_numbers import is_count, short_repr
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError, choose
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -45,8 +46,7 @@ class OptimizerConfig:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer betas must be >= 0 and < 1, got {list(self.betas)}")
-        if self.warmup_steps < 0:
-            raise UserError(f"optimizer warmup_steps must be >= 0, got {self.warmup_steps}")
+        check_minimum({"optimizer warmup_steps": self.warmup_steps}, 0)
 
     def build(self, parameters: Iterable[Parameter], total_steps: float) -> tuple[AdamW, LambdaLR]:
         """Build optimizer and per-step schedule for a run of ``total_steps`` optimizer steps.

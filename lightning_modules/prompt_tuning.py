@@ -18,7 +18,7 @@ from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.checks import check_minimum
 
 
 class PromptTuning(SoftPromptModule):
@@ -64,8 +64,7 @@ class PromptTuning(SoftPromptModule):
             UserError: for a value out of range.
         """
         super().__init__(backbone, optimizer, val_generations)
-        if num_virtual_tokens < 1:
-            raise UserError(f"num_virtual_tokens must be >= 1, got {num_virtual_tokens}")
+        check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.checks import check_maximum, check_minimum
 
 LARGEST_WIDTH = 1 << 20
 
@@ -14,10 +14,8 @@ def check_mlp_width(mlp_width: int) -> None:
     Raises:
         UserError: if it is negative, or too large to be intended.
     """
-    if mlp_width < 0:
-        raise UserError(f"mlp_width must be >= 0, got {mlp_width}")
-    if mlp_width > LARGEST_WIDTH:
-        raise UserError(f"mlp_width must be <= {LARGEST_WIDTH:,}, got {mlp_width:,}")
+    check_minimum({"mlp_width": mlp_width}, 0)
+    check_maximum({"mlp_width": mlp_width}, LARGEST_WIDTH)
 
 
 def mlp_layers(width: int, hidden: int, out: int, generator: torch.Generator) -> tuple[nn.Linear, nn.Linear]:

@@ -22,6 +22,7 @@ from promptstage.lightning_modules.old_checkpoints import configured_arguments, 
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
 from promptstage.lightning_modules.text_settings import TextSettings
 from promptstage.utilities.arguments import typed_arguments
+from promptstage.utilities.checks import check_maximum
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_text
 from promptstage.utilities.json_text import dump_json
@@ -120,7 +121,7 @@ def restore(
     """
     description = described(contents, where)
     if description.method != cls.__name__:
-        raise UserError(f"{where} is of method {description.method:.60}, not {cls.__name__}")
+        raise UserError(f"{where}: method must be {cls.__name__}, got {description.method:.60}")
     arguments = description.arguments
     if arguments is None:
         arguments = configured_arguments(contents, description.method, where)
@@ -152,14 +153,9 @@ def _check_size(module: PromptModule, state: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: if they cannot.
     """
-    tokens, numbers = (
-        getattr(module, "num_virtual_tokens", 0),
-        sum(tensor.numel() for tensor in state.values()),
-    )
-    if tokens > numbers:
-        raise UserError(
-            f"num_virtual_tokens must be <= {numbers}, the size of the stored prompt, got {tokens}"
-        )
+    size = sum(tensor.numel() for tensor in state.values())
+    tokens = {"num_virtual_tokens": getattr(module, "num_virtual_tokens", 0)}
+    check_maximum(tokens, size, "size of the stored prompt")
 
 
 def stored_text(contents: Mapping[str, Any], where: str) -> TextSettings:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.functional.partition import Partition, from_starts, single, uniform
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose, nearest
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
@@ -57,11 +58,8 @@ class StageSearch:
                 "search must have 2 <= min_stages <= max_stages (for one stage: partition 'single'), got "
                 f"{self.min_stages} and {self.max_stages}"
             )
-        if self.examples < MIN_EXAMPLES:
-            raise UserError(f"search.examples must be >= {MIN_EXAMPLES}, got {self.examples}")
-        for name, value in (("resamples", self.resamples), ("seed", self.seed)):
-            if value < 0:
-                raise UserError(f"search.{name} must be >= 0, got {value}")
+        check_minimum({"search.examples": self.examples}, MIN_EXAMPLES)
+        check_minimum({"search.resamples": self.resamples, "search.seed": self.seed}, 0)
 
     def allowed(self, num_stages: int | None, layers: int) -> range:
         """Return the numbers of stages to choose from: ``num_stages`` unless it is None.
@@ -72,11 +70,7 @@ class StageSearch:
         if num_stages is not None:
             return range(num_stages, num_stages + 1)
         # With one stage per layer every silhouette is 0 and cannot be compared.
-        if self.max_stages >= layers:
-            raise UserError(
-                f"search.max_stages must be <= {layers - 1} for a backbone of {layers} layers, got "
-                f"{self.max_stages}"
-            )
+        check_maximum({"search.max_stages": self.max_stages}, layers - 1, f"the backbone has {layers} layers")
         return range(self.min_stages, self.max_stages + 1)
 
 
@@ -86,8 +80,7 @@ def check_source(source: str | list[int], num_stages: int | None) -> None:
     Raises:
         UserError: if the name is unknown, the list does not ascend, or ``num_stages`` differs from it.
     """
-    if num_stages is not None and num_stages < 1:
-        raise UserError(f"num_stages must be >= 1, got {num_stages}")
+    check_minimum({"num_stages": num_stages}, 1)
     if isinstance(source, str):
         if source not in SEARCHED + NAMED and not _is_path(source):
             hint = nearest(source, SEARCHED + NAMED)
@@ -111,8 +104,7 @@ def given_partition(source: str | list[int], num_stages: int | None, backbone: B
         UserError: if it does not fit the backbone, or its file cannot be read.
     """
     layers = backbone.num_layers
-    if num_stages is not None and num_stages > layers:
-        raise UserError(f"num_stages must be <= {layers} (layers of the backbone), got {num_stages}")
+    check_maximum({"num_stages": num_stages}, layers, "layers of the backbone")
     if isinstance(source, list):
         beyond = [start for start in source if not 0 <= start < layers]
         if beyond:
@@ -125,8 +117,7 @@ def given_partition(source: str | list[int], num_stages: int | None, backbone: B
         return of_backbone(single(layers), backbone)
     if source == "uniform":
         stages = num_stages or UNIFORM_STAGES
-        if stages > layers:
-            raise UserError(f"num_stages must be <= {layers} (layers of the backbone), got {stages}")
+        check_maximum({"num_stages": stages}, layers, "layers of the backbone")
         return of_backbone(uniform(stages, layers), backbone)
     return None if source in SEARCHED else load_partition(Path(source).expanduser(), backbone)
 

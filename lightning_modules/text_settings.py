@@ -9,8 +9,9 @@ from typing import Any
 from promptstage import datamodules
 from promptstage.datamodules.base import STOP, ReasoningDataModule
 from promptstage.datamodules.chat import to_date
-from promptstage.datamodules.option_checks import check_numbers, check_stop
+from promptstage.datamodules.option_checks import check_stop
 from promptstage.datamodules.templates import CHAT, check_template
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.reading import validated
 
 
@@ -35,7 +36,7 @@ class TextSettings:
     def __post_init__(self) -> None:
         check_template(self.template)
         check_stop(list(self.stop))
-        check_numbers({"max_new_tokens": self.max_new_tokens}, least=1)
+        check_minimum({"max_new_tokens": self.max_new_tokens}, 1)
         if self.date is not None:
             to_date(self.date)
 

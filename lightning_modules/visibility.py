@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from lightning.pytorch.trainer.states import TrainerFn
 
 from promptstage.lightning_modules.prompt_module import PromptModule
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 
@@ -22,8 +23,7 @@ def check_visibility(visible_from: int, visible_until: int | None) -> None:
     Raises:
         UserError: if it is empty.
     """
-    if visible_from < 0:
-        raise UserError(f"visible_from must be >= 0, the first layer, got {visible_from}")
+    check_minimum({"visible_from": visible_from}, 0, "the first layer")
     if visible_until is not None and visible_until <= visible_from:
         raise UserError(
             f"visible_until must be > {visible_from} (visible_from), since layers visible_from to "
@@ -57,10 +57,10 @@ def check_visible(module: PromptModule, seeing: Sequence[Iterable[int]]) -> None
     # The partition command takes no step.
     training = trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_steps != 0
     if unseen and (training or len(unseen) == len(seeing)):
-        whose = f"the prompt of stage {unseen[0] + 1}" if len(seeing) > 1 else "the prompt"
+        prompt = f"the prompt of stage {unseen[0] + 1}" if len(seeing) > 1 else "the prompt"
         raise UserError(
             f"visible_from {start} and visible_until {end}: no layer from {visible.start} to "
-            f"{visible.stop - 1} attends to {whose}"
+            f"{visible.stop - 1} attends to {prompt}"
         )
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.faults --repetitions 20
 
-Every run must end as one that nothing happened to: same prompt, optimiser and schedule, bit for bit. One
+Every run must end as one that nothing happened to: same prompt, optimizer and schedule, bit for bit. One
 repetition in four is hit at any time, start-up included; the others once a first checkpoint is there. Prints
 a line a repetition and a table; the exit code is 1 if any went wrong. Needs Linux, and root to mount a tmpfs.
 """
@@ -38,7 +38,7 @@ PATIENCE = 60  # seconds in which a job whose process has died must end
 
 @dataclass
 class Job:
-    """A fit of ``processes`` processes, started as a user would; ``said`` is what it printed."""
+    """Fit on ``processes`` ranks, started from the command line; ``said`` is its output."""
 
     run: Path
     processes: int
@@ -73,11 +73,11 @@ class Job:
         return [self.process.pid, *(one for one in ids if "cli.py" in _command(one))]
 
     def running(self) -> bool:
-        """Whether any of its processes is left, the first or an orphan of it."""
+        """Return whether any of its processes is alive, orphans included."""
         return self.process.poll() is None or any(_group(one) == self.process.pid for one in _processes())
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code when all processes have ended; None, and everything killed, when it takes longer."""
+        """Return the exit code when all processes have ended; after the timeout kill them and return None."""
         started = time.monotonic()
         while self.running() and time.monotonic() < started + seconds:
             time.sleep(0.05)
@@ -97,7 +97,7 @@ def _processes() -> list[int]:
 
 
 def _group(process: int) -> int | None:
-    """Its process group; None once it has ended."""
+    """Return the group of a process; None if it has ended."""
     try:
         state, _, group = (
             Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:3]
@@ -118,7 +118,7 @@ def _command(process: int) -> str:
 
 
 def kill_one(job: Job, draw: random.Random) -> str:
-    """kill -9 of one process."""
+    """Send SIGKILL to one process."""
     members = job.members()
     if not members:
         return ""
@@ -128,13 +128,13 @@ def kill_one(job: Job, draw: random.Random) -> str:
 
 
 def kill_all(job: Job, draw: random.Random) -> str:
-    """kill -9 of all processes."""
+    """Send SIGKILL to all processes."""
     os.killpg(job.process.pid, signal.SIGKILL)
     return "all ranks"
 
 
 def terminate(job: Job, draw: random.Random) -> str:
-    """SIGTERM to one process, or to all."""
+    """Send SIGTERM to one process, or to all."""
     members = job.members()
     if not members:
         return ""
@@ -145,7 +145,7 @@ def terminate(job: Job, draw: random.Random) -> str:
 
 
 def fill(job: Job, draw: random.Random) -> str:
-    """No byte is left on the disk, to the end of the job."""
+    """Fill the disk until the end of the job."""
     filler = job.run.parent / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 10, 1):
@@ -169,7 +169,7 @@ FAULTS: dict[str, Callable[[Job, random.Random], str]] = {
 
 
 def state(run: Path) -> dict[str, Any]:
-    """All that a run must end with."""
+    """Return the final state of a run."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     kept = {
         key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
@@ -188,7 +188,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def damaged(run: Path) -> list[str]:
-    """Checkpoints that cannot be read."""
+    """Return the checkpoints that cannot be read."""
     broken = []
     for path in run.rglob("*.ckpt"):
         try:
@@ -200,7 +200,7 @@ def damaged(run: Path) -> list[str]:
 
 @dataclass
 class Whole:
-    """The undisturbed run: its state, and in seconds when its first checkpoint was there and its end."""
+    """Undisturbed run: its final state, and the seconds to its first checkpoint and its end."""
 
     wanted: dict[str, Any]
     first: float
@@ -220,7 +220,7 @@ def undisturbed(run: Path, processes: int) -> Whole:
 def repeat(
     kind: str, folder: Path, processes: int, whole: Whole, anywhere: bool, draw: random.Random
 ) -> tuple[str, str]:
-    """One fault and what came of it: a verdict for the table, and what is told of it."""
+    """Cause one fault, and resume; return a verdict for the table and a description."""
     run = folder / "run"
     job = Job(run, processes)
     while not anywhere and job.running() and not job.last.is_file():
@@ -244,7 +244,7 @@ def repeat(
         kind == "kill -9 one"
         and done not in ("", "rank 0")
         and code
-        and f"process {done[5:]} ended" not in job.said
+        and f"rank {done[5:]} ended" not in job.said
     ):
         return "rank not told", told + f"\n{job.said}"
     if done and code == 2 and "Traceback" in job.said:

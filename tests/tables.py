@@ -79,7 +79,7 @@ def all_rows() -> list[Row]:
 
 
 def features(file: Path, comparison: Comparison, row: str) -> frozenset[str]:
-    """Name what a run of the row exercises; a row of another one's prompt trains that one first."""
+    """Return the features that a run of the row exercises, including those of the row it names in ``of``."""
     flags, own = comparison.flags(row), comparison.rows[row]
     found = {name(file), backbone_of(flags), str(data_set(flags)), chosen_class(flags, "model")}
     found |= {flag for flag in flags if flag.startswith(("--model.partition", "--model.init.kind"))}
@@ -90,7 +90,7 @@ def features(file: Path, comparison: Comparison, row: str) -> frozenset[str]:
 
 
 def covering(rows: list[Row]) -> list[Row]:
-    """Choose few rows that have every feature: each time the row with most new ones, the first of equals."""
+    """Select rows greedily until every feature is covered."""
     left = set().union(*(row.features for row in rows))
     chosen = []
     while left:
@@ -130,7 +130,7 @@ def save_backbones(root: Path, layers: int) -> dict[str, Path]:
 
 
 class Tables:
-    """Table files in small, run below a folder, with the models and data that they need."""
+    """Scaled-down table files with their models and data, run in a folder."""
 
     def __init__(self, root: Path, layers: int = LAYERS) -> None:
         self.root = root
@@ -140,7 +140,7 @@ class Tables:
         self.comparisons: dict[Path, Comparison] = {}
 
     def run(self, row: Row) -> str:
-        """Run a row, and what it needs of others; return what went wrong, or nothing."""
+        """Run a row and the rows that it depends on; return a description of the problem, if any."""
         if row.file not in self.comparisons:
             self.comparisons[row.file] = self.smaller(read(row.file))
         comparison = self.comparisons[row.file]
@@ -155,11 +155,11 @@ class Tables:
         except (UserError, SystemExit) as error:
             errors = [line for line in out.getvalue().splitlines() if "error" in line.lower()]
             return f"{type(error).__name__} {error}: {' / '.join(errors[-3:])}"
-        trained = runs.path(run.of(comparison)) if UNTRAINED not in comparison.flags(row.name) else None
+        trained = runs.path(run.trained(comparison)) if UNTRAINED not in comparison.flags(row.name) else None
         return problem(runs.path(run) / "test", trained, comparison.rows[row.name])
 
     def smaller(self, comparison: Comparison) -> Comparison:
-        """Replace what a small machine lacks."""
+        """Replace settings that need a large machine."""
         used = {data_set(comparison.flags(row)) for row in comparison.rows}
         here = [
             f"{data}={self.root / 'data' / data}" for data in ROWS if data in {str(n).lower() for n in used}
@@ -185,7 +185,7 @@ class Tables:
 
 
 def problem(test: Path, trained: Path | None, row: list[str] | Again) -> str:
-    """Say what a finished row lacks; nothing if it has all of it."""
+    """Return a description of missing results of a finished row; empty if it is complete."""
     summary = json.loads((test / "summary.json").read_text(encoding="utf-8"))
     records = (test / "results.jsonl").read_text(encoding="utf-8").splitlines()
     answers = [json.loads(line) for line in records]

@@ -18,7 +18,7 @@ QUIET = [
 
 
 def save_tiny_backbone(folder: Path, positions: int = 512, layers: int = 4) -> Path:
-    """A random Llama of width 32 with the embedded backbone's tokenizer."""
+    """Save a random Llama of width 32 with the tokenizer of the embedded backbone."""
     import torch
 
     from promptstage.backbones.embedded.train import build_model, build_tokenizer
@@ -33,7 +33,7 @@ def save_tiny_backbone(folder: Path, positions: int = 512, layers: int = 4) -> P
 
 
 class Outcome(NamedTuple):
-    """What a command gave back."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 def call(*args: object, stdin: str = "") -> Outcome:
-    """``cli.main(args)`` without a process of its own, which would cost seconds of imports."""
+    """Run ``cli.main(args)`` in this process, which saves seconds of imports."""
     out, err = io.StringIO(), io.StringIO()
     before = sys.stdin
     sys.stdin = io.StringIO(stdin)

@@ -116,8 +116,8 @@ def difference_interval(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> 
         return _percentiles(seed_means(after.astype(float) - before))
     count = before.shape[1] + 2
     fixed, broken = ((after & ~before).sum() + 1) / count, ((before & ~after).sum() + 1) / count
-    middle, spread = fixed - broken, 1.959964 * np.sqrt((fixed + broken - (fixed - broken) ** 2) / count)
-    return Interval(float(max(middle - spread, -1.0)), float(min(middle + spread, 1.0)))
+    middle, margin = fixed - broken, 1.959964 * np.sqrt((fixed + broken - (fixed - broken) ** 2) / count)
+    return Interval(float(max(middle - margin, -1.0)), float(min(middle + margin, 1.0)))
 
 
 def accuracy_interval(grades: NDArray[np.bool_]) -> Interval:

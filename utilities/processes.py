@@ -40,7 +40,7 @@ def _first_number(*names: str) -> int:
     return int(next((value for value in values if value.isdecimal() and len(value) < 10), "0"))
 
 
-def tell(mistake: Exception) -> None:
+def report(mistake: Exception) -> None:
     """Print an error once per job, whether it occurs on all ranks or on one.
 
     Rank 0 prints at once, and its exit ends the job. If the job goes on, the error is specific to another
@@ -49,8 +49,8 @@ def tell(mistake: Exception) -> None:
     rank, local = ranks()
     if rank:
         time.sleep(2 * WAIT if local else WAIT)
-    whose = f"process {rank}: " if rank else ""
-    print(f"error: {whose}{printable(str(mistake))}", file=sys.stderr, flush=True)
+    prefix = f"rank {rank}: " if rank else ""
+    print(f"error: {prefix}{printable(str(mistake))}", file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:
@@ -72,7 +72,7 @@ def follow_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         time.sleep(GRACE)
-        print(f"error: process {rank}: the process that started it is gone", file=sys.stderr, flush=True)
+        print(f"error: rank {rank}: the process that started it has exited", file=sys.stderr, flush=True)
         os._exit(1)
 
     if local:
@@ -80,15 +80,15 @@ def follow_parent() -> None:
 
 
 def check_machines(trainer: "Trainer") -> None:
-    """Check that the processes of all machines have been launched.
+    """Check that the ranks of all machines are launched.
 
     Raises:
-        UserError: if a trainer with several machines would wait for processes that are never started.
+        UserError: if a trainer with several machines would wait for ranks that are never started.
     """
     launched = {"NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID"} & set(os.environ)
     if trainer.num_nodes > 1 and not launched:
         raise UserError(
-            f"trainer.num_nodes is {trainer.num_nodes}, and nothing starts the other machines' processes: "
+            f"trainer.num_nodes is {trainer.num_nodes}, but nothing starts the ranks of other machines: "
             "use configs/launch/torchrun.sh or slurm.sbatch"
         )
 

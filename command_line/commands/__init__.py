@@ -1,4 +1,4 @@
-"""The subcommands, by name; each has a module of its name here, which is imported when it is needed."""
+"""Subcommands by name; each is a module of the same name in this package, imported when it is used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -10,16 +10,16 @@ COMMANDS = {
     "fit": "train a soft prompt",
     "validate": "compute loss and accuracy on the validation split",
     "test": "generate and grade answers to the test split",
-    "predict": "answer questions from a file or standard input (--questions FILE)",
+    "predict": "generate answers to questions from a file or standard input (--questions FILE)",
     "grade": "grade the records of an earlier run again, without generating",
-    "partition": "group the backbone's layers into stages, as DHAM does before fit, and draw them",
-    "saliency": "answer one question and show how information flowed to the answer (--question TEXT)",
+    "partition": "group the backbone's layers into stages, as DHAM does before fit, and draw figures",
+    "saliency": "measure the information flow from the prompt in one question (--question TEXT)",
     "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
     "compare": "run a comparison of methods, or compare finished runs, in one table",
     "compare-saliency": "draw the saliency of several runs on common scales",
     "footprint": "compute the memory and network traffic that a backbone and a prompt need",
 }
-# What other programs call them.
+# Names of the same subcommands in other programs.
 OTHER_NAMES = {
     "train": "fit",
     "eval": "test",

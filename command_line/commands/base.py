@@ -1,4 +1,4 @@
-"""What a subcommand is: its options, and what it runs."""
+"""Base classes of subcommands."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -13,17 +13,16 @@ if TYPE_CHECKING:
     from promptstage.datamodules.base import ReasoningDataModule
     from promptstage.lightning_modules.base import SoftPromptModule
 
-# What a checkpoint's configuration says about the model in it; a resumed fit takes the rest, too.
+# Sections of a checkpoint's configuration that describe its model; a resumed fit uses the others, too.
 MODEL_SECTIONS = ("backbone", "model", "data")
 
 
 class Command:
-    """A subcommand.
+    """Base class of subcommands.
 
     Attributes:
-        text_options: its own options whose value is a text, with their types; the parser must not read these
-            as YAML.
-        own_options: options and sections that not every subcommand has.
+        text_options: types of its own text options, which the parser must not read as YAML.
+        own_options: options and sections that not all subcommands have.
     """
 
     text_options: ClassVar[Mapping[str, Any]] = {}
@@ -31,25 +30,25 @@ class Command:
 
 
 class DirectCommand(Command, ABC):
-    """A subcommand that reads its arguments itself."""
+    """Subcommand that parses its arguments itself."""
 
     @abstractmethod
     def main(self, name: str, options: list[str]) -> int:
         """Run the subcommand and return the exit code.
 
         Args:
-            name: as it was typed.
+            name: name of the subcommand, as it was typed.
             options: the arguments after it.
         """
 
 
 @dataclass
 class Invocation:
-    """A parsed subcommand, ready to run.
+    """Parsed subcommand, ready to run.
 
     Attributes:
-        config: the values of all options; classes are not instantiated.
-        objects: the same with classes instantiated.
+        config: values of all options, classes not instantiated.
+        objects: values of all options, classes instantiated.
     """
 
     config: Any
@@ -60,17 +59,17 @@ class Invocation:
 
 
 class TrainerCommand(Command, ABC):
-    """A subcommand with a model, data and Lightning's trainer; ``command_line.run`` runs it.
+    """Subcommand with a model, data and Lightning's trainer; ``command_line.run`` runs it.
 
     Attributes:
-        description: for its help.
-        takes_checkpoint: has ``--ckpt_path``.
-        defaults: of options, where they differ from the parser's.
-        trains: takes an experiment's whole configuration, early stopping and checkpoints included.
-        resumes: a checkpoint's whole configuration applies, and its newest state is taken.
-        evaluates: the trainer's limit of batches, which must not be 0.
-        results: name of the folder for results inside the run; None: the run itself is written to.
-        writes: whether a folder is written to at all.
+        description: text for its help.
+        takes_checkpoint: it has ``--ckpt_path``.
+        defaults: defaults of options that differ from the parser's.
+        trains: it accepts all options of an experiment, early stopping and checkpoints included.
+        resumes: the checkpoint's whole configuration applies, and its last state is used.
+        evaluates: the trainer's limit of batches that must be > 0.
+        results: name of the results folder in the run; None: results are written to the run folder.
+        writes: it writes to a folder.
     """
 
     description: ClassVar[str]
@@ -86,7 +85,7 @@ class TrainerCommand(Command, ABC):
         """Add the subcommand's own options."""
 
     def check(self, options: list[list[str]], has_checkpoint: bool) -> None:
-        """Check the options as they were typed, before anything is read; raises a UserError."""
+        """Check the options as they were typed, before files are read; raises a UserError."""
 
     def stored_settings(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return the part of a checkpoint's configuration that applies unless the user overrides it."""

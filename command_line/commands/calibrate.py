@@ -18,7 +18,10 @@ class Calibrate(TrainerCommand):
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
         parser.add_argument(
-            "--examples", type=int | None, default=None, help="the first N validation questions; default: all"
+            "--examples",
+            type=int | None,
+            default=None,
+            help="number of validation questions; default: all",
         )
 
     def run(self, invocation: Invocation) -> None:

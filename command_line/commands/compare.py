@@ -1,15 +1,14 @@
 """``compare``: several runs in one table.
 
-Each row of FILE.yaml is a fit and a test, which are printed as a user would type them. With --resume,
-results that --run-dir already has are kept. Commands run in this process on one device, else in
-subprocesses. A row with --model=Pretrained is only tested, and uses only the flags of data and backbone. A
-row 'of' another row tests that row's prompt again, for example with DPC. configs/experiment/demo.yaml is an
-example; docs/how_to/comparisons.md documents the keys.
+Each row of FILE.yaml is a fit and a test; log.txt has their command lines. With --resume, results in
+--run-dir are reused. A row with --model=Pretrained is only tested, and uses only the flags of data and
+backbone. A row with 'of' tests the prompt of another row again, for example with DPC. See
+configs/experiment/demo.yaml for an example, and docs/how_to/comparisons.md for the keys.
 
-Finished runs are run folders, test folders, or comparison folders, each with an optional NAME.
+Finished runs are run folders, test folders or comparison folders, each with an optional NAME.
 
---against ROW adds to every other row the difference in accuracy with its 95 % confidence interval, the
-answers fixed and broken, and the exact p of McNemar's test; pairs.jsonl lists those answers.
+--against ROW adds to every other row the difference in accuracy with its 95 % confidence interval, the number
+of answers fixed and broken, and the exact p-value of McNemar's test; pairs.jsonl lists these answers.
 """
 
 import os
@@ -40,11 +39,11 @@ class Compare(DirectCommand):
         parser = OneLineParser(
             name,
             USAGE + (__doc__ or "").partition("\n\n")[2],
-            "Flags after -- are added to every fit and override FILE's; hardware flags "
-            "(--trainer.accelerator,\ndevices, num_nodes, strategy, precision) are added to every test, too.",
+            "Flags after -- are added to every fit and override those in FILE.yaml; hardware flags\n"
+            "(--trainer.accelerator, devices, num_nodes, strategy, precision) are added to every test, too.",
         )
         parser.add_argument(
-            "targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="a comparison, or finished runs"
+            "targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="comparison, or finished runs"
         )
         parser.add_argument("--run-dir", type=Path, help="output folder; default for FILE.yaml: runs/FILE")
         parser.add_argument("--rows", help="comma-separated names of the rows to run; default: all")
@@ -53,19 +52,21 @@ class Compare(DirectCommand):
             action="append",
             default=[],
             metavar="DATASET=FOLDER",
-            help="folder of a data set, for the rows that use it, as in prontoqa=FOLDER; may be repeated",
+            help="folder of a data set in the rows, as in prontoqa=FOLDER; may be repeated",
         )
         parser.add_argument(
-            "--resume", action="store_true", help="keep the results in --run-dir and run the missing ones"
+            "--resume", action="store_true", help="reuse the results in --run-dir and run the missing ones"
         )
         parser.add_argument(
-            "--verbose", action="store_true", help="print the output of each command instead of log.txt"
+            "--verbose",
+            action="store_true",
+            help="print the output of commands instead of writing log.txt",
         )
         parser.add_argument(
             "--against", metavar="ROW", help="compare every other row with ROW, question by question"
         )
         parser.add_argument(
-            "--figure", choices=get_args(FigureKind), help="draw the accuracies as accuracy.png"
+            "--figure", choices=get_args(FigureKind), help="draw the accuracies in accuracy.png"
         )
         parsed = parser.parse(options[:at])
         console = Console(width=None if Console().is_terminal else 200)

@@ -21,13 +21,13 @@ class CompareSaliency(DirectCommand):
         from promptstage.comparisons.saliency import compare_saliency
 
         parser = OneLineParser(name, (__doc__ or "").partition("\n\n")[2])
-        parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
+        parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="results of a run, with its name")
         parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
         parser.add_argument(
             "--examples",
             default="correct",
-            help="correct (default): those correct in all runs, or all shared ones if a run has no grades; "
-            "shared: those in all runs; all: each run's own",
+            help="examples to compare: correct (default; correct in all runs, or shared if a run has no "
+            "grades), shared (in all runs) or all (of each run)",
         )
         parser.add_argument("--stem", default="saliency", help="prefix of the input file names")
         parsed = parser.parse(options)

@@ -8,7 +8,7 @@ from promptstage.command_line.commands.base import Invocation, TrainerCommand
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
 
-# Options of a fit that its checkpoint holds for itself only.
+# Options in a checkpoint's configuration that a resumed fit does not use.
 OF_THE_RUN = ("run_dir", "ckpt_path", "weights_only")
 
 
@@ -24,7 +24,7 @@ def add_training_options(parser: "LightningArgumentParser") -> None:
         {
             "early_stopping.monitor": "val/loss",
             "early_stopping.patience": 5,
-            # At the end of a validation: an epoch that max_steps cuts short has none.
+            # Check after validation: an epoch that max_steps cuts short has no end.
             "early_stopping.check_on_train_epoch_end": False,
         }
     )

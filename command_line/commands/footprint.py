@@ -3,22 +3,22 @@
   promptstage footprint                                    # Llama 3 8B, Llama 2 13B, Llama 3 70B
   promptstage footprint --backbone models/smollm2 --batch-size 16
 
-Counts computed from the model's shape, not measurements; docs/scaling.md states what each one counts. Sizes
-are in GiB and MiB.
+The numbers are computed from the model's shape, not measured; docs/scaling.md defines each of them. Sizes are
+in GiB and MiB.
 """
 
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.checks import check_minimum
 
 NUMBERS = {
-    "--processes": (8, "ranks that share gradients, or decoder blocks"),
-    "--batch-size": (8, "training examples of a rank's micro-batch"),
-    "--length": (256, "tokens of each, all of them with a label"),
+    "--ranks": (8, "number of ranks"),
+    "--batch-size": (8, "training examples in a rank's micro-batch"),
+    "--length": (256, "tokens of a training example, all with a label"),
     "--virtual-tokens": (100, "virtual tokens of the prompt"),
-    "--eval-batch-size": (16, "questions answered at a time"),
+    "--eval-batch-size": (16, "questions in an evaluation batch"),
     "--question": (128, "tokens of a question"),
-    "--new-tokens": (400, "tokens of an answer"),
+    "--new-tokens": (400, "tokens generated for a question"),
 }
 
 
@@ -32,16 +32,15 @@ class Footprint(DirectCommand):
         parser = OneLineParser(name, (__doc__ or "").partition("\n\n")[2])
         names = ", ".join(SHAPES)
         parser.add_argument(
-            "--backbone", nargs="+", help=f"{names}, hub ids or folders; default: these three"
+            "--backbone", nargs="+", help=f"names ({names}), hub ids or folders; default: these three"
         )
-        parser.add_argument("--dtype", choices=SIZES, default="bfloat16", help="of weights and arithmetic")
+        parser.add_argument(
+            "--dtype", choices=SIZES, default="bfloat16", help="dtype of weights and arithmetic"
+        )
         for flag, (default, text) in NUMBERS.items():
-            parser.add_argument(flag, type=int, default=default, help=f"{text} ({default})")
+            parser.add_argument(flag, type=int, default=default, help=f"{text}; default: {default}")
         parsed = parser.parse(options)
-        for flag in NUMBERS:
-            value = getattr(parsed, flag[2:].replace("-", "_"))
-            if value < 1:
-                raise UserError(f"{flag} must be >= 1, got {value}")
+        check_minimum({flag: getattr(parsed, flag[2:].replace("-", "_")) for flag in NUMBERS}, 1)
         print_footprint(parsed)
         return 0
 

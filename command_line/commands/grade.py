@@ -1,4 +1,4 @@
-"""``grade``: the present graders over the records of an earlier run; nothing is generated."""
+"""``grade``: grade the records of an earlier run again, without generating."""
 
 import argparse
 import os
@@ -26,7 +26,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {e
 
 
 class Regraded(NamedTuple):
-    """A record as it was read, and its new grade."""
+    """Record as it was read, and its new grade."""
 
     record: dict[str, Any]
     grade: Grade
@@ -53,7 +53,7 @@ COMMAND = GradeRecords()
 
 
 def regrade(args: Sequence[str]) -> int:
-    """Grade a file of records again, and print what changed and why; the exit code is 0.
+    """Grade a file of records again, and print each change and its reason; return exit code 0.
 
     Raises:
         UserError: for a mistake of the user.
@@ -77,13 +77,13 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser(
         "grade",
         "Grade the records of an earlier run again, without generating, and print what changed.",
-        "The file itself stays as it is. Records without field 'dataset' take it from their id.",
+        "The file is not modified. For records without the field 'dataset', it is taken from their id.",
     )
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", help="results.jsonl, its folder, or a run folder (its test/)"
+        "path", metavar="PATH", nargs="?", help="results.jsonl, its folder, or a run folder (newest test)"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="grade all records as of this data set")
-    parser.add_argument("--output", metavar="FILE", help="a new file for the records with their new grades")
+    parser.add_argument("--dataset", metavar="NAME", help="grade all records by the rules of this data set")
+    parser.add_argument("--output", metavar="FILE", help="new file for the records with their new grades")
     options = parser.parse(list(args))
     if options.path is None:
         raise UserError("grade needs a path: results.jsonl, its folder, or a run folder")
@@ -92,7 +92,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 def _writable(output: str) -> Path:
     path = Path(output)
-    # A link to nowhere counts too: it would be replaced.
+    # A dangling link, too: it would be replaced.
     if os.path.lexists(path):
         raise UserError(f"output file {output} exists: name a new one")
     if not os.path.isdir(path.parent) or not os.access(path.parent, os.W_OK):
@@ -129,7 +129,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _changes(regraded: Sequence[Regraded]) -> list[str]:
-    """Four lines and an empty one for every change that is listed."""
+    """Format each listed change as four lines and an empty one."""
     lines = []
     for item in regraded:
         if item.change not in LISTED:
@@ -146,8 +146,8 @@ def _changes(regraded: Sequence[Regraded]) -> list[str]:
 
 
 def _verdict(correct: bool, prediction: str | None, reason: str) -> str:
-    found = "no prediction" if prediction is None else _quoted(prediction)
-    return f"{'correct' if correct else 'wrong'}, {found} ({printable(reason[:SHOWN])})"
+    shown = "no prediction" if prediction is None else _quoted(prediction)
+    return f"{'correct' if correct else 'wrong'}, {shown} ({printable(reason[:SHOWN])})"
 
 
 def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Partition(TrainerCommand):
-    """Group the backbone's layers into stages and draw them; train nothing."""
+    """Group the backbone's layers into stages and draw figures, without training."""
 
-    description = "Group the backbone's layers into stages, as DHAM does before fit, and draw them."
+    description = "Group the backbone's layers into stages, as DHAM does before fit, and draw figures."
     takes_checkpoint = False
-    own_options = ("early_stopping", "save_every")  # an experiment's file may have them
+    own_options = ("early_stopping", "save_every")  # for experiment files
     defaults = {"model": {"class_path": "promptstage.DHAM"}}
     trains = True
 

@@ -1,4 +1,4 @@
-"""``predict``: answers to questions from a file or standard input."""
+"""``predict``: generate answers to questions from a file or standard input."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Predict(TrainerCommand):
-    """Answer questions of the user's."""
+    """Generate answers to a user's questions."""
 
-    description = "Answer questions and write one JSON object a line."
+    description = "Generate an answer to each question, and write a JSON line for each."
     own_options = ("questions", "answers")
     text_options = {"questions": str, "answers": str}
     evaluates = "limit_predict_batches"
@@ -22,10 +22,10 @@ class Predict(TrainerCommand):
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
         parser.add_argument(
-            "--questions", type=str, default="-", help="file, one question a line; -: standard input"
+            "--questions", type=str, default="-", help="file with one question per line; -: standard input"
         )
         parser.add_argument(
-            "--answers", type=str, default="-", help="file for the answers as JSON lines; -: standard output"
+            "--answers", type=str, default="-", help="output file of JSON lines; -: standard output"
         )
 
     def check(self, options: list[list[str]], has_checkpoint: bool) -> None:
@@ -45,7 +45,7 @@ class Predict(TrainerCommand):
                     "do: give --answers FILE"
                 )
         if answers != "-":
-            check_answers(Path(answers).expanduser())  # before the work, not after it
+            check_answers(Path(answers).expanduser())  # before anything is generated
 
     def run(self, invocation: Invocation) -> None:
         from promptstage.command_line.answers import write_answers

@@ -1,4 +1,4 @@
-"""``saliency``: one question's information flow."""
+"""``saliency``: information flow from the prompt in one question."""
 
 from typing import TYPE_CHECKING
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 class Saliency(TrainerCommand):
-    """Answer one question and show how information flowed to the answer."""
+    """Generate an answer to one question and measure the information flow to it."""
 
-    description = "Answer one question and show how information flowed to the answer."
+    description = "Generate an answer to one question, and measure the information flow to it."
     own_options = ("question", "layers")
     text_options = {"question": str}
     evaluates = "limit_predict_batches"
     results = "saliency"
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
-        parser.add_argument("--question", type=str, default="", help="the question to answer")
+        parser.add_argument("--question", type=str, default="", help="text of the question")
         parser.add_argument(
             "--layers", type=list[int] | None, default=None, help="layers to observe; default: all"
         )

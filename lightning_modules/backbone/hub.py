@@ -60,10 +60,10 @@ def _fetch(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
 
     use_cache_if_offline()
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             name, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*"
         )
-        return Path(str(found))
+        return Path(str(folder))
     except GatedRepoError as error:
         problem = (
             f"access is restricted: request it at https://huggingface.co/{name}, then run 'hf auth login'"

@@ -40,7 +40,7 @@ class BackboneConfig:
     Attributes:
         name: hub id, local folder, or ``embedded`` (the small backbone that ships with the project).
         revision: commit, tag or branch of a hub id; pin it for results to be repeatable.
-        gguf_file: file name inside ``name`` when the weights are in GGUF form.
+        gguf_file: name of the GGUF file in the backbone's folder or hub repository.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64`` or ``auto`` (as stored).
         trust_remote_code: run code that comes with the model; read that code first.
         gradient_checkpointing: recompute layers in the backward pass to save memory.

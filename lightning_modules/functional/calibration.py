@@ -1,13 +1,16 @@
-"""Attention calibration: less weight on attention sinks, more on everything else (ACT, Yu et al. 2024).
+"""Attention calibration (ACT): shift weight from attention sinks to all other columns.
 
-    score_j = Σ_i A[i, j] / (rows i that see j)
+Yu et al., "Unveiling and harnessing hidden attention sinks: enhancing large language models without training
+through attention calibration", ICML 2024 (arXiv:2406.15765).
 
-A column whose score is above a threshold is detected. The first one detected is left alone, the others are
-sinks: their weights are multiplied by β, and what a row's sinks lose goes to its other columns in proportion
-to their weights.
+    score_j = Σ_i A[i, j] / (number of rows i that see j)
 
-Rows are content tokens; columns are a layer's prefix, then its content. Rows and columns of padding count for
-nothing.
+Columns with a score above a threshold are detected. The first detected column is unchanged; the others are
+sinks: their weights are multiplied by β, and the weight that a row's sinks lose is distributed over its other
+columns in proportion to their weights.
+
+Rows are content tokens; columns are the layer's prefix, followed by its content. Rows and columns of padding
+are ignored.
 """
 
 from dataclasses import dataclass
@@ -19,73 +22,79 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True)
 class ColumnSums:
-    """What columns got from the rows so far, for B examples, H heads and c columns.
+    """Attention that columns received from the rows so far, for B examples, H heads and c columns.
 
     Attributes:
-        sums: (B, H, c) float, of the weights.
-        counts: (B, c) int64, rows that see the column.
+        sums: (B, H, c) float, sums of weights over rows.
+        counts: (B, c) int64, number of rows that see the column.
     """
 
     sums: Tensor
     counts: Tensor
 
     def followed_by(self, more: "ColumnSums") -> "ColumnSums":
-        """With the sums of later rows, which may have more columns on the right."""
+        """Return the sums including those of later rows, which may have more columns on the right."""
         new = more.counts.shape[1] - self.counts.shape[1]
         return ColumnSums(pad(self.sums, (0, new)) + more.sums, pad(self.counts, (0, new)) + more.counts)
 
     def select(self, rows: Tensor) -> "ColumnSums":
-        """Those of some examples."""
+        """Return the sums of the examples with indices ``rows``."""
         return ColumnSums(self.sums[rows], self.counts[rows])
 
     def scores(self) -> Tensor:
-        """(B, H, c), the mean weight over the rows that see a column; 0 for one that no row sees."""
+        """Return the mean weight over the rows that see each column (B, H, c); 0 if no row sees it."""
         return self.sums / self.counts.clamp(min=1)[:, None]
 
 
 def column_sums(weights: Tensor, seen: Tensor) -> ColumnSums:
-    """Sums of attention weights over rows.
+    """Sum attention weights over rows.
 
     Args:
         weights: (B, H, n, c) float, before calibration.
-        seen: (B, n, c) bool, which columns each row sees; nothing in a row of padding.
+        seen: (B, n, c) bool, True for the columns that a row sees; all False in a row of padding.
     """
     return ColumnSums(weights.masked_fill(~seen[:, None], 0).sum(2), seen.sum(1))
 
 
 def find_sinks(scores: Tensor, threshold: float, prefix: int = 0, soft_tokens: bool = True) -> Tensor:
-    """Which columns are sinks, (B, H, c) bool.
+    """Find the columns that are attention sinks.
 
-    Position 0 never is one: it is the leftmost column, so where it is detected it is the first.
+    Column 0 is never a sink: if it is detected, it is the first detected column.
 
     Args:
-        scores: (B, H, c), as :meth:`ColumnSums.scores`.
-        threshold: a column is detected above it.
-        prefix: columns before the content.
-        soft_tokens: these may be sinks; if not, one of them may still be the first detected.
+        scores: (B, H, c), from :meth:`ColumnSums.scores`.
+        threshold: columns with a greater score are detected.
+        prefix: number of columns before the content.
+        soft_tokens: prefix columns may be sinks; if False, one can still be the first detected column.
+
+    Returns:
+        (B, H, c) bool, True for sinks.
     """
     detected = scores > threshold
-    found = detected & (detected.cumsum(-1) > 1)
+    sinks = detected & (detected.cumsum(-1) > 1)
     if not soft_tokens:
-        found[..., :prefix] = False
-    return found
+        sinks[..., :prefix] = False
+    return sinks
 
 
 def calibrate(weights: Tensor, sinks: Tensor, beta: float) -> Tensor:
-    """Weights with those of sinks multiplied by ``beta``, (B, H, n, c); rows sum to what they did.
+    """Multiply the weights of sinks by ``beta``, and distribute the difference over a row's other columns.
 
-    A row that sees nothing but sinks stays as it is.
+    Sums of rows are preserved. A row that sees only sinks is unchanged.
 
     Args:
         weights: (B, H, n, c) float.
         sinks: (B, H, c) bool, the same for all rows.
-        beta: 0 to 1; 1 changes nothing.
+        beta: factor in [0, 1]; 1 changes nothing.
+
+    Returns:
+        (B, H, n, c).
     """
     sinks = sinks[:, :, None]
     others = weights.masked_fill(sinks, 0)
     total = others.sum(-1, keepdim=True)
     freed = (1 - beta) * (weights - others).sum(-1, keepdim=True)
-    # A share first, then its part: a total near 0 must not overflow.
+    # Divide before multiplying: a total near 0 must not overflow.
     shares = others / total.masked_fill(total == 0, 1)
     changed = torch.where(sinks, beta * weights, weights + shares * freed)
     return torch.where(total > 0, changed, weights)

@@ -1,8 +1,9 @@
-"""Dynamic Prompt Corruption: when a soft prompt goes wrong, and what is taken out of it (DPC §3.2-3.3).
+"""Dynamic Prompt Corruption (DPC): the trigger, and the corruption of the prompt (§3.2-3.3).
 
-Paper symbols: ``S_pr(i)`` is what the prompt sends to rationale token i in the last layer (eq. 12-13), β the
-level above which a token counts as affected, R the share of affected tokens in the rationale's second half
-(eq. 11), j the virtual token where most flow accumulates (eq. 6), Γ the percentage of small entries removed.
+Fan et al., "Improving complex reasoning with Dynamic Prompt Corruption", ICLR 2025 (arXiv:2503.13208). Paper
+symbols: ``S_pr(i)`` is the flow from the prompt to rationale token i in the last layer (eq. 12-13), β the
+level above which a token is affected, R the share of affected tokens in the rationale's second half (eq. 11),
+j the virtual token where most flow accumulates (eq. 6), Γ the percentage of small entries set to zero.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -24,14 +25,15 @@ class Trigger(NamedTuple):
 
 
 def trigger(to_row: Tensor, lengths: Tensor, mode: BetaMode = "mean") -> Trigger:
-    """R, the share of the second half's tokens with S_pr(i) > β (DPC eq. 11).
+    """Compute R, the share of tokens in the second half with S_pr(i) > β (DPC eq. 11).
 
-    β is taken of the first half: its mean as in the paper, its median or its maximum. Of an odd number of
-    tokens the second half has one more.
+    β is the mean of the first half as in the paper, its median or its maximum. If the number of tokens is
+    odd, the second half has one more.
 
     Args:
         to_row: (B, T), S_pr(i) of each rationale token.
-        lengths: (B,), tokens of each rationale, at most T.
+        lengths: (B,), number of tokens of each rationale, at most T.
+        mode: statistic of the first half that gives β.
 
     >>> trigger(torch.tensor([[1.0, 3.0, 2.0, 4.0]]), torch.tensor([4]))
     Trigger(ratio=tensor([0.5000]), beta=tensor([2.]))
@@ -54,20 +56,19 @@ def trigger(to_row: Tensor, lengths: Tensor, mode: BetaMode = "mean") -> Trigger
 
 
 class Located(NamedTuple):
-    """Virtual token and layer with the greatest s_i, both (B,) int64; -1 where there is none."""
+    """Virtual token and layer with the greatest s_i, both (B,) int64; -1 if there is none."""
 
     token: Tensor
     layer: Tensor
 
 
 def accumulating_token(from_token: Tensor, layers: list[int], alpha: float | None = None) -> Located:
-    """j, where most flow to question and rationale accumulates (DPC §3.3, eq. 6).
+    """Find j, the virtual token where most flow to question and rationale accumulates (DPC §3.3, eq. 6).
 
     Args:
-        from_token: (B, K, M), s_i of M virtual tokens in K layers; NaN for those a layer does not see.
+        from_token: (B, K, M), s_i of M virtual tokens in K layers; NaN for those that a layer does not see.
         layers: the K layers.
-        alpha: only tokens that pass the test of accumulation in their layer (eq. 6-7); None: any, as §3.3
-            reads.
+        alpha: only tokens that accumulate in their layer (eq. 6-7); None: any token, as in §3.3.
     """
     batch, _, tokens = from_token.shape
     allowed = ~from_token.isnan()
@@ -75,26 +76,26 @@ def accumulating_token(from_token: Tensor, layers: list[int], alpha: float | Non
         allowed &= accumulates(from_token, alpha)
     scores = torch.where(allowed, from_token, -torch.inf).flatten(1)
     best = scores.argmax(1)
-    found = allowed.flatten(1).any(1)
+    exists = allowed.flatten(1).any(1)
     layer = torch.tensor(layers, device=best.device)[best // tokens]
     none = best.new_full((batch,), -1)
-    return Located(torch.where(found, best % tokens, none), torch.where(found, layer, none))
+    return Located(torch.where(exists, best % tokens, none), torch.where(exists, layer, none))
 
 
 def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = True) -> Tensor:
-    """The prompt without token j, and without its smallest entries (DPC §3.3), one prompt an example.
+    """Set token j and the smallest entries of a prompt to zero, for each example (DPC §3.3).
 
-    v_j ← 0; then of the other vectors' entries the Γ % of smallest magnitude ← 0, in each part apart:
-    parts are what has a scale of its own, such as a layer's keys.
+    v_j ← 0; then, among the entries of all other vectors, the Γ % of smallest magnitude ← 0, separately in
+    each part. Parts have different scales, such as keys and values of each layer.
 
     Args:
-        vectors: (m, parts, width), one stage's.
-        tokens: (B,) int64, each example's j; -1: it is none of these.
+        vectors: (m, parts, width), virtual tokens of one stage.
+        tokens: (B,) int64, each example's j; -1 if it is in another stage.
         gamma: Γ in percent, 0 to 100; the number of entries is rounded.
-        zero: False: v_j stays as it is, for it is dropped elsewhere, but is still none of the others.
+        zero: set v_j to zero; False if it is dropped elsewhere. Its entries are excluded from Γ either way.
 
     Returns:
-        (B, m, parts, width).
+        (B, m, parts, width), a prompt for each example.
     """
     length, parts, width = vectors.shape
     chosen = torch.arange(length, device=vectors.device) == tokens[:, None]
@@ -102,7 +103,7 @@ def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = T
     magnitude = vectors.detach().abs().transpose(0, 1).flatten(1).expand(len(tokens), -1, -1)
     ranks = torch.where(others, magnitude, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
     count = (others.sum(-1, keepdim=True) * gamma / 100).round()
-    kept = (ranks >= count).unflatten(2, (length, width)).transpose(1, 2)
+    mask = (ranks >= count).unflatten(2, (length, width)).transpose(1, 2)
     if zero:
-        kept = kept & ~chosen[:, :, None, None]
-    return vectors * kept
+        mask = mask & ~chosen[:, :, None, None]
+    return vectors * mask

@@ -1,8 +1,8 @@
-"""Memory and traffic of a decoder with a trained prompt, counted from its shape alone.
+"""Memory and network traffic of a decoder with a trained prompt, computed from its shape.
 
-A block is Llama's: seven matrices, two RMS norms, rotary positions. ``size`` is bytes of a weight or an
-activation: 4 in float32, 2 in bfloat16. Everything returned is bytes unless its name says ``parameters``.
-``benchmarks/scaling.py`` sets the counts beside what a real model takes.
+Blocks are Llama's: seven matrices, two RMS norms, rotary positions. ``size`` is the number of bytes per
+weight or activation: 4 in float32, 2 in bfloat16. Functions return bytes, or numbers of parameters where
+their name ends in ``parameters``. ``benchmarks/scaling.py`` compares the results with measurements.
 """
 
 import math
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from promptstage.lightning_modules.functional.cross_entropy import ROWS
 
 FLOAT32 = 4
-NF4_GROUP = 64  # weights that share a scale, absmax in float32
-# Whole blocks in a process that holds a part of each: the running one, the one being gathered, and the last
-# gather's buffer, which torch frees after the next (FSDPParamGroup.wait_for_unshard).
+NF4_GROUP = 64  # weights that share a scale (absmax in float32)
+# Whole blocks on a rank that holds a shard of each: the running one, the one being gathered, and the buffer
+# of the last gather, which torch frees after the next (FSDPParamGroup.wait_for_unshard).
 WHOLE_BLOCKS = 3
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's configuration says of its size.
+    """Shape of a model, from its configuration.
 
     Attributes:
         hidden_size: d.
-        num_layers: L.
-        num_heads: of queries (H).
-        key_value_heads: K.
+        num_layers: number of blocks, L.
+        num_heads: number of query heads, H.
+        key_value_heads: number of key-value heads, K.
         head_dim: width of a head (h).
         intermediate_size: width of the gated MLP (I).
         vocab_size: V.
@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """(out, in) of each matrix of a block."""
+        """Shape (out, in) of each matrix of a block."""
         d, inner = self.hidden_size, self.intermediate_size
         queries, keys = self.num_heads * self.head_dim, self.key_value_heads * self.head_dim
         attention = ((queries, d), (keys, d), (keys, d), (d, queries))
@@ -60,11 +60,11 @@ class Step:
     """A micro-batch of training.
 
     Attributes:
-        sequences: B.
-        length: columns of the padded batch (n).
-        virtual_tokens: columns of the prefix that every layer sees (p).
-        tokens: real tokens (N), at most B · n.
-        labels: tokens with a label (T).
+        sequences: number of sequences, B.
+        length: number of columns of the padded batch, n.
+        virtual_tokens: number of prefix columns, which every layer sees, p.
+        tokens: number of real tokens, N <= B · n.
+        labels: number of tokens with a label, T.
     """
 
     sequences: int
@@ -88,33 +88,33 @@ def _matrix_parameters(shape: Shape) -> int:
 
 
 def block_parameters(shape: Shape) -> int:
-    """Of one decoder block: matrices, biases, two norms."""
+    """Count the parameters of one decoder block: matrices, biases, two norms."""
     biases = sum(shape.matrices[name][0] for name in ATTENTION[:3]) if shape.qkv_bias else 0
     return _matrix_parameters(shape) + biases + 2 * shape.hidden_size
 
 
 def outside_parameters(shape: Shape) -> int:
-    """Outside the blocks: embedding matrix, output matrix unless tied, last norm."""
+    """Count the parameters outside the blocks: embedding matrix, output matrix unless tied, last norm."""
     return (1 if shape.tied else 2) * shape.vocab_size * shape.hidden_size + shape.hidden_size
 
 
 def parameters(shape: Shape) -> int:
-    """Of the whole model."""
+    """Count the parameters of the whole model."""
     return shape.num_layers * block_parameters(shape) + outside_parameters(shape)
 
 
 def prompt_parameters(shape: Shape, virtual_tokens: int) -> int:
-    """Trained by prompt tuning; by DHAM for a budget of all its stages together. m · d."""
+    """Count the parameters of prompt tuning, or of DHAM with m virtual tokens in total: m · d."""
     return virtual_tokens * shape.hidden_size
 
 
 def prefix_tuning_parameters(shape: Shape, virtual_tokens: int) -> int:
-    """Keys and values in every layer, trained directly. 2 · L · K · m · h."""
+    """Count the parameters of prefix tuning, keys and values in every layer: 2 · L · K · m · h."""
     return 2 * shape.num_layers * shape.key_value_heads * virtual_tokens * shape.head_dim
 
 
 def lora_parameters(shape: Shape, rank: int, names: Collection[str]) -> int:
-    """A (rank, in) and a (out, rank) for each named matrix of each block."""
+    """Count the parameters of LoRA: (rank, in) and (out, rank) for each named matrix of each block."""
     return shape.num_layers * sum(rank * sum(shape.matrices[name]) for name in names)
 
 
@@ -122,47 +122,52 @@ def lora_parameters(shape: Shape, rank: int, names: Collection[str]) -> int:
 
 
 def block_weights(shape: Shape, size: int, four_bit: bool = False) -> int:
-    """One block's; with ``four_bit`` half a byte a matrix entry and a float32 scale for 64 of them (NF4)."""
+    """Compute the weights of a block; in 4 bits (NF4), matrices have a float32 scale for every 64 entries."""
     if not four_bit:
         return block_parameters(shape) * size
     entries = _matrix_parameters(shape)
     return entries // 2 + entries // NF4_GROUP * FLOAT32 + (block_parameters(shape) - entries) * size
 
 
-def dequantised_matrix(shape: Shape, size: int) -> int:
-    """The largest matrix of a block, which 4-bit weights become while it is multiplied with."""
+def dequantized_matrix(shape: Shape, size: int) -> int:
+    """Compute the size of a block's largest matrix, the buffer that 4-bit weights are dequantized into."""
     return max(rows * columns for rows, columns in shape.matrices.values()) * size
 
 
-def held_weights(shape: Shape, size: int, processes: int = 1, four_bit: bool = False) -> int:
-    """Between steps, on each of ``processes`` that share the blocks; what is outside is whole on each."""
+def resident_weights(shape: Shape, size: int, ranks: int = 1, four_bit: bool = False) -> int:
+    """Compute the weights on each rank between steps: a shard of the blocks, and all weights outside them."""
     blocks = shape.num_layers * block_weights(shape, size, four_bit)
-    return math.ceil(blocks / processes) + outside_parameters(shape) * size
+    return math.ceil(blocks / ranks) + outside_parameters(shape) * size
 
 
 # --- training -----------------------------------------------------------------------------------------
 
 
 def _token_wise(shape: Shape, tokens: int, size: int) -> int:
-    """Kept by a block outside attention: the norms' inputs in float32 and a factor a token; three of the MLP.
+    """Compute a block's saved activations outside attention.
 
-    A frozen matrix keeps nothing: the gradient of its input needs the matrix alone.
+    Inputs of the norms in float32, with a factor per token, and three wide states of the MLP. Frozen matrices
+    save nothing: the gradient of the input depends only on the matrix.
     """
     norms = 2 * (shape.hidden_size + 1) * FLOAT32
     return tokens * (norms + 3 * shape.intermediate_size * size)
 
 
 def _attention(shape: Shape, sequences: int, rows: int, columns: int, heads: int, size: int) -> int:
-    """Kept by attention, padded form: queries and output, keys and values of ``heads``, log-sums of rows."""
+    """Compute the saved activations of attention, padded: queries, output, keys, values, log-sum-exp of rows.
+
+    Args:
+        heads: number of key-value heads that are saved.
+    """
     queries, keys = 2 * rows * shape.num_heads, 2 * columns * heads
     return sequences * ((queries + keys) * shape.head_dim * size + shape.num_heads * rows * FLOAT32)
 
 
 def block_activations(shape: Shape, step: Step, size: int, repeated: bool = True) -> int:
-    """Kept for the backward pass by one block.
+    """Compute the activations that one block saves for the backward pass.
 
     Args:
-        repeated: keys and values are kept once for each query head, as CUDA's masked attention needs them.
+        repeated: keys and values are saved once for each query head, as CUDA's masked attention requires.
     """
     heads = shape.num_heads if repeated else shape.key_value_heads
     columns = step.virtual_tokens + step.length
@@ -171,9 +176,9 @@ def block_activations(shape: Shape, step: Step, size: int, repeated: bool = True
 
 
 def prefix_activations(shape: Shape, virtual_tokens: int, size: int) -> int:
-    """Kept by the pass that computes the prompt's keys and values, at batch size 1; never recomputed.
+    """Compute the saved activations of the prompt's own forward pass, at batch size 1; never recomputed.
 
-    Of the last block only what its keys and values come from.
+    The last block saves only the input of its keys and values.
     """
     attention = _attention(shape, 1, virtual_tokens, virtual_tokens, shape.key_value_heads, size)
     block = _token_wise(shape, virtual_tokens, size) + attention
@@ -183,10 +188,10 @@ def prefix_activations(shape: Shape, virtual_tokens: int, size: int) -> int:
 def step_activations(
     shape: Shape, step: Step, size: int, checkpointing: bool = False, repeated: bool = True
 ) -> int:
-    """Kept for the backward pass when the forward pass of a micro-batch ends, prompt at layer 0.
+    """Compute the activations saved at the end of a micro-batch's forward pass, with the prompt at layer 0.
 
-    With ``checkpointing`` each block's input; without, all that blocks keep and attention's mask. Beside it
-    what the prompt's own pass keeps, the last norm's input and the gradient (T, d) of the loss.
+    With ``checkpointing`` the input of each block, else the activations of all blocks and the attention mask;
+    also those of the prompt's own pass, the input of the last norm and the gradient (T, d) of the loss.
     """
     if checkpointing:
         blocks = shape.num_layers * step.tokens * shape.hidden_size * size
@@ -198,59 +203,60 @@ def step_activations(
 
 
 def logits(shape: Shape, labels: int) -> int:
-    """Of the chunked cross-entropy, float32: a chunk and its exponentials."""
+    """Compute the workspace of the chunked cross-entropy: a chunk of logits and its exponentials, float32."""
     return 2 * min(ROWS, labels) * shape.vocab_size * FLOAT32
 
 
 def step_working(
     shape: Shape, step: Step, size: int, checkpointing: bool = False, repeated: bool = True
 ) -> int:
-    """Needed for a moment beside what is kept: for the loss, or for the last block's way back.
+    """Compute the peak workspace besides saved activations: for the loss, or the last block's backward pass.
 
-    The way back takes gradients of the MLP's three wide states, and with ``checkpointing`` the block anew.
+    The backward pass needs gradients of the MLP's three wide states, and with ``checkpointing`` the
+    recomputed activations of the block.
     """
-    back = 3 * step.tokens * shape.intermediate_size * size
+    backward = 3 * step.tokens * shape.intermediate_size * size
     if checkpointing:
-        back += block_activations(shape, step, size, repeated)
-    return max(logits(shape, step.labels), back)
+        backward += block_activations(shape, step, size, repeated)
+    return max(logits(shape, step.labels), backward)
 
 
-def trained_state(trained: int, processes: int = 1) -> int:
-    """Parameters, gradients and AdamW's two averages in float32; DDP's bucket on several processes."""
-    return trained * FLOAT32 * (4 if processes == 1 else 5)
+def trained_state(trained: int, ranks: int = 1) -> int:
+    """Compute parameters, gradients and AdamW's two averages in float32, and DDP's bucket if ranks > 1."""
+    return trained * FLOAT32 * (4 if ranks == 1 else 5)
 
 
 # --- traffic ------------------------------------------------------------------------------------------
 
 
 def gradient_traffic(trained: int) -> int:
-    """All-reduced once an optimiser step: float32 gradients of what is trained."""
+    """Compute the bytes all-reduced in an optimizer step: gradients of trained parameters in float32."""
     return trained * FLOAT32
 
 
-def ring(payload: int, processes: int) -> int:
-    """Sent by each process when a ring of ``processes`` all-reduces ``payload`` bytes."""
-    return round(2 * (processes - 1) / processes * payload)
+def ring(payload: int, ranks: int) -> int:
+    """Compute the bytes that each rank sends when a ring of ``ranks`` all-reduces ``payload`` bytes."""
+    return round(2 * (ranks - 1) / ranks * payload)
 
 
-def gathered_weights(shape: Shape, size: int, processes: int, passes: int = 1) -> int:
-    """Received by each process: the other processes' parts of all blocks, in each of so many passes.
+def gathered_weights(shape: Shape, size: int, ranks: int, passes: int = 1) -> int:
+    """Compute the weights that each rank receives: the other ranks' shards of all blocks, in each pass.
 
-    A micro-batch takes 4 passes with a computed prompt (its own and the content's, there and back), 2 with
-    prefix tuning or LoRA, recomputed or not; a decoded token takes 1.
+    A micro-batch takes 4 passes with a computed prompt (forward and backward, of prompt and content) and 2
+    with prefix tuning or LoRA, with or without checkpointing; a decoded token takes 1.
     """
     blocks = shape.num_layers * block_weights(shape, size)
-    return round(passes * (processes - 1) / processes * blocks)
+    return round(passes * (ranks - 1) / ranks * blocks)
 
 
 # --- generation ---------------------------------------------------------------------------------------
 
 
 def generation_cache(shape: Shape, sequences: int, columns: int, size: int) -> int:
-    """Keys and values of all layers, ``columns`` of prefix, question and new tokens together."""
+    """Compute the key-value cache of all layers; ``columns`` counts prefix, question and new tokens."""
     return 2 * shape.num_layers * sequences * shape.key_value_heads * columns * shape.head_dim * size
 
 
 def generation_working(shape: Shape, sequences: int, length: int, size: int) -> int:
-    """While the questions are read: three wide states of an MLP."""
+    """Compute the workspace of the prefill: three wide states of an MLP."""
     return 3 * sequences * length * shape.intermediate_size * size

@@ -1,9 +1,8 @@
-"""What the papers read off saliency: flows between prompt, question and rationale, and the shape of curves.
+"""Measures of information flow: between prompt, question and rationale, accumulation, shape of curves.
 
-Everything follows from the sums of :class:`~promptstage.lightning_modules.functional.saliency.Flow`.
-Spans are half-open columns (B, 2) of content tokens, as the batch has them; p is the number of a
-layer's virtual tokens. Paper symbols: P, Q, R are prompt, question and rationale; r_h is the rationale's
-middle token.
+All measures are computed from the sums in :class:`~promptstage.lightning_modules.functional.saliency.Flow`.
+Spans are half-open ranges (B, 2) of content tokens; p is the number of a layer's virtual tokens. Paper
+symbols: P, Q and R are prompt, question and rationale; r_h is the middle token of the rationale.
 """
 
 from collections.abc import Sequence
@@ -16,29 +15,29 @@ from torch import Tensor
 
 ALPHA = 10.0
 # Rows that s_i sums over: from the question's first token to the rationale's last (DPC eq. 7), or question
-# and rationale without what stands between them, such as the template's "Answer:".
+# and rationale without the tokens between them, such as the template's "Answer:".
 AccumulateOver = Literal["span", "question_and_rationale"]
 ACCUMULATE_OVER = get_args(AccumulateOver)
 
 
 def span_mask(span: Tensor, length: int) -> Tensor:
-    """(B, n) bool, True on the columns of each span (B, 2)."""
+    """Return a mask (B, n) bool, True on the columns of each span (B, 2)."""
     columns = torch.arange(length, device=span.device)
     return (columns >= span[:, :1]) & (columns < span[:, 1:])
 
 
 def prompt_to_row(to_row: Tensor, virtual: int) -> Tensor:
-    """S_pr(i) of every row i: mean over the prompt of S[i, ·] (DPC eq. 12-13).
+    """Compute S_pr(i) of every row i: mean of S[i, ·] over the prompt (DPC eq. 12-13).
 
     Args:
         to_row: (B, n), sums over the prompt.
-        virtual: p, how many virtual tokens the sums are over; at least 1.
+        virtual: p >= 1, number of virtual tokens in the sums.
     """
     return to_row / virtual
 
 
 def prompt_to_span(to_row: Tensor, virtual: int, span: Tensor) -> Tensor:
-    """S_pq, S_pr: mean of S over (rows of a span × prompt) (DPC eq. 2-5); NaN for an empty span.
+    """Compute S_pq or S_pr: mean of S over (rows of a span × prompt) (DPC eq. 2-5); NaN for an empty span.
 
     Args:
         to_row: (B, n).
@@ -53,28 +52,28 @@ def prompt_to_span(to_row: Tensor, virtual: int, span: Tensor) -> Tensor:
 
 
 def first_half(rationale: Tensor) -> Tensor:
-    """The span (B, 2) from a rationale's first token up to its middle token r_h, which is not part of it."""
+    """Return the span (B, 2) from the rationale's first token to its middle token r_h, exclusive."""
     start, end = rationale.unbind(1)
     return torch.stack([start, start + (end - start) // 2], dim=1)
 
 
 def second_half(rationale: Tensor) -> Tensor:
-    """The span (B, 2) from a rationale's middle token r_h to its end; of an odd number the longer half."""
+    """Return the span (B, 2) from the rationale's middle token r_h to its end; never the shorter half."""
     start, end = rationale.unbind(1)
     return torch.stack([start + (end - start) // 2, end], dim=1)
 
 
 def late_flow(to_row: Tensor, virtual: int, rationale: Tensor) -> Tensor:
-    """S_IFP of the last layer: the prompt's flow to the rationale's second half (DPC eq. 8-9), (B,)."""
+    """Compute S_IFP (B,): flow from the prompt to the rationale's second half (DPC eq. 8-9)."""
     return prompt_to_span(to_row, virtual, second_half(rationale))
 
 
 def span_means(from_column: Tensor, lengths: Tensor) -> Tensor:
-    """S_pq, S_pr from what columns send: mean of S over (rows of a span × seen columns) (DPC eq. 2-5).
+    """Compute S_pq and S_pr from sums over rows: mean of S over (span × visible columns) (DPC eq. 2-5).
 
     Args:
-        from_column: (…, T, p), sums over the rows of T spans; NaN for columns a layer does not see.
-        lengths: (…, T), how many rows each span has.
+        from_column: (…, T, p), sums over the rows of T spans; NaN for columns that a layer does not see.
+        lengths: (…, T), number of rows in each span.
 
     Returns:
         (…, T); NaN for an empty span, or without any column.
@@ -84,30 +83,30 @@ def span_means(from_column: Tensor, lengths: Tensor) -> Tensor:
 
 
 def shares_of_total(sums: Tensor) -> Tensor:
-    """What part of all flow comes from each source.
+    """Compute the share of each source in the total flow.
 
     Args:
-        sums: (…, U), sums of S over the sources; NaN for one that a layer does not see, which counts as 0.
+        sums: (…, U), sums of S over the sources; NaN, which counts as 0, for one that a layer does not see.
 
     Returns:
-        (…, U), summing to 1 without NaN; NaN where ``sums`` is, and where nothing flows at all.
+        (…, U), summing to 1 without NaN; NaN where ``sums`` is NaN, and everywhere if the total is 0.
     """
     return sums / sums.nansum(-1, keepdim=True)
 
 
 def late_layers(layers: Sequence[int]) -> list[int]:
-    """The last third of layers, at least one: the deep layers of DPC §2.2, of which it gives no numbers."""
+    """Return the last third of layers, at least one: the deep layers of DPC §2.2, which gives no numbers."""
     return list(layers[-max(len(layers) // 3, 1) :])
 
 
 def accumulation_mask(
     question: Tensor, rationale: Tensor, length: int, over: AccumulateOver = "span"
 ) -> Tensor:
-    """The rows that s_i sums over (DPC eq. 6-7), (B, n) bool.
+    """Return the rows that s_i sums over (DPC eq. 6-7), (B, n) bool.
 
     Args:
         question: (B, 2), first token and end.
-        rationale: (B, 2), likewise.
+        rationale: (B, 2), first token and end.
         length: n.
         over: all rows q_s … r_e of eq. 7, or those of question and rationale only.
     """
@@ -117,15 +116,15 @@ def accumulation_mask(
 
 
 def accumulates(from_token: Tensor, alpha: float = ALPHA) -> Tensor:
-    """Which virtual tokens accumulate: s_i > α Σ_i s_i / (p_e − p_s) (DPC §2.2.1), (…, p) bool.
+    """Return which virtual tokens accumulate flow, s_i > α Σ_i s_i / (p_e − p_s) (DPC §2.2.1), (…, p) bool.
 
-    The paper's p_s and p_e are first and last token, so the sum is divided by p − 1. A single virtual token
-    has nothing to be compared with. With α = 10 there must be 12 of them for one to pass.
+    In the paper p_s and p_e are first and last token, so the sum is divided by p − 1. A single virtual token
+    never accumulates. With α = 10 it takes at least 12 virtual tokens for one to pass.
 
     Args:
-        from_token: (…, p), s_i: what each virtual token sends to question and rationale (eq. 6-7); NaN for
-            those a layer does not see, which never accumulate.
-        alpha: 10 in the paper.
+        from_token: (…, p), s_i: flow from each virtual token to question and rationale (eq. 6-7); NaN for
+            those that a layer does not see, which never accumulate.
+        alpha: α, 10 in the paper.
     """
     others = (~from_token.isnan()).sum(-1, keepdim=True) - 1
     threshold = alpha * from_token.nansum(-1, keepdim=True) / others
@@ -133,19 +132,19 @@ def accumulates(from_token: Tensor, alpha: float = ALPHA) -> Tensor:
 
 
 def shallow_layers(seeing: Sequence[int]) -> list[int]:
-    """Where accumulation is looked for (DPC §2.1: its peaks are at layers 2 to 10 of 32 to 40).
+    """Return the shallow layers, where accumulation occurs (DPC §2.1: peaks at layers 2 to 10 of 32 to 40).
 
     Args:
-        seeing: the layers that see the prompt, ascending.
+        seeing: layers that see the prompt, ascending.
 
     Returns:
-        Their first third without the first of them; at least one, if there are any.
+        The first third of these layers without the first one; at least one if ``seeing`` is not empty.
     """
     return list(seeing[1 : max(len(seeing) // 3, 2)] or seeing)
 
 
 class Accumulation(NamedTuple):
-    """The virtual token that accumulates most, and where."""
+    """Virtual token that accumulates most flow, and its layer."""
 
     layer: int
     token: int
@@ -154,23 +153,24 @@ class Accumulation(NamedTuple):
 def strongest_accumulation(
     from_token: Tensor, layers: Sequence[int], among: Sequence[int], alpha: float = ALPHA
 ) -> Accumulation | None:
-    """Of the tokens that accumulate in some layers, the one with the greatest s_i; None without any.
+    """Return the accumulating token with the greatest s_i in some layers; None if no token accumulates.
 
     Args:
-        from_token: (K, p), s_i of each layer, NaN where it is not seen.
+        from_token: (K, p), s_i in each layer; NaN for tokens that a layer does not see.
         layers: the K layers.
-        among: the layers that count.
+        among: the layers to search.
+        alpha: see :func:`accumulates`.
     """
-    found = accumulates(from_token, alpha)
-    found &= torch.tensor([layer in among for layer in layers])[:, None]
-    if not found.any():
+    mask = accumulates(from_token, alpha)
+    mask &= torch.tensor([layer in among for layer in layers])[:, None]
+    if not mask.any():
         return None
-    layer, token = divmod(int((from_token.nan_to_num() * found).argmax()), from_token.shape[1])
+    layer, token = divmod(int((from_token.nan_to_num() * mask).argmax()), from_token.shape[1])
     return Accumulation(layers[layer], token)
 
 
 class Conditional(NamedTuple):
-    """P(change | accumulation) and P(change | none), with what was counted (DPC Fig. 4a)."""
+    """P(change | accumulation) and P(change | no accumulation), with the counts (DPC Fig. 4a)."""
 
     with_accumulation: float
     without: float
@@ -179,11 +179,11 @@ class Conditional(NamedTuple):
 
 
 def change_given_accumulation(changed: ArrayLike, accumulated: ArrayLike) -> Conditional:
-    """How often the late flow changes with and without accumulation; NaN where there is no such example.
+    """Compute how often the late flow changes with and without accumulation; NaN if there is no such example.
 
     Args:
-        changed: (n,) bool, S_IFP above its threshold.
-        accumulated: (n,) bool.
+        changed: (n,) bool, whether S_IFP is above its threshold.
+        accumulated: (n,) bool, whether a token accumulates flow.
     """
     change, accumulation = np.asarray(changed, dtype=bool), np.asarray(accumulated, dtype=bool)
 
@@ -195,12 +195,12 @@ def change_given_accumulation(changed: ArrayLike, accumulated: ArrayLike) -> Con
 
 
 class CurveShape(NamedTuple):
-    """Numbers for DHAM's 'stable information flow': smooth and with one peak.
+    """Measures of DHAM's 'stable information flow', a smooth curve with one peak.
 
     Attributes:
-        peaks: local maxima, ends included.
-        reversals: changes between rising and falling.
-        variation: total variation over range: 1 for a monotone curve, 2 for one peak in between at most.
+        peaks: number of local maxima, ends included.
+        reversals: number of changes between rising and falling.
+        variation: total variation divided by the range: 1 for a monotone curve, at most 2 for one peak.
         peak_layer: index of the maximum.
     """
 
@@ -211,26 +211,25 @@ class CurveShape(NamedTuple):
 
 
 def curve_shape(curve: ArrayLike) -> CurveShape:
-    """Shape of a curve over layers (L,); plateaus count once, a constant curve has no peak.
+    """Measure the shape of a curve over layers (L,); plateaus count once, a constant curve has no peak.
 
     Raises:
-        ValueError: when it is empty or not finite.
+        ValueError: if it is empty or not finite.
     """
     from scipy.signal import find_peaks
 
     values = np.asarray(curve, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError("a curve needs one finite value for each layer")
+        raise ValueError("a curve must have one finite value for each layer")
     steps = np.diff(values)
     signs = np.sign(steps[steps != 0])
-    spread = np.ptp(values)
     if not len(signs):
         return CurveShape(0, 0, 0.0, 0)
-    # The least value at both sides makes a maximum at an end a peak like any other.
+    # Padded with a lower value on both sides, so that a maximum at an end is a peak, too.
     peaks, _ = find_peaks(np.concatenate([[values.min() - 1], values, [values.min() - 1]]))
     return CurveShape(
         len(peaks),
         int((signs[1:] != signs[:-1]).sum()),
-        float(np.abs(steps).sum() / spread),
+        float(np.abs(steps).sum() / np.ptp(values)),
         int(values.argmax()),
     )

@@ -1,7 +1,8 @@
-"""Similarity of layers → stages (DHAM §4.1, Algorithm 1), and the result as a value.
+"""Partition of a model's layers into stages by their similarity (DHAM §4.1, Algorithm 1).
 
-Paper symbols: S is ``similarity``, G the number of ``stages``, 𝒢_i is ``stages[i]`` and its representative
-layer r(i) is ``starts[i]``, B is ``resamples``, τ picks one of the cuts.
+DHAM: "Unlocking coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under review. Paper
+symbols: S is ``similarity``, G the number of ``stages``, 𝒢_i is ``stages[i]`` and its representative layer
+r(i) is ``starts[i]``, B is ``resamples``, τ selects one of the cuts.
 """
 
 from collections import Counter
@@ -27,25 +28,25 @@ Votes = dict[int, float]
 
 @dataclass(frozen=True)
 class Partition:
-    """A model's L layers in G stages, and why these.
+    """Partition of a model's L layers into G stages, with the results of the search.
 
     Attributes:
-        stages: layers of each stage, ascending; stages in the order of their first layers. Together they
-            hold each layer once.
-        method: what found them: ``cka``, ``cosine``, ``euclidean``, ``uniform``, ``single``, ``listed``.
-        why: how the number of stages was chosen, in words.
-        contiguous: stages were found as runs of layers.
-        similarity: (L, L) in rows, or None where none was computed.
+        stages: layers of each stage, ascending; stages are in the order of their first layers. Each layer is
+            in exactly one stage.
+        method: ``cka``, ``cosine``, ``euclidean``, ``uniform``, ``single`` or ``listed``.
+        why: reason for the number of stages, in words.
+        contiguous: stages are runs of consecutive layers.
+        similarity: (L, L) as rows; None if none was computed.
         silhouettes: mean silhouette of the best partition into G stages, for every G that has one.
-        votes: share of resamples that choose G stages, for every G that was allowed; None without resamples.
-        boundary_votes: for each layer but the first, the share of resamples whose partition into as many
-            stages as the final one puts it in another stage than the layer before; None without resamples.
+        votes: share of resamples that choose G stages, for every allowed G; None without resamples.
+        boundary_votes: for each layer except the first, the share of resamples in which it is in another
+            stage than the layer before, among partitions into G stages; None without resamples.
         examples: number of probe examples.
-        resamples: how many resamples of them voted.
-        data: name of the data set they are of.
-        search: the other settings of the search, by name; None where there was none.
+        resamples: number of resamples of the probe examples.
+        data: name of the data set of the probe examples.
+        search: other settings of the search, by name; None without a search.
         backbone: name of the backbone.
-        fingerprint: of the backbone.
+        fingerprint: fingerprint of the backbone.
     """
 
     stages: tuple[tuple[int, ...], ...]
@@ -65,12 +66,12 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not self.stages or () in self.stages:
-            raise ValueError("a partition needs stages, and a stage needs layers")
+            raise ValueError("a partition must have stages, and each stage layers")
         layers = sorted(layer for stage in self.stages for layer in stage)
         if layers != list(range(len(layers))):
-            raise ValueError(f"the stages must hold each layer from 0 on once, not {layers}")
+            raise ValueError(f"stages must hold each layer from 0 on once, got layers {layers}")
         if list(self.starts) != sorted(self.starts):
-            raise ValueError(f"stages must be in the order of their first layers, not {self.starts}")
+            raise ValueError(f"stages must be in the order of their first layers, got {self.starts}")
         if self.similarity is not None:
             matrix = np.array(self.similarity, dtype=float)
             if matrix.shape != (len(layers), len(layers)) or not np.isfinite(matrix).all():
@@ -80,7 +81,7 @@ class Partition:
 
     @property
     def num_layers(self) -> int:
-        """Layers in all stages (L)."""
+        """Number of layers in all stages (L)."""
         return sum(map(len, self.stages))
 
     @property
@@ -91,48 +92,48 @@ class Partition:
     @property
     def stage_of_layer(self) -> tuple[int, ...]:
         """Index of the stage of each layer."""
-        found = {layer: i for i, stage in enumerate(self.stages) for layer in stage}
-        return tuple(found[layer] for layer in range(self.num_layers))
+        stage_of = {layer: i for i, stage in enumerate(self.stages) for layer in stage}
+        return tuple(stage_of[layer] for layer in range(self.num_layers))
 
     @property
     def silhouette(self) -> float | None:
-        """Mean silhouette of this partition."""
+        """Mean silhouette of this partition; None if it has none."""
         return None if self.silhouettes is None else self.silhouettes.get(len(self.stages))
 
     @property
     def vote(self) -> float | None:
-        """Share of resamples that choose this number of stages; None where there was no choice."""
+        """Share of resamples that choose this number of stages; None if only one was allowed."""
         return None if self.votes is None or len(self.votes) < 2 else self.votes[len(self.stages)]
 
     def __str__(self) -> str:
-        """Stages as runs of layers: ``0-1 | 2-8,11 | 9-10``."""
+        """Format stages as runs of layers: ``0-1 | 2-8,11 | 9-10``."""
         return " | ".join(map(_runs, self.stages))
 
 
 def from_starts(starts: Sequence[int], layers: int, method: str, why: str) -> Partition:
-    """Contiguous stages of ``layers`` layers that begin at ``starts``, ascending from 0.
+    """Partition ``layers`` layers into contiguous stages with first layers ``starts``, ascending from 0.
 
     Raises:
-        ValueError: when starts do not ascend from 0, or one is no layer.
+        ValueError: if ``starts`` is empty, does not ascend from 0, or exceeds the layers.
     """
     if not starts:
-        raise ValueError("a partition needs stages, and a stage needs layers")
+        raise ValueError("a partition must have stages, and each stage layers")
     ends = [*starts[1:], layers]
     return Partition(tuple(tuple(range(a, b)) for a, b in zip(starts, ends, strict=True)), method, why)
 
 
 def uniform(stages: int, layers: int) -> Partition:
-    """Stages of equal depth, sizes differing by at most one (DHAM Table 2).
+    """Partition layers into stages of equal depth, with sizes that differ by at most one (DHAM Table 2).
 
     Raises:
-        ValueError: for more stages than layers, or none.
+        ValueError: if there are more stages than layers, or none.
     """
     starts = [i * layers // stages for i in range(stages)]
     return from_starts(starts, layers, "uniform", f"{stages} stages of equal depth were asked for")
 
 
 def single(layers: int) -> Partition:
-    """All layers in one stage (DHAM Table 2)."""
+    """Put all layers into one stage (DHAM Table 2)."""
     return from_starts([0], layers, "single", "one stage was asked for")
 
 
@@ -147,33 +148,33 @@ def find_partition(
     seed: int = 0,
     track: Callable[[Iterable[Tensor], int], Iterable[Tensor]] = lambda draws, total: draws,
 ) -> Partition:
-    """The stages of a model by the similarity of its layers (DHAM Algorithm 1, lines 12-25).
+    """Group the layers of a model into stages by their similarity (DHAM Algorithm 1, lines 12-25).
 
-    Every G in ``allowed`` has one candidate: the best contiguous segmentation, or the dendrogram's cut
-    (line 16). Each resample chooses the G of the best silhouette (eq. 4), the least of equally good ones.
-    The G that most resamples choose wins (line 20; of equally many, that with the better silhouette on all
-    examples), and its candidate on all examples is the result. Without resamples the silhouette decides.
+    Every G in ``allowed`` has one candidate: the best contiguous segmentation, or the cut of the dendrogram
+    (line 16). Each resample votes for the G with the best silhouette (eq. 4), the smallest one if several are
+    equal. The G with the most votes is selected (line 20; ties: the better silhouette on all examples); the
+    result is its candidate on all examples. Without resamples the silhouette decides.
 
-    A resample draws as many examples as there are, with replacement, and uses each drawn one once: a
-    repeated example is a pair of equal rows, which no estimator of CKA allows for.
+    A resample draws n of the n examples with replacement, and uses each drawn example once: duplicates would
+    be equal rows, which estimators of CKA do not account for.
 
     Args:
-        similarity: of the L layers, on the CPU.
-        method: name of the measure, for the record.
+        similarity: measure over the L layers, on the CPU.
+        method: name of the measure, stored in the result.
         allowed: numbers of stages to choose from, within 1 to L.
-        examples: (n,) int64, which example each row of the features belongs to.
-        contiguous: stages are runs of layers; False is Algorithm 1 to the letter.
-        resamples: B; 0 for no bootstrap.
-        seed: of the draws.
-        track: wraps the resamples, whose number it gets, to show how far the work is.
+        examples: (n,) int64, the example that each row of the features belongs to.
+        contiguous: stages are runs of consecutive layers; False: as in Algorithm 1.
+        resamples: B; 0: no bootstrap.
+        seed: seed of the draws.
+        track: wraps the iterable of resamples, given with their number, to report progress.
 
     Raises:
-        ValueError: when ``allowed`` is empty or beyond the layers, or the dendrogram has no such cut.
+        ValueError: if ``allowed`` is empty or exceeds the layers, or the dendrogram has no such cut.
     """
     matrix = similarity.matrix()
     layers = len(matrix)
     if not allowed or allowed[0] < 1 or allowed[-1] > layers:
-        raise ValueError(f"{layers} layers make 1 to {layers} stages, not {_range(allowed)}")
+        raise ValueError(f"number of stages must be between 1 and {layers} (layers), got {_range(allowed)}")
     every = _cuts(matrix, range(1, layers + 1), contiguous)
     candidates = [groups for groups in allowed if groups in every]
     if not candidates:
@@ -207,11 +208,11 @@ class _Cut(NamedTuple):
 
 
 def _cuts(matrix: Tensor, allowed: range, contiguous: bool) -> dict[int, _Cut]:
-    """The candidate for each number of stages that has one."""
+    """Return the candidate for each number of stages that has one."""
     distance: Floats = np.maximum(1 - matrix.numpy(), 0)
     labels = (contiguous_cuts if contiguous else dendrogram_cuts)(distance, allowed[-1])
-    found = {groups: labels[groups - 1] for groups in allowed}
-    return {groups: _Cut(cut, silhouette(distance, cut)) for groups, cut in found.items() if cut is not None}
+    cuts = {groups: labels[groups - 1] for groups in allowed}
+    return {groups: _Cut(cut, silhouette(distance, cut)) for groups, cut in cuts.items() if cut is not None}
 
 
 def _best(cuts: dict[int, _Cut]) -> int:
@@ -219,7 +220,7 @@ def _best(cuts: dict[int, _Cut]) -> int:
 
 
 def _resample(examples: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Rows of the distinct examples of each draw, ascending."""
+    """Yield the rows of the distinct examples of each draw, ascending."""
     generator = np.random.default_rng(seed)
     _, numbers = examples.unique(return_inverse=True)
     count = int(numbers.max()) + 1
@@ -250,7 +251,7 @@ def _range(numbers: range) -> str:
 
 
 def _runs(layers: Sequence[int]) -> str:
-    """``0-1,11`` for (0, 1, 11)."""
+    """Format ascending layers as runs: ``0-1,11`` for (0, 1, 11)."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][1] + 1:

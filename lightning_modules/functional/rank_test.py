@@ -1,4 +1,4 @@
-"""Comparison of two groups of examples by rank."""
+"""Mann-Whitney test between incorrect and correct examples."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike
 
 
 class Comparison(NamedTuple):
-    """Incorrect against correct examples.
+    """Result of comparing incorrect with correct examples.
 
     Attributes:
-        greater: P(a value of an incorrect example > that of a correct one), ties half; 0.5 is no difference.
-        p: two-sided Mann-Whitney.
+        greater: probability that the value of an incorrect example exceeds that of a correct one, with ties
+            counted half; 0.5 means no difference.
+        p: two-sided p-value of the Mann-Whitney U test.
         correct, incorrect: numbers of examples with a value.
     """
 
@@ -25,11 +26,11 @@ def compare_groups(values: ArrayLike, correct: ArrayLike) -> Comparison:
     """Compare the values of incorrect and correct examples with a Mann-Whitney U test.
 
     Args:
-        values: (N,); NaN: the example has none.
+        values: (N,); NaN for an example without a value.
         correct: (N,), 1, 0, or NaN for an example of neither group.
 
     Returns:
-        NaN as ``greater`` and ``p`` when a group is empty.
+        The comparison; ``greater`` and ``p`` are NaN if a group is empty.
     """
     from scipy.stats import mannwhitneyu
 

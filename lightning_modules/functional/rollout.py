@@ -1,9 +1,9 @@
-"""Attention rollout: how much of each source reaches a token through the layers' attention.
+"""Attention rollout: contribution of each source to a token through the attention of all layers.
 
-Abnar & Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020 (arXiv:2005.00928): with Ã = ½ A + ½ I
-for the residual stream and A the mean over heads, layer ℓ's rollout is Ã_ℓ Ã_{ℓ−1} … Ã_0. What groups of
-tokens contribute is that product times the groups' indicator columns, so it is built from right to left
-with one column per group: no n × n product is needed.
+Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020 (arXiv:2005.00928): with Ã = ½ A + ½
+I for the residual stream and A the mean over heads, the rollout of layer ℓ is Ã_ℓ Ã_{ℓ−1} … Ã_0. The
+contribution of groups of tokens is this product times the groups' indicator columns. It is computed from
+right to left with one column per group, without n × n products.
 """
 
 import torch
@@ -15,18 +15,18 @@ RESIDUAL = 0.5  # the identity's weight in Ã
 
 
 def rollout(terms: AttentionTerms, shares: Tensor, prefix_sources: Tensor, block: int = BLOCK) -> Tensor:
-    """Carry the sources' shares through one layer.
+    """Propagate the shares of sources through one layer.
 
-    Virtual tokens are sources of their own: they are the layer's input and never see the content.
+    Virtual tokens never attend to the content, so they are sources in every layer.
 
     Args:
-        terms: the layer's, with B examples of n content tokens and p prefix columns.
-        shares: (B, n, U), each token's shares of the U sources before this layer; before layer 0 the
-            indicator of the source that a token belongs to.
-        prefix_sources: (p, U), indicator of the source that each prefix column belongs to.
+        terms: attention of the layer, for B examples of n content tokens and p prefix columns.
+        shares: (B, n, U), shares of U sources in each token before this layer; before layer 0 the indicator
+            of the token's source.
+        prefix_sources: (p, U), indicator of the source of each prefix column.
 
     Returns:
-        (B, n, U) after this layer, as ``shares``; rows of padding keep what they had.
+        (B, n, U), shares after this layer; rows of padding are unchanged.
     """
     mixed = shares.clone()
     for rows, weights in attention_weights(terms, block=block):

@@ -2,12 +2,13 @@
 
     S = |Σ_h A_h ⊙ ∂𝓛/∂A_h|,   ∂𝓛/∂A_h = (∂𝓛/∂O_h) V_hᵀ   for O_h = A_h V_h
 
-A layer's saliency thus follows from its queries, keys, values and the gradient at its attention output, all
-of which any fused kernel leaves behind. A is made anew in blocks of rows, only wanted columns are multiplied,
-and sums over spans are taken block by block: S is not kept whole unless asked for.
+The saliency of a layer thus depends on its queries, keys, values and the gradient at its attention output,
+all of which are available with any fused kernel. A is recomputed in blocks of rows, only the required columns
+are multiplied, and sums over spans are accumulated block by block, so S is never materialized unless
+requested.
 
 ``S[i, j]`` is the flow from token j to token i. Rows are content tokens; columns are the layer's virtual
-tokens, then the content.
+tokens, followed by the content.
 """
 
 from collections.abc import Iterator
@@ -23,18 +24,18 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class AttentionTerms:
-    """What a layer's saliency follows from, for B examples of n content tokens and p virtual ones.
+    """Tensors that determine a layer's saliency, for B examples of n content tokens and p virtual tokens.
 
     Attributes:
-        query: (B, H, n - start, head dim), positions applied.
-        key: (B, K, p + n, head dim), the virtual tokens' first; K divides H (grouped queries).
-        value: as ``key``, or its first columns, if no others are wanted.
+        query: (B, H, n - start, head dim), with positions applied.
+        key: (B, K, p + n, head dim), virtual tokens first; K divides H (grouped queries).
+        value: as ``key``, or only its first columns if no others are required.
         gradient: (B, H, n - start, head dim), of each example's own loss at the attention output.
         scaling: factor of the products of queries and keys.
-        prefix: p; every row sees all of these.
+        prefix: p; every row sees all p columns.
         content: (B, n) bool, False on padding; None: no padding.
-        window: how many content tokens up to itself a row sees; None: all.
-        start: the first content token that is a row: ``query`` and ``gradient`` begin with it.
+        window: number of content tokens that a row sees, itself included; None: all.
+        start: index of the first content token in ``query`` and ``gradient``.
     """
 
     query: Tensor
@@ -48,7 +49,7 @@ class AttentionTerms:
     start: int = 0
 
     def is_content(self) -> Tensor:
-        """(B, n) bool."""
+        """Return a mask (B, n) bool, False on padding."""
         if self.content is not None:
             return self.content
         batch, _, length, _ = self.query.shape
@@ -60,13 +61,13 @@ class Flow:
     """Sums of a layer's S over spans of rows, for B examples and T spans.
 
     Attributes:
-        to_row: (B, n), Σ over virtual tokens j of S[i, j]: what the prompt sends to token i.
-        from_column: (B, T, p), Σ over a span's rows i of S[i, j]: what column j sends (DPC eq. 6-7).
-        attention: (B, T, p), the same of the attention weights themselves, mean over heads.
-        mean: (B,), mean of S over all pairs that see each other (DHAM Fig. 1); None where not asked for.
-        between: (B, T, U), Σ of S over the pairs (row of a span × content column of a sender) that see each
-            other (DHAM §3: question or earlier steps to later steps); None without senders.
-        pairs: (B, T, U), how many pairs these are.
+        to_row: (B, n), Σ_j S[i, j] over virtual tokens j: flow from the prompt to token i.
+        from_column: (B, T, p), Σ_i S[i, j] over the rows i of a span: flow from column j (DPC eq. 6-7).
+        attention: (B, T, p), the same sums of attention weights, mean over heads.
+        mean: (B,), mean of S over all visible pairs (DHAM Fig. 1); None unless requested.
+        between: (B, T, U), sum of S over the visible pairs (row of a span × content column of a sender)
+            (DHAM §3: question or earlier steps to later steps); None without senders.
+        pairs: (B, T, U), number of these pairs.
     """
 
     to_row: Tensor
@@ -83,7 +84,7 @@ def saliency(
     columns: slice = slice(None),
     block: int = BLOCK,
 ) -> Tensor:
-    """S of wanted rows and columns, (B, rows, columns), float32 or better; 0 where nothing is seen."""
+    """Compute S for some rows and columns, (B, rows, columns), float32 or wider; 0 for masked pairs."""
     width = len(range(*columns.indices(terms.key.shape[2])))
     parts = [pad(part.flow, (0, width - part.flow.shape[2])) for part in _blocks(terms, rows, columns, block)]
     return torch.cat(parts, dim=1)
@@ -94,9 +95,9 @@ def attention_weights(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield blocks of rows with their attention weights, mean over heads.
 
-    Returns:
-        The block's rows, and (B, r, p + rows.stop), float32 or better; columns after the block's last row are
-        out of sight. Rows of content sum to 1, those of padding are 0.
+    Yields:
+        The rows of the block, and (B, r, p + rows.stop), float32 or wider; columns after the block's last row
+        are masked. Rows of content sum to 1, rows of padding are 0.
     """
     dtype = torch.promote_types(terms.query.dtype, torch.float32)
     content = terms.is_content()
@@ -117,13 +118,13 @@ def flow(
     block: int = BLOCK,
     senders: Tensor | None = None,
 ) -> Flow:
-    """Sums over S, without keeping it.
+    """Sum S over spans without materializing it.
 
     Args:
         spans: (B, T, n) bool, the rows of each span, such as question and rationale.
-        lead: the first so many columns are no virtual tokens and do not count for ``to_row``.
-        everything: ``mean``, too, which needs all columns.
-        senders: (B, U, n) bool, content columns of each sender; ``between``, too, which needs all columns.
+        lead: number of leading real tokens in the prefix, which do not count for ``to_row``.
+        everything: also compute ``mean``, which requires all columns.
+        senders: (B, U, n) bool, content columns of each sender, for ``between``, which requires all columns.
     """
     columns = slice(None) if everything or senders is not None else slice(0, terms.prefix)
     to_row, from_column, attention, totals, pairs = [], [], [], [], []
@@ -153,7 +154,7 @@ def flow(
 
 
 class _Block(NamedTuple):
-    """Rows of a layer's saliency: S, mean attention, and which pairs see each other, (B, r, columns) each."""
+    """Block of rows: S, mean attention, and the mask of visible pairs, (B, r, columns) each."""
 
     rows: slice
     flow: Tensor
@@ -161,23 +162,23 @@ class _Block(NamedTuple):
     seen: Tensor
 
 
-def _blocks(terms: AttentionTerms, wanted: slice, columns: slice, size: int) -> Iterator[_Block]:
-    """Blocks of rows, with as many of the wanted columns as their last row sees."""
+def _blocks(terms: AttentionTerms, rows: slice, columns: slice, size: int) -> Iterator[_Block]:
+    """Yield blocks of rows, with those of the columns that their last row can see."""
     content = terms.is_content()
-    first, last, _ = wanted.indices(content.shape[1])
+    first, last, _ = rows.indices(content.shape[1])
     first = max(first, terms.start)
     columns = slice(*columns.indices(terms.key.shape[2])[:2])
     for start in range(first, last, size):
-        rows = slice(start, min(start + size, last))
+        part = slice(start, min(start + size, last))
         with torch.autocast(terms.query.device.type, enabled=False):
-            found = _block(terms, rows, columns, content)
-        yield found
+            block = _block(terms, part, columns, content)
+        yield block
 
 
 def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor) -> _Block:
-    """One block, float32 or better, whatever the backbone computes in."""
+    """Compute a block in float32 or wider, whatever the dtype of the backbone."""
     dtype = torch.promote_types(terms.query.dtype, torch.float32)
-    reach = terms.prefix + rows.stop  # what comes after the last row is out of sight
+    reach = terms.prefix + rows.stop  # later columns are masked
     value = terms.value[:, :, :reach][:, :, columns].to(dtype)
     gradient = _rows_of(terms.gradient, terms, rows, dtype)
     seen = visible(terms, content, rows)
@@ -188,21 +189,21 @@ def _block(terms: AttentionTerms, rows: slice, columns: slice, content: Tensor) 
 
 
 def _rows_of(part: Tensor, terms: AttentionTerms, rows: slice, dtype: torch.dtype) -> Tensor:
-    """Rows of queries or gradients, (B, K, H ÷ K, r, head dim): heads grouped by their key-value head."""
+    """Select rows of queries or gradients (B, K, H ÷ K, r, head dim), heads grouped by key-value head."""
     groups = terms.query.shape[1] // terms.key.shape[1]
     chosen = part[:, :, rows.start - terms.start : rows.stop - terms.start]
     return chosen.to(dtype).unflatten(1, (-1, groups))
 
 
 def _weights(terms: AttentionTerms, rows: slice, seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Attention weights of a block of rows, (B, K, H ÷ K, r, p + rows.stop)."""
+    """Compute attention weights of a block of rows, (B, K, H ÷ K, r, p + rows.stop)."""
     key = terms.key[:, :, : terms.prefix + rows.stop].to(dtype)
     scores = (_rows_of(terms.query, terms, rows, dtype) * terms.scaling) @ key[:, :, None].mT
     return scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min).softmax(-1)
 
 
 def visible(terms: AttentionTerms, content: Tensor, rows: slice) -> Tensor:
-    """(B, r, p + rows.stop) bool: which columns, up to the last row's own, each of the rows sees."""
+    """Return the attention mask of some rows, (B, r, p + rows.stop) bool, True for visible columns."""
     i = torch.arange(rows.start, rows.stop, device=content.device)[:, None]
     j = torch.arange(rows.stop, device=content.device)
     causal = j <= i

@@ -1,4 +1,4 @@
-"""Distances between layers → groups of layers: contiguous segments, cuts of a dendrogram, silhouette.
+"""Groups of layers from their distances: contiguous segmentation, dendrogram cuts, silhouette.
 
 Labels are int64 arrays (L,): the group of each layer, numbered in the order of the groups' first layers.
 """
@@ -11,10 +11,10 @@ Labels = NDArray[np.int64]
 
 
 def segment_costs(distance: Floats) -> Floats:
-    """Cost (L, L) of a segment of layers i to j, infinite for i > j: Σ of its pairs' distances / its size.
+    """Compute the cost (L, L) of every segment of layers i to j: sum of its pairwise distances / its size.
 
-    1 − CKA is half the squared distance of two layers' normalised Gram matrices, so with CKA this is half
-    the sum of squares around the segment's mean: the objective of k-means.
+    1 − CKA is half the squared distance between the normalized Gram matrices of two layers, so with CKA this
+    is half the sum of squares around the segment's mean, the objective of k-means. Infinite for i > j.
     """
     layers = len(distance)
     corner = np.zeros((layers + 1, layers + 1))
@@ -26,13 +26,13 @@ def segment_costs(distance: Floats) -> Floats:
 
 
 def contiguous_cuts(distance: Floats, most: int) -> list[Labels]:
-    """The cheapest contiguous segmentation into 1, 2, …, ``most`` segments, by dynamic programming.
+    """Find the optimal contiguous segmentation into 1, 2, …, ``most`` segments by dynamic programming.
 
-    Exact. Of equally cheap ones, that with the earliest last boundary.
+    Exact; among segmentations of equal cost, the one with the earliest last boundary.
 
     Args:
         distance: (L, L), symmetric, 0 on the diagonal.
-        most: 1 to L.
+        most: greatest number of segments, 1 to L.
     """
     layers, costs = len(distance), segment_costs(distance)
     best = [costs[0]]  # best[g][j]: layers 0 to j in g + 1 segments
@@ -57,7 +57,7 @@ def contiguous_cuts(distance: Floats, most: int) -> list[Labels]:
 
 
 def dendrogram(distance: Floats) -> Floats:
-    """Average linkage, (L − 1, 4) as scipy writes it (DHAM Algorithm 1, line 14)."""
+    """Compute average linkage in scipy's format (L − 1, 4) (DHAM Algorithm 1, line 14)."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
@@ -65,7 +65,7 @@ def dendrogram(distance: Floats) -> Floats:
 
 
 def dendrogram_cuts(distance: Floats, most: int) -> list[Labels | None]:
-    """The cuts of the dendrogram into 1, 2, …, ``most`` clusters; None where ties leave no such cut."""
+    """Cut the dendrogram into 1, 2, …, ``most`` clusters; None if ties leave no such cut."""
     from scipy.cluster.hierarchy import fcluster
 
     if len(distance) == 1:
@@ -79,7 +79,7 @@ def dendrogram_cuts(distance: Floats, most: int) -> list[Labels | None]:
 
 
 def silhouette(distance: Floats, labels: Labels) -> float:
-    """Mean silhouette of the layers, in [−1, 1] (DHAM eq. 4); 0 for one group, or only groups of one."""
+    """Compute the mean silhouette in [−1, 1] (DHAM eq. 4); 0 for one group, or only groups of one layer."""
     from sklearn.metrics import silhouette_score
 
     groups = len(np.unique(labels))
@@ -89,6 +89,6 @@ def silhouette(distance: Floats, labels: Labels) -> float:
 
 
 def _in_order(labels: NDArray) -> Labels:
-    """The same groups, numbered in the order of their first layers."""
+    """Renumber groups in the order of their first layers."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)

@@ -1,6 +1,6 @@
-"""Cosine and Euclidean similarity of the layers of a model.
+"""Cosine and Euclidean similarity between the layers of a model.
 
-Linear CKA, the measure of DHAM, is in :mod:`~promptstage.lightning_modules.functional.cka`; all have one
+Linear CKA, the measure of DHAM, is in :mod:`~promptstage.lightning_modules.functional.cka` and has the same
 interface.
 """
 
@@ -11,33 +11,35 @@ from torch import Tensor
 
 
 class Similarity(ABC):
-    """A measure over the features of L layers for the same n rows.
+    """Similarity measure over the features of L layers for the same n rows.
 
-    Made once; :meth:`matrix` then costs little for each resample of the rows.
+    The constructor does the expensive work; :meth:`matrix` is then cheap for each resample of the rows.
     """
 
     def __init__(self, features: Tensor) -> None:
         """
         Args:
-            features: (L, n, d), any float dtype; arithmetic is float64.
+            features: (L, n, d), any float dtype; computations are in float64.
 
         Raises:
-            ValueError: for another number of dimensions, or no layer or no row.
+            ValueError: if the number of dimensions is not 3, or there is no layer or no row.
         """
         if features.ndim != 3 or 0 in features.shape[:2]:
-            raise ValueError(f"features must be (layers, rows, width), not {tuple(features.shape)}")
+            raise ValueError(f"features must have shape (layers, rows, width), got {tuple(features.shape)}")
 
     @abstractmethod
     def matrix(self, rows: Tensor | None = None) -> Tensor:
-        """Similarity (L, L) of all pairs of layers, float64: symmetric, 1 on the diagonal, never NaN.
+        """Compute the similarity (L, L) of all pairs of layers, float64.
+
+        Symmetric, 1 on the diagonal, never NaN.
 
         Args:
-            rows: (m,) int64, the rows to use; default: all.
+            rows: (m,) int64, the rows to use; None: all.
         """
 
 
 class _RowWise(Similarity):
-    """A measure that is a mean over rows: (L, L, n) once, then a mean for each resample."""
+    """Measure that is a mean over rows: (L, L, n) is computed once, then a mean for each resample."""
 
     def __init__(self, features: Tensor) -> None:
         super().__init__(features)
@@ -49,14 +51,14 @@ class _RowWise(Similarity):
 
     @abstractmethod
     def compare(self, vectors: Tensor) -> Tensor:
-        """All pairs (L, L) of one row's vectors (L, d), float64."""
+        """Compare all pairs of one row's vectors (L, d), float64; return (L, L)."""
 
     def _mean(self, rows: Tensor | None) -> Tensor:
         return (self.products if rows is None else self.products[:, :, rows]).mean(-1)
 
 
 class CosineSimilarity(_RowWise):
-    """Cosine of two layers' vectors for the same row, mean over rows (DHAM Table 2); 0 with a zero vector."""
+    """Cosine similarity of two layers' vectors, mean over rows (DHAM Table 2); 0 for a zero vector."""
 
     def compare(self, vectors: Tensor) -> Tensor:
         unit = torch.nn.functional.normalize(vectors, dim=-1)
@@ -67,9 +69,9 @@ class CosineSimilarity(_RowWise):
 
 
 class EuclideanSimilarity(_RowWise):
-    """1 − D / max D, with D the mean over rows of two layers' distance (DHAM Table 2).
+    """1 − D / max D, where D is the mean over rows of the distance between two layers (DHAM Table 2).
 
-    Linear in D: average linkage finds what it would find on the distances themselves.
+    Linear in D, so average linkage gives the same clusters as on the distances themselves.
     """
 
     def compare(self, vectors: Tensor) -> Tensor:

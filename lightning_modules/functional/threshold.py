@@ -1,4 +1,4 @@
-"""Where a trigger should fire: the threshold on R, from examples graded before and after correction."""
+"""Threshold on R for Dynamic Prompt Corruption, from examples graded before and after correction."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,12 @@ from numpy.typing import ArrayLike
 
 
 class Point(NamedTuple):
-    """What a threshold would do: corrected are the examples with R above it."""
+    """Effect of a threshold: examples with a greater R are corrected.
+
+    Attributes:
+        triggered: number of examples that are corrected.
+        correct: number of examples that are then correct.
+    """
 
     threshold: float
     triggered: int
@@ -16,7 +21,7 @@ class Point(NamedTuple):
 
 
 def threshold_curve(ratio: ArrayLike, before: ArrayLike, after: ArrayLike) -> list[Point]:
-    """Every threshold that makes a difference, ascending.
+    """Return all thresholds with different effects, ascending.
 
     Args:
         ratio: (n,), R of each example; NaN never triggers.
@@ -34,9 +39,9 @@ def threshold_curve(ratio: ArrayLike, before: ArrayLike, after: ArrayLike) -> li
 
 
 def best_threshold(curve: Sequence[Point]) -> Point:
-    """The most correct; of equals the one with the fewest triggered, then the highest threshold.
+    """Return the threshold with the most correct examples; ties: the fewest triggered, then the highest.
 
-    The paper calibrates, but gives no rule: this one is ours.
+    The paper gives no rule for selecting the threshold; this rule is promptstage's.
 
     >>> best_threshold([Point(0.0, 9, 5), Point(0.4, 3, 6), Point(1.0, 0, 5)])
     Point(threshold=0.4, triggered=3, correct=6)

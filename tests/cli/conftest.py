@@ -12,7 +12,7 @@ from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No hub: the library reads the environment once, when it is imported."""
+    """Disable the hub; the library reads the environment when it is imported."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def common(tiny: Path) -> list[str]:
-    """Flags for a run of a second."""
+    """Flags of a run that takes a second."""
     return [
         *QUIET,
         f"--backbone.name={tiny}",
@@ -63,7 +63,7 @@ def trained(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Change to an empty folder; variables that a command sets are gone afterwards."""
+    """Change to an empty folder, and restore environment variables afterwards."""
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
     yield

@@ -22,22 +22,22 @@ def heads(value: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a backbone of 6 layers: 2 to 4 can be searched."""
-    return save_tiny_backbone(tmp_path_factory.mktemp("deep"), layers=6)
+def six_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a backbone with 6 layers, of which 2 to 4 are searched."""
+    return save_tiny_backbone(tmp_path_factory.mktemp("six_layers"), layers=6)
 
 
 @pytest.fixture
-def bare(common: list[str], deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def bare(common: list[str], six_layers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Flags of a backbone without prompt, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     flags = [flag for flag in common if not flag.startswith(("--model", "--backbone"))]
-    return [*flags, f"--backbone.name={deep}", "--model=Pretrained"]
+    return [*flags, f"--backbone.name={six_layers}", "--model=Pretrained"]
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
-    """Ids and calibration of every batch generated from."""
+def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
+    """Record ids and calibration of every batch."""
     assert app  # imported before: it takes functions by name, replaced ones would stay
     seen: list[tuple[list[str], Calibration | None]] = []
     generate_batch = evaluation.generate_batch
@@ -51,12 +51,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration 
 
 
 @pytest.fixture
-def two_right(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
-    """Grades without a model: two are right, but one with head 0 or 3 of layer 3, three with head 2."""
+def grades_by_head(monkeypatch: pytest.MonkeyPatch, generated_batches: list[Any]) -> None:
+    """Grade two questions as correct; one with head 0 or 3 of layer 3, three with head 2."""
     grade_batch = evaluation.grade_batch
 
     def made_up(backbone: Any, batch: Any, outputs: Any) -> list[Any]:
-        calibration = asked[-1][1]
+        calibration = generated_batches[-1][1]
         alone = {} if calibration is None else dict(calibration.heads)
         right = {0: 1, 3: 1, 2: 3}.get(alone[3][0], 2) if list(alone) == [3] else 2
         records = grade_batch(backbone, batch, outputs)
@@ -65,7 +65,9 @@ def two_right(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
     monkeypatch.setattr(evaluation, "grade_batch", made_up)
 
 
-def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, caplog: Any) -> None:
+def test_search_selects_heads_and_reports_them(
+    bare: list[str], generated_batches: list[Any], grades_by_head: None, six_layers: Path, caplog: Any
+) -> None:
     outcome = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
     assert outcome.code == 0, outcome.err
     assert "ACT tries 12 heads of layers 2 to 4, each on 6 training questions" in caplog.text
@@ -87,10 +89,10 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
         "data": "letter_reversal",
         "template": "plain",
         "method": "Pretrained",
-        "backbone": str(deep),
+        "backbone": str(six_layers),
         "fingerprint": fingerprint,
     }
-    *search, (tested, calibration) = asked
+    *search, (tested, calibration) = generated_batches
     first = [f"letter_reversal/train/{number}" for number in range(32)][:6]
     assert all(sorted(ids) == first for ids, _ in search), search[0]
     assert len(search) == 14  # one without, one with all that are kept
@@ -98,36 +100,38 @@ def test_search(bare: list[str], asked: list[Any], two_right: None, deep: Path, 
     assert dict(calibration.heads) == {2: [0, 1, 2, 3], 3: [1, 2], 4: [0, 1, 2, 3]}
 
 
-def test_file_saves_the_search(bare: list[str], asked: list[Any]) -> None:
+def test_a_saved_search_is_not_repeated(bare: list[str], generated_batches: list[Any]) -> None:
     first = call("test", *bare, CALLBACK, FEW, "--run_dir=run")
     assert first.code == 0, first.err
-    searched = list(asked)
+    searched = list(generated_batches)
     for path in ("run/test/act.json", "run/test"):
-        asked.clear()
+        generated_batches.clear()
         again = call("test", *bare, CALLBACK, heads(path), "--run_dir=other")
         assert again.code == 0, again.err
-        assert asked == searched[14:]
+        assert generated_batches == searched[14:]
     assert not Path("other/test/act.json").exists()
     records = [Path(run, "test/results.jsonl").read_bytes() for run in ("run", "other")]
     assert records[0] == records[1]
 
     other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
-    assert_one_error(other, "were selected with beta 0.4, not 0.5: set the same, or search again")
+    assert_one_error(other, "beta of ACT must be 0.4 as in file run/test/act.json, got 0.5: set")
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])
-def test_other_commands(command: str, bare: list[str], asked: list[Any], caplog: Any) -> None:
+def test_act_works_in_validate_and_predict(
+    command: str, bare: list[str], generated_batches: list[Any], caplog: Any
+) -> None:
     flags = [CALLBACK, FEW, "--run_dir=run"]
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
-    assert len(asked) > 14
+    assert len(generated_batches) > 14
     assert "warning: no training question is answered correctly without calibration" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
 
 
-def test_given_heads_change_answers_and_beta_1_none(bare: list[str]) -> None:
-    """A random backbone's answers are fragile: they change with a few heads."""
+def test_given_heads_change_generations_and_beta_1_does_not(bare: list[str]) -> None:
+    """Generations of a random backbone change with a few heads."""
     chosen = heads("{2: [0, 1, 3], 4: [2]}")
     found = []
     for number, flags in enumerate(
@@ -163,12 +167,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
-def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
 
 
-def test_mistakes_of_a_search(bare: list[str], common: list[str]) -> None:
+def test_a_search_without_its_requirements_is_rejected(bare: list[str], common: list[str]) -> None:
     few = call("test", *bare, CALLBACK, "--run_dir=run")
     assert_one_error(few, "examples must be <= 32 (training questions of letter_reversal in use), got 64")
     fit = call("fit", *common, CALLBACK, "--run_dir=run")
@@ -178,7 +182,7 @@ def test_mistakes_of_a_search(bare: list[str], common: list[str]) -> None:
     assert not Path("run").exists()
 
 
-def test_file_of_another_backbone(bare: list[str], tmp_path: Path) -> None:
+def test_heads_of_another_backbone_are_rejected(bare: list[str], tmp_path: Path) -> None:
     assert call("test", *bare, CALLBACK, FEW, "--run_dir=run").code == 0
     file = Path("run/test/act.json")
     values = json.loads(file.read_text(encoding="utf-8"))
@@ -190,8 +194,10 @@ def test_file_of_another_backbone(bare: list[str], tmp_path: Path) -> None:
     assert_one_error(outcome, "run/test/act.json names head 7 of layer 2, but backbone")
 
 
-def test_search_survives_a_failure(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What took long is kept, and the module is as it was."""
+def test_a_finished_search_is_saved_before_a_failure(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of the search exists, and the module is unchanged."""
 
     def fail(*args: Any) -> None:
         raise UserError("stopped")

@@ -21,7 +21,9 @@ def stored(run: Path, name: str) -> str:
     return str(yaml.safe_load((run / name).read_text())["data"]["init_args"]["date"])
 
 
-def test_a_run_keeps_its_date(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_uses_the_date_of_the_fit(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = save_tiny_backbone(tmp_path / "dated")
     (folder / "chat_template.jinja").write_text(TEMPLATE)

@@ -19,6 +19,7 @@ from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, Outcome, call
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
+BEST = "run/checkpoints/best.dpc.json"
 CONDITIONS = CalibrationConditions("last_letter", asdict(Corruption()), "32-true", "float32")
 
 
@@ -42,7 +43,7 @@ def run_test(run: Path, *flags: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the embedded backbone, which the prompt does change, and its test."""
+    """Run on the embedded backbone, where the prompt has an effect, and its test."""
     run = tmp_path_factory.mktemp("words") / "run"
     flags = ["--model=PromptTuning", "--model.num_virtual_tokens=12", "--model.optimizer.lr=0.03"]
     flags += ["--data=Generated", "--data.task=last_letter", "--data.batch_size=16", "--data.train_size=400"]
@@ -55,14 +56,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in the working directory."""
+    """Copy of the finished run in the working directory."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(finished, tmp_path / "run")).relative_to(tmp_path)
 
 
 @pytest.fixture
 def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: an answer is right when its text has an odd checksum."""
+    """Grade by the checksum of the text: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:
@@ -73,8 +74,8 @@ def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
 
 
-def test_measuring_changes_nothing(trained: Path) -> None:
-    """Mode none leaves the plain test's records, to the last byte."""
+def test_mode_none_does_not_change_the_records(trained: Path) -> None:
+    """The records are byte-identical to those of a test without DPC."""
     run_test(trained, option("mode", "none"))
     plain, measured = (trained / name / "results.jsonl" for name in ("test", "test-2"))
     assert plain.read_bytes() == measured.read_bytes()
@@ -88,7 +89,7 @@ def test_measuring_changes_nothing(trained: Path) -> None:
 
 @pytest.mark.usefixtures("graded_by_checksum")
 @pytest.mark.parametrize("mode", ["dpc", "all", "random", "random_all"])
-def test_corrected_answers_count(mode: str, trained: Path) -> None:
+def test_corrected_answers_are_graded(mode: str, trained: Path) -> None:
     decides = mode in ("dpc", "random")
     threshold = [option("threshold", 0.1)] if decides else []
     outcome = run_test(trained, option("mode", mode), *threshold, option("gamma", 95))
@@ -134,8 +135,8 @@ def test_corrected_answers_count(mode: str, trained: Path) -> None:
     assert histogram.histogram_value.num == sum(row["ratio"] is not None for row in rows)
 
 
-def test_a_random_token_is_the_examples_own(trained: Path) -> None:
-    """Whatever the batches; another seed draws others."""
+def test_random_tokens_depend_on_the_example_only(trained: Path) -> None:
+    """They do not depend on batches; another seed draws other tokens."""
     flags = [option("mode", "random_all")]
     run_test(trained, *flags, "--data.eval_batch_size=1")
     run_test(trained, *flags, "--data.eval_batch_size=4")
@@ -146,8 +147,8 @@ def test_a_random_token_is_the_examples_own(trained: Path) -> None:
 
 
 @pytest.mark.usefixtures("graded_by_checksum")
-def test_calibrated_on_validation(trained: Path) -> None:
-    """Calibrate, then test with the threshold found; the checkpoint's side file says what it is for."""
+def test_threshold_is_calibrated_on_the_validation_split(trained: Path) -> None:
+    """The threshold is saved beside the checkpoint with its conditions, and used by test."""
     outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
     best = trained / "checkpoints" / "best.dpc.json"
@@ -170,11 +171,11 @@ def test_calibrated_on_validation(trained: Path) -> None:
 
     parts = option("accumulate_over", "question_and_rationale")
     narrower = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, parts)
-    assert_one_error(narrower, "calibrated with accumulate_over 'span', not 'question_and_rationale'")
+    assert_one_error(narrower, f"accumulate_over must be 'span' as in {BEST}, got 'question_and_rationale'")
     other = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, option("gamma", 20))
-    assert_one_error(other, "was calibrated with gamma 10.0, not 20.0")
+    assert_one_error(other, f"gamma must be 10.0 as in {BEST}, got 20.0")
     task = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, "--data.task=addition")
-    assert_one_error(task, "was calibrated on last_letter, not on addition")
+    assert_one_error(task, f"data set must be last_letter as in {BEST}, got addition")
     edits: list[dict[str, Any]] = [{"threshold": 7}, {"threshold": None}, {"settings": "x"}, {"n": "many"}]
     edits += [{"triggered": 10**30}, {"curve": [[0.5]]}, {"dtype": 32}]
     texts = [json.dumps(found | edit) for edit in edits]
@@ -187,8 +188,8 @@ def test_calibrated_on_validation(trained: Path) -> None:
     )
 
 
-def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Saved below --run_dir, read from that folder; refused at another precision; a note for older files."""
+def test_a_threshold_is_valid_for_one_precision(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read from --run_dir and rejected at another precision; a note reports files without precision."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--run_dir=other").code == 0
     saved = Path("other/calibrate/calibration.json")
     assert not (trained / "checkpoints" / "best.dpc.json").exists()
@@ -198,7 +199,7 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     found = json.loads(saved.read_text(encoding="utf-8"))
     assert (found["precision"], found["dtype"]) == ("32-true", "float32")
     half = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, threshold, "--trainer.precision=bf16-mixed")
-    assert_one_error(half, "calibration.json was calibrated with --trainer.precision 32-true, not bf16-mixed")
+    assert_one_error(half, f"--trainer.precision must be 32-true as in {saved}, got bf16-mixed")
     for name in ("precision", "dtype"):
         del found[name]
     saved.write_text(json.dumps(found), encoding="utf-8")
@@ -206,14 +207,14 @@ def test_a_threshold_holds_for_one_precision(trained: Path, caplog: pytest.LogCa
     assert "calibration.json does not record the precision that it was calibrated at" in caplog.text
 
 
-def test_a_calibration_without_the_range_was_made_with_the_earlier_one(trained: Path) -> None:
-    """Files of earlier versions hold for question and rationale only."""
+def test_a_calibration_of_an_earlier_version_has_the_earlier_range(trained: Path) -> None:
+    """Files without ``accumulate_over`` are valid for question and rationale only."""
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples=2").code == 0
     best, checkpoint = (trained / "checkpoints" / f"best.{suffix}" for suffix in ("dpc.json", "ckpt"))
     found = json.loads(best.read_text(encoding="utf-8"))
     assert found["settings"].pop("accumulate_over") == "span"
     best.write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(UserError, match="with accumulate_over 'question_and_rationale', not 'span'"):
+    with pytest.raises(UserError, match=r"must be 'question_and_rationale' as in .*, got 'span'"):
         read_calibration(best, checkpoint, CONDITIONS)
     earlier = CONDITIONS._replace(settings=asdict(Corruption(accumulate_over="question_and_rationale")))
     assert read_calibration(best, checkpoint, earlier).threshold == found["threshold"]
@@ -245,8 +246,8 @@ def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
         assert (event.step, event.value) == (step, pytest.approx(value))
 
 
-def test_a_folder_of_its_own(trained: Path) -> None:
-    """It is made, also for answers to free questions."""
+def test_files_are_written_to_the_given_folder(trained: Path) -> None:
+    """The folder is created, also by predict."""
     flags = [CALLBACK, option("mode", "all"), option("alpha", 100), option("folder", "some/where")]
     outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\n")
     assert outcome.code == 0, outcome.err
@@ -257,19 +258,19 @@ def test_a_folder_of_its_own(trained: Path) -> None:
     assert (told["triggered"], told["corrected"]) == (1, 0)
 
 
-def test_some_validation_questions(trained: Path) -> None:
+def test_calibration_can_use_the_first_questions_only(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained, "--examples", "2").code == 0
     assert len(read(trained / "calibrate")) == 2
 
 
-def test_another_state_of_the_checkpoint(trained: Path) -> None:
+def test_a_threshold_of_another_checkpoint_is_rejected(trained: Path) -> None:
     assert call("calibrate", *QUIET, "--ckpt_path", trained).code == 0
     best = trained / "checkpoints" / "best.ckpt"
     best.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes() + b" ")
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK), "for a different version of")
 
 
-def test_answers_to_free_questions(trained: Path) -> None:
+def test_predict_corrects_generations(trained: Path) -> None:
     flags = [CALLBACK, option("mode", "all"), option("gamma", 100)]
     outcome = call("predict", *QUIET, "--ckpt_path", trained, *flags, stdin="abc def\ngho\n")
     assert outcome.code == 0, outcome.err
@@ -280,7 +281,7 @@ def test_answers_to_free_questions(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["PrefixTuning", "DHAM"])
-def test_other_methods(
+def test_dpc_works_with_other_methods(
     method: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -305,7 +306,7 @@ MISTAKES = [
         "threshold has no effect in mode all: allowed in dpc,",
     ),
     ([option("threshold", 1.5)], "threshold must be between 0 and 1, got 1.5"),
-    ([option("gamma", 120)], "gamma must be >= 0 and <= 100 (percent), got 120"),
+    ([option("gamma", 120)], "gamma (percent) must be between 0 and 100, got 120"),
     ([option("shallow", "[]")], "shallow layers must not be empty"),
     ([option("threshold", 0.5), option("shallow", "[12]")], "shallow layers name layer 12, but the backbone"),
     ([option("mode", "al")], "'al'"),
@@ -314,18 +315,18 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
-def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
 
 
-def test_where_it_cannot_work(common: list[str], trained: Path, tmp_path: Path) -> None:
+def test_unsupported_uses_are_rejected(common: list[str], trained: Path, tmp_path: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     bare = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, option("threshold", 0.5))
     assert_one_error(bare, "Pretrained has no soft prompt: DPC has nothing to corrupt")
     fit = call("fit", *common, CALLBACK, "--run_dir=other")
     assert_one_error(fit, "DPC corrects evaluations: use it with validate, test or predict, not with fit")
-    assert_one_error(call("calibrate", *common), "calibrate finds the threshold of a trained prompt")
+    assert_one_error(call("calibrate", *common), "calibrate needs a trained prompt: give --ckpt_path RUN")
     none = call("calibrate", *QUIET, "--ckpt_path", trained, "--examples", "0")
     assert_one_error(none, "examples must be >= 1, got 0")
     mode = call("calibrate", *QUIET, "--ckpt_path", trained, CALLBACK, option("mode", "all"))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.mark.parametrize("batches", ["true", "2"])
-def test_fast_dev_run_trains_and_keeps_nothing(batches: str, small: list[str]) -> None:
+def test_fast_dev_run_trains_and_writes_nothing(batches: str, small: list[str]) -> None:
     fit(*small, f"--trainer.fast_dev_run={batches}")
     assert not Path("run").exists()
     Path("run").mkdir()
@@ -24,7 +24,7 @@ def test_fast_dev_run_trains_and_keeps_nothing(batches: str, small: list[str]) -
     assert [str(path) for path in Path().rglob("*")] == ["run", "run/mine"]
 
 
-def test_a_refusal_is_the_only_line_in_a_folder_that_is_taken(small: list[str]) -> None:
+def test_an_error_is_the_only_line_if_the_folder_exists(small: list[str]) -> None:
     Path("run").mkdir()
     Path("run/mine").touch()
     line = refused(*small, STEPS, "--model.num_virtual_tokens=500", notes=[])
@@ -43,7 +43,7 @@ def test_one_batch_is_enough(limit: str, value: str, small: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("value", "examples"), [("1", 2), ("2", 4), ("1.0", 6), ("0.5", 2)])
-def test_a_limit_is_a_number_of_batches_or_a_part(value: str, examples: int, small: list[str]) -> None:
+def test_a_limit_is_a_number_of_batches_or_a_share(value: str, examples: int, small: list[str]) -> None:
     outcome = call("test", *small, f"--trainer.limit_test_batches={value}")
     assert outcome.code == 0, outcome.err
     results = Path("run/test/results.jsonl")
@@ -57,7 +57,7 @@ def test_a_limit_is_a_number_of_batches_or_a_part(value: str, examples: int, sma
         assert f"results.jsonl: {examples}{' of 6 questions' if examples < 6 else ''}\n" in regraded.out
 
 
-def test_a_limit_of_validation_takes_the_first_questions(small: list[str]) -> None:
+def test_a_limit_of_validation_uses_the_first_questions(small: list[str]) -> None:
     outcome = call("validate", *small, "--trainer.limit_val_batches=2")
     assert outcome.code == 0, outcome.err
     lines = Path("run/validate/results.jsonl").read_text(encoding="utf-8").splitlines()
@@ -67,7 +67,7 @@ def test_a_limit_of_validation_takes_the_first_questions(small: list[str]) -> No
 
 @pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
 @pytest.mark.parametrize("way", ["flag", "file"])
-def test_a_logger_without_a_folder_takes_the_runs(logger: str, way: str, small: list[str]) -> None:
+def test_a_logger_without_a_folder_uses_the_run_folder(logger: str, way: str, small: list[str]) -> None:
     Path("logger.yaml").write_text(yaml.safe_dump({"trainer": {"logger": {"class_path": logger}}}))
     fit(*small, STEPS, *([f"--trainer.logger={logger}"] if way == "flag" else ["-c", "logger.yaml"]))
     assert any(name.startswith("lightning_logs/version_0/") for name in files())
@@ -90,7 +90,7 @@ CSV = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=mine"]
     ],
     ids=["the same again", "another folder", "no logger"],
 )
-def test_output_paths_that_are_typed_again_override_the_files(
+def test_output_paths_on_the_command_line_override_files(
     typed: list[str], expected: set[str], small: list[str]
 ) -> None:
     fit(*small, STEPS, *CSV)
@@ -105,7 +105,7 @@ def test_output_paths_that_are_typed_again_override_the_files(
     assert len(again - before) == (typed == CSV)
 
 
-def test_a_callback_that_is_typed_again_overrides_the_files(small: list[str]) -> None:
+def test_a_callback_on_the_command_line_overrides_files(small: list[str]) -> None:
     own = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.dirpath=mine"]
     fit(*small, STEPS, *own)
     timer = ["--trainer.callbacks=Timer", "--trainer.callbacks.duration=00:01:00:00"]
@@ -156,7 +156,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("flag", "message"), VALUES, ids=[flag for flag, _ in VALUES])
-def test_values_that_cannot_work_are_refused_before_any_work(
+def test_unusable_values_are_rejected_before_loading(
     flag: str, message: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptstage.lightning_modules.backbone.model import Backbone
@@ -168,8 +168,8 @@ def test_values_that_cannot_work_are_refused_before_any_work(
     assert message in refused(*small, STEPS, flag)
 
 
-def test_a_fits_configuration_is_one_for_test(trained: Path) -> None:
-    """Options of fit are ignored with a note; a typo in a file stays a mistake."""
+def test_the_configuration_of_a_fit_is_valid_for_test(trained: Path) -> None:
+    """Options of fit are ignored with a note; a typo in a file is an error."""
     outcome = call("test", "-c", trained / "config.yaml", f"--ckpt_path={trained}")
     assert outcome.code == 0, outcome.err
     (note,) = (line for line in outcome.notes if "config.yaml" in line)
@@ -182,7 +182,7 @@ def test_a_fits_configuration_is_one_for_test(trained: Path) -> None:
     assert "option early_stoping is unknown" in line
 
 
-def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, small: list[str]) -> None:
+def test_a_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, small: list[str]) -> None:
     assert "Traceback" not in call("fit", *small, "--trainer.max_steps=-5").err
     monkeypatch.setenv("PROMPTSTAGE_DEBUG", "1")
     outcome = call("fit", *small, "--trainer.max_steps=-5")
@@ -192,10 +192,8 @@ def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, small: li
 
 
 @pytest.mark.parametrize("where", ["module", "callback"])
-def test_a_bug_of_ours_keeps_its_traceback(
-    where: str, small: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where it is raised within Lightning's loop."""
+def test_a_bug_shows_its_traceback(where: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it is raised within Lightning's loop."""
     from promptstage.callbacks.throughput import Throughput
     from promptstage.lightning_modules.base import SoftPromptModule
 

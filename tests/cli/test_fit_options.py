@@ -293,7 +293,7 @@ def test_refused_options(option: str, resumed: bool, trained: Path, common: list
 
 
 def test_every_option_is_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """An option that someone adds has to be put into one of the tables above."""
+    """New options have to be added to one of the tables above."""
     effective = set().union(*EFFECTIVE) | set(ALIKE)
     neutral = {name for names in NEUTRAL.values() for name in names.split()}
     methods = set()

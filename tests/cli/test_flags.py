@@ -130,7 +130,7 @@ OTHERS: dict[str, dict[str, tuple[str, str]]] = {
 
 @pytest.mark.parametrize("subcommand", OTHERS)
 def test_other_subcommands(subcommand: str, place: Path) -> None:
-    """Their own options, and one of the trainer's, with an illegal value."""
+    """Illegal values of their own options, and of one of the trainer's, are reported in one line."""
     assert set(OTHERS[subcommand]) == parser_options(subcommand) - set(FLAGS)
     before = {str(path) for path in place.rglob("*")}
     checkpoint = ["--model=DHAM", "--data=Generated", "--data.task=addition"]

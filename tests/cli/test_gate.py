@@ -24,4 +24,4 @@ def test_gates_are_logged_exported_and_loaded(common: list[str], tmp_path: Path)
     assert not (gates == 1).any()
     assert call("test", *QUIET, "--ckpt_path", run).code == 0
     ungated = call("test", *QUIET, "--ckpt_path", run, "--model.gate=false")
-    assert_one_error(ungated, "the checkpoint has gate True, the model has unset")
+    assert_one_error(ungated, "gate must be True as in the checkpoint, got unset")

@@ -31,7 +31,7 @@ def write(records: Records, path: str = "results.jsonl") -> Path:
 
 @pytest.fixture
 def records(trained: Path) -> Records:
-    """What the run's test left, changed by hand: each change of grade once, and two records as they were."""
+    """Edited records of the run's test: each change of grade once, and two unchanged records."""
     records = read(trained / "test" / "results.jsonl")
     assert not any(record["correct"] for record in records)  # by a random backbone
     records[0]["generation"] = f"backwards\n#### {records[0]['reference']}"
@@ -42,7 +42,7 @@ def records(trained: Path) -> Records:
 
 
 @pytest.mark.parametrize("path", ["run", "run/test", "run/test/results.jsonl"])
-def test_a_fresh_run_does_not_change(path: str, trained: Path) -> None:
+def test_grading_a_new_run_again_changes_nothing(path: str, trained: Path) -> None:
     before = hashes(trained)
     assert call("grade", path) == (
         0,
@@ -55,12 +55,12 @@ def test_a_fresh_run_does_not_change(path: str, trained: Path) -> None:
     assert hashes(trained) == before
 
 
-def test_the_nearer_file_wins(trained: Path) -> None:
+def test_results_in_the_folder_precede_those_of_its_test(trained: Path) -> None:
     write(read(trained / "test" / "results.jsonl")[:2], "run/results.jsonl")
     assert call("grade", trained).out.startswith("records in run/results.jsonl: 2\n")
 
 
-def test_changes_are_told(records: Records) -> None:
+def test_changes_are_reported(records: Records) -> None:
     old = read("run/test/results.jsonl")
     outcome = call("grade", write(records))
     assert (outcome.code, outcome.err) == (0, "")
@@ -85,14 +85,14 @@ def test_changes_are_told(records: Records) -> None:
     ]
 
 
-def test_records_of_an_older_version(records: Records) -> None:
+def test_records_of_an_earlier_version_are_graded(records: Records) -> None:
     new = call("grade", write(records)).out
     old = [{key: record[key] for key in record if key not in ("dataset", "options")} for record in records]
     assert call("grade", write(old), "--output=graded.jsonl").out == f"{new}written to graded.jsonl\n"
     assert read("graded.jsonl")[5] == read("run/test/results.jsonl")[5]
 
 
-def test_the_given_data_set_wins(records: Records) -> None:
+def test_the_given_data_set_overrides_that_of_records(records: Records) -> None:
     records[0]["dataset"] = "nobody knows it"
     records[0]["generation"] = "it is 1 + 2 = 3"
     assert call("grade", write(records), "--dataset", "addition", "--output", "graded.jsonl").code == 0
@@ -100,7 +100,7 @@ def test_the_given_data_set_wins(records: Records) -> None:
     assert (first["dataset"], first["prediction"]) == ("addition", "3")
 
 
-def test_options_are_kept_and_used(
+def test_options_are_copied_and_used(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_options_are_kept_and_used(
     assert [graded["prediction"] for graded in read("graded.jsonl")] == [None, "E"]
 
 
-def test_nothing_is_lost_in_the_output(records: Records) -> None:
+def test_all_fields_are_copied_to_the_output(records: Records) -> None:
     records[4] |= {"note": {"by": "hand, in UTF-8: é"}, "question": HOSTILE}
     outcome = call("grade", write(records), "--output=graded.jsonl")
     assert outcome.out.endswith("\nwritten to graded.jsonl\n")
@@ -135,7 +135,7 @@ def test_nothing_is_lost_in_the_output(records: Records) -> None:
 
 
 @pytest.mark.parametrize("key", ["id", "generation", "prediction", "reference", "reason"])
-def test_a_hostile_text_does_not_reach_the_terminal(key: str, records: Records) -> None:
+def test_control_characters_do_not_reach_the_terminal(key: str, records: Records) -> None:
     records[1][key] += HOSTILE
     outcome = call("grade", write(records), "--dataset=letter_reversal")
     assert outcome.code == 0, outcome.err
@@ -143,7 +143,7 @@ def test_a_hostile_text_does_not_reach_the_terminal(key: str, records: Records) 
     assert [c for c in outcome.out if not c.isprintable() and c != "\n"] == []
 
 
-def test_a_long_text_is_cut(records: Records) -> None:
+def test_a_long_text_is_truncated(records: Records) -> None:
     records[2] |= {"prediction": "p" * 9999, "generation": "g" * 9999 + "\nend"}
     outcome = call("grade", write(records))
     assert f"  text:   ...'{'g' * 116}\\nend'\n" in outcome.out
@@ -169,7 +169,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("change", "message"), LINES, ids=[message for _, message in LINES])
-def test_a_malformed_record(change: dict[str, Any], message: str, records: Records) -> None:
+def test_a_malformed_record_is_rejected(change: dict[str, Any], message: str, records: Records) -> None:
     bad = {key: value for key, value in (records[1] | change).items() if value is not ...}
     outcome = call("grade", write([records[0], bad]), "--output=graded.jsonl")
     assert_one_error(outcome, f"error: results.jsonl:2: {message}")
@@ -183,7 +183,7 @@ MISTAKES = [
     (["x" * 300], "does not exist"),
     (["run/checkpoints"], "folder run/checkpoints has no results.jsonl or test/results.jsonl"),
     (["broken"], "broken:2: not valid JSON"),
-    (["list"], "list:1: expected a JSON object, not []"),
+    (["list"], "list:1: expected a JSON object, got []"),
     (["empty"], "empty has no records"),
     (["digits"], "digits:1: not valid JSON: Exceeds the limit"),
     (["deep"], "deep:1: not valid JSON: maximum recursion depth"),
@@ -203,7 +203,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(args)[:40] for args, _ in MISTAKES])
-def test_mistakes(args: list[str], message: str, trained: Path) -> None:
+def test_invalid_arguments_are_rejected(args: list[str], message: str, trained: Path) -> None:
     write(read("run/test/results.jsonl"), "broken")
     Path("broken").write_text(Path("broken").read_text("utf-8").replace("\n{", "\n", 1), encoding="utf-8")
     Path("list").write_text("[]\n", encoding="utf-8")
@@ -225,7 +225,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--output F")
 
 
-def test_a_bar_on_a_terminal_that_waits(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_progress_bar(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -253,7 +253,7 @@ def test_nothing_heavy_is_imported(arguments: list[str], records: Records) -> No
     assert done.stdout.splitlines()[-1] == ("2 []" if arguments[1] == "--hlep" else "0 []")
 
 
-def test_a_reader_that_has_seen_enough(records: Records) -> None:
+def test_a_closed_pipe_ends_without_error(records: Records) -> None:
     write(records * 500)
     program = [sys.executable, str(CLI), "grade", "results.jsonl"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -59,7 +59,7 @@ GADGETS: dict[str, Callable[[Config], tuple[str, Any]]] = {
 
 @pytest.mark.parametrize("gadget", GADGETS)
 def test_nothing_in_a_checkpoint_runs(gadget: str, trained: Path, marker: Path) -> None:
-    """A resumed fit takes no object from its checkpoint: it continues without, or is refused."""
+    """A resumed fit instantiates no object from its checkpoint: it continues without it, or is rejected."""
     name, value = GADGETS[gadget](popen(marker))
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update({name: value}))
     outcome = call("fit", *QUIET, f"--ckpt_path={run}", "--trainer.max_steps=5")
@@ -67,7 +67,7 @@ def test_nothing_in_a_checkpoint_runs(gadget: str, trained: Path, marker: Path) 
     if outcome.code:
         assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
     else:
-        assert f"note: --trainer.{name} is not taken from a checkpoint" in outcome.err or name == "callbacks"
+        assert f"note: --trainer.{name} is not read from a checkpoint" in outcome.err or name == "callbacks"
     assert not marker.exists()
 
 
@@ -88,7 +88,7 @@ def test_nothing_in_a_configuration_file_runs(
 def test_a_run_folders_own_modules_are_not_imported(
     command: str, section: str, trained: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even where the folder can be imported, as runs/ beside cli.py can."""
+    """Not even if the folder can be imported, as runs/ beside cli.py can."""
     monkeypatch.syspath_prepend(Path.cwd())
     run = alter(trained, Path("altered"), lambda c: c[section].update(class_path="altered.payload.Payload"))
     (run / "payload.py").write_text(f"open({str(marker)!r}, 'w')\n", encoding="utf-8")
@@ -103,7 +103,7 @@ OWN = """
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
-class Mine(PromptTuning):
+class UserMethod(PromptTuning):
     pass
 """
 
@@ -114,10 +114,10 @@ def test_a_users_class_is_used_when_it_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("own_methods.py").write_text(OWN, encoding="utf-8")
-    flags = ["--model=own_methods.Mine" if flag.startswith("--model=") else flag for flag in common]
+    flags = ["--model=own_methods.UserMethod" if flag.startswith("--model=") else flag for flag in common]
     assert call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run").code == 0
-    assert_one_error(call("test", *QUIET, "--ckpt_path=run"), "names the class 'own_methods.Mine'")
-    assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.Mine").code == 0
+    assert_one_error(call("test", *QUIET, "--ckpt_path=run"), "names the class 'own_methods.UserMethod'")
+    assert call("test", *QUIET, "--ckpt_path=run", "--model=own_methods.UserMethod").code == 0
 
 
 def test_a_file_does_not_enable_remote_code(
@@ -173,7 +173,7 @@ def test_a_file_does_not_set_output_paths(
 def test_a_file_does_not_name_another_file(
     section: str, value: Any, trained: Path, common: list[str]
 ) -> None:
-    """The parser would take a text for the name of a configuration, and read it with fewer checks."""
+    """The parser would interpret a text as a file name, and read that file with fewer checks."""
     os.mkfifo("another")  # reading it would block
     Path("given.yaml").write_text(yaml.safe_dump({section: value}), encoding="utf-8")
     assert_one_error(call("fit", *common, "-c", "given.yaml", "--trainer.max_steps=1"), "given.yaml")
@@ -185,7 +185,7 @@ def test_a_file_does_not_name_another_file(
         assert_one_error(outcome, "the configuration in altered/checkpoints/last.ckpt")
 
 
-def test_a_file_does_not_say_where_answers_are_written(trained: Path, tmp_path: Path) -> None:
+def test_a_file_does_not_set_the_answers_file(trained: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("content", encoding="utf-8")
     Path("given.yaml").write_text(f"answers: {victim}\n", encoding="utf-8")
@@ -216,10 +216,10 @@ ELSEWHERE = {"class_path": "CSVLogger", "init_args": {"save_dir": "/elsewhere"}}
         ),
     ],
 )
-def test_a_file_says_nothing_past_its_checks(
+def test_keys_and_values_cannot_bypass_the_checks(
     values: Config | str, reason: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys and values that the parser would read as more than one name or value."""
+    """The parser would expand these keys and values into several."""
     monkeypatch.chdir(tmp_path)
     text = values if isinstance(values, str) else yaml.safe_dump(values)
     Path("given.yaml").write_text(text, encoding="utf-8")
@@ -232,7 +232,7 @@ def test_a_file_says_nothing_past_its_checks(
 def test_a_value_is_not_read_as_the_name_of_a_file(
     option: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pipe would be waited for, and a file's content not be checked."""
+    """Reading a pipe would block, and the content of a file would not be checked."""
     os.mkfifo("pipe")
     section, _, name = option.partition(".")
     values = {section: {name: "pipe"} if name else "pipe"}
@@ -261,7 +261,7 @@ def test_invalid_configurations_are_refused(text: str, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("devices", [100_000, "100000", "+100_000", "9" * 400, [0] * 100])
-def test_processes_are_not_started_by_the_thousand(devices: Any, trained: Path) -> None:
+def test_a_checkpoint_cannot_start_thousands_of_ranks(devices: Any, trained: Path) -> None:
     run = alter(trained, Path("altered"), lambda config: config["trainer"].update(devices=devices))
     flags = [flag for flag in QUIET if "devices" not in flag]
     outcome = call("fit", *flags, f"--ckpt_path={run}")
@@ -326,7 +326,7 @@ def test_a_pipe_is_refused_as_configuration_or_checkpoint(trained: Path, common:
 
 
 def test_results_do_not_follow_linked_checkpoint_folders(trained: Path, tmp_path: Path) -> None:
-    """A folder of checkpoints that is a link must not make another folder the run's."""
+    """A linked folder of checkpoints must not redirect results to another folder."""
     other = tmp_path / "other"
     other.mkdir()
     (trained / "checkpoints").rename(other / "checkpoints")
@@ -374,8 +374,8 @@ def test_a_fit_does_not_start_without_its_event_folder(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
-def test_a_configuration_that_is_no_file_is_kept(kind: str, trained: Path) -> None:
-    """A pipe would be waited for, and /dev/zero be read for ever."""
+def test_a_configuration_that_is_not_a_regular_file_is_not_replaced(kind: str, trained: Path) -> None:
+    """Reading a pipe would block, and /dev/zero never ends."""
     file = trained / "config.yaml"
     file.unlink()
     {"link": lambda: file.symlink_to("/dev/zero"), "pipe": lambda: os.mkfifo(file), "folder": file.mkdir}[

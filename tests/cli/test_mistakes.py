@@ -53,15 +53,15 @@ TYPOS = [
     ("/dev", "option /dev is unknown: did you mean --ckpt_path /dev?"),
     (
         "--trainer.num_nodes=2",
-        "trainer.num_nodes is 2, and nothing starts the other machines' processes: use ",
+        "trainer.num_nodes is 2, but nothing starts the ranks of other machines: use ",
     ),
     (
         "--trainer.strategy=dpp",
         "trainer.strategy 'dpp' is unknown: did you mean 'ddp'? Allowed: auto, ddp; a b",
     ),
     ("--trainer.strategy=fsdp", "trainer.strategy 'fsdp' is unknown: "),
-    ("--trainer.max_steps=few", "option --trainer.max_steps: expected int, not few"),
-    ("--trainer.precision=12", "option --trainer.precision: '12' is not allowed: "),
+    ("--trainer.max_steps=few", "option --trainer.max_steps: expected int, got few"),
+    ("--trainer.precision=12", "option --trainer.precision: '12' is unknown: "),
     (
         "--trainer.callbacks=foo",
         "--trainer.callbacks 'foo' is unknown: Allowed: ACT, DPC, SaliencyDiagnostics",
@@ -77,16 +77,16 @@ TYPOS = [
     ),
     (
         "--trainer.callbacks=3",
-        "option --trainer.callbacks: expected list[Callback] or Callback or null, not 3",
+        "option --trainer.callbacks: expected list[Callback] or Callback or null, got 3",
     ),
-    ("--seed_everything=x", "option --seed_everything: expected bool or int, not x"),
-    ("--model.num_virtual_tokens=four", "option --model.num_virtual_tokens: expected int, not four"),
-    ("--model.init.kind=txt", "option --model.init.kind: 'txt' is not allowed: did you mean 'text'?"),
-    ("--backbone.shard=nodes", "'nodes' is not allowed: did you mean 'node'?"),
+    ("--seed_everything=x", "option --seed_everything: expected bool or int, got x"),
+    ("--model.num_virtual_tokens=four", "option --model.num_virtual_tokens: expected int, got four"),
+    ("--model.init.kind=txt", "option --model.init.kind: 'txt' is unknown: did you mean 'text'?"),
+    ("--backbone.shard=nodes", "'nodes' is unknown: did you mean 'node'?"),
     ("--backbone.quantization=4bit", "a 4-bit backbone needs bitsandbytes: pip install bitsandbytes"),
-    ("--backbone.quantization=8bit", "'8bit' is not allowed: did you mean '4bit'?"),
-    ("--backbone.dtype=float3", "'float3' is not allowed: did you mean 'float32'?"),
-    ("--data.lengths=3", "option --data.lengths: expected list[int] or null, not 3"),
+    ("--backbone.quantization=8bit", "'8bit' is unknown: did you mean '4bit'?"),
+    ("--backbone.dtype=float3", "'float3' is unknown: did you mean 'float32'?"),
+    ("--data.lengths=3", "option --data.lengths: expected list[int] or null, got 3"),
     ("--model", "option --model needs a value"),
     ("--config=nowhere.yaml", "configuration nowhere.yaml does not exist"),
     ("--model.init.kind=text", "prompt init 'text' needs a text that is not empty"),
@@ -124,7 +124,7 @@ DHAM_MISTAKES = [
     (["--model.partition=CKA"], "did you mean 'cka'?"),
     (["--model.search.seed=-1"], "search.seed must be >= 0, got -1"),
     (["--model.search.resamples=-1"], "search.resamples must be >= 0, got -1"),
-    (["--model.search.pooling=men"], "'men' is not allowed: did you mean 'mean'?"),
+    (["--model.search.pooling=men"], "'men' is unknown: did you mean 'mean'?"),
     (["--model.search.resample=3"], "did you mean --model.search.resamples?"),
 ]
 
@@ -141,7 +141,9 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("flag", "message"), TYPOS, ids=[flag for flag, _ in TYPOS])
-def test_typo(flag: str, message: str, trained: Path, common: list[str]) -> None:
+def test_a_typo_is_reported_with_the_nearest_name(
+    flag: str, message: str, trained: Path, common: list[str]
+) -> None:
     before = hashes(trained.parent)
     assert_one_error(call("fit", *common, f"--run_dir={trained}", flag), message)
     assert hashes(trained.parent) == before
@@ -150,7 +152,9 @@ def test_typo(flag: str, message: str, trained: Path, common: list[str]) -> None
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("flags", "message"), DHAM_MISTAKES)
-def test_stages(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_stages_are_rejected(
+    flags: list[str], message: str, trained: Path, common: list[str]
+) -> None:
     rest = [flag for flag in common if not flag.startswith("--model")]
     assert_one_error(call("fit", *rest, "--model=DHAM", *flags, f"--run_dir={trained}"), message)
     assert [path.name for path in Path().iterdir()] == ["run"]
@@ -182,7 +186,7 @@ YAML = [
 
 @pytest.mark.usefixtures("no_backbone")
 @pytest.mark.parametrize(("text", "message"), YAML, ids=[text.split()[0] + text[-12:-1] for text, _ in YAML])
-def test_yaml(text: str, message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_yaml_is_rejected(text: str, message: str, trained: Path, common: list[str]) -> None:
     before = hashes(trained)
     assert_one_error(call("fit", "-c", write(text), *common, f"--run_dir={trained}"), message)
     assert hashes(trained) == before
@@ -207,7 +211,9 @@ DATA = [
 
 
 @pytest.mark.parametrize(("train", "test", "command", "message"), DATA)
-def test_data(train: list, test: list, command: str, message: str, trained: Path, common: list[str]) -> None:
+def test_invalid_data_is_rejected(
+    train: list, test: list, command: str, message: str, trained: Path, common: list[str]
+) -> None:
     Path("data").mkdir()
     for split, rows in (("train", train), ("test", test)):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -238,7 +244,7 @@ ELSEWHERE = [
 
 
 @pytest.mark.parametrize(("flags", "message"), ELSEWHERE, ids=[flags[-1] for flags, _ in ELSEWHERE])
-def test_what_is_not_there(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
+def test_missing_files_are_reported(flags: list[str], message: str, trained: Path, common: list[str]) -> None:
     write("trainer:\n  max_steps: 1\n")
     Path("gguf").mkdir()
     for name in ("a", "b"):
@@ -257,7 +263,7 @@ def test_what_is_not_there(flags: list[str], message: str, trained: Path, common
     assert sorted(path.name for path in Path().iterdir()) == ["gguf", "given.yaml", "run"]
 
 
-def test_checkpoints(trained: Path) -> None:
+def test_damaged_checkpoints_are_rejected(trained: Path) -> None:
     best = trained / "checkpoints" / "best.ckpt"
     whole = best.read_bytes()
     best.write_bytes(whole[: len(whole) // 2])
@@ -268,18 +274,18 @@ def test_checkpoints(trained: Path) -> None:
     assert_one_error(call("test", "--ckpt_path"), "--ckpt_path needs a value")
 
 
-def test_checkpoint_of_another_program(trained: Path) -> None:
+def test_a_checkpoint_of_another_program_is_rejected(trained: Path) -> None:
     import torch
 
     torch.save({"state_dict": {}}, "other.ckpt")
     assert_one_error(call("test", "--ckpt_path", "other.ckpt"), "was not written by promptstage")
 
 
-def test_checkpoint_of_another_model(trained: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(trained: Path) -> None:
     before = hashes(trained)
     cases = {
         "--model.num_virtual_tokens=5": "prompt is (4, 32) there and (5, 32) here",
-        "--model=PrefixTuning": "the checkpoint is of method PromptTuning, the model is PrefixTuning",
+        "--model=PrefixTuning": "method must be PromptTuning as in the checkpoint, got PrefixTuning",
         "--backbone.name=embedded": "the checkpoint belongs to backbone",
     }
     for flag, message in cases.items():
@@ -288,12 +294,12 @@ def test_checkpoint_of_another_model(trained: Path) -> None:
     assert not (trained / "test-2").exists()
 
 
-def test_without_a_model(common: list[str]) -> None:
+def test_a_model_is_required(common: list[str]) -> None:
     rest = [flag for flag in common if not flag.startswith("--model")]
     assert_one_error(call("test", *rest), "--model is required: one of DHAM, ", "or --ckpt_path of a run")
 
 
-def test_subcommand() -> None:
+def test_an_unknown_subcommand_is_reported_with_the_nearest_name() -> None:
     assert_one_error(call("tset"), "subcommand 'tset' is unknown: did you mean 'test'?")
 
 

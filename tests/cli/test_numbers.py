@@ -22,7 +22,7 @@ def test_a_time_is_not_a_number(value: str, in_file: bool, common: list[str]) ->
     if in_file:
         Path("given.yaml").write_text(f"trainer:\n  max_steps: {value}\n", encoding="utf-8")
         flags = ["-c", "given.yaml"]
-    assert_one_error(call("fit", *common, *flags), f"--trainer.max_steps: expected int, not {value}")
+    assert_one_error(call("fit", *common, *flags), f"--trainer.max_steps: expected int, got {value}")
 
 
 @pytest.mark.parametrize("in_file", [False, True])
@@ -41,7 +41,7 @@ def test_integers_are_the_same_in_flags_and_files(
 
 
 def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> None:
-    """Programs that read YAML 1.1 get the same texts."""
+    """Programs that read YAML 1.1 read the same texts."""
     outcome = call(
         "fit", *common, "--model.init.kind=text", "--model.init.text=1:30", "--trainer.max_steps=1",
         "--run_dir=run",
@@ -63,7 +63,7 @@ def test_a_stored_configuration_is_quoted_for_yaml_1_1(common: list[str]) -> Non
     ],
 )
 def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> None:
-    """``lr:`` without a value is null, which the parser would pass on."""
+    """``lr:`` without a value is null, which the parser accepts."""
     section, *path, last = option.split(".")
     values: dict = {last: None}
     for key in reversed(path):
@@ -87,7 +87,7 @@ def test_an_empty_value_in_a_file_is_refused(option: str, common: list[str]) -> 
     ],
 )
 def test_null_is_refused_on_the_command_line(flags: list[str], common: list[str]) -> None:
-    """The parser passes it on to classes, which would compare it with a number."""
+    """The parser would pass it to classes, which compare it with a number."""
     option = flags[-1].partition("=")[0]
     assert_one_error(call("test", *common, *flags), f"option {option} needs a value, got null")
 
@@ -129,4 +129,4 @@ def test_numbers_that_no_run_can_hold_are_refused(flags: list[str], message: str
 def test_an_evaluation_of_no_question_is_refused(subcommand: str, limit: str, common: list[str]) -> None:
     option = f"trainer.limit_{limit}_batches"
     outcome = call(subcommand, *common, f"--{option}=0", stdin="a\n")
-    assert_one_error(outcome, f"{option} must be > 0, got 0: no question would be answered")
+    assert_one_error(outcome, f"{option} must be > 0, got 0: nothing would be evaluated")

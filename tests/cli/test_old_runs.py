@@ -55,7 +55,7 @@ def test_an_old_configuration_is_read(old: Path) -> None:
 
 
 def test_an_old_run_is_loaded_from_python(old: Path) -> None:
-    """Its checkpoint has no arguments and text settings: they come from its configuration."""
+    """Arguments and text settings, which its checkpoint lacks, are read from its configuration."""
     from promptstage.datamodules.generated import Generated
     from promptstage.lightning_modules.evaluation import Decoding, answer
     from promptstage.lightning_modules.saved_prompts import load_prompt

@@ -12,18 +12,18 @@ from promptstage.utilities.failures import is_out_of_memory, run_failure
 from tests.tiny_folder import QUIET, Outcome, call
 
 
-def too_much() -> Any:
+def allocate_too_much() -> Any:
     """Allocate more than any machine has, so that torch raises its error."""
     return torch.empty(2**60, dtype=torch.uint8)
 
 
-def on_a_gpu() -> Any:
+def out_of_gpu_memory() -> Any:
     raise torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which …"
     )
 
 
-def of_python() -> Any:
+def out_of_python_memory() -> Any:
     raise MemoryError
 
 
@@ -36,9 +36,9 @@ def raised_by(allocate: Callable[[], Any]) -> BaseException:
 @pytest.mark.parametrize(
     ("allocate", "amount"),
     [
-        (too_much, " (allocating 1152921504606846976 bytes)"),
-        (on_a_gpu, " (allocating 2.50 GiB)"),
-        (of_python, ""),
+        (allocate_too_much, " (allocating 1152921504606846976 bytes)"),
+        (out_of_gpu_memory, " (allocating 2.50 GiB)"),
+        (out_of_python_memory, ""),
     ],
 )
 def test_the_message_names_the_options_to_change(allocate: Callable[[], Any], amount: str) -> None:
@@ -54,7 +54,7 @@ def test_the_message_names_the_options_to_change(allocate: Callable[[], Any], am
         assert option in str(failure)
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_not_reported_as_out_of_memory() -> None:
     for error in (RuntimeError("shape mismatch"), ValueError("out of memory"), KeyError("memory")):
         assert not is_out_of_memory(error)
         assert run_failure(error) is None
@@ -75,7 +75,7 @@ def fail_at(hook: str, step: int, row: int, monkeypatch: pytest.MonkeyPatch) -> 
         if self.trainer.global_step == step and not self.trainer.sanity_checking:
             calls[0] += 1
             if calls[0] == row:
-                too_much()
+                allocate_too_much()
         return original(self, *args)
 
     monkeypatch.setattr(SoftPromptModule, hook, failing)
@@ -114,7 +114,7 @@ def test_the_last_whole_step_is_saved(
     assert torch.equal(*prompts)
 
 
-def test_before_the_first_step_nothing_is_kept(
+def test_before_the_first_step_the_folder_is_removed(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_at("training_step", 0, 1, monkeypatch)
@@ -122,7 +122,7 @@ def test_before_the_first_step_nothing_is_kept(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_reports_it_too(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SoftPromptModule, "test_step", lambda *args: too_much())
+def test_an_evaluation_reports_out_of_memory(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SoftPromptModule, "test_step", lambda *args: allocate_too_much())
     assert_out_of_memory(call("test", *QUIET, f"--ckpt_path={trained}"))
     assert not (trained / "test-2").exists()

@@ -25,7 +25,7 @@ SEARCH = [
 
 @pytest.fixture
 def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Flags of a short DHAM run, in a folder of its own."""
+    """Flags of a short DHAM run, in a new working directory."""
     monkeypatch.chdir(tmp_path)
     rest = [flag for flag in common if not flag.startswith("--model")]
     return [*rest, "--model=DHAM", "--model.num_virtual_tokens=6", *SEARCH]
@@ -51,7 +51,7 @@ def images(run: Path) -> dict[str, list[int]]:
     return {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
-def test_partition_finds_stages_and_trains_nothing(dham: list[str]) -> None:
+def test_partition_finds_stages_without_training(dham: list[str]) -> None:
     outcome = call("partition", *dham, "--run_dir=found")
     assert outcome.code == 0, outcome.err
     run = Path("found")
@@ -66,21 +66,21 @@ def test_partition_finds_stages_and_trains_nothing(dham: list[str]) -> None:
     assert "parameters trained" not in outcome.err
 
 
-def test_dham_is_what_partition_looks_at(dham: list[str]) -> None:
+def test_the_default_method_of_partition_is_dham(dham: list[str]) -> None:
     flags = [flag for flag in dham if flag != "--model=DHAM"]
     assert call("partition", *flags).code == 0
     assert partition(Path("runs/partition-letter_reversal"))["contiguous"]
 
 
-def test_other_methods_have_no_stages(common: list[str], tmp_path: Path) -> None:
+def test_methods_without_stages_are_rejected(common: list[str], tmp_path: Path) -> None:
     outcome = call("partition", *common, f"--run_dir={tmp_path / 'none'}")
-    assert_one_error(outcome, "partition finds the stages of DHAM; PromptTuning has none")
+    assert_one_error(outcome, "model must be DHAM for partition, got PromptTuning")
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("method", ["cka", "cosine", "euclidean"])
 @pytest.mark.parametrize("contiguous", ["true", "false"])
-def test_fit_uses_what_it_finds(method: str, contiguous: str, dham: list[str]) -> None:
+def test_fit_trains_with_the_stages_it_finds(method: str, contiguous: str, dham: list[str]) -> None:
     flags = [*dham, f"--model.partition={method}", f"--model.search.contiguous={contiguous}"]
     outcome = call("fit", *flags, "--trainer.max_steps=1", "--run_dir=run")
     assert outcome.code == 0, outcome.err
@@ -93,7 +93,7 @@ def test_fit_uses_what_it_finds(method: str, contiguous: str, dham: list[str]) -
     assert len(prompts) == len(found["stages"])
 
 
-def test_a_checkpoint_brings_its_stages(
+def test_stages_are_read_from_the_checkpoint(
     dham: list[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     fit = [*dham, "--model.partition=cosine", "--run_dir=run", "--trainer.max_steps=2"]
@@ -117,7 +117,7 @@ def test_a_checkpoint_brings_its_stages(
     }
 
 
-def test_a_file_is_reused(dham: list[str], request: pytest.FixtureRequest) -> None:
+def test_a_partition_file_is_reused(dham: list[str], request: pytest.FixtureRequest) -> None:
     assert call("partition", *dham, "--run_dir=found").code == 0
     request.getfixturevalue("no_search")
     flags = [*dham, "--model.partition=found/partition.json", "--trainer.max_steps=1", "--run_dir=run"]
@@ -141,7 +141,7 @@ def test_given_stages_need_no_search(given: str, dham: list[str]) -> None:
     assert not list(Path("run").glob("*.png"))
 
 
-def test_a_fixed_number(dham: list[str]) -> None:
+def test_a_fixed_number_of_stages(dham: list[str]) -> None:
     assert call("partition", *dham, "--model.num_stages=3", "--run_dir=found").code == 0
     assert partition(Path("found"))["why"] == "G = 3 was asked for"
     assert len(partition(Path("found"))["stages"]) == 3
@@ -178,7 +178,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file(name: str, dham: list[str]) -> None:
+def test_a_damaged_file_is_rejected(name: str, dham: list[str]) -> None:
     text, message = BROKEN[name]
     if text is not None:
         Path(name).write_text(text, encoding="utf-8")
@@ -186,12 +186,12 @@ def test_a_broken_file(name: str, dham: list[str]) -> None:
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
-def test_stages_that_do_not_hold_every_layer(dham: list[str]) -> None:
+def test_stages_with_a_missing_layer_are_rejected(dham: list[str]) -> None:
     assert call("partition", *dham, "--run_dir=found").code == 0
     values = partition(Path("found")) | {"stages": [[0, 1], [3]]}
     Path("gap.json").write_text(json.dumps(values), encoding="utf-8")
     outcome = call("fit", *dham, "--model.partition=gap.json")
-    assert_one_error(outcome, "gap.json is not a partition: the stages must hold each layer from 0 on once")
+    assert_one_error(outcome, "gap.json is not a partition: stages must hold each layer from 0 on once")
 
 
 EDITS = {
@@ -204,7 +204,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("field", EDITS)
-def test_a_file_edited_by_hand(field: str, dham: list[str]) -> None:
+def test_an_edited_file_is_rejected(field: str, dham: list[str]) -> None:
     assert call("partition", *dham, "--model.search.max_stages=2", "--run_dir=found").code == 0
     value, message = EDITS[field]
     values = partition(Path("found")) | {field: value}
@@ -220,7 +220,7 @@ OTHERWISE = [
 ]
 
 
-def test_a_trained_prompt_keeps_its_stages(dham: list[str]) -> None:
+def test_the_stages_of_a_trained_prompt_cannot_change(dham: list[str]) -> None:
     assert call("fit", *dham, "--trainer.max_steps=1", "--run_dir=run").code == 0
     before = hashes(Path("run"))
     for flag, message in OTHERWISE:
@@ -244,16 +244,16 @@ def test_a_tensor_among_a_checkpoints_options_is_refused(value: object, dham: li
 
 @pytest.mark.parametrize("stages", [1, 4])
 @pytest.mark.parametrize("method", ["cka", "euclidean"])
-def test_one_stage_or_one_a_layer(stages: int, method: str, dham: list[str]) -> None:
-    """Neither has a silhouette."""
+def test_one_stage_and_one_stage_per_layer(stages: int, method: str, dham: list[str]) -> None:
+    """Neither partition has a silhouette."""
     flags = [*dham, f"--model.num_stages={stages}", f"--model.partition={method}", "--run_dir=run"]
     outcome = call("fit", *flags, "--trainer.max_steps=1")
     assert outcome.code == 0, outcome.err
     assert len(partition(Path("run"))["stages"]) == stages
 
 
-def test_partition_reads_questions_only(dham: list[str]) -> None:
-    """Worked answers and virtual tokens that would not fit are no matter, nor are trainer's trial runs."""
+def test_partition_uses_questions_only(dham: list[str]) -> None:
+    """Rationales and virtual tokens beyond the context do not matter, nor does fast_dev_run."""
     flags = [*dham, "--data.max_new_tokens=600", "--trainer.fast_dev_run=true", "--run_dir=found"]
     outcome = call("partition", *flags)
     assert outcome.code == 0, outcome.err
@@ -262,7 +262,7 @@ def test_partition_reads_questions_only(dham: list[str]) -> None:
     assert partition(Path("found"))["search"]["examples"] == 12
 
 
-def test_a_run_folder_is_as_good_as_its_file(dham: list[str], request: pytest.FixtureRequest) -> None:
+def test_a_run_folder_stands_for_its_partition_file(dham: list[str], request: pytest.FixtureRequest) -> None:
     assert call("partition", *dham, "--run_dir=found").code == 0
     request.getfixturevalue("no_search")
     outcome = call("fit", *dham, "--model.partition=found", "--trainer.max_steps=1", "--run_dir=run")
@@ -270,13 +270,13 @@ def test_a_run_folder_is_as_good_as_its_file(dham: list[str], request: pytest.Fi
     assert partition(Path("run")) == partition(Path("found"))
 
 
-def test_bad_input(dham: list[str]) -> None:
+def test_invalid_input_is_rejected(dham: list[str]) -> None:
     outcome = call("fit", *dham, "--model.search.examples=40")
     assert_one_error(
         outcome, "search.examples must be <= 32 (training examples of letter_reversal in use), got 40"
     )
     outcome = call("fit", *dham, "--model.search.max_stages=4")
-    assert_one_error(outcome, "search.max_stages must be <= 3 for a backbone of 4 layers, got 4")
+    assert_one_error(outcome, "search.max_stages must be <= 3 (the backbone has 4 layers), got 4")
     outcome = call("fit", *dham, "--model.num_stages=5")
     assert_one_error(outcome, "num_stages must be <= 4 (layers of the backbone), got 5")
     outcome = call("test", *dham)
@@ -286,7 +286,7 @@ def test_bad_input(dham: list[str]) -> None:
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
-def test_weights_that_are_not_finite(dham: list[str], tmp_path: Path) -> None:
+def test_non_finite_weights_are_reported(dham: list[str], tmp_path: Path) -> None:
     broken = save_tiny_backbone(tmp_path / "broken")
     from transformers import AutoModelForCausalLM
 

@@ -11,7 +11,9 @@ from tests.unit.data.rows import gsm8k_rows
 
 
 @pytest.mark.parametrize("kind", ["noise", "paraphrase"])
-def test_a_perturbed_test_records_what_was_asked(tiny: Path, tmp_path: Path, kind: str) -> None:
+def test_records_of_a_perturbed_test_contain_the_perturbed_question(
+    tiny: Path, tmp_path: Path, kind: str
+) -> None:
     rows = [row | {"question": f"Clara bought {i} green apples."} for i, row in enumerate(gsm8k_rows(6))]
     source = tmp_path / "gsm8k"
     source.mkdir()

@@ -15,7 +15,7 @@ def predict(run: Path, *flags: str, stdin: str = "") -> Outcome:
     return call("predict", *QUIET, "--ckpt_path", run, *flags, stdin=stdin)
 
 
-def test_from_standard_input_to_standard_output(trained: Path) -> None:
+def test_standard_input_to_standard_output(trained: Path) -> None:
     before = hashes(trained)
     outcome = predict(trained, stdin=QUESTIONS)
     assert outcome.code == 0, outcome.err
@@ -26,14 +26,14 @@ def test_from_standard_input_to_standard_output(trained: Path) -> None:
     assert hashes(trained) == before
 
 
-def test_from_a_file_to_a_file(trained: Path) -> None:
+def test_file_to_file(trained: Path) -> None:
     Path("questions.txt").write_text(QUESTIONS, encoding="utf-8")
     outcome = predict(trained, "--questions=questions.txt", "--answers=answers.jsonl")
     assert (outcome.code, outcome.out) == (0, "")
     assert Path("answers.jsonl").read_text(encoding="utf-8") == predict(trained, stdin=QUESTIONS).out
 
 
-def test_answers_do_not_depend_on_company(trained: Path) -> None:
+def test_generations_do_not_depend_on_other_questions(trained: Path) -> None:
     together = predict(trained, stdin=QUESTIONS).out.splitlines()
     alone = predict(trained, stdin="stone\n").out.splitlines()
     assert json.loads(together[1])["generation"] == json.loads(alone[0])["generation"]
@@ -42,8 +42,8 @@ def test_answers_do_not_depend_on_company(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "stdin", "message"),
     [
-        ([], "", "no question to answer"),
-        ([], "\n \n", "no question to answer"),
+        ([], "", "no questions given"),
+        ([], "\n \n", "no questions given"),
         (
             ["--questions=nowhere.txt"],
             "",
@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_company(trained: Path) -> None:
         ([], "long " * 300, "question/0 needs"),
     ],
 )
-def test_mistakes(flags: list[str], stdin: str, message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], stdin: str, message: str, trained: Path) -> None:
     Path("binary").write_bytes(b"\xff\xfe\x00")
     before = hashes(trained)
     outcome = predict(trained, *flags, stdin=stdin)

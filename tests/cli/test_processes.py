@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLI = ROOT / "cli.py"
-# Messages that tell a user nothing.
+# Library messages that are of no use to users.
 NOISE = ("litlogger", "litmodels", "need to be provided", "dirpath has changed", "LeafSpec", "many workers")
 NOISE += ("Loading weights", "eval mode", "Traceback", "before the ``update``")
 
@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == ("2 []" if arguments == ["tset"] else "0 []")
 
 
-def test_test_shows_the_accuracy_and_no_noise(trained: Path) -> None:
+def test_test_prints_the_accuracy_and_no_library_messages(trained: Path) -> None:
     done = process("test", "--ckpt_path", trained, "--trainer.accelerator=cpu")
     assert done.returncode == 0, done.stderr
     summary = json.loads((trained / "test-2" / "summary.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def test_predict_writes_nothing_but_json(trained: Path) -> None:
     assert [noise for noise in NOISE if noise in done.stderr] == []
 
 
-def test_fit_shows_no_noise_and_a_mistake_ends_with_2(trained: Path, common: list[str]) -> None:
+def test_fit_prints_no_library_messages_and_errors_exit_with_2(trained: Path, common: list[str]) -> None:
     done = process("fit", *common, "--trainer.max_steps=4", "--run_dir=new")
     assert done.returncode == 0, done.stderr
     assert [noise for noise in NOISE if noise in done.stderr + done.stdout] == []

@@ -28,7 +28,7 @@ def test_only_line_feeds_end_a_question(mark: str, tmp_path: Path) -> None:
     assert from_bytes(data, tmp_path) == [f"one{mark}two", "three", "four"]
 
 
-def test_questions_are_stripped_as_training_rows_are(tmp_path: Path) -> None:
+def test_questions_are_stripped_like_training_rows(tmp_path: Path) -> None:
     data = "\ufeff 347+58 \u2028\n \t \n\n\u30001+1?\x0c\n".encode()
     assert from_bytes(data, tmp_path) == ["347+58", "1+1?"]
     data_set = Generated()

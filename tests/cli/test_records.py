@@ -33,7 +33,7 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The formula of Wilson 1927, z of 95 %."""
+    """Compute the 95 % interval of Wilson (1927)."""
     z, p = 1.959963984540054, correct / total
     centre = (p + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
@@ -42,7 +42,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 
 @pytest.fixture
 def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: grade by the question's number."""
+    """Grade every other question as correct: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:
@@ -53,7 +53,7 @@ def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("every_other_right")
-def test_records_and_summary(trained: Path) -> None:
+def test_records_and_summary_agree(trained: Path) -> None:
     outcome = call("test", *QUIET, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
     records, summary = read(trained / "test-2")
@@ -82,7 +82,7 @@ def events(run: Path) -> EventAccumulator:
     return accumulator.Reload()
 
 
-def test_scalars(trained: Path) -> None:
+def test_scalars_are_logged(trained: Path) -> None:
     accumulator, tested = events(trained), events(trained / "test")
     tags = set(accumulator.Tags()["scalars"])
     expected = {"train/loss", "train/tokens_per_second", "train/prompt_norm", "train/lr"}
@@ -101,7 +101,7 @@ def test_scalars(trained: Path) -> None:
     assert (accuracy.step, accuracy.value) == (4, pytest.approx(summary["accuracy"]))
 
 
-def test_text_samples(trained: Path) -> None:
+def test_text_samples_are_logged(trained: Path) -> None:
     records, _ = read(trained / "test")
     (page,) = events(trained / "test").Tensors("test/samples/text_summary")
     text = page.tensor_proto.string_val[0].decode()
@@ -112,7 +112,7 @@ def test_text_samples(trained: Path) -> None:
     assert page.step == events(trained).Scalars("val/loss")[-1].step
 
 
-def test_hyperparameters_once(trained: Path) -> None:
+def test_hyperparameters_are_logged_once(trained: Path) -> None:
     assert len(list((trained / "tensorboard").glob("events.*"))) == 1
     plugin = events(trained / "test").PluginTagToContent("hparams")
     # Without the columns of a single run: TensorBoard shows those of all, first what differs.

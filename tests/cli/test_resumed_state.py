@@ -107,7 +107,7 @@ def test_nothing_that_a_checkpoint_names_is_removed(form: str, trained: Path, tm
     assert read(trained, "best")["global_step"] == 8  # anything is better than 9.0
 
 
-def test_nor_by_a_checkpoint_callback_of_the_user(trained: Path, tmp_path: Path) -> None:
+def test_a_users_checkpoint_callback_removes_no_named_file(trained: Path, tmp_path: Path) -> None:
     own = ["--trainer.callbacks=ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path / 'own'}"]
     own += ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.every_n_epochs=2"]
     flags = [*QUIET, f"--ckpt_path={trained}", *own]
@@ -128,7 +128,7 @@ def test_nor_by_a_checkpoint_callback_of_the_user(trained: Path, tmp_path: Path)
     assert {name: after[name] for name in before} == before
 
 
-def test_patience_is_that_of_the_command_line(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_patience_of_the_command_line_applies(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A fit that ends early also reports the reason."""
     base = [*QUIET, "--model.val_generations=0", "--trainer.val_check_interval=1", "--model.optimizer.lr=50"]
     flags = [*base, "--early_stopping.patience=2", "--trainer.max_steps=60"]
@@ -155,7 +155,7 @@ def test_a_resumed_fit_without_a_step_left_is_reported(
     assert f"`Trainer.fit` stopped: `{limit}` reached" in caplog.text
 
 
-def test_the_learning_rate_is_that_of_the_command_line(
+def test_the_learning_rate_of_the_command_line_applies(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It applies from the first resumed step on, and the schedule continues from its position."""

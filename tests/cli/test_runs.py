@@ -25,7 +25,7 @@ def config(file: Path) -> dict:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def test_what_a_run_holds(trained: Path) -> None:
+def test_output_files_of_a_run(trained: Path) -> None:
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     names = {re.sub(r"events\..*", "events", name) for name in names}
     assert names == {
@@ -45,7 +45,7 @@ def test_what_a_run_holds(trained: Path) -> None:
     assert config(trained / "config.yaml")["data"]["init_args"]["task"] == "letter_reversal"
 
 
-def test_second_fit_is_numbered(trained: Path, common: list[str]) -> None:
+def test_the_folder_of_a_second_fit_is_numbered(trained: Path, common: list[str]) -> None:
     before = hashes(trained)
     outcome = call("fit", *common, "--trainer.max_steps=1", f"--run_dir={trained}")
     assert outcome.code == 0, outcome.err
@@ -60,7 +60,7 @@ def test_default_folder_is_method_and_task(trained: Path, common: list[str]) -> 
 
 
 @pytest.mark.parametrize("path", ["run", "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"])
-def test_by_folder_or_by_file(path: str, trained: Path) -> None:
+def test_a_checkpoint_is_given_by_folder_or_file(path: str, trained: Path) -> None:
     first = (trained / "test" / "results.jsonl").read_bytes()
     before = hashes(trained / "test")
     tested = call("test", *QUIET, "--ckpt_path", path)
@@ -74,7 +74,7 @@ def test_by_folder_or_by_file(path: str, trained: Path) -> None:
     assert (trained / "validate" / "summary.json").is_file()
 
 
-def test_resume(trained: Path) -> None:
+def test_a_fit_is_resumed(trained: Path) -> None:
     before = hashes(trained)
     stored = step(trained / "checkpoints" / "last.ckpt")
     resumed = call("fit", *QUIET, "--ckpt_path", trained, "--trainer.max_steps=8")
@@ -95,7 +95,7 @@ def test_resume(trained: Path) -> None:
     assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
 
 
-def test_resuming_a_finished_fit_says_so_and_keeps_everything(
+def test_resuming_a_finished_fit_is_reported_and_changes_nothing(
     trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = hashes(trained)
@@ -113,7 +113,7 @@ def test_resuming_a_finished_fit_says_so_and_keeps_everything(
 
 
 def test_curves_end_at_the_step_of_the_last_checkpoint(trained: Path) -> None:
-    """A validation of the run logs at the same step as the fit's own last one."""
+    """A later validation logs at the same step as the last one of the fit."""
     assert call("validate", *QUIET, "--ckpt_path", trained).code == 0
     assert [scalar.step for scalar in scalars(trained, "train/loss")] == [1, 2, 3, 4]
     fit, validate = scalars(trained, "val/loss")[-1], scalars(trained / "validate", "val/loss")[-1]
@@ -129,7 +129,7 @@ def scalars(folder: Path, tag: str) -> list[Any]:
     return events.Scalars(tag)
 
 
-def test_resuming_is_like_not_stopping(trained: Path, common: list[str]) -> None:
+def test_a_resumed_fit_equals_an_uninterrupted_one(trained: Path, common: list[str]) -> None:
     assert call("fit", *QUIET, "--ckpt_path", trained, "--trainer.max_steps=8").code == 0
     assert call("fit", *common, "--trainer.max_steps=8", "--run_dir=whole").code == 0
     states = [
@@ -143,7 +143,7 @@ def test_resuming_is_like_not_stopping(trained: Path, common: list[str]) -> None
 
 
 @pytest.mark.parametrize("flag_first", [True, False])
-def test_explicit_flags_beat_the_checkpoint(flag_first: bool, trained: Path) -> None:
+def test_flags_override_the_checkpoint(flag_first: bool, trained: Path) -> None:
     flags = ["--data.test_size=2", "--data.max_new_tokens=5"]
     checkpoint = ["--ckpt_path", str(trained)]
     parts = [*flags, *checkpoint] if flag_first else [*checkpoint, *flags]
@@ -171,7 +171,7 @@ def test_stored_values_are_used(trained: Path) -> None:
 def test_a_path_may_begin_with_a_tilde(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the same folder whatever the working directory is."""
+    """It is the same folder in any working directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert call("fit", *QUIET, "--ckpt_path=~/run", "--trainer.max_steps=5", "--run_dir=~/more").code == 0
     assert (tmp_path / "more" / "checkpoints" / "last.ckpt").is_file()
@@ -182,13 +182,15 @@ def test_a_path_may_begin_with_a_tilde(
     assert not (tmp_path / "~").exists()
 
 
-def test_untrained_is_said(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrained_prompt_is_reported(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = call("test", *common)
     assert outcome.notes == ["note: without --ckpt_path, PromptTuning starts untrained"]
 
 
-def test_other_processes_make_no_folder(
+def test_other_ranks_create_no_folder(
     trained: Path, common: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightning.pytorch.utilities import rank_zero_only
@@ -198,7 +200,7 @@ def test_other_processes_make_no_folder(
     assert not Path("run-2").exists()
 
 
-def test_two_fits_in_one_folder(trained: Path) -> None:
+def test_a_folder_in_use_is_rejected(trained: Path) -> None:
     first = run_folders(None, str(trained / "checkpoints" / "last.ckpt"), "x")
     resumed = call("fit", *QUIET, f"--ckpt_path={trained}")
     assert resumed.code == 2
@@ -215,7 +217,7 @@ def test_two_fits_in_one_folder(trained: Path) -> None:
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it has seen one."""
+    """Restore signal handlers: Lightning ignores a second Ctrl-C."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -225,7 +227,7 @@ def signals() -> Iterator[None]:
 
 @pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("how", ["keyboard", "SIGTERM", "SIGUSR1", "SIGHUP"])
-def test_interrupted_run_can_go_on(
+def test_an_interrupted_run_can_be_resumed(
     how: str,
     trained: Path,
     common: list[str],
@@ -262,8 +264,8 @@ def test_interrupted_run_can_go_on(
     assert torch.equal(states[0], states[1])
 
 
-def test_precision_is_kept(trained: Path, common: list[str]) -> None:
-    """An evaluation computes as the fit did, unless something else is asked for."""
+def test_an_evaluation_uses_the_precision_of_the_fit(trained: Path, common: list[str]) -> None:
+    """Unless a flag overrides it."""
     fit = call("fit", *common, "--trainer.max_steps=1", "--trainer.precision=bf16-mixed", "--run_dir=half")
     assert fit.code == 0, fit.err
     assert call("test", *QUIET, "--ckpt_path=half").code == 0
@@ -272,7 +274,7 @@ def test_precision_is_kept(trained: Path, common: list[str]) -> None:
     assert "note: --trainer.precision is '32-true' (the checkpoint was made with 'bf16-mixed')" in other.notes
 
 
-def test_one_process_has_a_whole_backbone(
+def test_one_rank_has_the_whole_backbone(
     trained: Path, common: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     dham = ["--model=DHAM", "--model.num_virtual_tokens=8", "--model.num_stages=2"]
@@ -283,7 +285,7 @@ def test_one_process_has_a_whole_backbone(
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_test_goes_on_to_the_time_limit(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_continues_to_the_time_limit(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SLURM's signal before it neither ends a test nor has Lightning write a checkpoint."""
     job = {"JOB_ID": "7", "JOB_NAME": "promptstage", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
     for name, value in (job | {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}).items():

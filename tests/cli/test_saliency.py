@@ -29,7 +29,7 @@ GOLD = "--trainer.callbacks.label=rationale"
 
 
 def read(folder: Path, stem: str = "saliency") -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Rows, arrays and metadata."""
+    """Return rows, arrays and metadata."""
     lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
     with safe_open(folder / f"{stem}.safetensors", "pt") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
@@ -117,10 +117,10 @@ def test_rows_and_arrays(trained: Path) -> None:
     assert {tag.partition("/")[0] for tag in events.Tags()["scalars"]} == {"test"}
 
 
-def test_layers_without_the_prompt(
+def test_layers_without_the_prompt_have_no_flow(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A late prompt has no flow below the layer it joins: null in rows, no scalar, figures all the same."""
+    """Below the layer of a late prompt, rows have null and no scalar is logged; figures are drawn."""
     monkeypatch.chdir(tmp_path)
     fit = call("fit", *common, "--model.insert_at=2", "--trainer.max_steps=2", "--run_dir=run")
     assert fit.code == 0, fit.err
@@ -135,7 +135,7 @@ def test_layers_without_the_prompt(
     assert Path("run/test/saliency_flows.png").exists()
 
 
-def test_batches_change_nothing(trained: Path) -> None:
+def test_batch_size_does_not_change_saliency(trained: Path) -> None:
     for size in (1, 4):
         flags = [CALLBACK, GOLD, GRADIENTS, f"--data.eval_batch_size={size}"]
         assert call("test", *QUIET, "--ckpt_path", trained, *flags).code == 0
@@ -144,7 +144,7 @@ def test_batches_change_nothing(trained: Path) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-9)
 
 
-def test_some_layers_of_some_examples(trained: Path) -> None:
+def test_a_selection_of_layers_and_examples(trained: Path) -> None:
     options = [CALLBACK, GOLD, "--trainer.callbacks.layers=[1,3]", "--trainer.callbacks.examples=2"]
     outcome = call("test", *QUIET, "--ckpt_path", trained, GRADIENTS, *options)
     assert outcome.code == 0, outcome.err
@@ -152,8 +152,8 @@ def test_some_layers_of_some_examples(trained: Path) -> None:
     assert (len(rows), about["layers"], tuple(arrays["curve"].shape)) == (2, [1, 3], (2, 2))
 
 
-def test_own_generation_as_label(trained: Path) -> None:
-    """The default of a test."""
+def test_the_generation_is_the_label_in_a_test(trained: Path) -> None:
+    """This is the default."""
     outcome = call("test", *QUIET, "--ckpt_path", trained, CALLBACK, GRADIENTS)
     assert outcome.code == 0, outcome.err
     lines = (trained / "test-2" / "results.jsonl").read_text(encoding="utf-8").splitlines()
@@ -171,7 +171,7 @@ def test_own_generation_as_label(trained: Path) -> None:
         (["--trainer.callbacks.every_n_steps=4", "--trainer.callbacks.label=generation"], (4, 8), 4),
     ],
 )
-def test_while_a_prompt_learns(
+def test_saliency_is_measured_during_training(
     flags: list[str],
     steps: tuple[int, int],
     examples: int,
@@ -198,8 +198,10 @@ def test_while_a_prompt_learns(
     assert events.Scalars("saliency/late_flow")[0].value == pytest.approx(expected)
 
 
-def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fit that is looked at trains the same prompt."""
+def test_measuring_does_not_change_training(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt is the same with and without the callback."""
     monkeypatch.chdir(tmp_path)
     for run, flags in (("plain", []), ("seen", [CALLBACK, "--trainer.callbacks.every_n_steps=1"])):
         assert call("fit", *common, *flags, "--trainer.max_steps=4", f"--run_dir={run}").code == 0
@@ -207,8 +209,10 @@ def test_looking_changes_nothing(common: list[str], tmp_path: Path, monkeypatch:
     assert torch.equal(plain["prompt"], seen["prompt"])
 
 
-def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The BOS is a column of its own, no virtual token, and part of what the prompt was trained with."""
+def test_bos_first_adds_a_leading_column(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The BOS is not a virtual token, and the checkpoint stores that the prompt was trained with it."""
     monkeypatch.chdir(tmp_path)
     fit = call("fit", *common, "--model.bos_first=true", "--trainer.max_steps=4", "--run_dir=run")
     assert fit.code == 0, fit.err
@@ -220,16 +224,16 @@ def test_bos_first(common: list[str], tmp_path: Path, monkeypatch: pytest.Monkey
     flows = arrays["saliency"][..., 1:].sum(3) / (4 * arrays["lengths"][:, None])
     assert rows[0]["prompt_to_rationale"] == pytest.approx(flows[0, :, 1].tolist())
     other = call("test", *QUIET, "--ckpt_path", "run", "--model.bos_first=false")
-    assert_one_error(other, "the checkpoint has bos_first True, the model has unset")
+    assert_one_error(other, "bos_first must be True as in the checkpoint, got unset")
 
 
-def test_one_question(trained: Path) -> None:
+def test_saliency_of_one_question(trained: Path) -> None:
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question", "reverse: abc")
     assert outcome.code == 0, outcome.err
     folder = trained / "saliency"
     rows, arrays, about = read(folder)
     assert (about["label"], arrays["saliency"].shape) == ("generation", (1, 4, 2, 4))
-    assert "question: reverse: abc" in outcome.out
+    assert "question:   reverse: abc" in outcome.out
     assert f"{rows[0]['prompt_to_rationale'][1]:.2e}" in outcome.out
     (answer,) = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(answer)["generation"].strip() in outcome.out
@@ -239,7 +243,7 @@ def test_one_question(trained: Path) -> None:
     assert read(trained / "saliency-2")[1]["curve"].shape == (1, 1)
 
 
-def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) -> None:
+def test_unusable_questions_are_rejected(trained: Path, common: list[str]) -> None:
     missing = call("saliency", *QUIET, "--ckpt_path", trained)
     assert_one_error(missing, "saliency needs a question: give --question TEXT")
     flags = ["--question=1+1", "--layers=[7]"]
@@ -254,7 +258,7 @@ def test_questions_that_cannot_be_looked_at(trained: Path, common: list[str]) ->
 
 @pytest.fixture
 def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random backbone gets nothing right: an answer is right when its question has an even length."""
+    """Grade by the length of the question: a random backbone has no correct answers."""
     original = evaluation.grade_batch
 
     def grade_batch(*args: Any) -> list[evaluation.Record]:
@@ -264,7 +268,7 @@ def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("graded_by_length")
-def test_a_balanced_sample(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_balanced_sample_of_answers(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The first correct and incorrect answers of the split, measured as among all; with rollout and range.
 
     Grades of 12 questions do not suffice for 50 of each kind: all are measured, and one line says so.
@@ -315,7 +319,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("flags", "message"), MISTAKES)
-def test_mistakes(flags: list[str], message: str, trained: Path) -> None:
+def test_invalid_options_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     assert_one_error(call("test", *QUIET, "--ckpt_path", trained, CALLBACK, *flags), message)
     assert not (trained / "test-2").exists()
 
@@ -327,15 +331,15 @@ def test_balanced_needs_grades(common: list[str], tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("callback", [SaliencyDiagnostics(), DPC(threshold=0.5)])
-def test_a_trainer_that_forbids_gradients(callback: Callback) -> None:
-    """The command line turns inference mode off; whoever makes a trainer has to do so."""
+def test_inference_mode_is_rejected(callback: Callback) -> None:
+    """Only the command line turns it off by default."""
     trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], barebones=False)
     trainer.state.fn = TrainerFn.TESTING
     with pytest.raises(UserError, match="needs gradients, which inference mode forbids"):
         callback.setup(trainer, Pretrained(), "test")
 
 
-def test_a_model_without_prompt(common: list[str], trained: Path) -> None:
+def test_a_model_without_prompt_is_rejected(common: list[str], trained: Path) -> None:
     flags = [flag for flag in common if not flag.startswith("--model")]
     outcome = call("test", *flags, "--model=Pretrained", "--run_dir=bare", CALLBACK, GRADIENTS)
     assert_one_error(

@@ -46,7 +46,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize("flags", [[], DPC])
-def test_finished_records_are_kept(flags: list[str], trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_records_of_finished_batches_are_saved(
+    flags: list[str], trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = call("test", *QUIET, "--ckpt_path", trained, "--data.eval_batch_size=1", *flags)
     assert outcome.code == 130
     assert {path.name for path in (trained / "test-2").glob("*.jsonl")} == (
@@ -107,7 +109,7 @@ def test_records_survive_a_full_disk(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_every_finished_batch(number: signal.Signals, trained: Path) -> None:
+def test_a_signal_saves_every_finished_batch(number: signal.Signals, trained: Path) -> None:
     flags = [*QUIET, "--data.test_size=4000", "--data.eval_batch_size=2"]
     command = [sys.executable, str(ROOT / "cli.py"), "test", "--ckpt_path", str(trained), *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
@@ -127,7 +129,7 @@ def test_a_signal_leaves_every_finished_batch(number: signal.Signals, trained: P
     assert expected in stderr
 
 
-def test_the_exported_prompt_is_the_best_checkpoints(
+def test_the_best_checkpoint_is_exported(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If validation losses rise, the best state is not the last."""
@@ -154,7 +156,7 @@ def test_the_exported_prompt_is_the_best_checkpoints(
     assert f"prompt.safetensors is from the best checkpoint (step {states['best'][1]})" in caplog.text
 
 
-def test_without_a_best_checkpoint_it_is_the_last_state(
+def test_without_a_best_checkpoint_the_last_state_is_exported(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)

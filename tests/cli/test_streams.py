@@ -84,9 +84,9 @@ def test_errors_and_messages_are_one_safe_line(
     assert r"\x1b[2J" in warnings.formatwarning(UserWarning("\x1b[2J"), UserWarning, "file.py", 1)
 
 
-def test_questions_are_shown_as_text(trained: Path) -> None:
+def test_questions_are_printed_without_markup_or_escapes(trained: Path) -> None:
     question = "ab\x1b[31mc\u202e [red]:smile:"
     outcome = call("saliency", *QUIET, "--ckpt_path", trained, "--question", question)
     assert outcome.code == 0, outcome.err
-    assert r"question: ab\x1b[31mc\u202e [red]:smile:" in outcome.out
+    assert r"question:   ab\x1b[31mc\u202e [red]:smile:" in outcome.out
     assert "\x1b" not in outcome.out

@@ -44,7 +44,7 @@ def init_text(config: Path) -> str:
 
 
 @pytest.mark.parametrize("text", TEXTS[:10])
-def test_a_run_keeps_its_texts(
+def test_texts_are_stored_unchanged(
     text: str, common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,15 +113,15 @@ def text_in_file(written: str) -> str:
 
 @pytest.mark.parametrize("text", [*TEXTS, *UNQUOTED])
 def test_texts_that_are_written_read_the_same(text: str) -> None:
-    """By promptstage and by any other program."""
+    """In promptstage and in other programs."""
     document = dump_yaml({"texts": [text, {"text": text}]})
     expected = {"texts": [text, {"text": text}]}
     assert plain(parse_yaml(document, "file"), lambda path, scalar: False) == expected
     assert yaml.safe_load(document) == expected
 
 
-def test_options_that_are_more_than_texts() -> None:
-    """Null where an option may be null, lists where it may be a list; entries of a list are texts."""
+def test_null_and_lists_of_text_options() -> None:
+    """Null and lists are read only for options that take them; entries of a list are texts."""
     values = assembled(
         ["--backbone.revision", "null"],
         ["--data.revision=6e74213"],
@@ -137,7 +137,7 @@ def test_options_that_are_more_than_texts() -> None:
     assert assembled(["--model.partition", "uniform"])["model"]["init_args"]["partition"] == "uniform"
 
 
-def test_numbers_in_a_file_stay_numbers() -> None:
+def test_numbers_in_a_file_are_numbers() -> None:
     text = "model: {class_path: DHAM, init_args: {optimizer: {lr: 1e-3}, num_stages: 3, partition: [0, 1]}}"
     own = read_configuration(text, "file.yaml", Importable({}))["model"]["init_args"]
     assert own == {"optimizer": {"lr": 0.001}, "num_stages": 3, "partition": [0, 1]}

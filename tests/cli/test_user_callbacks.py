@@ -32,7 +32,7 @@ def test_metrics_to_monitor_are_those_of_a_fit(small: list[str], monkeypatch: py
 
 
 def test_every_callback_of_lightning_is_supported_or_refused(small: list[str]) -> None:
-    """A new one has to be looked at: names are those that were tried."""
+    """The names are those that were checked; a new callback of Lightning has to be added."""
     tried = {
         *("BasePredictionWriter", "Callback", "Checkpoint", "DeviceStatsMonitor", "EarlyStopping"),
         *(
@@ -81,7 +81,9 @@ OWN_CHECKPOINTS = {
 
 
 @pytest.mark.parametrize(("options", "own"), OWN_CHECKPOINTS.values(), ids=OWN_CHECKPOINTS)
-def test_own_checkpoints_are_beside_the_runs(options: list[str], own: set[str], small: list[str]) -> None:
+def test_user_checkpoints_are_saved_beside_those_of_the_run(
+    options: list[str], own: set[str], small: list[str]
+) -> None:
     flags = [f"--trainer.callbacks.{option}" for option in options]
     fit(*small, STEPS, "--trainer.callbacks=ModelCheckpoint", *flags)
     checkpoints = {Path(name).name for name in files() if name.endswith(".ckpt")}
@@ -95,15 +97,15 @@ def test_own_checkpoints_are_beside_the_runs(options: list[str], own: set[str], 
     assert Path("run/test/results.jsonl").is_file()
 
 
-def test_a_class_name_means_the_same_in_the_next_command(small: list[str]) -> None:
+def test_a_class_name_is_resolved_equally_in_the_next_command(small: list[str]) -> None:
     for folder in ("run", "run-2"):
         fit(*small, STEPS, "--trainer.callbacks=ModelCheckpoint")
         own = {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "checkpoints/epoch=0-step=2.ckpt"}
         assert {name for name in files(folder) if name.endswith(".ckpt")} == own
 
 
-def test_own_early_stopping_replaces_the_default(small: list[str]) -> None:
-    """Nothing falls by 100, so that the second validation ends the fit; the default waits for five more."""
+def test_user_early_stopping_replaces_the_default(small: list[str]) -> None:
+    """No loss decreases by 100, so the second validation ends the fit; the default waits for five more."""
     flags = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     flags += ["--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=100"]
     outcome = fit(*small, "--trainer.max_epochs=4", "--trainer.limit_train_batches=1", *flags)
@@ -112,7 +114,7 @@ def test_own_early_stopping_replaces_the_default(small: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["RichProgressBar", "TQDMProgressBar"])
-def test_own_progress_bar_replaces_the_default(
+def test_a_user_progress_bar_replaces_the_default(
     name: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from promptstage.callbacks.run_folder import RunFolder
@@ -131,7 +133,7 @@ def test_own_progress_bar_replaces_the_default(
     assert hidden == f"error: trainer.enable_progress_bar is false, but trainer.callbacks has a {name}"
 
 
-def test_a_bar_is_not_drawn_among_answers(trained: Path) -> None:
+def test_a_progress_bar_on_standard_output_is_rejected_in_predict(trained: Path) -> None:
     flags = ["--trainer.callbacks=TQDMProgressBar", "--trainer.enable_progress_bar=true"]
     line = refused(f"--ckpt_path={trained}", *flags, command="predict")
     assert "TQDMProgressBar draws on standard output, as the answers do: give --answers FILE" in line
@@ -159,7 +161,9 @@ def test_a_bar_is_not_drawn_among_answers(trained: Path) -> None:
         ),
     ],
 )
-def test_options_of_callbacks(callback: list[str], message: str, small: list[str]) -> None:
+def test_invalid_options_of_callbacks_are_rejected(
+    callback: list[str], message: str, small: list[str]
+) -> None:
     name, *options = callback
     flags = [f"--trainer.callbacks.{option}" for option in options]
     assert message in refused(*small, STEPS, f"--trainer.callbacks={name}", *flags)
@@ -170,15 +174,15 @@ def test_accuracy_that_is_not_measured_cannot_be_monitored(small: list[str]) -> 
     assert "early_stopping.monitor 'val/accuracy' is unknown" in refused(*small, STEPS, *flags)
 
 
-class LogsMine(Callback):
+class UserMetric(Callback):
     """User-defined callback that logs a metric."""
 
     def on_validation_epoch_end(self, trainer: object, pl_module: object) -> None:
         self.log("mine", 1.0)
 
 
-def test_metrics_of_own_callbacks_can_be_monitored(small: list[str]) -> None:
-    flags = [f"--trainer.callbacks={__name__}.LogsMine", "--early_stopping.monitor=mine"]
+def test_metrics_of_user_callbacks_can_be_monitored(small: list[str]) -> None:
+    flags = [f"--trainer.callbacks={__name__}.UserMetric", "--early_stopping.monitor=mine"]
     flags += ["--early_stopping.patience=1", "--trainer.limit_train_batches=1"]
     fit(*small, "--trainer.max_epochs=4", *flags)
     assert last_step() == 2  # the constant does not fall at the second validation
@@ -234,12 +238,12 @@ def test_several_callbacks_are_all_used(
 
 
 @pytest.mark.parametrize("name", ["DPC", "callbacks.dpc.DPC"])
-def test_one_of_ours_by_its_short_name_and_only_once(name: str, small: list[str]) -> None:
+def test_promptstage_callbacks_have_short_names_and_are_given_once(name: str, small: list[str]) -> None:
     twice = [f"--trainer.callbacks={name}", "--trainer.callbacks=DPC", "--trainer.callbacks.mode=all"]
     assert refused(*small, STEPS, *twice) == "error: trainer.callbacks: DPC is given twice"
 
 
-def test_own_checkpoints_of_a_fit_are_nothing_to_a_test(small: list[str]) -> None:
+def test_a_test_ignores_user_checkpoints_of_a_fit(small: list[str]) -> None:
     fit(*small, STEPS, "--trainer.callbacks=ModelCheckpoint")
     outcome = call("test", "-c", "run/config.yaml", "--ckpt_path=run")
     assert outcome.code == 0, outcome.err

@@ -51,14 +51,15 @@ def test_saliency_of_hidden_layers_is_null(trained: Path) -> None:
     done("saliency", *QUIET, "--ckpt_path", trained, HIDDEN, "--question=abcd")
 
 
-def test_a_threshold_holds_for_the_layers_it_was_calibrated_with(trained: Path) -> None:
+def test_a_threshold_is_valid_for_its_visible_layers(trained: Path) -> None:
     done("calibrate", *QUIET, "--ckpt_path", trained, HIDDEN)
     assert read(trained / "calibrate" / "calibration.json")["settings"]["visible_layers"] == [0, 2]
     done("test", *QUIET, "--ckpt_path", trained, DPC, HIDDEN)
     rows = [json.loads(line) for line in (trained / "test-2" / "dpc.jsonl").read_text().splitlines()]
     assert any(row["ratio"] is not None for row in rows)
     refused = call("test", *QUIET, "--ckpt_path", trained, DPC)
-    assert_one_error(refused, "was calibrated with visible_layers [0, 2], not null: run 'python cli.py")
+    assert_one_error(refused, "visible_layers must be [0, 2] as in ")
+    assert_one_error(refused, "best.dpc.json, got null: run 'promptstage")
 
 
 def test_a_fit_with_a_hidden_prompt(common: list[str], tmp_path: Path) -> None:

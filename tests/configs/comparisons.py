@@ -13,7 +13,7 @@ def compare(args: Sequence[object]) -> int:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a mistake ends in."""
+    """Run an invalid comparison, and return its error line."""
     capsys.readouterr()
     assert compare(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -12,12 +12,12 @@ from tests.tiny_folder import call
 
 
 class Stop(Exception):
-    """Everything is instantiated: go no further."""
+    """End of a command after instantiation."""
 
 
 @pytest.fixture
 def instantiate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """``instantiate(files, flags)`` gives the made model, data and trainer, and the configuration."""
+    """Return a function of files and flags that returns model, data, trainer and configuration."""
     monkeypatch.chdir(tmp_path)
     made: list[Any] = []
     configs: list[Any] = []

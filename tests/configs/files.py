@@ -11,5 +11,5 @@ EXPERIMENTS = [path for path in FILES if path.parent.name == "experiment"]
 
 
 def name(path: Path) -> str:
-    """Of a file below ``configs/``, for test ids and ``-c``."""
+    """Return the path below ``configs/``, for test ids and ``-c``."""
     return str(path.relative_to(CONFIGS))

@@ -18,7 +18,7 @@ from tests.tiny_folder import QUIET, save_tiny_backbone
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison of two rows on the tiny backbone, a second each."""
+    """YAML file of a comparison of two rows on the tiny backbone."""
     folder = tmp_path_factory.mktemp("table")
     backbone = save_tiny_backbone(folder / "backbone")
     search = ["--model.search.examples=8", "--model.search.resamples=5", "--model.search.min_stages=2"]
@@ -45,7 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(table: Path) -> Path:
-    """The folder of that comparison, run once. Copy it before writing to it."""
+    """Folder of the finished comparison; copy it before writing to it."""
     run = table.parent / "run"
     assert compare([str(table), "--run-dir", str(run)]) == 0
     return run
@@ -53,14 +53,14 @@ def finished(table: Path) -> Path:
 
 @pytest.fixture
 def copy(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A copy at the same relative path ``run``, which the recorded flags do not name."""
+    """Copy of the finished comparison at ``run``, which the recorded flags do not name."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(finished, "run"))
 
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Subcommands that are run, in this order."""
+    """Record the subcommands that are run, in order."""
     called: list[str] = []
     real = cli.main
 
@@ -72,7 +72,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-def test_a_table(finished: Path) -> None:
+def test_a_comparison_writes_its_table(finished: Path) -> None:
     assert not (finished / "pairs.jsonl").exists()
     lines = (finished / "table.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "tiny"
@@ -87,8 +87,8 @@ def test_a_table(finished: Path) -> None:
     assert stages[11].endswith(" s")
 
 
-def test_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
-    """A row of another one's prompt, with two seeds: one fit and one calibration a seed, paired answers."""
+def test_rows_with_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
+    """Two rows share a prompt: one fit and one calibration per seed, and answers are paired."""
     values = yaml.safe_load(table.read_text(encoding="utf-8"))
     values |= {"seeds": [0, 1]}
     dpc = ["--trainer.callbacks=callbacks.dpc.DPC"]
@@ -123,7 +123,7 @@ def test_resume_runs_nothing_twice(table: Path, copy: Path, commands: list[str])
     assert (copy / "table.md").read_text(encoding="utf-8") == before
 
 
-def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: list[str]) -> None:
+def test_resume_continues_an_interrupted_comparison(table: Path, copy: Path, commands: list[str]) -> None:
     row, argv = copy / "g-2", [str(table), "--run-dir", str(copy), "--resume", "--rows", "G = 2"]
     # In its test,
     (row / "test" / "summary.json").unlink()
@@ -149,7 +149,7 @@ def test_resume_continues_what_was_stopped(table: Path, copy: Path, commands: li
     assert "| Bare |" in (copy / "table.md").read_text(encoding="utf-8")
 
 
-def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands: list[str]) -> None:
+def test_without_resume_a_new_folder_is_created(table: Path, copy: Path, commands: list[str]) -> None:
     flags = ["--rows", "Bare", "--", "--data.test_size", "2"]
     assert compare([str(table), "--run-dir", str(copy), *flags]) == 0
     assert commands == ["test"]
@@ -158,13 +158,15 @@ def test_without_resume_there_is_a_new_folder(table: Path, copy: Path, commands:
     assert " / 2 |" in text
 
 
-def test_resume_with_other_flags(table: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_with_other_flags_is_rejected(
+    table: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = error_of(capsys, table, "--run-dir", copy, "--resume", "--", "--data.seed=1")
-    assert line == "error: row 'Bare' of run was begun with other flags: give another --run-dir"
+    assert line == "error: row 'Bare' of run was started with other flags: give another --run-dir"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"Bare": 3}', "{", '{"a": NaN}'])
-def test_resume_with_damaged_records(
+def test_resume_with_damaged_records_is_rejected(
     text: str, table: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copy / "compare.json").write_text(text, encoding="utf-8")
@@ -172,7 +174,7 @@ def test_resume_with_damaged_records(
     assert line.startswith("error: comparison's records run/compare.json ")
 
 
-def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
+def test_a_failed_command_ends_the_comparison(table: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         compare(
             [str(table), "--run-dir", str(tmp_path / "run"), "--rows=G = 2", "--", "--model.num_stages=0"]
@@ -181,7 +183,7 @@ def test_a_command_that_fails_ends_it(table: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "g-2").exists()
 
 
-def test_unknown_row(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_row_is_rejected(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, table, "--rows", "Bare,G = 3", "--run-dir", tmp_path / "run")
     assert line == "error: row 'G = 3' is unknown: did you mean 'G = 2'? Allowed: Bare, G = 2"
     assert not (tmp_path / "run").exists()
@@ -212,7 +214,7 @@ def test_rows_on_several_devices_start_processes(
 
 
 def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None:
-    """In a process of its own: Lightning starts the other one by running that again, not the comparison."""
+    """The command has its own process, which Lightning runs again for the other rank."""
     run = tmp_path / "run"
     values = yaml.safe_load(table.read_text(encoding="utf-8"))
     values["test_options"] = [*QUIET, "--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -235,8 +237,8 @@ def test_a_row_on_several_devices_runs_once(table: Path, tmp_path: Path) -> None
     assert "MEMBER: 2/2" in done.stderr
 
 
-def test_it_is_refused_under_torchrun(
+def test_torchrun_is_rejected(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert error_of(capsys, table).startswith("error: start a comparison in one process")
+    assert error_of(capsys, table).startswith("error: compare must be started on one rank")

@@ -12,12 +12,12 @@ from tests.configs.comparisons import error_of
 from tests.configs.files import CONFIGS
 
 
-def test_an_untrained_row_takes_data_and_backbone() -> None:
+def test_an_untrained_row_uses_flags_of_data_and_backbone() -> None:
     flags = ["-c", "a.yaml", UNTRAINED, "--trainer.max_steps", "3", "--data.seed", "1", "--model.x=1"]
     assert for_test(flags) == ["-c", "a.yaml", UNTRAINED, "--data.seed", "1"]
 
 
-def test_tests_run_on_the_hardware_that_was_asked_for() -> None:
+def test_tests_use_the_hardware_flags() -> None:
     flags = ["--trainer.accelerator", "cpu", "--trainer.max_steps=3", "--trainer.devices=2", "--data.seed=1"]
     assert of_hardware(flags) == ["--trainer.accelerator", "cpu", "--trainer.devices=2"]
 
@@ -43,7 +43,7 @@ def two_data_sets(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_source_goes_to_the_rows_of_its_data_set(two_data_sets: Path) -> None:
+def test_a_source_is_added_to_the_rows_of_its_data_set(two_data_sets: Path) -> None:
     folder = two_data_sets.parent
     sources = [f"gsm8k={folder / 'gsm8k'}", f"ARC={folder / 'arc'}"]
     comparison = with_sources(read(two_data_sets), sources)
@@ -68,7 +68,7 @@ def test_a_source_goes_to_the_rows_of_its_data_set(two_data_sets: Path) -> None:
         (["arc=./nowhere"], "data folder ./nowhere does not exist"),
     ],
 )
-def test_mistaken_sources(
+def test_invalid_sources_are_rejected(
     sources: list[str], expected: str, two_data_sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = two_data_sets.parent / "run"
@@ -86,12 +86,12 @@ MISTAKES = {
     "title: t\nrows: {PT: []}\nagainst: P": "against 'P' is unknown: did you mean 'PT'?",
     "title: t\nrows: {PT: []}\nfigure: bar": "figure 'bar' is unknown: did you mean 'bars'?",
     "1: t": "key '1' is unknown",
-    "- title": "holds no keys: allowed are title, rows, files, options, test_options",
-    "": "holds no keys",
+    "- title": "must be a mapping with the keys title, rows, files, options, test_options",
+    "": "must be a mapping with the keys title",
     "title: [": "is not valid YAML: while parsing a flow node",
-    "rows: {a: []}": "needs a title, and rows with their flags",
-    "title: t": "needs a title, and rows",
-    "title: t\nrows: {}": "needs a title, and rows",
+    "rows: {a: []}": "must have a title, and rows with their flags",
+    "title: t": "must have a title, and rows",
+    "title: t\nrows: {}": "must have a title, and rows",
     "title: t\nrows: {a: --x=1}": "row 'a' must be a list of texts, such as [--trainer.max_steps=100]",
     "title: t\nrows: {a: null}": "row 'a' must be a list of texts",
     "title: t\nrows: {a: []}\noptions: [[1]]": "options must be a list of texts",
@@ -102,7 +102,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("text", "expected"), MISTAKES.items(), ids=range(len(MISTAKES)))
-def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_files_are_rejected(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(text, encoding="utf-8")
     line = error_of(capsys, file)
@@ -110,9 +112,9 @@ def test_mistakes(text: str, expected: str, tmp_path: Path, capsys: pytest.Captu
     assert expected in line
 
 
-def test_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "nowhere.yaml") == "error: comparison nowhere.yaml does not exist"
-    line = f"error: run {tmp_path} has no finished test: run 'python cli.py test --ckpt_path {tmp_path}'"
+    line = f"error: run {tmp_path} has no finished test: run 'promptstage test --ckpt_path {tmp_path}'"
     assert error_of(capsys, tmp_path) == line
 
 

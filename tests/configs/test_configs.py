@@ -70,7 +70,7 @@ def test_comments_list_every_class(kind: str, classes: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_folder_is_one_section(path: Path) -> None:
+def test_files_of_a_folder_have_the_same_section(path: Path) -> None:
     sections = set(yaml.safe_load(path.read_text(encoding="utf-8")))
     expected = {path.parent.name}
     if path.parent.name == "experiment":
@@ -81,7 +81,7 @@ def test_a_folder_is_one_section(path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", list(permutations(DEFAULT)), ids="-".join)
-def test_any_order(order: tuple[str, ...], instantiate: Any) -> None:
+def test_files_are_accepted_in_any_order(order: tuple[str, ...], instantiate: Any) -> None:
     files = {**DEFAULT, "data": "data/gsm8k.yaml", "backbone": "backbone/smollm2.yaml"}
     model, data, _, config = instantiate([files[kind] for kind in order], "--model.num_virtual_tokens=12")
     assert type(model).__name__ == "DHAM"
@@ -91,7 +91,7 @@ def test_any_order(order: tuple[str, ...], instantiate: Any) -> None:
     assert config.trainer.accelerator == "cpu"
 
 
-def test_flags_before_files_win_too(instantiate: Any) -> None:
+def test_flags_before_files_override_them(instantiate: Any) -> None:
     model, *_ = instantiate(["model/dham.yaml", "data/gsm8k.yaml"], "--model.num_stages=2")
     assert model.num_stages == 2
     first = call("fit", "--model.num_stages=0", "-c", CONFIGS / "model/dham.yaml", "--data=Generated")
@@ -108,7 +108,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_experiment_runs(path: Path, folders: Path, tmp_path: Path) -> None:
+def test_an_experiment_runs(path: Path, folders: Path, tmp_path: Path) -> None:
     data = path.stem.split("_")[0]
     backbone = [f"--backbone.name={folders / 'backbone'}", "--backbone.dtype=float32"]
     small = ["--data.train_size=8", "--data.validation_size=2", "--data.test_size=2"]

@@ -72,7 +72,7 @@ def test_changed_answers_are_listed(tmp_path: Path) -> None:
 
 
 def test_only_common_questions_are_paired(tmp_path: Path) -> None:
-    """A limited test is compared on the questions that it has."""
+    """A partial test is compared on its own questions."""
     runs = [str(save_test(tmp_path / name, grades)) for name, grades in (("a", "110011"), ("b", "01"))]
     line = cells(finished_rows(runs, "a"))[1]
     assert (column(line, "fixed / broken"), column(line, "difference")) == ("0 / 1", "-0.500")
@@ -91,13 +91,13 @@ def test_a_run_with_several_tests_is_refused(tmp_path: Path) -> None:
 
 
 def test_tests_of_other_data_are_not_paired(tmp_path: Path) -> None:
-    """Longer questions have the same ids, but other answers."""
+    """Longer questions have the same ids, but other reference answers."""
     runs = [save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")]
     line = cells(finished_rows([str(run) for run in runs], "a"))[1]
     assert [column(line, name) for name in COLUMNS[6:11]] == ["a (other questions)", *"––––"]
 
 
-def test_a_partial_test_says_so(tmp_path: Path) -> None:
+def test_a_partial_test_is_marked(tmp_path: Path) -> None:
     run = save_test(tmp_path / "a", "110")
     summary = json.loads((run / "test" / "summary.json").read_text(encoding="utf-8")) | {"questions": 9}
     (run / "test" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -105,7 +105,7 @@ def test_a_partial_test_says_so(tmp_path: Path) -> None:
     assert column(line, "correct") == "2 / 3 (3 of 9 questions)"
 
 
-def test_means_over_seeds_keep_the_pairing(tmp_path: Path) -> None:
+def test_means_over_seeds_are_paired(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     grades = {
         row: ["".join("1" if value < rate else "0" for value in random.random(40)) for _ in range(3)]
@@ -150,7 +150,7 @@ def test_a_figure_groups_the_rows_of_comparisons(kind: str, tmp_path: Path) -> N
         assert [line.get_ydata().tolist() for line in axes.get_lines()[::3]] == [[75, 75], [25, 25]]
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")
     (tmp_path / "empty").mkdir()
     assert "is unknown: did you mean 'a'?" in error_of(capsys, a, b, "--against", "A")
@@ -158,21 +158,25 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in error_of(capsys, a, tmp_path / "nowhere")
     assert "two rows have the name 'a': give other names" in error_of(capsys, a, f"a={b}")
     assert "--figure needs --run-dir" in error_of(capsys, a, "--figure", "bars")
-    assert "belong to a FILE.yaml" in error_of(capsys, a, "--resume")
-    assert "belong to a FILE.yaml" in error_of(capsys, a, "--", "--data.seed=1")
+    assert "require a FILE.yaml" in error_of(capsys, a, "--resume")
+    assert "require a FILE.yaml" in error_of(capsys, a, "--", "--data.seed=1")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("summary.json", "{}", "field 'trained_parameters': Field required"),
-        ("summary.json", '{"trained_parameters": 1, "examples": 0, "correct": 0}', "0 of 0 examples"),
+        (
+            "summary.json",
+            '{"trained_parameters": 1, "examples": 0, "correct": 0}',
+            "examples must be >= 1, got 0",
+        ),
         ("results.jsonl", "{", "line 1 of"),
         ("results.jsonl", '{"id": 3}', "field 'id'"),
         ("results.jsonl", "two", "is not valid JSON"),
     ],
 )
-def test_damaged_results(
+def test_damaged_results_are_rejected(
     file: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10")
@@ -189,10 +193,10 @@ def test_counts_of_a_summary_are_those_of_its_records(tmp_path: Path) -> None:
     other = save_test(tmp_path / "b", "1001")
     file = run / "test" / "summary.json"
     for changed, message in [
-        ({"examples": 9}, "have 3 of 4 correct, the summary beside them 3 of 9"),
-        ({"correct": 2}, "have 3 of 4 correct, the summary beside them 2 of 4"),
-        ({"examples": 10**30}, "the summary beside them 3 of 1" + "0" * 30),
-        ({"questions": 2}, "4 examples of 2 questions"),
+        ({"examples": 9}, "have 3 of 4 correct answers, but the summary has 3 of 9"),
+        ({"correct": 2}, "have 3 of 4 correct answers, but the summary has 2 of 4"),
+        ({"examples": 10**30}, "the summary has 3 of 1" + "0" * 30),
+        ({"questions": 2}, r"examples must be <= questions \(2\), got 4"),
         ({"trained_parameters": -1}, "trained_parameters must be >= 0, got -1"),
     ]:
         summary = {"trained_parameters": 512, "examples": 4, "correct": 3} | changed
@@ -225,7 +229,7 @@ def test_names_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_second_table_keeps_the_first(tmp_path: Path) -> None:
+def test_a_second_table_gets_a_new_folder(tmp_path: Path) -> None:
     run, out = save_test(tmp_path / "a", "10"), tmp_path / "out"
     assert compare([str(run), "--run-dir", str(out)]) == compare([f"b={run}", "--run-dir", str(out)]) == 0
     assert "runs: a\n" in (out / "table.md").read_text(encoding="utf-8")

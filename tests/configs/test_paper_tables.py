@@ -15,8 +15,8 @@ from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
 
 
-def placed(flags: list[str]) -> list[str]:
-    """Files as they are found from any folder."""
+def absolute(flags: list[str]) -> list[str]:
+    """Make the paths of configuration files absolute."""
     return [re.sub(r"^(--config=)?(configs/)", rf"\1{ROOT}/\2", flag) for flag in flags]
 
 
@@ -30,12 +30,12 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
     stages = {}
     for row, own in comparison.rows.items():
         if isinstance(own, Again):
-            again = [*placed(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
+            again = [*absolute(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
             *_, trainer, _ = instantiate(files, *comparison.options, *again, command="test")
             corrected = any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
             assert corrected == any(flag.startswith("--trainer.callbacks=") for flag in own.test)
             continue
-        flags = [*comparison.options, *placed(own)]
+        flags = [*comparison.options, *absolute(own)]
         untrained = UNTRAINED in own
         model, _, _, config = instantiate(
             files,
@@ -61,7 +61,7 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
 
 
 def backbone_of(path: Path) -> str:
-    """Name of the model that a table's file name ends in or begins with."""
+    """Return the model name that a table's file name ends or begins with."""
     (file,) = [file for file in (CONFIGS / "backbone").iterdir() if file.stem in path.stem]
     return yaml.safe_load(file.read_text(encoding="utf-8"))["backbone"]["name"]
 
@@ -98,7 +98,7 @@ START = {"llama3_8b": "random", "llama2_13b": "text", "mistral_7b": "text", "dee
 
 
 @pytest.mark.parametrize("table", [table for table in PAPER_TABLES if "table2" not in table])
-def test_prompts_are_as_the_papers_say(table: str, instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_match_the_papers(table: str, instantiate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as there:
         there.chdir(ROOT)
         comparison = read(CONFIGS / "experiment" / f"{table}.yaml")
@@ -107,7 +107,9 @@ def test_prompts_are_as_the_papers_say(table: str, instantiate: Any, monkeypatch
     for row, own in comparison.rows.items():
         if isinstance(own, Again) or not row.endswith(("PT", "DHAM")):
             continue
-        module, data, *_ = instantiate(files, *comparison.options, *placed(own), "--trainer.accelerator=cpu")
+        module, data, *_ = instantiate(
+            files, *comparison.options, *absolute(own), "--trainer.accelerator=cpu"
+        )
         if row.endswith("DHAM"):
             assert (module.num_virtual_tokens, module.optimizer_config.lr) == (64, 2e-5)
             assert (module.search.min_stages, module.search.max_stages) == (3, 5)

@@ -25,7 +25,7 @@ def _root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_the_chosen_rows_cover_everything() -> None:
+def test_the_selected_rows_cover_all_features() -> None:
     chosen = covering(rows())
     features = set().union(*(row.features for row in chosen))
     assert {row.file for row in chosen} == set(COMPARISONS)
@@ -40,8 +40,8 @@ def test_the_chosen_rows_cover_everything() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["dham", "others"])
-def test_a_row_of_every_kind_runs(folder: str, tmp_path: Path) -> None:
-    """With 9 layers; Figure 3, which needs more, has its row without a prompt here."""
+def test_selected_rows_run(folder: str, tmp_path: Path) -> None:
+    """Models have 9 layers; of Figure 3, which needs more, the row without a prompt runs."""
     chosen = [row for row in covering(rows()) if (row.file.parent.name == "dham") == (folder == "dham")]
     problems = {
         f"{name(row.file)}: {row.name}": problem

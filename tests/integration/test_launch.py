@@ -101,7 +101,7 @@ def test_a_dead_process_ends_the_job(launcher: str, tmp_path: Path) -> None:
         assert re.search(r"rank +: 1 .*\n.*exitcode +: -9", text), text
     else:
         # Or, when gloo does not notice, Lightning's observer.
-        found = f"error: process 1 ended with code -9|PID {children[-1]} terminated with code -9"
+        found = f"error: rank 1 ended with code -9|PID {children[-1]} terminated with code -9"
         assert re.search(found, text), text
 
 
@@ -121,7 +121,7 @@ def test_another_backbone_on_one_process(tmp_path: Path) -> None:
     flags = [*COMMON, *TWO, *METHODS["PromptTuning"], "--trainer.max_steps=2", f"--run_dir={run}"]
     done = torchrun(2, job, "fit", *flags)
     assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: process 1: backbone")]
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: rank 1: backbone")]
     assert len(told) == 1
     assert "is another one (fingerprint" in told[0]
     assert not run.exists()

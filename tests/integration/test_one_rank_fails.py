@@ -18,7 +18,7 @@ FIT += ["--trainer.max_steps=12", "--trainer.devices=2", "--trainer.strategy=ddp
     ("kind", "message", "steps"),
     [
         ("loss", "error: the training loss is nan in step 6: likely causes are the learning rate", [4, 4]),
-        ("memory", "error: process 1: out of memory (allocating ", [4, 5]),
+        ("memory", "error: rank 1: out of memory (allocating ", [4, 5]),
     ],
 )
 def test_all_processes_end(kind: str, message: str, steps: list[int], tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def test_a_stalled_process_is_named(how: str, tmp_path: Path) -> None:
             os.kill(int(children.split()[int(how[-1])]), signal.SIGSTOP)
         rank = 1 if how == "hangs" else int(how[-1])
         kind = "no progress" if how == "hangs" else "no heartbeat"
-        expected = rf"warning: {kind} for 6 s: .*process {rank} \(.*, pid \d+\).* training step"
+        expected = rf"warning: {kind} for 6 s: .*rank {rank} \(.*, pid \d+\).* training step"
         while not re.search(expected, text := said.read_text(encoding="utf-8")):
             assert time.monotonic() < end, text
             time.sleep(0.2)
-        assert f"process {1 - rank} (" not in text.splitlines()[-1]
+        assert f"rank {1 - rank} (" not in text.splitlines()[-1]
     finally:
         # torchrun starts its processes in sessions of their own.
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]

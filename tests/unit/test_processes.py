@@ -1,4 +1,4 @@
-"""A process of a job ends soon after the one that started it."""
+"""Ranks exit soon after the process that started them."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from promptstage import cli
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import time
-from promptstage.command_line import processes
+from promptstage.utilities import processes
 processes.GRACE = 0.5
 processes.follow_parent()
 print("ready", flush=True)
@@ -24,8 +24,8 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 
 
 @pytest.mark.parametrize(("rank", "ends"), [("1", True), ("0", False)])
-def test_follows_its_parent(rank: str, ends: bool) -> None:
-    child = CHILD.format(seconds=60 if ends else 5)  # the first process of a node is nobody's child
+def test_a_rank_exits_with_its_parent(rank: str, ends: bool) -> None:
+    child = CHILD.format(seconds=60 if ends else 5)  # local rank 0 has no parent to follow
     environment = os.environ | {"LOCAL_RANK": rank}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, child],
@@ -41,7 +41,7 @@ def test_follows_its_parent(rank: str, ends: bool) -> None:
     parent.send_signal(signal.SIGKILL)
     _, said = parent.communicate(timeout=90)  # the child has the pipe's other end until it is gone
     assert time.monotonic() - started < 30
-    assert said == ("error: process 1: the process that started it is gone\n" if ends else "")
+    assert said == ("error: rank 1: the process that started it has exited\n" if ends else "")
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "x"), ("SLURM_PROCID", ""), ("RANK", "-1")])

@@ -22,7 +22,7 @@ def slow_attention(
     attention_mask: Tensor,
     scaling: float | None = None,
     given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
-    materialised: dict[int, list[Tensor]] | None = None,
+    materialized: dict[int, list[Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """softmax(Q Kᵀ · scaling + mask) V, head by head.
@@ -30,7 +30,7 @@ def slow_attention(
     Args:
         attention_mask: (B, 1, n, c), 0 where seen and -inf elsewhere.
         given: for a layer, keys and values (heads, m, head dim) that every query sees: prefix tuning.
-        materialised: filled with each layer's weights (B, n, c), head by head, which keep their gradients.
+        materialized: filled with each layer's weights (B, n, c), head by head, which keep their gradients.
     """
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -44,10 +44,10 @@ def slow_attention(
             v = torch.cat([more_values.expand(len(v), -1, -1), v], dim=1)
             mask = torch.cat([mask.new_zeros(*mask.shape[:2], more_keys.shape[0]), mask], dim=2)
         weights = (q @ k.transpose(1, 2) * scale + mask).softmax(-1)
-        if materialised is not None:
+        if materialized is not None:
             weights.requires_grad_()
             weights.retain_grad()
-            materialised.setdefault(module.layer_idx, []).append(weights)
+            materialized.setdefault(module.layer_idx, []).append(weights)
         outputs.append(weights @ v)
     return torch.stack(outputs, dim=2), None
 
@@ -111,7 +111,7 @@ def slow_logits(
     prompts: Sequence[Tensor] = (),
     mode: str = "accumulate",
     given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
-    materialised: dict[int, list[Tensor]] | None = None,
+    materialized: dict[int, list[Tensor]] | None = None,
     rule: object = None,
 ) -> Tensor:
     """Logits (B, n, vocabulary) of the content behind stage prompts or given keys and values.
@@ -123,7 +123,7 @@ def slow_logits(
         prompts: (m_i, d) each.
         mode: ``accumulate``: prompts stay to the last layer; ``replace``: the next one drops the last.
         given: for each layer, keys and values (key-value heads, m, head dim) of m virtual tokens.
-        materialised: filled with each layer's attention weights, as :func:`slow_attention` does.
+        materialized: filled with each layer's attention weights, as :func:`slow_attention` does.
         rule: handed to an attention function that has one.
     """
     slow = SlowModel(model)
@@ -136,7 +136,7 @@ def slow_logits(
     positions = first + (attention_mask.cumsum(-1) - 1).clamp(min=0)
     hidden = slow.enter(model.get_input_embeddings()(ids), positions)
     real = attention_mask.bool()
-    more = {"given": given, "materialised": materialised, "rule": rule}
+    more = {"given": given, "materialized": materialized, "rule": rule}
     more = {name: value for name, value in more.items() if value is not None}
     for layer in range(len(slow.blocks)):
         for stage, start in enumerate(starts):

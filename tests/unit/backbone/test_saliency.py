@@ -1,4 +1,4 @@
-"""Saliency equals that of materialised attention with retained gradients, for every family and method."""
+"""Saliency equals that of materialized attention with retained gradients, for every family and method."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,14 +29,14 @@ def batch(lengths: Sequence[int] = LENGTHS) -> tuple[Tensor, Tensor, Tensor]:
     return ids, mask, labels
 
 
-def materialised_saliency(
+def materialized_saliency(
     family: str, module: SoftPromptModule, name: str, ids: Tensor, mask: Tensor, labels: Tensor
 ) -> list[Tensor]:
     """|Σ_h A ⊙ ∂𝓛/∂A| of each layer, content rows (B, n, p + n), by eager attention."""
     register_slow()
     model = random_model(family, SLOW, dtype=module.backbone.dtype)
     weights: dict[int, list[Tensor]] = {}
-    options: dict[str, Any] = {"materialised": weights}
+    options: dict[str, Any] = {"materialized": weights}
     trained = [parameter.detach() for parameter in module.trained_parameters()]
     if name == "prefix":
         prefix = module.prefix()
@@ -60,14 +60,14 @@ def materialised_saliency(
     return found
 
 
-def materialised_attention(
+def materialized_attention(
     family: str, module: SoftPromptModule, ids: Tensor, mask: Tensor, layer: int
 ) -> Tensor:
     """Mean attention of the heads of a layer, content rows (B, n, p + n), behind one soft prompt."""
     register_slow()
     weights: dict[int, list[Tensor]] = {}
     model = random_model(family, SLOW)
-    slow_logits(model, ids, mask, [0], list(module.trained_parameters()), materialised=weights)
+    slow_logits(model, ids, mask, [0], list(module.trained_parameters()), materialized=weights)
     return torch.stack(weights[layer]).mean(0)[:, -ids.shape[1] :].detach()
 
 
@@ -86,7 +86,7 @@ def real(found: Tensor, mask: Tensor) -> Tensor:
 def test_every_layer_in_float64(name: str, tiny: Backbone, family: str) -> None:
     module = moved(name, tiny)
     ids, mask, labels = batch()
-    expected = materialised_saliency(family, module, name, ids, mask, labels)
+    expected = materialized_saliency(family, module, name, ids, mask, labels)
     terms = terms_of(module, ids, labels)
     for layer, theirs in enumerate(expected):
         ours = saliency(terms[layer])
@@ -100,8 +100,8 @@ def test_in_float32(name: str) -> None:
     """Rounding of the whole pass makes 1e-6 on either side: ours is no further from float64 than eager's."""
     module = moved(name, tiny_backbone("llama", dtype=torch.float32))
     ids, mask, labels = batch()
-    theirs = materialised_saliency("llama", module, name, ids, mask, labels)
-    exact = materialised_saliency("llama", moved(name, tiny_backbone()), name, ids, mask, labels)
+    theirs = materialized_saliency("llama", module, name, ids, mask, labels)
+    exact = materialized_saliency("llama", moved(name, tiny_backbone()), name, ids, mask, labels)
     terms = terms_of(module, ids, labels)
     errors = torch.tensor(
         [
@@ -132,7 +132,7 @@ def test_behind_a_bos(name: str, tiny: Backbone, family: str) -> None:
     tiny.tokenizer.bos_token_id = BOS  # type: ignore[misc]  # a tokenizer of the tests
     module = moved(name, tiny, bos_first=True)
     ids, mask, labels = batch()
-    expected = materialised_saliency(family, module, name, ids, mask, labels)
+    expected = materialized_saliency(family, module, name, ids, mask, labels)
     terms = terms_of(module, ids, labels)
     prefix = module.prefix()
     assert prefix is not None
@@ -233,7 +233,7 @@ def test_attention_beside_it(tiny: Backbone, family: str) -> None:
     ids, mask, labels = batch()
     spans = torch.stack([mask.bool(), mask.bool() & (torch.arange(ids.shape[1]) > 3)], dim=1)
     for layer, terms in terms_of(module, ids, labels).items():
-        weights = materialised_attention(family, module, ids, mask, layer)
+        weights = materialized_attention(family, module, ids, mask, layer)
         expected = spans.double() @ weights[:, :, : terms.prefix]
         assert (flow(terms, spans).attention - expected).abs().max() < 1e-12
 

@@ -180,11 +180,11 @@ def test_setup_loads_the_splits_of_a_stage_once(
 
 def test_missing_and_empty_questions_are_rejected() -> None:
     data = Generated()
-    with pytest.raises(UserError, match="no question to answer"):
+    with pytest.raises(UserError, match="no questions given"):
         data.use_questions([])
     with pytest.raises(UserError, match="question 2 is empty"):
         data.use_questions(["1+1", " "])
-    with pytest.raises(UserError, match="no question to answer: predict needs some"):
+    with pytest.raises(UserError, match="no questions given: predict needs at least one"):
         data.predict_dataloader()
 
 
@@ -217,5 +217,5 @@ def test_errors_of_the_hub_are_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_more_workers_than_the_machine_supports_are_rejected() -> None:
     """Check a number from a stored configuration, which would be started before anything else."""
-    with pytest.raises(UserError, match=r"num_workers must be <= \d+ on this machine, got 100000"):
+    with pytest.raises(UserError, match=r"num_workers must be <= \d+ \(limit of this machine\), got 100,000"):
         Generated(task="addition", num_workers=100_000)

@@ -248,7 +248,7 @@ def test_a_prompt_trained_behind_two_bos_tokens_is_rejected() -> None:
     checkpoint = {"promptstage": describe(module)}
     verify(module, checkpoint)
     del checkpoint["promptstage"]["structure"]["bos_in_content"]  # as in older checkpoints
-    with pytest.raises(UserError, match="the checkpoint has bos_in_content unset, the model has False"):
+    with pytest.raises(UserError, match="bos_in_content must be unset as in the checkpoint, got False"):
         verify(module, checkpoint)
     unaffected = prompted(made("gpt2"), "prompt", "llama")
     assert unaffected.structure() == {"insert_at": 0, "bos_first": True}

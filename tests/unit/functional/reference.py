@@ -26,7 +26,7 @@ def hsic_unbiased(k: Floats, other: Floats) -> float:
 
 
 def cka(x: Floats, y: Floats, unbiased: bool = False) -> float:
-    """Linear CKA of (n, d) and (n, e), from uncentred Gram matrices."""
+    """Linear CKA of (n, d) and (n, e), from uncentered Gram matrices."""
     hsic = hsic_unbiased if unbiased else hsic_biased
     k, other = x @ x.T, y @ y.T
     return hsic(k, other) / np.sqrt(hsic(k, k) * hsic(other, other))

@@ -10,8 +10,8 @@ INTERLEAVED = Partition(((0, 1), (2, 3, 4, 5, 6, 7, 8, 11), (9, 10)), "listed", 
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ((), "needs stages"),
-        (((0, 1), ()), "needs layers"),
+        ((), "must have stages, and each stage layers"),
+        (((0, 1), ()), "must have stages, and each stage layers"),
         (((0, 1), (1, 2)), "each layer from 0 on once"),
         (((0, 1), (3,)), "each layer from 0 on once"),
         (((1,), (2,)), "each layer from 0 on once"),
@@ -20,7 +20,7 @@ INTERLEAVED = Partition(((0, 1), (2, 3, 4, 5, 6, 7, 8, 11), (9, 10)), "listed", 
         (((0, 3), (2, 4), (1,)), "order of their first layers"),
     ],
 )
-def test_refuses_what_is_no_partition(stages: tuple[tuple[int, ...], ...], words: str) -> None:
+def test_invalid_partition_is_rejected(stages: tuple[tuple[int, ...], ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Partition(stages, "listed", "")
 
@@ -76,7 +76,7 @@ def test_uniform_stages_differ_by_at_most_one_layer(layers: int) -> None:
         assert max(sizes) - min(sizes) <= 1
         assert found.method == "uniform"
     for stages in (0, layers + 1):
-        with pytest.raises(ValueError, match=r"needs layers|zip"):
+        with pytest.raises(ValueError, match=r"each stage layers|zip"):
             uniform(stages, layers)
 
 

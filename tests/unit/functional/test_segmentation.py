@@ -85,13 +85,13 @@ def test_segment_costs_are_direct_sums(layers: int) -> None:
 
 
 def test_cost_with_cka_is_half_the_squares_around_the_mean() -> None:
-    """Of the segment's centred Gram matrices of norm 1."""
+    """Of the segment's centered Gram matrices of norm 1."""
     features = torch.randn(6, 9, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     costs = segment_costs(1 - LinearCKA(features).matrix().numpy())
     grams = []
     for rows in features.numpy():
-        centred = rows - rows.mean(0)
-        gram = centred @ centred.T
+        centered = rows - rows.mean(0)
+        gram = centered @ centered.T
         grams.append(gram / np.linalg.norm(gram))
     for i in range(6):
         for j in range(i, 6):

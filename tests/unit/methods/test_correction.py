@@ -220,8 +220,8 @@ def test_layers(llama: Backbone) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"gamma": 101}, "gamma must be >= 0 and <= 100 \\(percent\\), got 101"),
-        ({"gamma": -1}, "gamma must be >= 0 and <= 100 \\(percent\\), got -1"),
+        ({"gamma": 101}, "gamma \\(percent\\) must be between 0 and 100, got 101"),
+        ({"gamma": -1}, "gamma \\(percent\\) must be between 0 and 100, got -1"),
         ({"alpha": 0}, "alpha must be > 0"),
         ({"beta": "men"}, "did you mean 'mean'"),
         ({"removal": "drip"}, "did you mean 'drop'"),

@@ -16,7 +16,7 @@ from promptstage.lightning_modules.functional.information_flow import shares_of_
 from promptstage.lightning_modules.functional.saliency import saliency
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
-from tests.unit.backbone.test_saliency import BOS, materialised_attention, materialised_saliency
+from tests.unit.backbone.test_saliency import BOS, materialized_attention, materialized_saliency
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model
 
 LENGTHS = (11, 6, 8)
@@ -81,13 +81,13 @@ SEEN_BY = [("prompt", False), ("prompt", True), ("late", False), ("prefix", Fals
 
 @pytest.mark.parametrize(("name", "bos_first"), [("pretrained", False), *SEEN_BY])
 def test_sources_of_the_second_half(name: str, bos_first: bool, llama: Backbone) -> None:
-    """Sums, pairs, means and shares, pair by pair from materialised attention with retained gradients."""
+    """Sums, pairs, means and shares, pair by pair from materialized attention with retained gradients."""
     llama.tokenizer.bos_token_id = BOS  # type: ignore[misc]  # a tokenizer of the tests
     module = moved(name, llama, **({"bos_first": True} if bos_first else {}))
     prefix, batch = module.prefix(), tokens()
     found = diagnose(llama, batch, prefix, range(LAYERS), NAMES)
     ids, mask, labels = batch.input_ids, batch.attention_mask, batch.labels
-    expected = materialised_saliency("llama", module, name, ids, mask, labels)
+    expected = materialized_saliency("llama", module, name, ids, mask, labels)
     for layer in range(LAYERS):
         matrix = expected[layer].numpy()
         columns = matrix.shape[2] - ids.shape[1]
@@ -127,8 +127,8 @@ def test_the_range_of_equation_7_is_contiguous(bos_first: bool, llama: Backbone)
     ids, mask, labels = batch.input_ids, batch.attention_mask, batch.labels
     whole = found.saliency.sum(2) + found.saliency_between
     attended = found.attention.sum(2) + found.attention_between
-    for layer, matrix in enumerate(materialised_saliency("llama", module, "prompt", ids, mask, labels)):
-        weights = None if bos_first else materialised_attention("llama", module, ids, mask, layer)
+    for layer, matrix in enumerate(materialized_saliency("llama", module, "prompt", ids, mask, labels)):
+        weights = None if bos_first else materialized_attention("llama", module, ids, mask, layer)
         for i in range(len(LENGTHS)):
             rows = slice(int(QUESTION[i, 0]), int(RATIONALE[i, 1]))
             columns = slice(0, whole.shape[2])
@@ -184,7 +184,7 @@ def full_attention(module: SoftPromptModule, batch: Tokens, layer: int) -> Tenso
     prompts = [parameter.detach() for parameter in module.trained_parameters()]
     starts = [0] * len(prompts)
     model = random_model("llama", SLOW)
-    slow_logits(model, batch.input_ids, batch.attention_mask, starts, prompts, materialised=weights)
+    slow_logits(model, batch.input_ids, batch.attention_mask, starts, prompts, materialized=weights)
     return torch.stack(weights[layer]).mean(0).detach()
 
 
@@ -252,7 +252,7 @@ def test_matrices(name: str, llama: Backbone) -> None:
     for value in attention.values():
         torch.testing.assert_close(value.sum(1), torch.ones(n, dtype=torch.float64))
     if name == "prompt":
-        expected = materialised_attention("llama", module, one.input_ids, one.attention_mask, 3)
+        expected = materialized_attention("llama", module, one.input_ids, one.attention_mask, 3)
         torch.testing.assert_close(attention["last"], expected[0, :n, : total + n])
 
 

@@ -395,7 +395,7 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
     runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
     assert main(["compare-saliency", *runs, "--out", str(tmp_path / "out"), "--examples", "all"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "compared are all examples of each run: 40 of first, 40 of second"
+    assert lines[0] == "examples: all examples of each run: 40 of first, 40 of second"
     assert [line.split("|")[1].strip() for line in lines[3:5]] == ["first", "second"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "curves.png",
@@ -403,7 +403,7 @@ def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.Captur
         "gaps.png",
     }
     assert main(["compare-saliency", "nothing", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: 'nothing' is not NAME=FOLDER\n"
+    assert capsys.readouterr().err == "error: a run must be NAME=FOLDER, got 'nothing'\n"
 
 
 def test_compared_examples_are_correct_in_all_runs(
@@ -428,11 +428,11 @@ def test_compared_examples_are_correct_in_all_runs(
     wrong = {**runs, "second": replace(fewer, correct=np.zeros(4))}
     with pytest.raises(UserError, match="none of the 4 shared examples is correct in all runs"):
         chosen_examples(wrong, "correct")
-    with pytest.raises(UserError, match="the runs share no example"):
+    with pytest.raises(UserError, match="the runs have no common example"):
         chosen_examples({"a": saved.select([1]), "b": saved.select([2])}, "correct")
     saved.write(tmp_path, "saliency")
     flags = [f"a={tmp_path}", "--out", str(tmp_path / "out"), "--examples"]
     assert main(["compare-saliency", *flags, "right"]) == 2
     assert "--examples 'right' is unknown" in capsys.readouterr().err
     assert main(["compare-saliency", *flags, "correct"]) == 0
-    assert "compared are the 9 of 40 shared examples that are correct in all runs" in capsys.readouterr().out
+    assert "examples: the 9 of 40 shared examples that are correct in all runs" in capsys.readouterr().out

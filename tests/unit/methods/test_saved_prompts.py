@@ -197,7 +197,7 @@ def test_arguments_must_be_plain_values_to_be_saved(backbone: Backbone, tmp_path
 
 def test_another_method_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     trained("prompt", backbone).save(tmp_path / "prompt")
-    with pytest.raises(UserError, match=r"^[^\n]*is of method PromptTuning, not DHAM$"):
+    with pytest.raises(UserError, match=r"^[^\n]*method must be DHAM, got PromptTuning$"):
         DHAM.load_from_checkpoint(tmp_path / "prompt", backbone=backbone)
 
 
@@ -337,7 +337,7 @@ def saved(backbone: Backbone, tmp_path: Path) -> Path:
         (("arguments", "backbone"), {"class_path": "os.system"}, "DHAM has no argument 'backbone'"),
         (("backbone",), {}, "it has no name"),
         (("fingerprint",), "0", "belongs to backbone"),
-        (("structure",), {"stages": "0"}, "the checkpoint has stages 0, the model has"),
+        (("structure",), {"stages": "0"}, "stages must be 0 as in the checkpoint, got"),
         (("text", "max_new_tokens"), 0, "max_new_tokens must be >= 1, got 0"),
         (("text", "stop"), [""], "stop holds an empty text"),
         (("text", "template"), "none", "template 'none' is unknown"),

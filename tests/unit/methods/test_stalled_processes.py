@@ -5,7 +5,7 @@ import pytest
 from promptstage.callbacks.stalled_processes import Seen, State, stalled
 
 WAITING = State("process 0", 9, 4, "the backward pass of training step 2", waits=True)
-WORKING = State("process 1", 9, 3, "training step 2", waits=False)
+WORKING = State("rank 1", 9, 3, "training step 2", waits=False)
 
 
 def at(state: State, beat: float, mark: float) -> Seen:
@@ -17,7 +17,7 @@ def at(state: State, beat: float, mark: float) -> Seen:
     [
         (at(WAITING, 100, 100), at(WORKING, 100, 50), ""),
         (at(WAITING, 100, 60), at(WORKING, 100, 60), ""),
-        (at(WAITING, 100, 1), at(WORKING, 100, 0), "no progress for 90 s: process 1 in training step 2"),
+        (at(WAITING, 100, 1), at(WORKING, 100, 0), "no progress for 90 s: rank 1 in training step 2"),
         (
             at(WAITING, 100, 0),
             at(WORKING, 5, 0),
@@ -25,7 +25,7 @@ def at(state: State, beat: float, mark: float) -> Seen:
         ),
         # In an evaluation one process may have finished its part.
         (at(WAITING, 100, 0), at(WORKING, 100, 99), ""),
-        (at(WORKING, 100, 99), at(WORKING, 100, 0), "no progress for 90 s: process 1 in training step 2"),
+        (at(WORKING, 100, 99), at(WORKING, 100, 0), "no progress for 90 s: rank 1 in training step 2"),
         (at(WAITING, 100, 0), at(WAITING, 100, 0), "no progress for 90 s: process 0 in the backward pass of"),
         (at(State("process 0", 9), 100, 0), at(WORKING, 100, 0), ""),
     ],

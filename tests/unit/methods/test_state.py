@@ -130,14 +130,19 @@ def test_another_backbone_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "theirs", "ours", "words"),
     [
-        ("prompt", "dham", "prompt", "method DHAM, the model is PromptTuning"),
+        ("prompt", "dham", "prompt", "method must be DHAM as in the checkpoint, got PromptTuning"),
         (
             "stages",
             {"partition": [0, 1, 3]},
             {"partition": [0, 2, 3]},
-            r"stages 0 \| 1-2 \| 3, the model has 0-1 \| 2 \| 3",
+            r"stages must be 0 \| 1-2 \| 3 as in the checkpoint, got 0-1 \| 2 \| 3",
         ),
-        ("mode", {"mode": "replace"}, {"mode": "accumulate"}, "mode replace, the model has accumulate"),
+        (
+            "mode",
+            {"mode": "replace"},
+            {"mode": "accumulate"},
+            "mode must be replace as in the checkpoint, got accumulate",
+        ),
     ],
 )
 def test_another_method_or_structure_is_refused(name: str, theirs: Any, ours: Any, words: str) -> None:
@@ -149,13 +154,13 @@ def test_another_method_or_structure_is_refused(name: str, theirs: Any, ours: An
 
 def test_another_insertion_layer_is_refused() -> None:
     """A late prompt has the keys and shapes of a prompt at layer 0."""
-    with pytest.raises(UserError, match=r"^[^\n]*insert_at 2, the model has 0$"):
+    with pytest.raises(UserError, match=r"^[^\n]*insert_at must be 2 as in the checkpoint, got 0$"):
         verify(fresh("prompt"), saved(fresh("late")))
 
 
 def test_another_lora_scale_is_refused() -> None:
     """The same A and B are another update with another alpha."""
-    with pytest.raises(UserError, match=r"^[^\n]*alpha 32, the model has 16$"):
+    with pytest.raises(UserError, match=r"^[^\n]*alpha must be 32 as in the checkpoint, got 16$"):
         verify(fresh("lora"), saved(fresh("lora", alpha=32)))
 
 

@@ -65,7 +65,7 @@ def test_shape_of_a_folder(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3", "qwen3"])
 def test_other_blocks_are_refused(family: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="its blocks are built in another way"):
+    with pytest.raises(UserError, match="must have Llama's blocks"):
         shape_of(saved_config(tmp_path, family))
 
 
@@ -77,8 +77,8 @@ def test_no_such_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_numbers_are_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert footprint_command(["--processes", "0"]) == 2
-    assert capsys.readouterr() == ("", "error: --processes must be >= 1, got 0\n")
+    assert footprint_command(["--ranks", "0"]) == 2
+    assert capsys.readouterr() == ("", "error: --ranks must be >= 1, got 0\n")
 
 
 def test_the_embedded_backbone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,12 +108,12 @@ def test_lora_is_pefts(names: list[str]) -> None:
 
 
 def test_weights() -> None:
-    assert footprint.held_weights(LLAMA3_8B, 2) == 16_060_522_496
+    assert footprint.resident_weights(LLAMA3_8B, 2) == 16_060_522_496
     # An eighth of 32 blocks, and all that is outside.
-    assert footprint.held_weights(LLAMA3_8B, 2, processes=8) == 2 * (6_979_584_000 // 8 + 1_050_677_248)
+    assert footprint.resident_weights(LLAMA3_8B, 2, ranks=8) == 2 * (6_979_584_000 // 8 + 1_050_677_248)
     # 218,103,808 entries of a block's matrices: half a byte each, 4 bytes for 64; norms in 2 bytes.
     assert footprint.block_weights(LLAMA3_8B, 2, four_bit=True) == 109_051_904 + 13_631_488 + 16_384
-    assert footprint.dequantised_matrix(LLAMA3_8B, 2) == 4096 * 14336 * 2
+    assert footprint.dequantized_matrix(LLAMA3_8B, 2) == 4096 * 14336 * 2
     assert footprint.gathered_weights(LLAMA3_8B, 2, 8) == 7 * 2 * 6_979_584_000 // 8
     assert footprint.gathered_weights(LLAMA3_8B, 2, 8, passes=4) == 7 * 6_979_584_000
     assert footprint.gathered_weights(LLAMA3_8B, 2, 1) == 0
@@ -166,7 +166,7 @@ def test_where_it_fits() -> None:
     need = [memory(LLAMA3_70B, layout, step, 2, 16, 128, 400) for layout in (whole, sharded)]
     assert fits(need[0].training) == "none"
     assert fits(need[1].training) == "40 GB"
-    assert need[1].passing == 3 * 2 * 855_654_400
+    assert need[1].gathered == 3 * 2 * 855_654_400
     assert fits(int(0.9 * 24 * 2**30)) == "24 GB"
     assert fits(int(0.9 * 24 * 2**30) + 1) == "40 GB"
 
