@@ -1,10 +1,11 @@
 """Commands in processes of their own, one or several ranks, forked from one that has imported everything.
 
-Importing torch, Lightning and transformers takes a new interpreter six seconds; a fork has them at once. The
-fork server is the standard library's: a process of one thread that only imports. Each rank has the environment
-that ``torchrun`` sets, a store in the test's process to meet at, as in torchrun's agent, and exit code, output
-and signals of its own. Tests of torchrun, srun or Lightning's launcher use those (``tests.launchers``), and
-tests of a command's files and messages call it in their own process (``tests.tiny_folder.call``).
+Importing torch, Lightning and transformers takes a new interpreter six seconds; a fork has them at once.
+The fork server is the standard library's: a process of one thread that only imports. Each rank has the
+environment that ``torchrun`` sets, a store in the test's process to meet at, as in torchrun's agent, and an
+exit code, output and signals of its own. Tests of torchrun, srun or Lightning's launcher use those
+(``tests.launchers``), and tests of a command's files and messages call it in their own process
+(``tests.tiny_folder.call``).
 """
 
 import atexit

@@ -12,19 +12,17 @@ FIT = ["fit", "--model=PromptTuning", "--model.num_virtual_tokens=4", "--model.v
 FIT += ["--data=Generated", "--data.task=addition", "--data.train_size=16", "--data.batch_size=2"]
 FIT += ["--data.validation_size=4", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 FIT += ["--trainer.max_steps=12", "--trainer.devices=2", "--trainer.strategy=ddp"]
+NAN = "error: the training loss is nan in step 6: likely causes are the learning rate"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "message", "steps"),
     [
-        (
-            failing_rank.nan_loss,
-            "error: the training loss is nan in step 6: likely causes are the learning rate",
-            [4, 4],
-        ),
+        (failing_rank.nan_loss, NAN, [4, 4]),
         (failing_rank.out_of_memory, "error: process 1: out of memory (allocating ", [4, 5]),
     ],
+    ids=["loss", "memory"],
 )
 def test_all_processes_end(program: Program, message: str, steps: list[int], tmp_path: Path) -> None:
     folder = tmp_path / "run"
