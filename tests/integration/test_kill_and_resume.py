@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from tests.forked import run, started
+from tests.tiny_folder import save_tiny_backbone
 
 STEPS = 40
 OPTIONS = [
     "--data=Generated",
     "--data.task=addition",
+    "--data.max_new_tokens=16",
     "--data.train_size=90",  # epochs end in the middle of things
     "--data.validation_size=16",
     "--trainer.accelerator=cpu",
@@ -62,7 +64,8 @@ def assert_same(ours: Any, theirs: Any, where: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_and_resumed_run_is_bit_identical(method: str, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = [*METHODS[method], *OPTIONS]
+    backbone = save_tiny_backbone(tmp_path / "backbone")
+    options = [*METHODS[method], *OPTIONS, f"--backbone.name={backbone}"]
     run("fit", *options, f"--run_dir={whole}").check_returncode()
 
     with started("fit", *options, f"--run_dir={broken}") as job:
