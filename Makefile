@@ -22,9 +22,9 @@ install: $(INSTALLED) ## make .venv and install the pinned lock
 demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes)
 	$(BIN)/python -m scripts.compare configs/experiment/demo.yaml --run-dir runs/demo
 
-# Two workers with a thread each; a file's tests share its fixtures.
+# Two workers; a file's tests share its fixtures, and tests/conftest.py puts the slow files first.
 test: $(INSTALLED) lint ## lint and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def test_another_backbone_on_one_process(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "run"
     flags = [*COMMON, *TWO, *METHODS["PromptTuning"], "--trainer.max_steps=2", f"--run_dir={folder}"]
     done = run("fit", *flags, ranks=2, program=different_backbones.main)
-    assert done.returncode == 1
+    assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("error: process 1: backbone")]
     assert len(told) == 1
     assert "is another one (fingerprint" in told[0]
