@@ -10,6 +10,7 @@ exit code, output and signals of its own. Tests of torchrun, srun or Lightning's
 
 import atexit
 import contextlib
+import gc
 import os
 import pkgutil
 import subprocess
@@ -64,6 +65,7 @@ def be_rank(
     """Run the commands one after the other in this process, up to the first that fails."""
     from lightning.pytorch.utilities import rank_zero_only
 
+    gc.freeze()  # a collection would copy the pages of all modules
     for stream, file in enumerate(outputs, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
     os.environ.clear()

@@ -122,5 +122,5 @@ def test_another_backbone_on_one_process(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("error: process 1: backbone")]
     assert len(told) == 1
-    assert "is another one (fingerprint" in told[0]
+    assert "differs from that of rank 0 (" in told[0]
     assert not folder.exists()

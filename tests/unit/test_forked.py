@@ -51,7 +51,7 @@ def test_a_failed_rank_ends_the_others() -> None:
 def test_errors_are_those_of_the_command_line() -> None:
     done = run("tset")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: subcommand 'tset' is unknown: did you mean 'test'?\n"
+    assert done.stderr.startswith("error: subcommand 'tset' is unknown: did you mean 'test'?")
     with pytest.raises(AssertionError, match="'tset' is unknown"):
         run_all(2, [["tset"]])
 
