@@ -20,11 +20,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 install: $(INSTALLED) ## create .venv and install the pinned packages
 
 demo: $(INSTALLED) ## train and compare all methods on the embedded backbone (minutes on a CPU)
-	$(BIN)/python -m scripts.compare configs/experiment/demo.yaml --run-dir runs/demo
+	$(BIN)/python -m promptstage.cli compare configs/experiment/demo.yaml --run-dir runs/demo
 
-# Two workers with one thread each; the tests of a file share its fixtures.
+# Two workers; a file's tests share its fixtures, and tests/conftest.py puts the slow files first.
 test: $(INSTALLED) lint ## run linters, type checker and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## run ruff and mypy
 	$(BIN)/ruff check .

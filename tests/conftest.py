@@ -1,6 +1,10 @@
 """Made-up backbones of several families; the real SmolLM2 and the real data if they are there."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; each worker has one core
+
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +15,17 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from tests.unit.backbone.tiny import FAMILIES, tiny_backbone
 
 REAL_DATA = ("gsm8k", "math", "aqua_rat", "arc_challenge", "prontoqa", "worldtree")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that short ones balance the workers at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Let Lightning's garbage collection after each command skip the modules that are imported by now."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

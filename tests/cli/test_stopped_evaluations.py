@@ -1,10 +1,9 @@
 """Partial results of evaluations that are interrupted or cannot write; the prompt that a fit exports."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from promptstage.callbacks.stop_signals import slurm_job
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import read_tensors
-from tests.many_commands import ROOT
+from tests.forked import started
 from tests.tiny_folder import QUIET, call
 
 DPC = ["--trainer.callbacks=callbacks.dpc.DPC", "--trainer.callbacks.mode=all"]
@@ -111,22 +110,20 @@ def test_records_survive_a_full_disk(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_every_finished_batch(number: signal.Signals, trained: Path) -> None:
     flags = [*QUIET, "--data.test_size=4000", "--data.eval_batch_size=2"]
-    command = [sys.executable, str(ROOT / "cli.py"), "test", "--ckpt_path", str(trained), *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with started("test", "--ckpt_path", trained, *flags) as job:
         partial, end = trained / "test-2" / "results.partial.jsonl", time.monotonic() + 120
         while not (partial.exists() and partial.stat().st_size):
-            assert process.poll() is None
+            assert job.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)
-        process.send_signal(number)
-        stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == -number
+        os.kill(job.ranks[0].pid, number)
+        assert job.wait(timeout=60) == -number
     records = lines(partial)
     assert len(records) >= 2
     expected = (
         f"{number.name}: the evaluation is not complete; {len(records)} records are in {partial.resolve()}"
     )
-    assert expected in stderr
+    assert expected in job.stderr
 
 
 def test_the_best_checkpoint_is_exported(

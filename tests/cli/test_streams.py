@@ -12,7 +12,7 @@ import pytest
 from promptstage.composition.quiet import be_quiet
 from promptstage.utilities.errors import printable
 from tests.cli.test_mistakes import assert_one_error
-from tests.many_commands import ROOT
+from tests.launchers import ROOT
 from tests.tiny_folder import QUIET, call
 
 HOSTILE = "a\x1b[2Jb\x9b31mc\u202ed\u2066e\u200ff\u061cg\u200bh\r\nend"

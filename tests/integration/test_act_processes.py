@@ -1,13 +1,11 @@
 """The heads that ACT finds, and the answers with them, are the same on 1, 2 and 3 processes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.forked import run_all
 
 
 @pytest.mark.slow
@@ -16,15 +14,11 @@ def test_same_heads(tmp_path: Path) -> None:
     found = []
     for processes in (1, 2, 3):
         run = tmp_path / f"on{processes}"
-        command = [sys.executable, str(ROOT / "cli.py"), "test", "--model=Pretrained", f"--run_dir={run}"]
+        command = ["test", "--model=Pretrained", f"--run_dir={run}"]
         command += ["--data=Generated", "--data.task=letter_reversal", "--data.train_size=32"]
         command += ["--data.test_size=9", "--data.eval_batch_size=4", "--data.max_new_tokens=12"]
         command += ["--trainer.callbacks=callbacks.act.ACT", "--trainer.callbacks.examples=8"]
-        command += ["--trainer.accelerator=cpu", f"--trainer.devices={processes}"]
-        command += ["--trainer.strategy=ddp"] if processes > 1 else []
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("ACT selects") == 1
+        assert run_all(processes, [[*command, "--trainer.accelerator=cpu"]]).count("ACT selects") == 1
         found.append([(run / "test" / name).read_bytes() for name in ("act.json", "results.jsonl")])
     assert found[0] == found[1] == found[2]
     values = json.loads(found[0][0])

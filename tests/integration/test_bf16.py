@@ -40,20 +40,31 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 CASES = [(method, "float32") for method in METHODS] + [(method, "bfloat16") for method in [*METHODS][:3]]
 
 
+@pytest.fixture(scope="module")
+def trained() -> dict[tuple[str, str, str], Path]:
+    """Runs by method, precision and weights: both bfloat16 runs of a method compare to one in float32."""
+    return {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "dtype"), CASES)
 def test_loss_follows_float32(
-    method: str, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    method: str,
+    dtype: str,
+    trained: dict[tuple[str, str, str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     losses, states = [], []
     for precision, weights in (("32-true", "float32"), ("bf16-mixed", dtype)):
-        run = tmp_path / precision
-        arithmetic = [f"--trainer.precision={precision}", f"--backbone.dtype={weights}"]
-        outcome = call("fit", *FLAGS, *METHODS[method], *arithmetic, f"--run_dir={run}")
-        assert outcome.code == 0, outcome.err
-        hint = precision == "bf16-mixed" and weights == "float32"
-        assert ("--backbone.dtype bfloat16" in caplog.text) is hint
-        caplog.clear()
+        run = trained.setdefault((method, precision, weights), tmp_path / precision)
+        if not run.exists():
+            arithmetic = [f"--trainer.precision={precision}", f"--backbone.dtype={weights}"]
+            outcome = call("fit", *FLAGS, *METHODS[method], *arithmetic, f"--run_dir={run}")
+            assert outcome.code == 0, outcome.err
+            hint = precision == "bf16-mixed" and weights == "float32"
+            assert ("--backbone.dtype bfloat16" in caplog.text) is hint
+            caplog.clear()
         losses.append(torch.tensor(train_losses(run)))
         states.append(state(run))
     assert len(losses[0]) == 50

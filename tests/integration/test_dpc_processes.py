@@ -1,23 +1,18 @@
 """DPC decides and corrects the same on 1, 2 and 3 processes, and its threshold is the same."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.forked import run_all
+
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
 
 
 def run(*arguments: str, processes: int = 1) -> None:
-    strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
-    command = [sys.executable, str(ROOT / "cli.py"), *arguments, *strategy]
-    command += ["--trainer.accelerator=cpu", f"--trainer.devices={processes}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    run_all(processes, [[*arguments, "--trainer.accelerator=cpu"]])
 
 
 def decisions(folder: Path) -> list[dict[str, Any]]:

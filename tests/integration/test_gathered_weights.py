@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_commands import ROOT, torchrun
+from tests.forked import run
+from tests.probes import fsdp_traffic
 
 FLAGS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
 FLAGS += ["--data.task=addition", "--data.batch_size=4", "--data.validation_size=2", "--data.test_size=2"]
@@ -23,8 +24,8 @@ FLAGS += ["--model.num_virtual_tokens=6", "--model.val_generations=0", "--backbo
     ],
 )
 def test_passes_of_a_step(flags: list[str], passes: int, tmp_path: Path) -> None:
-    run = f"--run_dir={tmp_path / 'run'}"
-    done = torchrun(2, ROOT / "tests" / "gathered.py", "fit", *flags, *FLAGS, run)
+    folder = f"--run_dir={tmp_path / 'run'}"
+    done = run("fit", *flags, *FLAGS, folder, ranks=2, program=fsdp_traffic.main)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(steps) == 2

@@ -1,8 +1,6 @@
 """A fit killed with SIGKILL and resumed ends with the very prompts of an undisturbed one."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.forked import run, started
+from tests.tiny_folder import save_tiny_backbone
+
 STEPS = 40
 OPTIONS = [
     "--data=Generated",
     "--data.task=addition",
+    "--data.max_new_tokens=16",
     "--data.train_size=90",  # epochs end in the middle of things
     "--data.validation_size=16",
     "--trainer.accelerator=cpu",
@@ -40,10 +41,6 @@ METHODS = {
 }
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "cli.py"), "fit", *arguments]
-
-
 def final_state(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
@@ -67,27 +64,27 @@ def assert_same(ours: Any, theirs: Any, where: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_and_resumed_run_is_bit_identical(method: str, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = [*METHODS[method], *OPTIONS]
-    subprocess.run(command(*options, f"--run_dir={whole}"), check=True, capture_output=True)
+    backbone = save_tiny_backbone(tmp_path / "backbone")
+    options = [*METHODS[method], *OPTIONS, f"--backbone.name={backbone}"]
+    run("fit", *options, f"--run_dir={whole}").check_returncode()
 
-    log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen(command(*options, f"--run_dir={broken}"), stdout=log, stderr=log)
-    checkpoint = broken / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if checkpoint.is_file() and final_state(broken)["global_step"] >= 9:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with started("fit", *options, f"--run_dir={broken}") as job:
+        checkpoint = broken / "checkpoints" / "last.ckpt"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and job.poll() is None:
+            if checkpoint.is_file() and final_state(broken)["global_step"] >= 9:
+                break
+            time.sleep(0.01)
+        assert job.poll() is None, "the run ended before it could be killed"
+        job.kill()
+        assert job.poll() == -signal.SIGKILL
     step = final_state(broken)["global_step"]
     assert 9 <= step < STEPS
 
-    subprocess.run(command(f"--ckpt_path={broken}"), check=True, capture_output=True)
+    run("fit", f"--ckpt_path={broken}").check_returncode()
     ours, theirs = final_state(broken), final_state(whole)
     assert ours["global_step"] == theirs["global_step"] == STEPS
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng"):
         assert_same(ours[part], theirs[part], part)
-    best = [torch.load(run / "checkpoints" / "best.ckpt", weights_only=True) for run in (whole, broken)]
+    best = [torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True) for folder in (whole, broken)]
     assert_same(best[0]["state_dict"], best[1]["state_dict"], "best")

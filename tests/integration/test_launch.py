@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.many_commands import ROOT, torchrun
+from tests.forked import run
+from tests.launchers import ROOT, torchrun
+from tests.probes import ddp_traffic, different_backbones
 from tests.tiny_folder import save_tiny_backbone
 
 COMMON = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
@@ -33,12 +35,12 @@ METHODS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(METHODS))
 def test_only_the_prompt_is_sent(method: str, tmp_path: Path) -> None:
-    run, steps = tmp_path / "run", 3
-    flags = [*COMMON, *TWO, *METHODS[method], f"--trainer.max_steps={steps}", f"--run_dir={run}"]
-    done = torchrun(2, ROOT / "tests" / "wire.py", "fit", *flags)
+    folder, steps = tmp_path / "run", 3
+    flags = [*COMMON, *TWO, *METHODS[method], f"--trainer.max_steps={steps}", f"--run_dir={folder}"]
+    done = run("fit", *flags, ranks=2, program=ddp_traffic.main)
     assert done.returncode == 0, done.stdout + done.stderr
     sent = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    prompt = sum(tensor.nbytes for tensor in load_file(run / "prompt.safetensors").values())
+    prompt = sum(tensor.nbytes for tensor in load_file(folder / "prompt.safetensors").values())
     assert sent == {"at the start": prompt, "buffers": 0, "gradients": [prompt] * steps}
 
 
@@ -62,7 +64,7 @@ def test_a_mistake_is_told_once(launcher: str, tmp_path: Path) -> None:
     command = ["fit", *COMMON, *TWO, *METHODS["PromptTuning"], "--data.max_length=1"]
     command += [f"--run_dir={tmp_path / 'run'}"]
     if launcher == "torchrun":
-        done = torchrun(2, ROOT / "cli.py", *command)
+        done = torchrun(2, *command)
     else:
         program = [sys.executable, str(ROOT / "cli.py"), *command]
         done = subprocess.run(program, capture_output=True, text=True, timeout=120)
@@ -106,22 +108,19 @@ def test_a_dead_process_ends_the_job(launcher: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_backbone_on_one_process(tmp_path: Path) -> None:
+def test_another_backbone_on_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a machine has an older copy of it: same path, same shape, other weights."""
     for rank in range(2):
-        folder = save_tiny_backbone(tmp_path / str(rank))
-        weights = load_file(folder / "model.safetensors")
+        file = save_tiny_backbone(tmp_path / str(rank)) / "model.safetensors"
+        weights = load_file(file)
         weights["model.norm.weight"] *= 1 + rank
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    job = tmp_path / "job.py"
-    lines = ["import os, sys", f"sys.path.insert(0, {str(ROOT)!r})", "import cli"]
-    lines += [f"backbone = '--backbone.name={tmp_path}/' + os.environ['RANK']"]
-    job.write_text("\n".join([*lines, "sys.exit(cli.main([*sys.argv[1:], backbone]))"]), encoding="utf-8")
-    run = tmp_path / "run"
-    flags = [*COMMON, *TWO, *METHODS["PromptTuning"], "--trainer.max_steps=2", f"--run_dir={run}"]
-    done = torchrun(2, job, "fit", *flags)
-    assert done.returncode == 1
+        save_file(weights, file, metadata={"format": "pt"})
+    monkeypatch.setenv("BACKBONES", str(tmp_path))
+    folder = tmp_path / "run"
+    flags = [*COMMON, *TWO, *METHODS["PromptTuning"], "--trainer.max_steps=2", f"--run_dir={folder}"]
+    done = run("fit", *flags, ranks=2, program=different_backbones.main)
+    assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("error: rank 1: backbone")]
     assert len(told) == 1
-    assert "is another one (fingerprint" in told[0]
-    assert not run.exists()
+    assert "differs from that of rank 0 (" in told[0]
+    assert not folder.exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.many_commands import on_processes
+from tests.forked import run_all
 from tests.tiny_folder import call, save_tiny_backbone
 
 WAYS = [(1, "none"), (2, "none"), (2, "node"), (3, "none"), (3, "all")]
@@ -28,7 +28,7 @@ def test_same_partition(tmp_path: Path) -> None:
         if processes == 1:
             assert all(call(*command, "--trainer.devices=1").code == 0 for command in commands)
             continue
-        said = on_processes(processes, commands)
+        said = run_all(processes, commands)
         assert said.count("partition (cka, contiguous): layers") == len(commands)
         assert said.count(f"decoder blocks sharded over {processes} ranks") == len(commands) / 2
     for examples in EXAMPLES:

@@ -1,8 +1,6 @@
 """Saliency of a split is the same on 1, 2 and 3 processes, each example once, also while a prompt learns."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,14 @@ import pytest
 
 from promptstage.callbacks.saliency_files import load
 from promptstage.callbacks.saliency_matrix import load_matrix
+from tests.forked import run_all
 from tests.tiny_folder import save_tiny_backbone
 
-ROOT = Path(__file__).parents[2]
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
 
 
-def run(*arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def on(processes: int) -> list[str]:
-    strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
-    return ["--trainer.accelerator=cpu", f"--trainer.devices={processes}", *strategy]
+def run(processes: int, *arguments: str) -> str:
+    return run_all(processes, [[*arguments, "--trainer.accelerator=cpu"]])
 
 
 @pytest.mark.slow
@@ -38,7 +28,7 @@ def test_same_numbers(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     looking = [CALLBACK, "--trainer.callbacks.every_n_steps=2", "--trainer.callbacks.examples=3"]
     fit = ["--trainer.max_steps=4", "--model.val_generations=0", f"--run_dir={run_dir}"]
-    said = run("fit", *common, *fit, *on(2), *looking)
+    said = run(2, "fit", *common, *fit, *looking)
     assert said.count("saliency of 3 examples (loss of the rationale)") == 2
     assert [len(load(run_dir / "saliency_steps", f"step_00000{step}").ids) for step in (2, 4)] == [3, 3]
 
@@ -47,7 +37,7 @@ def test_same_numbers(tmp_path: Path) -> None:
         folder = tmp_path / f"on{processes}"
         flags = [f"--ckpt_path={run_dir}", f"--run_dir={folder}", "--data.test_size=7"]
         flags += ["--data.eval_batch_size=2", "--trainer.inference_mode=false"]
-        run("test", *flags, *on(processes), CALLBACK, "--trainer.callbacks.label=rationale")
+        run(processes, "test", *flags, CALLBACK, "--trainer.callbacks.label=rationale")
         records = (folder / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
         saved, matrix = load(folder / "test"), load_matrix(folder / "test")
         assert saved.ids == [json.loads(record)["id"] for record in records]
@@ -69,7 +59,7 @@ def test_a_balanced_sample_of_two_processes(tmp_path: Path) -> None:
     common = ["--model=Pretrained", "--data=Generated", "--data.task=last_letter", "--data.test_size=24"]
     common += ["--data.train_size=32", "--data.validation_size=2", "--data.eval_batch_size=3"]
     looking = [CALLBACK, "--trainer.callbacks.curve_only=true", "--trainer.callbacks.balanced=2"]
-    run("test", *common, f"--run_dir={tmp_path}", *on(2), *looking)
+    run(2, "test", *common, f"--run_dir={tmp_path}", *looking)
     lines = (tmp_path / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     right = [record["id"] for record in records if record["correct"]][:2]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.forked import run, run_all
 from tests.integration.test_exact_processes import records, scalars
-from tests.many_commands import ROOT, on_processes, torchrun
+from tests.probes import sharded_memory
 
 FLAGS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
 FLAGS += ["--data.task=addition", "--data.train_size=49", "--data.validation_size=3", "--data.test_size=7"]
@@ -27,22 +28,22 @@ def test_same_numbers(tmp_path: Path) -> None:
     commands = []
     for name, flags in METHODS.items():
         for shard in ("none", "node"):
-            run = tmp_path / f"{name}-{shard}"
-            whole = [f"--backbone.shard={shard}", f"--run_dir={run}"]
+            folder = tmp_path / f"{name}-{shard}"
+            whole = [f"--backbone.shard={shard}", f"--run_dir={folder}"]
             if name == "DHAM":
                 whole += ["--backbone.gradient_checkpointing=true"]
             commands.append(["fit", *FLAGS, *flags, *whole])
-            commands.append(["test", f"--ckpt_path={run}", *FLAGS[:2]])
-    said = on_processes(2, commands)
+            commands.append(["test", f"--ckpt_path={folder}", *FLAGS[:2]])
+    said = run_all(2, commands)
     assert said.count("decoder blocks sharded over 2 ranks") == 2 * len(METHODS)
     for name in METHODS:
         whole, spread = (tmp_path / f"{name}-{shard}" for shard in ("none", "node"))
         for tag, values in scalars(whole).items():
             assert scalars(spread)[tag] == pytest.approx(values, rel=1e-5), (name, tag)
-        prompts = [load_file(run / "prompt.safetensors") for run in (whole, spread)]
+        prompts = [load_file(folder / "prompt.safetensors") for folder in (whole, spread)]
         for key, tensor in prompts[0].items():
             assert (prompts[1][key] - tensor).abs().max() < 1e-5, (name, key)
-        one, other = (records(run / "test" / "results.jsonl") for run in (whole, spread))
+        one, other = (records(folder / "test" / "results.jsonl") for folder in (whole, spread))
         assert one == other
         assert len(one) == 7
 
@@ -52,7 +53,7 @@ def test_what_a_process_holds(tmp_path: Path) -> None:
     """Half of the decoder blocks, and what is outside of them, which is little here."""
     flags = [*FLAGS, *METHODS["PromptTuning"], "--trainer.devices=2", "--trainer.strategy=ddp"]
     flags += ["--backbone.shard=all", "--trainer.max_steps=1", f"--run_dir={tmp_path / 'run'}"]
-    done = torchrun(2, ROOT / "tests" / "held.py", "fit", *flags)
+    done = run("fit", *flags, ranks=2, program=sharded_memory.main)
     assert done.returncode == 0, done.stderr
     held = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(held) == 2
@@ -69,7 +70,7 @@ def test_what_needs_all_of_it(callback: str, tmp_path: Path) -> None:
     flags = [*FLAGS, *METHODS["PromptTuning"], "--trainer.devices=2", "--trainer.strategy=ddp"]
     flags += ["--backbone.shard=node", f"--trainer.callbacks=callbacks.{callback}"]
     flags += [f"--run_dir={tmp_path / 'run'}"]
-    done = torchrun(2, ROOT / "cli.py", "test", *[flag for flag in flags if "max_steps" not in flag])
+    done = run("test", *[flag for flag in flags if "max_steps" not in flag], ranks=2)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.many_commands import ROOT
+from tests.launchers import ROOT
 
 FLAGS = ["--data=Generated"]
 FLAGS += ["--data.task=addition", "--data.validation_size=2", "--data.batch_size=2", "--data.test_size=3"]

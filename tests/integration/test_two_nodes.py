@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.many_commands import ROOT
+from tests.launchers import ROOT
 from tests.tiny_folder import call
 
 NODES = ("node0", "node1")

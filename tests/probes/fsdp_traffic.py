@@ -1,18 +1,17 @@
-"""``cli.py`` that counts the weights FSDP gathers: bytes of whole blocks in the steps of a fit."""
+"""A command that counts the weights FSDP gathers: bytes of whole blocks in the steps of a fit."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import torch.distributed as dist
-    from torch.distributed.fsdp._fully_shard import _fsdp_param_group as torch_fsdp
+import torch.distributed as dist
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group as torch_fsdp
 
-    from promptstage import cli
-    from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage import cli
+from promptstage.lightning_modules.base import SoftPromptModule
 
+
+def main(arguments: list[str]) -> int:
+    """Run the command; rank 0 prints the bytes of each step as JSON."""
     gathered: list[int] = []
     gather, step = torch_fsdp.foreach_all_gather, SoftPromptModule.training_step
     before_update = SoftPromptModule.on_before_optimizer_step
@@ -28,7 +27,7 @@ if __name__ == "__main__":
         return step(self, *args)
 
     def ended(self: SoftPromptModule, optimizer: Any) -> None:
-        blocks = sum(one.numel() * 4 for layer in self.backbone.layers for one in layer.parameters())
+        blocks = sum(weight.numel() * 4 for layer in self.backbone.layers for weight in layer.parameters())
         if dist.get_rank() == 0:
             print(json.dumps({"gathered": sum(gathered), "blocks": blocks}), flush=True)
         before_update(self, optimizer)
@@ -36,4 +35,4 @@ if __name__ == "__main__":
     torch_fsdp.foreach_all_gather = counted
     SoftPromptModule.training_step = begun  # type: ignore[method-assign]
     SoftPromptModule.on_before_optimizer_step = ended  # type: ignore[method-assign]
-    sys.exit(cli.main(sys.argv[1:]))
+    return cli.main(arguments)

@@ -1,20 +1,19 @@
-"""``cli.py`` that counts the bytes DDP sends: at the start, of buffers before each step, and of gradients."""
+"""A command that counts the bytes DDP sends: at the start, of buffers before each step, and of gradients."""
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-    from torch.nn.parallel import DistributedDataParallel
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
-    from promptstage import cli
-    from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage import cli
+from promptstage.lightning_modules.base import SoftPromptModule
 
+
+def main(arguments: list[str]) -> int:
+    """Run the command; rank 0 prints the bytes as JSON."""
     sent: dict[str, Any] = {"at the start": 0, "buffers": 0, "gradients": []}
     broadcast, construct = dist._broadcast_coalesced, DistributedDataParallel.__init__
     key = "at the start"
@@ -30,14 +29,14 @@ if __name__ == "__main__":
         return allreduce_hook(state, bucket)
 
     def constructed(self: DistributedDataParallel, module: SoftPromptModule, **kwargs: Any) -> None:
-        global key
+        nonlocal key
         construct(self, module=module, **kwargs)
         self.register_comm_hook(None, hook)
         key = "buffers"
 
     dist._broadcast_coalesced = counted
     DistributedDataParallel.__init__ = constructed  # type: ignore[method-assign]
-    code = cli.main(sys.argv[1:])
+    code = cli.main(arguments)
     if dist.get_rank() == 0:
         print(json.dumps(sent), flush=True)
-    sys.exit(code)
+    return code
