@@ -39,11 +39,7 @@ PathLike = str | os.PathLike[str]
 
 
 class Run:
-    """Run folder with configuration, checkpoints and results.
-
-    >>> Run("runs/first")  # doctest: +SKIP
-    Run('runs/first')
-    """
+    """Run folder with configuration, checkpoints and results."""
 
     def __init__(
         self,
