@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; each worker has one core
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,11 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first, so that short ones balance the workers at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
-
-
-def pytest_collection_finish() -> None:
-    """Let Lightning's garbage collection after each command skip the modules that are imported by now."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
