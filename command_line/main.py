@@ -12,7 +12,6 @@ from promptstage import __version__
 from promptstage.command_line.commands import COMMANDS, OTHER_NAMES, load_command
 from promptstage.command_line.streams import close_output, open_streams
 from promptstage.datamodules import __all__ as DATA_SETS
-from promptstage.lightning_modules import __all__ as METHODS
 from promptstage.utilities.errors import UserError, nearest, unusable_path
 from promptstage.utilities.processes import check_environment, report
 
@@ -24,7 +23,13 @@ promptstage trains soft prompts that make a frozen language model reason better.
 subcommands:
 {subcommands}
 
-methods (--model):   {methods}
+methods (--model):
+  PromptTuning      one prompt at the input, or at a later layer (late prompt)
+  PrefixTuning      keys and values in every layer
+  DHAM              one prompt for each stage of layers (Dynamic Hierarchy-Aware Mechanism)
+  LoRA              low-rank updates of the weights
+  Pretrained        nothing: the baseline
+
 data sets (--data):  {data_sets}
 
 common options:
@@ -77,9 +82,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     lines = [f"  {name:<17} {summary}" for name, summary in COMMANDS.items()]
-    return HELP.format(
-        subcommands="\n".join(lines), methods=", ".join(METHODS), data_sets=", ".join(DATA_SETS)
-    )
+    return HELP.format(subcommands="\n".join(lines), data_sets=", ".join(DATA_SETS))
 
 
 def _run(arguments: list[str]) -> int:
