@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from promptstage.command_line.assembly import assemble, typed_classes
+from promptstage.command_line.commands import load_command
 from promptstage.command_line.configuration import Importable, read_configuration
 from promptstage.utilities.yaml_values import dump_yaml, parse_yaml, plain
 from tests.tiny_folder import QUIET, call
@@ -66,9 +67,8 @@ def test_texts_are_stored_unchanged(
 def assembled(*args: list[str]) -> dict:
     """Return the configuration that text options are assembled into."""
     importable = Importable(typed_classes(args))
-    *_, last = assemble(
-        "fit", args, {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}, importable
-    )
+    stored = {"model": {"class_path": "DHAM"}, "data": {"class_path": "GSM8K"}}
+    *_, last = assemble("fit", load_command("fit"), args, stored, importable)
     return yaml.safe_load(last.removeprefix("--config="))
 
 

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
+from promptstage.composition import session
 from promptstage.composition.user_callbacks import ACCURACY, TRAIN_METRICS, UNSUPPORTED
 from tests.cli.commands import STEPS, files, fit, refused
 from tests.tiny_folder import QUIET, call
@@ -196,11 +197,9 @@ def test_a_timer_ends_a_fit(small: list[str]) -> None:
 
 def callbacks_of(*flags: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run a fit, and return the names of the user's callbacks that its trainer gets."""
-    from promptstage.command_line import trainer
-
     names: list[str] = []
     monkeypatch.setattr(
-        trainer, "check_callbacks", lambda given: names.extend(type(callback).__name__ for callback in given)
+        session, "check_callbacks", lambda given: names.extend(type(callback).__name__ for callback in given)
     )
     fit(*flags, STEPS)
     return names

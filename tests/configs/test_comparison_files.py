@@ -95,8 +95,8 @@ MISTAKES = {
     "title: t\nrows: {a: --x=1}": "row 'a' must be a list of texts, such as [--trainer.max_steps=100]",
     "title: t\nrows: {a: null}": "row 'a' must be a list of texts",
     "title: t\nrows: {a: []}\noptions: [[1]]": "options must be a list of texts",
-    "title: t\nrows: {G 2: [], G=2: []}": "row 'G 2' needs a name, a printable text, that gives",
-    "title: t\nrows: {'=': []}": "row '=' needs a name",
+    "title: t\nrows: {G 2: [], G=2: []}": "name of row 'G 2' must be a printable text with a unique",
+    "title: t\nrows: {'=': []}": "name of row '=' must be a printable text",
     "title: t\nrows: {a: []}\nfiles: [nowhere.yaml]": "file nowhere.yaml does not exist (paths start from /",
 }
 
