@@ -15,9 +15,9 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"
 
 @cache
 def use_cache_if_offline() -> None:
-    """Have the hub's libraries read their cache only, if the hub cannot be reached within five seconds.
+    """Make the hub's libraries read only their cache if the hub cannot be reached within five seconds.
 
-    Behind a proxy nothing is tested: a direct connection says nothing there.
+    Not checked behind a proxy, where direct connections fail.
     """
     from huggingface_hub import constants
 

@@ -198,9 +198,8 @@ def test_errors_of_the_hub_are_reported(monkeypatch: pytest.MonkeyPatch) -> None
         return [GOOD, {"question": "?"}] if split == "test" else []
 
     errors = SimpleNamespace(DatasetsError=RuntimeError)
-    monkeypatch.setitem(
-        sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, exceptions=errors)
-    )
+    library = SimpleNamespace(load_dataset=load_dataset, exceptions=errors, config=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "datasets", library)
     with pytest.raises(UserError, match=r"^openai/gsm8k main/test row 1: no field 'answer'"):
         GSM8K().examples("test")
     assert asked == [("openai/gsm8k", "main", "test", "740312add88f781978c0658806c59bc2815b9866")]
