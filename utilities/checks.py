@@ -25,7 +25,7 @@ def check_maximum(options: Mapping[str, float | None], maximum: float, reason: s
     """Check that options are <= ``maximum``, as :func:`check_minimum` does for a minimum."""
     for name, value in options.items():
         if value is not None and value > maximum:
-            raise UserError(f"{name} must be <= {maximum:,}{reason and f' ({reason})'}, got {value:,}")
+            raise UserError(f"{name} must be <= {maximum}{reason and f' ({reason})'}, got {value}")
 
 
 def check_between(options: Mapping[str, float | None], low: float, high: float) -> None:

@@ -110,7 +110,7 @@ def test_null_in_a_file_is_refused_by_name(text: str, name: str, common: list[st
     [
         (["--early_stopping.patience=99999999999999999999"], "early_stopping.patience must be between -2^53"),
         (["--data.seed=-99999999999999999999"], "data.seed must be between -2^53 and 2^53, got -99999"),
-        (["--model.mlp_width=1000000000000"], "mlp_width must be <= 1,048,576"),
+        (["--model.mlp_width=1000000000000"], "mlp_width must be <= 1048576"),
         (["--trainer.accumulate_grad_batches=99999999"], "accumulate_grad_batches must be <= 65536"),
         (
             ["--trainer.callbacks.threshold=0.5"],

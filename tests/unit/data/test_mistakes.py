@@ -216,5 +216,5 @@ def test_errors_of_the_hub_are_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_more_workers_than_the_machine_supports_are_rejected() -> None:
     """Check a number from a stored configuration, which would be started before anything else."""
-    with pytest.raises(UserError, match=r"num_workers must be <= \d+ \(limit of this machine\), got 100,000"):
+    with pytest.raises(UserError, match=r"num_workers must be <= \d+ \(limit of this machine\), got 100000"):
         Generated(task="addition", num_workers=100_000)
