@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 
 from promptstage.composition import jobs
-from promptstage.composition.configuration import config_text, data_from, hyperparameters, read_config
+from promptstage.composition.configuration import config_of, data_from, hyperparameters, read_config
 from promptstage.composition.folders import Folders, run_folders
 from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
 from promptstage.composition.session import Session
+from promptstage.composition.trainer_options import check_trainer_options
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
@@ -33,7 +35,9 @@ from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.evaluation import Decoding, Record
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.yaml_values import dump_yaml
 
 PathLike = str | os.PathLike[str]
 
@@ -113,13 +117,13 @@ class Run:
         """
         with self._session("test", options) as session:
             jobs.test(session, self.prompt, self.data, verbose=False)
-        return read_evaluation(session.folders.out)
+        return read_evaluation(session.shared(session.folders.out))
 
     def validate(self, **options: Any) -> Evaluation:
         """Evaluate on the validation split, as :meth:`test` does on the test split."""
         with self._session("validate", options) as session:
             jobs.validate(session, self.prompt, self.data, verbose=False)
-        return read_evaluation(session.folders.out)
+        return read_evaluation(session.shared(session.folders.out))
 
     def calibrate(self, examples: int | None = None, **options: Any) -> Evaluation:
         """Select the threshold of Dynamic Prompt Corruption (DPC), and save it beside the checkpoint.
@@ -132,7 +136,7 @@ class Run:
         """
         with self._session("calibrate", options) as session:
             jobs.calibrate(session, self.prompt, self.data, examples)
-        return read_evaluation(session.folders.out)
+        return read_evaluation(session.shared(session.folders.out))
 
     def predict(self, questions: Sequence[str], **options: Any) -> list[Record]:
         """Generate an answer to each question, with the trainer's devices and callbacks."""
@@ -142,8 +146,9 @@ class Run:
     @contextmanager
     def _session(self, results: str | None, options: dict[str, Any]) -> Iterator[Session]:
         checkpoint = str(self.checkpoint)
+        check_trainer_options(options)
         folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
-        session = _session(self.prompt, self.data, folders, options, checkpoint=checkpoint)
+        session = _session(self.prompt, self.data, folders, options, checkpoint, self.config)
         with _used(session, self.prompt):
             yield session
 
@@ -156,7 +161,7 @@ def fit(
     lr: float | None = None,
     seed: int = 0,
     save_every: int = 100,
-    patience: int | None = 5,
+    patience: int = 5,
     checkpoint: PathLike | None = None,
     **options: Any,
 ) -> Run:
@@ -167,7 +172,7 @@ def fit(
         lr: learning rate; None: that of the prompt's optimizer.
         seed: random seed of the fit; the data set has its own.
         save_every: write ``last.ckpt`` every N optimizer steps.
-        patience: stop after N validations without a lower loss; None: no early stopping.
+        patience: stop after N validations without a lower loss.
         checkpoint: run folder or checkpoint to resume; the run continues in its folder.
         options: options of Lightning's trainer: ``max_steps``, ``max_epochs``, ``devices``, ``precision``,
             ``callbacks``, ``logger`` and so on.
@@ -175,23 +180,31 @@ def fit(
     Raises:
         UserError: if a value is not allowed, or data cannot be read.
     """
+    check_trainer_options(options)
+    check_minimum({"save_every": save_every}, 1)
+    check_minimum({"patience": patience}, 0)
+    if options.get("fast_dev_run"):
+        raise UserError("fast_dev_run leaves no run: use lightning.Trainer(fast_dev_run=True).fit(...)")
     L.seed_everything(seed, verbose=False)
     if lr is not None:
         prompt.set_optimizer(replace(prompt.optimizer_config, lr=lr))
+    data.set_chat_date(date.today())
     path = None if checkpoint is None else str(checkpoint_in(checkpoint, newest=True))
     if path is not None:
         prompt.adopt(read_checkpoint(path))
+    stopping: dict[str, Any] = {
+        "monitor": "val/loss",
+        "patience": patience,
+        "check_on_train_epoch_end": False,
+    }
+    fixed: dict[str, Any] = {"seed_everything": seed, "save_every": save_every, "early_stopping": stopping}
     name = f"{type(prompt).__name__}-{data.name}".lower()
     folders = run_folders(None if folder is None else str(folder), path, name)
-    fixed = {"seed_everything": seed, "save_every": save_every}
-    session = _session(prompt, data, folders, options, checkpoint=path, **fixed)
-    stopping = None
-    if patience is not None:
-        stopping = EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
+    session = _session(prompt, data, folders, options, path, **fixed)
     with _used(session, prompt, trains=True):
-        jobs.fit(session, prompt, data, save_every, stopping)
-    run = Run(folders.run, prompt=prompt, data=data)
-    best = folders.run / "checkpoints" / "best.ckpt"
+        jobs.fit(session, prompt, data, save_every, EarlyStopping(**stopping))
+    run = Run(session.shared(session.folders.run), prompt=prompt, data=data)
+    best = run.folder / "checkpoints" / "best.ckpt"
     if best.is_file():
         prompt.load_state_dict(read_checkpoint(best)["state_dict"])
     return run
@@ -215,6 +228,7 @@ def partition(
     Raises:
         UserError: if the method has no stages.
     """
+    check_trainer_options(options)
     L.seed_everything(seed, verbose=False)
     name = f"partition-{data.name}".lower()
     folders = run_folders(None if folder is None else str(folder), None, name)
@@ -266,12 +280,21 @@ def _session(
     folders: Folders,
     options: dict[str, Any],
     checkpoint: str | None = None,
+    fitted: dict[str, Any] | None = None,
     **fixed: Any,
 ) -> Session:
+    """Compose a session.
+
+    Args:
+        fitted: configuration of the fit that trained the prompt; None: this is it.
+        fixed: further top-level values of the configuration.
+    """
+    config = config_of(prompt, data, options, **fixed)
+    sections = {section: config[section] for section in ("backbone", "model", "data")}
     return Session(
         folders=folders,
         options=options,
-        config=config_text(prompt, data, options, **fixed),
-        hyperparameters=hyperparameters(prompt, data),
+        config=dump_yaml(config),
+        hyperparameters=hyperparameters(sections, config if fitted is None else fitted),
         checkpoint=checkpoint,
     )

@@ -1,11 +1,9 @@
 """LightningCLI for the subcommands that train or evaluate a prompt."""
 
 from datetime import date
-from functools import partial
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -16,7 +14,7 @@ from promptstage.command_line.nulls import check_nulls
 from promptstage.command_line.parser import PromptParser
 from promptstage.command_line.resume import check_resume
 from promptstage.command_line.settings import check_settings, normalize_settings
-from promptstage.composition.folders import Folders, flatten
+from promptstage.composition.configuration import flatten, hyperparameters
 from promptstage.composition.quiet import hide_loading_bar
 from promptstage.composition.session import DEFAULTS, Session
 from promptstage.datamodules.base import ReasoningDataModule
@@ -28,22 +26,12 @@ from promptstage.utilities.processes import note
 
 METHODS = {name: getattr(promptstage, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(promptstage, name) for name in datamodules.__all__}
-# Options of the fit that TensorBoard's table of hyperparameters shows besides those of the model.
-TRAINED_WITH = (
-    "seed_everything",
-    "trainer.max_steps",
-    "trainer.max_epochs",
-    "trainer.accumulate_grad_batches",
-    "trainer.precision",
-    "trainer.gradient_clip_val",
-)
 
 
 class PromptCLI(LightningCLI):
     """Parser of a subcommand's options, from which it makes module, data and session."""
 
     session: Session | None = None
-    folders: Folders | None = None
 
     def __init__(
         self,
@@ -183,26 +171,14 @@ class PromptCLI(LightningCLI):
         config, objects = self.config[self.name], self.config_init[self.name]
         if self.checkpoint:
             self.model.adopt(self.checkpoint)
-        self.folders = self.command.folders(config.run_dir, config.get("ckpt_path"), *self._class_names())
+        used = yaml.safe_load(self._dumped(skip_link_targets=True))
         self.session = Session(
-            folders=self.folders,
             options=objects.trainer.as_dict(),
             config=self._dumped(skip_none=False),
-            hyperparameters=self._hyperparameters(),
+            hyperparameters=hyperparameters({name: used.get(name) for name in MODEL_SECTIONS}, self.stored),
             checkpoint=config.get("ckpt_path"),
-            make=partial(Trainer),
+            folders=self.command.folders(config.run_dir, config.get("ckpt_path"), *self._class_names()),
         )
-
-    def _hyperparameters(self) -> dict[str, Any]:
-        used = yaml.safe_load(self._dumped(skip_link_targets=True))
-        sections = {section: used.get(section) for section in MODEL_SECTIONS}
-        flat = {key: value for name in sections for key, value in flatten({name: sections[name]}).items()}
-        fitted = flatten(self.stored)
-        flat |= {key: fitted[key] for key in TRAINED_WITH if key in fitted}
-        return {
-            key: value if isinstance(value, int | float | str | bool) else str(value)
-            for key, value in flat.items()
-        }
 
     def _run_subcommand(self, subcommand: str) -> None:
         assert self.session is not None
@@ -210,13 +186,6 @@ class PromptCLI(LightningCLI):
         invocation = Invocation(config, objects, self.session, self.model, self.datamodule)
         self.command.prepare(invocation)
         self.command.run(invocation)
-
-    def discard_unused_folder(self) -> None:
-        """After a failure: remove a new folder that holds nothing worth keeping."""
-        if self.session is not None:
-            self.session.discard_unused(trains=self.command.resumes)
-        elif self.folders is not None:
-            self.folders.discard()
 
 
 def without_code_trust(settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from promptstage.lightning_modules.saved_prompts import checkpoint_in
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
 
@@ -86,12 +87,7 @@ def resolve_checkpoint(args: list[str], newest: bool = False) -> tuple[list[str]
     if value is None:
         return args, None
     path = Path(value).expanduser()
-    if path.is_dir():
-        names = ("last", "best") if newest else ("best", "last")
-        files = [path / "checkpoints" / f"{name}.ckpt" for name in names]
-        path = next((file for file in files if file.is_file()), path)
-        if path.is_dir():
-            raise UserError(f"folder {value} has no checkpoints/best.ckpt or checkpoints/last.ckpt")
-    elif not path.is_file():
+    if not path.is_dir() and not path.is_file():
         raise UserError(f"checkpoint {value} does not exist (allowed: a checkpoint or a run folder)")
+    path = checkpoint_in(path, newest)
     return [*others, f"--ckpt_path={path}"], path

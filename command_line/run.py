@@ -79,11 +79,11 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     except SystemExit as error:
         # Lightning exits with 1 after Ctrl-C; --help exits with 0.
         if error.code == 1:
-            cli.discard_unused_folder()
+            _discard(cli, command)
             return 130
         raise
     except Exception as error:
-        cli.discard_unused_folder()
+        _discard(cli, command)
         mistake = mistake_behind(error) or _unfit_checkpoint(error, checkpoint)
         exited = _end_others(cli, patience=0 if mistake else 2)
         if lost := connection_lost(error):
@@ -94,9 +94,15 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
             raise
         raise mistake from error
     finally:
-        if cli.folders is not None:
-            cli.folders.release()
+        if cli.session is not None:
+            cli.session.folders.release()
     return 0
+
+
+def _discard(cli: PromptCLI, command: TrainerCommand) -> None:
+    """Remove a new folder without results after a failure."""
+    if cli.session is not None:
+        cli.session.discard_unused(trains=command.resumes)
 
 
 def _trainer(cli: PromptCLI) -> Trainer | None:

@@ -7,46 +7,68 @@ from typing import Any
 
 import promptstage
 from promptstage import datamodules
-from promptstage.composition.folders import flatten
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.arguments import plain_arguments, typed_arguments
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.reading import read_text
-from promptstage.utilities.yaml_values import LIMIT, dump_yaml, parse_yaml, plain
+from promptstage.utilities.yaml_values import LIMIT, parse_yaml, plain
+
+# Options of the fit that TensorBoard's table of hyperparameters shows besides those of the model.
+TRAINED_WITH = (
+    "seed_everything",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.accumulate_grad_batches",
+    "trainer.precision",
+    "trainer.gradient_clip_val",
+)
 
 
-def config_text(
+def config_of(
     prompt: SoftPromptModule, data: ReasoningDataModule, options: Mapping[str, Any], **fixed: Any
-) -> str:
-    """Write the configuration of a use of the trainer.
+) -> dict[str, Any]:
+    """Return the configuration of a use of the trainer, in the sections of a configuration file.
 
     Args:
         options: options of Lightning's trainer; objects, such as callbacks, are omitted.
         fixed: further top-level values.
     """
-    simple = {
-        name: value for name, value in options.items() if isinstance(value, bool | int | float | str | None)
+    trainer = {name: value for name, value in options.items() if plain_arguments({name: value}) is not None}
+    return {
+        **fixed,
+        "trainer": plain_arguments(trainer),
+        "model": _class_section(prompt, prompt.constructor_arguments),
+        "data": _class_section(data, data.constructor_arguments),
+        "backbone": asdict(prompt.backbone_config),
     }
-    return dump_yaml({**fixed, "trainer": simple, **_sections(prompt, data)})
 
 
-def hyperparameters(prompt: SoftPromptModule, data: ReasoningDataModule) -> dict[str, Any]:
-    """Return all options of backbone, method and data by their flat names."""
-    flat = flatten(_sections(prompt, data))
+def hyperparameters(sections: Mapping[str, Any], fit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of backbone, method and data, and the main ones of the fit, by their flat names.
+
+    Args:
+        sections: sections ``backbone``, ``model`` and ``data`` of a configuration.
+        fit: configuration of the fit that trained the prompt; empty if it is not trained.
+    """
+    flat = flatten(sections)
+    trained = flatten(fit)
+    flat |= {name: trained[name] for name in TRAINED_WITH if name in trained}
     return {
         name: value if isinstance(value, int | float | str | bool) else str(value)
         for name, value in flat.items()
     }
 
 
-def _sections(prompt: SoftPromptModule, data: ReasoningDataModule) -> dict[str, Any]:
-    return {
-        "model": _class_section(prompt, prompt.constructor_arguments),
-        "data": _class_section(data, data.constructor_arguments),
-        "backbone": asdict(prompt.backbone_config),
-    }
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def _class_section(instance: object, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,25 +3,13 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
 
 # Folders and files that a fit writes to; lightning_logs belongs to CSVLogger.
 FOLDERS = ("checkpoints", "tensorboard", "lightning_logs")

@@ -9,12 +9,13 @@ import torch
 
 from promptstage.callbacks.saliency_files import Floats, Saved
 from promptstage.callbacks.saliency_tokens import about_of
-from promptstage.datamodules.encoding import Batch, Collate, Encoded, Example, encode
+from promptstage.datamodules.encoding import Batch, Collate, Example, encode
 from promptstage.datamodules.limits import check_positions
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.loading import context_length
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
@@ -82,9 +83,9 @@ def generate(
     """
     questions = [question] if isinstance(question, str) else list(question)
     texts = []
+    prefix = _prefix(prompt)
     with torch.no_grad():
-        prefix = _ready(prompt).prefix()
-        for batch in _batches(prompt, questions, max_new_tokens):
+        for batch in _batches(prompt, prefix, questions, max_new_tokens):
             outputs = generate_batch(prompt.backbone, batch, prefix)
             texts += prompt.backbone.tokenizer.batch_decode(outputs, skip_special_tokens=True)
     return texts[0] if isinstance(question, str) else texts
@@ -105,13 +106,13 @@ def saliency(
     Raises:
         UserError: if the method has no soft prompt, or nothing was generated.
     """
-    prefix = _ready(prompt).prefix()
+    prefix = _prefix(prompt)
     if prefix is None:
         raise UserError(f"{type(prompt).__name__} has no soft prompt: there is no saliency to compute")
     observed = list(range(prompt.backbone.num_layers)) if layers is None else list(layers)
     prompt.check_layers("layers", observed)
     with torch.no_grad():
-        (batch,) = _batches(prompt, [question], max_new_tokens)
+        (batch,) = _batches(prompt, prefix, [question], max_new_tokens)
         outputs = generate_batch(prompt.backbone, batch, prefix)
     if not outputs[0]:
         raise UserError("nothing was generated: saliency needs a generation of at least one token")
@@ -128,12 +129,15 @@ def saliency(
     return Saliency(question, text, observed, saved)
 
 
-def _ready(prompt: SoftPromptModule) -> SoftPromptModule:
+@torch.no_grad()
+def _prefix(prompt: SoftPromptModule) -> Prefix | None:
     prompt.create_prompts()
-    return prompt
+    return prompt.prefix()
 
 
-def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens: int | None) -> list[Batch]:
+def _batches(
+    prompt: SoftPromptModule, prefix: Prefix | None, questions: Sequence[str], max_new_tokens: int | None
+) -> list[Batch]:
     """Render and tokenize questions as in the prompt's training data.
 
     Raises:
@@ -150,16 +154,10 @@ def _batches(prompt: SoftPromptModule, questions: Sequence[str], max_new_tokens:
     tokenizer = backbone.tokenizer
     examples = [Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)]
     rows = encode(examples, Template(settings.template, tokenizer, settings.date), tokenizer)
-    _check_length(prompt, rows, limit)
+    if (window := context_length(prompt.backbone_config)) is not None:
+        check_positions({"predict": rows}, limit, window, 0 if prefix is None else prefix.num_positions)
     has_bos = getattr(prompt, "bos_first", False) and adds_bos(tokenizer)
     omitted = tokenizer.bos_token_id if has_bos else None
     collate = Collate(tokenizer.pad_token_id, settings.dataset or "", limit, settings.stop, omitted)
     chunks = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
     return [collate(chunk).to(prompt.device) for chunk in chunks]
-
-
-def _check_length(prompt: SoftPromptModule, rows: list[Encoded], limit: int) -> None:
-    window = context_length(prompt.backbone_config)
-    prefix = prompt.prefix()
-    if window is not None:
-        check_positions({"predict": rows}, limit, window, 0 if prefix is None else prefix.num_positions)

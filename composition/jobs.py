@@ -55,7 +55,7 @@ def fit(
     trainer = session.trainer(
         module,
         [*own, *(checkpoint_callbacks(checkpoints, save_every) if writes else [])],
-        records=not dry,
+        writes_config=not dry,
         logger=session.event_log(evaluates=False),
         checkpoints=checkpoints,
         early_stopping=early_stopping,
@@ -134,7 +134,7 @@ def predict(
     """Generate an answer to each question; return the records in order, on every rank."""
     data.use_questions(questions)
     results = Results(None, dict(session.hyperparameters))
-    trainer = session.trainer(module, [results], records=False, results=False, logger=False)
+    trainer = session.trainer(module, [results], writes_config=False, writes_results=False, logger=False)
     trainer.predict(module, datamodule=data, ckpt_path=session.checkpoint, return_predictions=False)
     # Sorted by question, since batches group questions of similar lengths.
     return results.records(data.example_ids("predict"), complete=False)

@@ -1,6 +1,6 @@
 """One use of Lightning's trainer in a run folder, with callbacks, logger and checkpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,6 @@ class Session:
         config: configuration of the run as YAML, stored with the results and in checkpoints.
         hyperparameters: values by flat names, shown by TensorBoard with the test metric.
         checkpoint: path of the checkpoint to load; None: use the module's weights.
-        make: function that creates the trainer from its options.
         made: the trainer, once it is created.
     """
 
@@ -62,7 +61,6 @@ class Session:
     config: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
-    make: Callable[..., L.Trainer] = L.Trainer
     made: L.Trainer | None = None
 
     @property
@@ -75,8 +73,8 @@ class Session:
         module: SoftPromptModule,
         own: Sequence[Any],
         *,
-        records: bool = True,
-        results: bool = True,
+        writes_config: bool = True,
+        writes_results: bool = True,
         logger: Any = None,
         checkpoints: Path | None = None,
         early_stopping: EarlyStopping | None = None,
@@ -86,8 +84,8 @@ class Session:
 
         Args:
             own: callbacks of this use.
-            records: write the configuration to the output folder.
-            results: set the output folder of callbacks that write files.
+            writes_config: write the configuration to the output folder.
+            writes_results: set the output folder of callbacks that write files.
             logger: default logger, used unless the user gave one; False: no logger.
             checkpoints: folder for checkpoints; None: no checkpoints.
             early_stopping: default callback, used unless the user gave one.
@@ -102,7 +100,7 @@ class Session:
         # The bar first: it ends its line before other callbacks report the end of a run.
         bar = [] if self.options.get("enable_progress_bar") is False else [ExamplesProgressBar()]
         callbacks: list[Any] = [*bar, StopSignals(), StalledProcesses()]
-        if records:
+        if writes_config:
             callbacks.append(RunFolder(out, self.config, self.folders.notice))
         check_callbacks(self.callbacks)
         given = place_checkpoints(self.callbacks, checkpoints)
@@ -111,7 +109,7 @@ class Session:
             callbacks.append(early_stopping)
         distinguish(callbacks)
         for callback in callbacks:
-            if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and results:
+            if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and writes_results:
                 callback.folder = callback.folder or out
         settings |= {
             "callbacks": callbacks,
@@ -128,7 +126,7 @@ class Session:
             settings["logger"] = logger
         else:
             _place_loggers(as_list(self.options["logger"]), out)
-        self.made = self.make(**(DEFAULTS | dict(self.options) | settings))
+        self.made = L.Trainer(**(DEFAULTS | dict(self.options) | settings))
         check_machines(self.made)
         return self.made
 
@@ -142,6 +140,11 @@ class Session:
         out = self.folders.out
         if not trained and not [*out.glob("*.jsonl"), *out.glob(ACT_FILE)]:
             self.folders.discard()
+
+    def shared(self, folder: Path) -> Path:
+        """Return rank 0's name of a folder after a use of the trainer; other ranks do not know its number."""
+        assert self.made is not None
+        return Path(self.made.strategy.broadcast(str(folder)))
 
     def event_log(self, evaluates: bool) -> EventLog:
         """Return the run's TensorBoard logger."""

@@ -1,6 +1,7 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
 from collections.abc import Sequence
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
@@ -20,7 +21,7 @@ from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
-from promptstage.datamodules.templates import Template, check_template
+from promptstage.datamodules.templates import CHAT, Template, check_template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
@@ -122,6 +123,11 @@ class ReasoningDataModule(Splits):
         self._questions: list[Example] = []
         self.parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
+
+    def set_chat_date(self, today: date) -> None:
+        """Set the date that a chat template sees, unless it is set, so that later runs render alike."""
+        if self.template == CHAT and self.date is None:
+            self.date = self.constructor_arguments["date"] = today.isoformat()
 
     def use_questions(self, questions: Sequence[str]) -> None:
         """Set the questions of :meth:`predict_dataloader`; their ids are ``question/0`` and so on.

@@ -1,6 +1,7 @@
 """Runs made in Python and on the command line are the same; a prompt generates alike in and outside a run."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import lightning as L
@@ -121,6 +122,44 @@ def test_a_plain_trainer_finds_stages_and_trains(backbone: ps.Backbone, tmp_path
     trainer.fit(prompt, ps.Generated(task="addition", **SIZES))
     assert prompt.stages is not None
     assert prompt.generate("1+2") == prompt.generate(["1+2"])[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_distributed_sampler": True}, "use_distributed_sampler must be false"),
+        ({"default_root_dir": "x"}, "default_root_dir must be null"),
+        ({"max_steps": -2}, "max_steps must be >= -1, got -2"),
+        ({"fast_dev_run": True}, "fast_dev_run leaves no run"),
+        ({"save_every": 0}, "save_every must be >= 1, got 0"),
+        ({"patience": -1}, "patience must be >= 0, got -1"),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(
+    options: dict[str, object], message: str, backbone: ps.Backbone, tmp_path: Path
+) -> None:
+    with pytest.raises(ps.UserError, match=message):
+        ps.fit(ps.PromptTuning(backbone, 4), ps.Generated(**SIZES), folder=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_resumes_with_the_options_of_python(run: ps.Run) -> None:
+    assert run.config["early_stopping"] == {
+        "monitor": "val/loss",
+        "patience": 5,
+        "check_on_train_epoch_end": False,
+    }
+    assert (run.config["save_every"], run.config["trainer"]["devices"]) == (100, 1)
+
+
+def test_a_chat_keeps_the_date_of_its_fit() -> None:
+    data = ps.Generated(task="addition", template="chat")
+    data.set_chat_date(date(2026, 1, 31))
+    data.set_chat_date(date(2027, 1, 31))
+    assert data.date == data.constructor_arguments["date"] == "2026-01-31"
+    plain = ps.Generated(task="addition")
+    plain.set_chat_date(date(2026, 1, 31))
+    assert plain.date is None
 
 
 @pytest.mark.parametrize(
