@@ -1,6 +1,6 @@
 """Figures of saliency show the saved numbers, and are drawn again from files alone."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,142 +24,15 @@ from promptstage.callbacks.saliency_figures import (
     summary_line,
     tokens,
 )
-from promptstage.callbacks.saliency_files import About, Saved, as_float32, load
+from promptstage.callbacks.saliency_files import Saved
 from promptstage.callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
-from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix, write_matrix
+from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix
 from promptstage.callbacks.saliency_matrix_figure import of_matrix
-from promptstage.command_line.main import main
-from promptstage.comparisons.saliency import chosen_examples
-from promptstage.utilities.errors import UserError
-from promptstage.utilities.tensor_files import write_tensors
-
-LAYERS, EXAMPLES = [2, 3, 4, 5], 40
-STAGES = [14, 6]
-ABOUT = About(LAYERS, [3, 4], [3, 5], STAGES, 1, 10.0, "generation", "test")
-
-
-@pytest.fixture
-def saved() -> Saved:
-    """40 examples, a BOS and two stages: layer 2 sees the BOS alone, layers 3 and 4 the first stage, too."""
-    draw_number = np.random.default_rng(0)
-    sent = {name: draw_number.random((EXAMPLES, 4, 2, 21)) for name in ("saliency", "attention")}
-    for values in sent.values():
-        values[:, 0, :, 1:] = np.nan
-        values[:, 1:3, :, 15:] = np.nan
-    sent["saliency"][30:, 1, :, 2] = 300.0  # virtual token 1 of layer 3 accumulates in the last ten
-    arrays = sent | {
-        "lengths": np.full((EXAMPLES, 2), 4.0),
-        "late": np.arange(EXAMPLES, dtype=float),
-        "curve": draw_number.random((EXAMPLES, 4)),
-        "loss": np.ones(EXAMPLES),
-    }
-    correct = np.array([np.nan] + [1.0] * 9 + [0.0] * 30)
-    return Saved(ABOUT, [f"made/{i}" for i in range(EXAMPLES)], correct, arrays)
-
-
-@pytest.fixture
-def matrix() -> Matrix:
-    """Six tokens, one of them a line end and one with a sign of TeX."""
-    panels = {name: np.random.default_rng(1).random((6, 27)) for name in ("shallow", "layer 5")}
-    panels["layer 5"][0] = 0
-    return Matrix("made/0", panels, ["Q", ":", "$1", "\n", " 2", "</s>"], (2, 3), (4, 5))
-
-
-@pytest.fixture
-def with_sources(saved: Saved) -> Saved:
-    """The same with what the second half receives: incorrect examples hear more of the prompt in layer 5.
-
-    Sums of prompt, question, first half, second half and other; 2, 4, 2, 1 and 1 pairs.
-    """
-    received = np.tile([1.0, 4.0, 3.0, 1.0, 1.0], (EXAMPLES, 4, 1))
-    received[:, 0, 0] = np.nan  # layer 2 does not see the prompt
-    received[10:, 3, 0] = np.linspace(11, 12, 30)
-    more = {
-        "received": received,
-        "received_pairs": np.tile([2.0, 4.0, 2.0, 1.0, 1.0], (EXAMPLES, 4, 1)),
-        "saliency_between": np.zeros((EXAMPLES, 4, 21)),
-        "attention_between": np.zeros((EXAMPLES, 4, 21)),
-    }
-    about = replace(ABOUT, accumulate_over="span")
-    return replace(saved, about=about, arrays={**saved.arrays, **more})
+from tests.unit.methods.conftest import ABOUT, EXAMPLES, LAYERS
 
 
 def without(saved: Saved, mark: float) -> Saved:
     return replace(saved, correct=np.where(saved.correct == mark, np.nan, saved.correct))
-
-
-def test_what_is_saved_is_read(saved: Saved, matrix: Matrix, tmp_path: Path) -> None:
-    saved.write(tmp_path, "saliency")
-    assert load_matrix(tmp_path) is None
-    write_matrix(matrix, tmp_path, "saliency")
-    again, drawn = load(tmp_path), load_matrix(tmp_path)
-    assert again.about == ABOUT
-    assert list(again.ids) == list(saved.ids)
-    assert np.array_equal(again.correct, saved.correct, equal_nan=True)
-    for name, values in saved.arrays.items():
-        assert np.allclose(again.arrays[name], values, rtol=1e-6, equal_nan=True)
-    assert drawn is not None
-    assert (drawn.tokens, tuple(drawn.question), tuple(drawn.rationale)) == (matrix.tokens, (2, 3), (4, 5))
-    with pytest.raises(UserError, match=r"other\.jsonl does not exist"):
-        load(tmp_path, "other")
-    (tmp_path / "saliency.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="is not a safetensors file"):
-        load(tmp_path)
-
-
-def test_rows(saved: Saved) -> None:
-    rows = saved.rows()
-    assert [row["correct"] for row in rows[:2]] == [None, True]
-    assert rows[0]["prompt_to_question"][0] is None  # layer 2 has a BOS and no prompt
-    sent = saved.arrays["saliency"]
-    assert rows[7]["prompt_to_rationale"][1] == pytest.approx(sent[7, 1, 1, 1:15].mean() / 4)
-    assert rows[7]["prompt_to_question"][3] == pytest.approx(sent[7, 3, 0, 1:].mean() / 4)
-    assert [row["accumulation"] for row in rows[28:31]] == [
-        None,
-        None,
-        {"layer": 3, "token": 1, "stage": 0},
-    ]
-    assert ABOUT.stage(13) == 0
-    assert ABOUT.stage(14) == 1
-
-
-def test_rows_of_the_second_half(with_sources: Saved) -> None:
-    """Means are over pairs, shares over all sources, and a prompt that is not seen has none."""
-    row = with_sources.rows()[30]
-    assert row["question_to_second_half"] == [1.0] * 4
-    assert row["first_half_to_second_half"] == [1.5] * 4
-    assert row["prompt_to_second_half"][:3] == [None, 0.5, 0.5]
-    shares = row["second_half_shares"]
-    assert shares["prompt"][:2] == [None, pytest.approx(0.1)]
-    assert shares["question"][:2] == [pytest.approx(4 / 9), pytest.approx(0.4)]
-    assert sum(shares[source][3] for source in shares) == pytest.approx(1)
-    assert "rollout" not in row
-
-
-def test_files_without_sources_are_read(saved: Saved, with_sources: Saved, tmp_path: Path) -> None:
-    """Arrays of earlier versions: question and rationale only, no sources."""
-    saved.write(tmp_path, "saliency")
-    old = load(tmp_path)
-    assert old.about.accumulate_over == "question_and_rationale"
-    assert "question_to_second_half" not in old.rows()[0]
-    assert "sources" not in all_figures(old)
-    with_sources.write(tmp_path, "saliency")
-    assert load(tmp_path).rows()[30]["question_to_second_half"] == [1.0] * 4
-    for missing in ("saliency_between", "received_pairs"):
-        fewer = {name: values for name, values in with_sources.arrays.items() if name != missing}
-        write_tensors(tmp_path / "saliency.safetensors", as_float32(fewer), asdict(with_sources.about))
-        with pytest.raises(UserError, match=f"array '{missing}' must have shape"):
-            load(tmp_path)
-
-
-def test_both_ranges_of_accumulation_from_one_file(with_sources: Saved) -> None:
-    between = with_sources.arrays["saliency_between"].copy()
-    between[:, 1, 5] = 5000.0  # virtual token 4 of layer 3, in the tokens between question and rationale
-    arrays = {**with_sources.arrays, "saliency_between": between}
-    span = replace(with_sources, arrays=arrays)
-    parts = replace(span, about=replace(span.about, accumulate_over="question_and_rationale"))
-    assert [one and one["token"] for one in span.accumulations()] == [4] * EXAMPLES
-    assert [one and one["token"] for one in parts.accumulations()] == [None] * 30 + [1] * 10
 
 
 def test_by_grade(with_sources: Saved) -> None:
@@ -386,53 +259,3 @@ def test_drawn_again_from_files(saved: Saved, matrix: Matrix, tmp_path: Path) ->
     names = all_figures(saved, {"saliency": matrix, "attention": matrix})
     assert {path.name for path in paths} == {f"saliency_{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_compared_from_files(saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        saved.write(tmp_path / name, "saliency")
-    runs = [f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}"]
-    assert main(["compare-saliency", *runs, "--out", str(tmp_path / "out"), "--examples", "all"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "examples: all examples of each run: 40 of first, 40 of second"
-    assert [line.split("|")[1].strip() for line in lines[3:5]] == ["first", "second"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "curves.png",
-        "differences.png",
-        "gaps.png",
-    }
-    assert main(["compare-saliency", "nothing", "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "error: a run must be NAME=FOLDER, got 'nothing'\n"
-
-
-def test_compared_examples_are_correct_in_all_runs(
-    saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """DHAM's Figure 1; shared ones where a run has no grades, and all of each on demand."""
-    graded = np.where(np.arange(EXAMPLES) % 2 == 0, 1.0, 0.0)
-    fewer = replace(saved, correct=np.ones(EXAMPLES)).select([12, 3, 8, 5])
-    runs = {"first": replace(saved, correct=graded), "second": fewer}
-    chosen, shared, note = chosen_examples(runs, "correct")
-    assert [run.ids for run in chosen.values()] == [["made/8", "made/12"]] * 2
-    assert note == "the 2 of 4 shared examples that are correct in all runs"
-    assert [run.ids for run in shared.values()] == [["made/3", "made/5", "made/8", "made/12"]] * 2
-    rows = [8, 12]
-    for name, values in chosen["second"].arrays.items():
-        assert np.array_equal(values, saved.arrays[name][rows], equal_nan=True)
-    assert chosen_examples(runs, "shared")[2] == "the 4 examples that all runs share"
-    ungraded = {**runs, "second": replace(fewer, correct=np.full(4, np.nan))}
-    chosen, _, note = chosen_examples(ungraded, "correct")
-    assert len(chosen["first"].ids) == 4
-    assert note == "the 4 examples that all runs share, correct or not: no grades in second"
-    wrong = {**runs, "second": replace(fewer, correct=np.zeros(4))}
-    with pytest.raises(UserError, match="none of the 4 shared examples is correct in all runs"):
-        chosen_examples(wrong, "correct")
-    with pytest.raises(UserError, match="the runs have no common example"):
-        chosen_examples({"a": saved.select([1]), "b": saved.select([2])}, "correct")
-    saved.write(tmp_path, "saliency")
-    flags = [f"a={tmp_path}", "--out", str(tmp_path / "out"), "--examples"]
-    assert main(["compare-saliency", *flags, "right"]) == 2
-    assert "--examples 'right' is unknown" in capsys.readouterr().err
-    assert main(["compare-saliency", *flags, "correct"]) == 0
-    assert "examples: the 9 of 40 shared examples that are correct in all runs" in capsys.readouterr().out
