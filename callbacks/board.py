@@ -1,6 +1,7 @@
 """TensorBoard logging: event folders, steps, figures, pages of text, the table of hyperparameters."""
 
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -85,16 +86,37 @@ def run_name(folder: Path) -> str:
 
 
 def log_figures(
-    trainer: L.Trainer, figures: Mapping[str, "Figure"], tag: str, folder: Path, prefix: str
+    trainer: L.Trainer,
+    figures: Mapping[str, "Figure"],
+    tag: str,
+    folder: Path | None,
+    prefix: str,
+    step: int | None = None,
 ) -> None:
-    """Write figures to ``folder/PREFIXNAME.png`` and log them as ``TAG/NAME``."""
+    """Write figures to ``folder/PREFIXNAME.png`` and log the same images as ``TAG/NAME``.
+
+    Args:
+        folder: None: log only.
+        step: None: the number of finished optimizer steps.
+    """
     from promptstage.callbacks.figures import png
 
-    step = logged_step(trainer)
+    step = logged_step(trainer) if step is None else step
     for name, figure in figures.items():
-        write_bytes(folder / f"{prefix}{name}.png", png(figure))
+        image = png(figure)  # once for all of them: rendering takes longer than everything else here
+        if folder is not None:
+            write_bytes(folder / f"{prefix}{name}.png", image)
         for logger in boards(trainer):
-            logger.experiment.add_figure(f"{tag}/{name}", figure, step, close=False)
+            _log_png(logger, f"{tag}/{name}", image, step)
+
+
+def _log_png(logger: TensorBoardLogger, tag: str, image: bytes, step: int) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = struct.unpack(">II", image[16:24])  # of the header, which begins a PNG file
+    shown = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=image)
+    summary = Summary(value=[Summary.Value(tag=tag, image=shown)])
+    logger.experiment._get_file_writer().add_summary(summary, step)
 
 
 def log_page(trainer: L.Trainer, tag: str, parts: Iterable[str]) -> None:

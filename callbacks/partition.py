@@ -8,11 +8,10 @@ from pathlib import Path
 
 import lightning as L
 
-from promptstage.callbacks.board import boards
+from promptstage.callbacks.board import boards, log_figures
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.stages import save_partition
-from promptstage.utilities.files import write_bytes
 
 
 class CKAPartition(L.Callback):
@@ -38,13 +37,8 @@ class CKAPartition(L.Callback):
     def _write(self, trainer: L.Trainer, partition: Partition) -> None:
         if self.folder is not None:
             save_partition(partition, self.folder / "partition.json")
-        loggers = boards(trainer)
-        if partition.similarity is None or not (loggers or self.folder):
+        if partition.similarity is None or not (boards(trainer) or self.folder):
             return
-        from promptstage.callbacks import figures
+        from promptstage.callbacks.figures import of_partition
 
-        for name, figure in figures.of_partition(partition).items():
-            if self.folder is not None:
-                write_bytes(self.folder / f"partition_{name}.png", figures.png(figure))
-            for logger in loggers:
-                logger.experiment.add_figure(f"partition/{name}", figure, 0, close=False)
+        log_figures(trainer, of_partition(partition), "partition", self.folder, "partition_", step=0)

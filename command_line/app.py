@@ -159,7 +159,8 @@ class PromptCLI(LightningCLI):
                 )
 
     def _dumped(self, **kwargs: Any) -> str:
-        return self._parser(self.name).dump(self.config[self.name], **kwargs)
+        # The values were validated when they were parsed.
+        return self._parser(self.name).dump(self.config[self.name], skip_validation=True, **kwargs)
 
     def instantiate_classes(self) -> None:
         self.config_init = self.parser.instantiate_classes(self.config)

@@ -137,7 +137,8 @@ class Job:
         end = time.monotonic() + timeout
         while (code := self.poll()) is None and time.monotonic() < end:
             running = [process.sentinel for process in self.ranks if process.exitcode is None]
-            connection.wait(running, timeout=end - time.monotonic())
+            if running:  # waiting for none of them would take all the time that is left
+                connection.wait(running, timeout=end - time.monotonic())
         if code:
             for process in self.ranks:
                 process.terminate()
