@@ -1,5 +1,6 @@
 """Names of Python that Windows lacks are not needed to fit, test and predict."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,9 @@ for name in ("O_NOFOLLOW", "getuid", "fork", "register_at_fork", "mkfifo"):
 for name in ("fcntl", "resource", "pwd", "grp"):
     sys.modules[name] = None
 from cli import main  # noqa: E402
-sys.exit(main(sys.argv[1:]))
+for line in sys.stdin:
+    if code := main(line.split()):
+        sys.exit(code)
 """
 FIT = "--model=DHAM --model.num_virtual_tokens=6 --data=Generated --data.train_size=100 --data.test_size=2"
 
@@ -34,11 +37,14 @@ def test_commands_start(tmp_path: Path) -> None:
         "test --ckpt_path=run",
         "predict --ckpt_path=run --questions=q.txt",
     ]
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(ROOT), *command.split(), *QUIET],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    lines = "".join(" ".join([command, *QUIET]) + "\n" for command in commands)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        input=lines,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "test" / "results.jsonl").is_file()
+    assert json.loads(done.stdout.splitlines()[-1])["question"] == "1+2"

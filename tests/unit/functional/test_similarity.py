@@ -14,6 +14,7 @@ from promptstage.lightning_modules.functional.similarity import (
     Similarity,
 )
 from promptstage.lightning_modules.layer_features import LayerFeatures
+from tests.forked import start_server
 from tests.unit.functional import reference
 
 LAYERS, ROWS, WIDTH = 4, 11, 6
@@ -198,7 +199,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        torch.multiprocessing.spawn(gather, (folder,), nprocs=max(ASSIGNMENTS))
+        start_server()
+        torch.multiprocessing.start_processes(
+            gather, (folder,), nprocs=max(ASSIGNMENTS), start_method="forkserver"
+        )
     return folder
 
 
