@@ -140,7 +140,7 @@ def generation(
     cache = PrefixCache(prefix, backbone.num_layers, ids.shape[1] + new_tokens)
     positions = virtual_tokens + torch.arange(ids.shape[1])[None]
     context = AttentionContext(prefix=prefix, prefix_in_cache=True)
-    backbone.model(input_ids=ids, position_ids=positions, past_key_values=cache, context=context)
+    backbone.model(input_ids=ids, position_ids=positions, context=context, **{backbone.cache_argument: cache})
     size = sum(
         buffer.nbytes
         for layer in cache.buffers

@@ -1,5 +1,6 @@
 """A frozen language model whose content can attend to a prefix."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -89,6 +90,12 @@ class FrozenModel(nn.Module):
     def embedding(self) -> Tensor:
         """Input embedding matrix (vocabulary, hidden size); clone it before training on its rows."""
         return self.model.get_input_embeddings().weight
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """Name of the argument for a key-value cache: ``cache`` from transformers 5.24 on."""
+        names = inspect.signature(self.model.forward).parameters
+        return "cache" if "cache" in names else "past_key_values"
 
     def train(self, mode: bool = True) -> "FrozenModel":
         """Stay in eval mode: a frozen model has no dropout."""

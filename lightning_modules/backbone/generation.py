@@ -113,10 +113,10 @@ def next_logits(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=position_ids,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
         context=context,
+        **{backbone.cache_argument: cache},
     ).logits[:, -1]
 
 

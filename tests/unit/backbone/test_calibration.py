@@ -159,9 +159,9 @@ def cached_logits(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             context=context,
+            **{backbone.cache_argument: cache},
         )
         found.append(output.logits[:, -1])
         ids, positions = new[:, step : step + 1], positions[:, -1:] + 1

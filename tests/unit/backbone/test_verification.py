@@ -136,7 +136,8 @@ def test_cache_that_loses_a_column_is_refused(monkeypatch: pytest.MonkeyPatch) -
     forward = type(model.model).forward
 
     def forgetful(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(kwargs.get("past_key_values"), PrefixCache) and kwargs["position_ids"].shape[1] == 1:
+        cache = kwargs.get("past_key_values", kwargs.get("cache"))
+        if isinstance(cache, PrefixCache) and kwargs["position_ids"].shape[1] == 1:
             kwargs["position_ids"] = kwargs["position_ids"] - 1
         return forward(self, *args, **kwargs)
 

@@ -19,7 +19,7 @@ def keys_values_of_text(backbone: Backbone, text: str) -> list[Tensor]:
     ids = torch.tensor([Characters()(text)["input_ids"]])
     cache = DynamicCache()
     with torch.no_grad():
-        backbone.model(ids, past_key_values=cache, use_cache=True)
+        backbone.model(ids, use_cache=True, **{backbone.cache_argument: cache})
     return [part[0] for layer in cache.layers for part in (layer.keys, layer.values)]
 
 
