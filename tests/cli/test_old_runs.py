@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tiny_folder import QUIET, call
 
@@ -37,7 +38,10 @@ def test_an_old_fit_is_resumed(old: Path) -> None:
     outcome = call("fit", *QUIET, f"--ckpt_path={old}", "--trainer.max_steps=13")
     assert outcome.code == 0, outcome.err
     assert outcome.notes == ["note: --trainer.max_steps is 13 (the checkpoint was made with 12)"]
-    assert (old / "prompt.safetensors").exists()
+    expected = load_file(OLD / "resumed.safetensors")  # by the earlier version
+    resumed = torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert resumed.keys() == expected.keys()
+    assert all(torch.allclose(resumed[name], value, rtol=1e-4, atol=1e-6) for name, value in expected.items())
 
 
 def test_an_old_partition_is_used(old: Path) -> None:
