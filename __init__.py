@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from promptstage.datamodules.math import MATH as MATH
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
+    from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
+    from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
+    from promptstage.lightning_modules.decoding.decoder import Decoder as Decoder
+    from promptstage.lightning_modules.decoding.engines import Greedy as Greedy
+    from promptstage.lightning_modules.decoding.engines import Sampling as Sampling
     from promptstage.lightning_modules.dham import DHAM as DHAM
     from promptstage.lightning_modules.lora import LoRA as LoRA
     from promptstage.lightning_modules.prefix_tuning import PrefixTuning as PrefixTuning
@@ -46,12 +51,16 @@ _MODULES = {
     "ACT": "callbacks.act",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
+    "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
+    "Decoder": "lightning_modules.decoding.decoder",
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc",
     "Evaluation": "composition.results",
     "GSM8K": "datamodules.gsm8k",
     "Generated": "datamodules.generated",
+    "Greedy": "lightning_modules.decoding.engines",
+    "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",
     "PrefixTuning": "lightning_modules.prefix_tuning",
@@ -61,6 +70,7 @@ _MODULES = {
     "Run": "runs",
     "Saliency": "composition.inspection",
     "SaliencyDiagnostics": "callbacks.saliency",
+    "Sampling": "lightning_modules.decoding.engines",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",
     "fit": "runs",

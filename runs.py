@@ -31,8 +31,10 @@ from promptstage.composition.trainer_options import check_trainer_options
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
+from promptstage.lightning_modules.decoding.decoder import Decoder
+from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.dham import DHAM
-from promptstage.lightning_modules.evaluation import Decoding, Record
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.saved_prompts import checkpoint_in, load_prompt
 from promptstage.utilities.checks import check_minimum
@@ -109,47 +111,55 @@ class Run:
         """Paths of all figures in the run."""
         return sorted(self.folder.rglob("*.png"))
 
-    def test(self, **options: Any) -> Evaluation:
+    def test(self, decoder: Decoder | None = None, **options: Any) -> Evaluation:
         """Generate and grade an answer to each question of the test split, in a new folder of the run.
 
         Args:
+            decoder: makes the answers, such as ``ps.Sampling(num_samples=8)``; None: greedy decoding.
             options: options of Lightning's trainer: ``callbacks=[ps.DPC(threshold=0.4)]``, ``devices=2``, ….
         """
-        with self._session("test", options) as session:
+        with self._session("test", options, decoder) as session:
             jobs.test(session, self.prompt, self.data, verbose=False)
         return read_evaluation(session.shared(session.folders.out))
 
-    def validate(self, **options: Any) -> Evaluation:
+    def validate(self, decoder: Decoder | None = None, **options: Any) -> Evaluation:
         """Evaluate on the validation split, as :meth:`test` does on the test split."""
-        with self._session("validate", options) as session:
+        with self._session("validate", options, decoder) as session:
             jobs.validate(session, self.prompt, self.data, verbose=False)
         return read_evaluation(session.shared(session.folders.out))
 
-    def calibrate(self, examples: int | None = None, **options: Any) -> Evaluation:
+    def calibrate(
+        self, examples: int | None = None, decoder: Decoder | None = None, **options: Any
+    ) -> Evaluation:
         """Select the threshold of Dynamic Prompt Corruption (DPC), and save it beside the checkpoint.
 
         Args:
             examples: number of validation questions; None: all.
+            decoder: see :meth:`test`.
 
         Returns:
             The evaluation with every prompt corrupted.
         """
-        with self._session("calibrate", options) as session:
+        with self._session("calibrate", options, decoder) as session:
             jobs.calibrate(session, self.prompt, self.data, examples)
         return read_evaluation(session.shared(session.folders.out))
 
-    def predict(self, questions: Sequence[str], **options: Any) -> list[Record]:
+    def predict(
+        self, questions: Sequence[str], decoder: Decoder | None = None, **options: Any
+    ) -> list[Record]:
         """Generate an answer to each question, with the trainer's devices and callbacks."""
-        with self._session(None, options) as session:
+        with self._session(None, options, decoder) as session:
             return jobs.predict(session, self.prompt, self.data, questions)
 
     @contextmanager
-    def _session(self, results: str | None, options: dict[str, Any]) -> Iterator[Session]:
+    def _session(
+        self, results: str | None, options: dict[str, Any], decoder: Decoder | None
+    ) -> Iterator[Session]:
         checkpoint = str(self.checkpoint)
         check_trainer_options(options)
         folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
         session = _session(self.prompt, self.data, folders, options, checkpoint, self.config)
-        with _used(session, self.prompt):
+        with _used(session, self.prompt, decoder=decoder):
             yield session
 
 
@@ -256,13 +266,15 @@ def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
 
 
 @contextmanager
-def _used(session: Session, prompt: SoftPromptModule, trains: bool = False) -> Iterator[None]:
+def _used(
+    session: Session, prompt: SoftPromptModule, trains: bool = False, decoder: Decoder | None = None
+) -> Iterator[None]:
     """Run a session quietly, and release its folder; after an error, remove the folder if it has no results.
 
     Settings of the prompt that callbacks and jobs change are restored.
     """
-    before = (prompt.val_generations, prompt.validation_tags, prompt.decoding)
-    prompt.decoding = Decoding()
+    before = (prompt.val_generations, prompt.validation_tags, prompt.decoder)
+    prompt.decoder = decoder or Greedy()
     try:
         with quiet():
             yield
@@ -270,7 +282,7 @@ def _used(session: Session, prompt: SoftPromptModule, trains: bool = False) -> I
         session.discard_unused(trains)
         raise
     finally:
-        prompt.val_generations, prompt.validation_tags, prompt.decoding = before
+        prompt.val_generations, prompt.validation_tags, prompt.decoder = before
         session.folders.release()
 
 

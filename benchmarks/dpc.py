@@ -25,8 +25,10 @@ from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
-from promptstage.lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
-from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
+from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
+from promptstage.lightning_modules.decoding.engines import generate_batch
+from promptstage.lightning_modules.decoding.records import generated_tokens
+from promptstage.lightning_modules.decoding.trigger import measure
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
@@ -96,7 +98,7 @@ def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
 
     def triggered() -> None:
         trace = GenerationTrace(backbone, batch.prompt.attention_mask)
-        outputs = generate_batch(backbone, batch, prefix, trace)
+        outputs = generate_batch(backbone, batch, prefix, trace=trace)
         with torch.no_grad():
             measure(trace, outputs, prefix, corruption.beta)
 

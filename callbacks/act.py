@@ -20,10 +20,13 @@ from promptstage.callbacks.act_file import FILE, HeadSearch, load_search, save_s
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
 from promptstage.datamodules.repeats import warn_repeated
-from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.act import ACTDecoder
+from promptstage.lightning_modules.decoding.decoder import Decoder
+from promptstage.lightning_modules.decoding.engines import engine_of, generate_batch
+from promptstage.lightning_modules.decoding.records import grade_batch
 from promptstage.lightning_modules.distribution import needs_whole_backbone
-from promptstage.lightning_modules.evaluation import Decoding, answer
 from promptstage.utilities.checks import check_between, check_minimum
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder
@@ -86,6 +89,7 @@ class ACT(L.Callback):
         self.heads, self.examples, self.folder = heads, examples, folder
         self.calibration = Calibration({}, threshold, beta, soft_tokens)
         self._questions: EvaluationLoader | None = None
+        self._replaced: Decoder | None = None
 
     # --- hooks ---------------------------------------------------------------------------------------
 
@@ -131,12 +135,15 @@ class ACT(L.Callback):
         chosen = self.calibration.heads
         named = "; ".join(f"layer {layer}: {', '.join(map(str, heads))}" for layer, heads in chosen.items())
         rank_zero_info(f"ACT calibrates {sum(map(len, chosen.values()))} heads{named and f' ({named})'}")
-        pl_module.decoding.calibration = self.calibration if chosen else None
+        if chosen:
+            self._replaced = pl_module.decoder
+            pl_module.decoder = ACTDecoder(engine_of(pl_module.decoder, "ACT"), self.calibration)
 
     on_validation_start = on_test_start = on_predict_start = _start
 
     def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        pl_module.decoding.calibration = None
+        if self._replaced is not None:
+            pl_module.decoder, self._replaced = self._replaced, None
 
     on_validation_end = on_test_end = on_predict_end = _end
 
@@ -212,11 +219,13 @@ class ACT(L.Callback):
             trainer.precision_plugin.forward_context(),
             plain_bar(trainer, "Heads", len(candidates), "heads") as bar,
         ):
-            prefix = module.prefix()
+            prefix, backbone, tokenizer = module.prefix(), module.backbone, module.tokenizer
             for number, calibration in enumerate(candidates):
-                decoding = Decoding(calibration=calibration)
-                for batch in questions:
-                    answers = answer(module.backbone, batch.to(module.device), prefix, decoding)
-                    counts[number] += sum(record.correct for record in answers["records"])
+                hooks = [] if calibration is None else [CalibratedHeads(calibration)]
+                with backbone.hooked(*hooks):
+                    for batch in questions:
+                        batch = batch.to(module.device)
+                        records = grade_batch(tokenizer, batch, generate_batch(backbone, batch, prefix))
+                        counts[number] += sum(record.correct for record in records)
                 bar.update()
         return trainer.strategy.reduce(counts, reduce_op="sum").tolist()

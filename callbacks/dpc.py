@@ -9,10 +9,9 @@ results (``results.jsonl``, accuracies). Logs to TensorBoard ``dpc/before_after`
 ``dpc/accuracy_after`` and ``dpc/share_triggered`` and, for a calibration, ``dpc/threshold``.
 """
 
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
@@ -23,37 +22,27 @@ from promptstage.callbacks.board import run_name
 from promptstage.callbacks.dpc_files import (
     RATIO,
     CalibrationConditions,
-    Correction,
     calibrate,
     calibration_file,
     choose_calibration_file,
+    correction_line,
     read_calibration,
 )
 from promptstage.callbacks.dpc_report import report
-from promptstage.callbacks.dpc_steps import (
-    Measured,
-    Waiting,
-    accumulating_tokens,
-    generate_corrected,
-    measure_answers,
-    random_tokens,
-)
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.partial_lines import PartialLines
-from promptstage.datamodules.encoding import Batch, join
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.correction import Corruption, Removal
-from promptstage.lightning_modules.evaluation import Answers, Record
+from promptstage.lightning_modules.decoding.corruption import Corruption, Removal
+from promptstage.lightning_modules.decoding.decoder import Decoder
+from promptstage.lightning_modules.decoding.dpc import TRIGGERED, Correction, DPCDecoder, Mode
+from promptstage.lightning_modules.decoding.engines import Engine, engine_of
 from promptstage.lightning_modules.functional.corruption import BetaMode
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
-
-Mode = Literal["dpc", "all", "random", "random_all", "none"]
-TRIGGERED = ("dpc", "random")  # modes with a threshold
 
 
 class DPC(L.Callback):
@@ -116,7 +105,8 @@ class DPC(L.Callback):
         Raises:
             UserError: if a value is not allowed.
         """
-        self.mode = choose("mode", mode, get_args(Mode))
+        choose("mode", mode, get_args(Mode))
+        self.mode: Mode = mode
         if isinstance(threshold, int | float):
             check_between({"threshold": threshold}, 0, 1)
         if threshold is not None and self.mode not in TRIGGERED:
@@ -129,15 +119,14 @@ class DPC(L.Callback):
         self.calibrating = False
         self.target: Path | None = None
         self.partial: PartialLines | None = None
-        self.waiting: list[Waiting] = []
+        self.decoder: DPCDecoder | None = None
+        self._replaced: Decoder | None = None
         self.done: list[Correction] = []
 
     @property
     def correction(self) -> str | None:
         """Name of the correction in a summary; None if nothing is corrected."""
         return None if self.mode == "none" else f"DPC, mode {self.mode}"
-
-    # --- hooks ---------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
@@ -171,14 +160,36 @@ class DPC(L.Callback):
             make_folder(self.folder)  # so that an unusable folder is reported now
         if self.folder is not None and self.calibrating:
             self.target = choose_calibration_file(trainer.ckpt_path, self.folder)
-        self.waiting, self.done = [], []
-        pl_module.decoding.trace = True
+        self._replaced, self.done = pl_module.decoder, []
+        self.decoder = DPCDecoder(
+            self._engine(pl_module.decoder),
+            self.corruption,
+            self.mode,
+            self.threshold,
+            data_of(trainer).eval_batch_size,
+            self.seed,
+        )
+        pl_module.decoder = self.decoder
 
     on_validation_start = on_test_start = on_predict_start = _begin
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, SoftPromptModule)
-        pl_module.decoding.trace = False
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        if self._replaced is not None:
+            pl_module.decoder, self._replaced = self._replaced, None
+
+    @staticmethod
+    def _engine(decoder: Decoder) -> Engine:
+        """Return the decoder, if its generations can be corrected.
+
+        Raises:
+            UserError: if it is no engine, or generates several samples.
+        """
+        engine = engine_of(decoder, "DPC")
+        if engine.num_samples > 1:
+            raise UserError(
+                f"num_samples must be 1 with DPC, which corrects single generations, got {engine.num_samples}"
+            )
+        return engine
 
     def _prefix(self, module: SoftPromptModule) -> Prefix:
         with torch.no_grad():
@@ -193,30 +204,14 @@ class DPC(L.Callback):
         settings = asdict(self.corruption) | {"visible_layers": visible_layers(module)}
         return CalibrationConditions(data_of(trainer).name, settings, str(trainer.precision), dtype)
 
-    @property
-    def pending(self) -> set[str]:
-        """Ids of examples that may still be corrected in this epoch."""
-        return {example.record.id for example in self.waiting}
-
-    def _batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
-        # At the start of a batch every callback has seen the uncorrected answers of the last one.
-        size = data_of(trainer).eval_batch_size
-        while len(self.waiting) >= size:
-            self._correct(trainer, pl_module, size)
-
-    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _batch_start  # type: ignore[assignment]  # fewer arguments
-
-    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
-        if outputs["records"]:
-            self._measure(trainer, pl_module, outputs, batch)
+    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        assert self.decoder is not None
+        finished = [self.decoder.corrections[record.id] for record in outputs["records"]]
+        self.done += finished
+        if self.partial is not None:
+            self.partial.append(map(correction_line, finished))
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
-
-    def _epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        while self.waiting:
-            self._correct(trainer, pl_module, data_of(trainer).eval_batch_size)
-
-    on_validation_epoch_end = on_test_epoch_end = on_predict_epoch_end = _epoch_end
 
     def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.partial is not None:
@@ -242,74 +237,3 @@ class DPC(L.Callback):
             self.partial.remove()
 
     on_validation_end = on_test_end = on_predict_end = _end
-
-    # --- correction ---------------------------------------------------------------------------------------
-
-    def _measure(self, trainer: L.Trainer, module: SoftPromptModule, answers: Answers, batch: Batch) -> None:
-        """Compute R for a batch; triggered examples wait for correction."""
-        prefix = self._prefix(module)
-        with trainer.precision_plugin.forward_context():
-            every = measure_answers(module, prefix, answers, batch, self.corruption.beta)
-        rows = {example.id: row for row, example in enumerate(batch.examples)}
-        for row, (record, measured) in enumerate(zip(answers["records"], every, strict=True)):
-            if self._triggers(measured.ratio) and answers["generated"][row]:
-                alone = batch.select([rows[record.id]])
-                self.waiting.append(Waiting(answers, row, alone, measured))
-            else:
-                self._finish(record, record, measured)
-
-    def _triggers(self, ratio: float | None) -> bool:
-        if self.mode not in TRIGGERED:
-            return self.mode in ("all", "random_all")
-        assert self.threshold is not None
-        return ratio is not None and ratio > self.threshold
-
-    def _correct(self, trainer: L.Trainer, module: SoftPromptModule, count: int) -> None:
-        """Generate waiting examples again, each with its own corrupted prompt."""
-        started = time.monotonic()
-        chosen, self.waiting = self.waiting[:count], self.waiting[count:]
-        batch = join([example.batch for example in chosen])
-        with trainer.precision_plugin.forward_context():
-            prefix = self._prefix(module)
-            if self.mode in ("random", "random_all"):
-                located = random_tokens(prefix, batch, self.seed)
-            else:
-                located = accumulating_tokens(module, prefix, batch, chosen, self.layers, self.corruption)
-            # If no token accumulates (``alpha``), prompt and answer stay unchanged.
-            rows = [row for row, token in enumerate(located.token.tolist()) if token >= 0]
-            records: list[Record] = []
-            if rows:
-                tokens = located.token[rows]
-                records = generate_corrected(module, batch.select(rows), tokens, self.corruption)
-        after = dict(zip(rows, records, strict=True))
-        stages = torch.tensor(prefix.stages).cumsum(0)
-        seconds = (time.monotonic() - started) / len(chosen)
-        for row, example in enumerate(chosen):
-            token, layer = int(located.token[row]), int(located.layer[row])
-            before = example.record
-            record = after.get(row, before)
-            module.correct_record(example.answers, example.row, record)
-            measured = example.measured._replace(seconds=example.measured.seconds + seconds)
-            stage = int((stages <= token).sum())
-            place = (token, stage, layer if layer >= 0 else None) if token >= 0 else (None, None, None)
-            self._finish(before, record, measured, True, *place)
-
-    def _finish(
-        self,
-        before: Record,
-        after: Record,
-        measured: Measured,
-        triggered: bool = False,
-        token: int | None = None,
-        stage: int | None = None,
-        layer: int | None = None,
-    ) -> None:
-        """Store the correction of an example, and write its line to the partial file."""
-        threshold = self.threshold if self.mode in TRIGGERED else None
-        ratio, beta, seconds = measured
-        done = Correction(
-            before.id, before, after, ratio, beta, threshold, triggered, seconds, token, stage, layer
-        )
-        self.done.append(done)
-        if self.partial is not None:
-            self.partial.append([done.line()])

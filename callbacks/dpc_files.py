@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.dpc import Correction
 from promptstage.lightning_modules.functional.threshold import Point, best_threshold, threshold_curve
 from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, shown
@@ -24,44 +24,17 @@ RATIO = "R (share of the rationale's second half with more flow from the prompt 
 EARLIER_SETTINGS = {"accumulate_over": "question_and_rationale"}
 
 
-class Correction(NamedTuple):
-    """Correction of one example, a line of ``dpc.jsonl``.
-
-    Attributes:
-        before, after: records of the first and of the final generation; the same if nothing was corrected.
-        ratio: R, share of affected tokens in the rationale's second half; None for fewer than 2 tokens.
-        beta: β, flow from the prompt above which a token is affected.
-        threshold: threshold of R; None in modes without one.
-        triggered: whether the answer was generated again.
-        seconds: time to measure and correct the example.
-        token: j, index of the corrupted virtual token among those of all stages.
-        stage: index of its stage.
-        layer: layer in which most flow accumulated.
-    """
-
-    id: str
-    before: Record
-    after: Record
-    ratio: float | None
-    beta: float | None
-    threshold: float | None
-    triggered: bool
-    seconds: float
-    token: int | None = None
-    stage: int | None = None
-    layer: int | None = None
-
-    def line(self) -> str:
-        """Return the line: JSON with text, prediction, grade and length of both generations."""
-        shown = ("generation", "prediction", "correct", "reason", "new_tokens")
-        sides = {
-            name: {key: getattr(record, key) for key in shown}
-            for name, record in (("before", self.before), ("after", self.after))
-        }
-        own = {key: value for key, value in self._asdict().items() if key not in sides}
-        own["seconds"] = round(self.seconds, 4)
-        more = {"question": self.before.question, "reference": self.before.reference}
-        return dump_json({"id": self.id} | more | own | sides)
+def correction_line(correction: Correction) -> str:
+    """Return a line of ``dpc.jsonl``: JSON with text, prediction, grade and length of both generations."""
+    shown = ("generation", "prediction", "correct", "reason", "new_tokens")
+    sides = {
+        name: {key: getattr(record, key) for key in shown}
+        for name, record in (("before", correction.before), ("after", correction.after))
+    }
+    own = {key: value for key, value in correction._asdict().items() if key not in sides}
+    own["seconds"] = round(correction.seconds, 4)
+    more = {"question": correction.before.question, "reference": correction.before.reference}
+    return dump_json({"id": correction.id} | more | own | sides)
 
 
 @dataclass(frozen=True)

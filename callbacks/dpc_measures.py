@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from promptstage.callbacks.dpc_files import Correction
+from promptstage.lightning_modules.decoding.dpc import Correction
 from promptstage.utilities.intervals import mcnemar, wilson_interval
 
 

@@ -17,10 +17,11 @@ from promptstage.callbacks.board import (
     log_scalars,
     logged_step,
 )
-from promptstage.callbacks.dpc_files import FILE, RATIO, Calibration, Correction, save_calibration
+from promptstage.callbacks.dpc_files import FILE, RATIO, Calibration, correction_line, save_calibration
 from promptstage.callbacks.dpc_measures import summarize
 from promptstage.callbacks.partial_lines import write_or_rescue
 from promptstage.datamodules.repeats import warn_repeated
+from promptstage.lightning_modules.decoding.dpc import Correction
 from promptstage.utilities.files import write_text
 
 SHOWN = 6  # examples on the page of text
@@ -50,7 +51,7 @@ def report(
         given = f"--trainer.callbacks DPC --trainer.callbacks.threshold {folder}"
         use = f"; test with {given}" if target.parent == folder else ""
         rank_zero_info(f"DPC: threshold saved to {target}{use}")
-    write_or_rescue(folder / "dpc.jsonl", (correction.line() for correction in corrections))
+    write_or_rescue(folder / "dpc.jsonl", map(correction_line, corrections))
     write_text(folder / "dpc_summary.json", json.dumps(summary, indent=2) + "\n")
     figures = {}
     if summary["graded"]:

@@ -26,7 +26,8 @@ from promptstage.callbacks.board import (
 from promptstage.callbacks.examples import data_of, gather_by_id
 from promptstage.callbacks.partial_lines import PartialLines, write_or_rescue
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
+from promptstage.lightning_modules.decoding.voting import vote_summary
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import printable
 from promptstage.utilities.files import write_text
@@ -64,10 +65,8 @@ class Results(L.Callback):
     def __init__(self, folder: Path | None, hyperparameters: dict[str, Any]) -> None:
         self.folder = folder
         self.hyperparameters = hyperparameters
-        # The lists of the batches themselves: a callback that corrects answers replaces their elements.
-        self.batches: list[list[Record]] = []
+        self.collected: list[Record] = []
         self.partial: PartialLines | None = None
-        self.written: set[str] = set()
         self.started = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -80,40 +79,22 @@ class Results(L.Callback):
         set_logged_step(trainer, checkpoint["global_step"])
 
     def _start(self, *args: Any) -> None:
-        self.batches, self.written = [], set()
+        self.collected = []
         self.started = time.monotonic()
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
 
     def _collect(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        self.batches.append(outputs["records"])
-        if not any(hasattr(callback, "pending") for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by a connector
-            self._save_finished(trainer)
+        self.collected += outputs["records"]
+        if self.partial is not None:
+            self.partial.append(map(record_line, outputs["records"]))
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _collect  # type: ignore[assignment]  # fewer arguments
-
-    def _save_finished(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write the records that no callback may still correct to the partial file."""
-        if self.partial is None:
-            return
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        waiting = set().union(*(getattr(callback, "pending", ()) for callback in callbacks))
-        done = [
-            record
-            for batch in self.batches
-            for record in batch
-            if record.id not in waiting and record.id not in self.written
-        ]
-        self.written |= {record.id for record in done}
-        self.partial.append(map(_line, done))
-
-    on_validation_batch_start = on_test_batch_start = _save_finished  # type: ignore[assignment]  # fewer arguments
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         if self.partial is not None:
-            self._save_finished(trainer)
             self.partial.close()
             if text := self.partial_results():
                 rank_zero_info(text)
@@ -136,11 +117,10 @@ class Results(L.Callback):
 
     def records(self, ids: Sequence[str], complete: bool) -> list[Record]:
         """Return the records of all ranks as :func:`gather_records`."""
-        return gather_records([record for batch in self.batches for record in batch], ids, complete)
+        return gather_records(self.collected, ids, complete)
 
     def _finish(self, trainer: L.Trainer, module: SoftPromptModule, split: str, ids: Sequence[str]) -> None:
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        self._save_finished(trainer)
         if self.partial is not None:
             self.partial.close()
         # 1.0: all batches; 1: a single one.
@@ -174,7 +154,7 @@ class Results(L.Callback):
             f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
             f"records in {printable(str(self.folder))}"
         )
-        write_or_rescue(self.folder / "results.jsonl", map(_line, records))
+        write_or_rescue(self.folder / "results.jsonl", map(record_line, records))
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         if self.partial is not None:
             self.partial.remove()
@@ -198,6 +178,7 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
     correct = sum(record.correct for record in records)
     low, high = wilson_interval(correct, len(records))
     new_tokens = sum(record.new_tokens for record in records)
+    votes = vote_summary(records) if records[0].samples else {}
     return {
         "method": type(module).__name__,
         "backbone": module.backbone_config.name,
@@ -213,6 +194,8 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "new_tokens": new_tokens,
         "seconds": round(seconds, 3),
         "new_tokens_per_second": round(new_tokens / seconds, 1),
+        "decoder": module.decoder.summary(),
+        **votes,
     }
 
 
@@ -226,5 +209,10 @@ def samples(records: Sequence[Record]) -> list[str]:
     return parts
 
 
-def _line(record: Record) -> str:
-    return dump_json(record._asdict())
+def record_line(record: Record) -> str:
+    """Return a line of ``results.jsonl``; several samples are objects in a list."""
+    values = record._asdict()
+    samples = values.pop("samples")
+    if samples is not None:
+        values["samples"] = [sample._asdict() for sample in samples]
+    return dump_json(values)

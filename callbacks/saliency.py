@@ -32,8 +32,10 @@ from promptstage.callbacks.saliency_tokens import about_of, matrices_of
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.decoder import Generated
+from promptstage.lightning_modules.decoding.engines import generate_batch
+from promptstage.lightning_modules.decoding.records import generated_tokens
 from promptstage.lightning_modules.diagnosis import diagnose
-from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
 from promptstage.lightning_modules.functional.information_flow import ACCUMULATE_OVER, ALPHA, AccumulateOver
 from promptstage.utilities.checks import check_minimum, check_positive
 from promptstage.utilities.errors import UserError, choose
@@ -225,22 +227,25 @@ class SaliencyDiagnostics(L.Callback):
         trainer: L.Trainer,
         module: SoftPromptModule,
         batch: Batch,
-        outputs: Mapping[str, list[Any]] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Measure the chosen examples of a batch; candidates of a balanced sample are stored instead."""
         chosen = set(self._ids(trainer))
         batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
         if not len(batch):
             return
-        records = [] if outputs is None else outputs["records"]
-        correct = {record.id: record.correct if record.reference else None for record in records}
+        generated: Mapping[str, Generated] = {} if outputs is None else outputs["generated"]
+        correct = {
+            name: answer.record.correct if answer.record.reference else None
+            for name, answer in generated.items()
+        }
         answers: dict[str, list[int]] | None = None
         if self._label(trainer) == "generation":
             if outputs is None:
                 new = generate_batch(module.backbone, batch, self.prefix)
                 answers = dict(zip((example.id for example in batch.examples), new, strict=True))
             else:
-                answers = dict(zip(correct, outputs["generated"], strict=True))
+                answers = {name: list(answer.tokens) for name, answer in generated.items()}
             # Without a generation, or with an empty one, there is no rationale to measure.
             rows = [row for row, example in enumerate(batch.examples) if answers.get(example.id)]
             if not rows:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import write_text
 

@@ -13,6 +13,7 @@ from promptstage.command_line.commands.base import MODEL_SECTIONS, Invocation, T
 from promptstage.command_line.nulls import check_nulls
 from promptstage.command_line.parser import PromptParser
 from promptstage.command_line.resume import check_resume
+from promptstage.command_line.schema import FAMILIES
 from promptstage.command_line.settings import check_settings, normalize_settings
 from promptstage.composition.configuration import flatten, hyperparameters
 from promptstage.composition.quiet import hide_loading_bar
@@ -26,6 +27,7 @@ from promptstage.utilities.processes import note
 
 METHODS = {name: getattr(promptstage, name) for name in lightning_modules.__all__}
 DATA_SETS = {name: getattr(promptstage, name) for name in datamodules.__all__}
+DECODERS = {name: getattr(promptstage, name) for name in FAMILIES["decoder"]}
 
 
 class PromptCLI(LightningCLI):

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from promptstage.callbacks.saliency_files import Saved
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import printable
 
 

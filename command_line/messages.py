@@ -36,7 +36,7 @@ class ParserMessage(SystemExit):
 
 
 def class_options(cls: type, section: str) -> list[str]:
-    """Return the option names of a method or data set, such as ``--model.init.kind``."""
+    """Return the option names of a class, such as ``--model.init.kind``."""
     names = []
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.")):
@@ -60,7 +60,7 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
     Args:
         message: message of the parser.
         args: the command line.
-        classes: allowed classes by name, for ``model`` and ``data``.
+        classes: allowed classes by name, for ``model``, ``data`` and ``decoder``.
         options: all other option strings of the parser.
     """
     text = " ".join(message.split())
@@ -73,7 +73,7 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
             for name in class_options(cls, section)
             if not name.startswith(f"--{section}.backbone")
         ]
-    if match := re.match(r'(?:Parser key ")?(?:\w+\.|--)?(model|data)(?:\.help|"):(.*)', text):
+    if match := re.match(r'(?:Parser key ")?(?:\w+\.|--)?(model|data|decoder)(?:\.help|"):(.*)', text):
         return _class_problem(match.group(1), match.group(2), classes)
     if match := re.match(r"the following arguments are required: (.*)", text):
         section = match.group(1).rsplit(".", 1)[-1]

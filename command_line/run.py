@@ -14,7 +14,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from promptstage.callbacks.stop_signals import StopSignals
-from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI, without_code_trust
+from promptstage.command_line.app import DATA_SETS, DECODERS, METHODS, PromptCLI, without_code_trust
 from promptstage.command_line.arguments import in_order, options_of, resolve_checkpoint
 from promptstage.command_line.assembly import assemble, typed_classes
 from promptstage.command_line.commands.base import TrainerCommand
@@ -68,6 +68,8 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
         cli.__init__(name, command, args, contents, stored, trainer_help)  # type: ignore[misc]
     except ParserMessage as error:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
+        if "--decoder" in cli.options():
+            classes["decoder"] = DECODERS
         raise UserError(explain(str(error), given, classes, cli.options())) from error
     except SIGTERMException:
         trainer = _trainer(cli)

@@ -13,14 +13,18 @@ import promptstage
 from promptstage import datamodules, lightning_modules
 from promptstage.command_line.commands import loaded_commands
 
-SECTIONS = ("model", "data")
-FAMILIES: dict[str, list[str]] = {"model": lightning_modules.__all__, "data": datamodules.__all__}
+# Options that name a class by its short name, with the names of promptstage's classes.
+FAMILIES: dict[str, list[str]] = {
+    "model": lightning_modules.__all__,
+    "data": datamodules.__all__,
+    "decoder": ["Greedy", "Sampling"],
+}
 
 OptionPath = tuple[str, ...]
 
 
 def class_named(section: str, name: str) -> type | None:
-    """Return the method (``model``) or data set (``data``) of a short or dotted name, or None."""
+    """Return the class of a family, such as ``model``, by its short or dotted name, or None."""
     if name in FAMILIES[section]:
         return getattr(promptstage, name)
     module, _, last = name.rpartition(".")
@@ -32,14 +36,14 @@ def class_named(section: str, name: str) -> type | None:
 
 
 def is_ours(section: str, name: str) -> bool:
-    """Return whether a short or dotted name is a method or data set of promptstage."""
+    """Return whether a short or dotted name is that of a class of promptstage in a family."""
     package, _, last = name.rpartition(".")
     return last in FAMILIES[section] and package.partition(".")[0] in ("", "promptstage")
 
 
 @cache
 def class_options(cls: type) -> dict[OptionPath, Any]:
-    """Return the types of a method's or data set's options by path, ``("init", "text")``."""
+    """Return the types of a class's options by path, ``("init", "text")``."""
     options: dict[OptionPath, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" not in vars(base) or base.__module__.startswith(("lightning.", "torch.", "builtins")):
@@ -73,7 +77,7 @@ def option_types(classes: Mapping[str, str], typed: Collection[str]) -> dict[Opt
     """Return the types of a configuration's options by path, ``("model", "init_args", "init", "text")``.
 
     Args:
-        classes: class names for ``model`` and ``data``, as far as they are known.
+        classes: class names by family, as far as they are known.
         typed: class paths that may be imported although they are not promptstage's.
     """
     from promptstage.lightning_modules.backbone.loading import BackboneConfig

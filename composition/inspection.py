@@ -17,8 +17,9 @@ from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.loading import context_length
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.engines import generate_batch
+from promptstage.lightning_modules.decoding.records import generated_tokens
 from promptstage.lightning_modules.diagnosis import diagnose
-from promptstage.lightning_modules.evaluation import generate_batch, generated_tokens
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 

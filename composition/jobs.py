@@ -25,8 +25,8 @@ from promptstage.composition.session import Session, checkpoint_callbacks
 from promptstage.composition.user_callbacks import check_monitors, choose_early_stopping
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.dham import DHAM
-from promptstage.lightning_modules.evaluation import Record
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 

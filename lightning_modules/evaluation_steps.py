@@ -1,26 +1,40 @@
-"""Validation, test and prediction: losses, generations and their grades, counted over all ranks."""
+"""Validation, test and prediction: losses, decoded records and their counts over all ranks."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 from torchmetrics import SumMetric
 
 from promptstage.datamodules.encoding import Batch
-from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.evaluation import Answers, Decoding, Record, answer, no_answers
+from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
+from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.finiteness import check_evaluation
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.intervals import wilson_interval
 
 
+class Decoded(TypedDict):
+    """Output of an evaluation step.
+
+    Attributes:
+        records: records that the decoder finished, of this batch or of earlier ones.
+        generated: generations of this batch by example id, before any correction.
+    """
+
+    records: list[Record]
+    generated: Mapping[str, Generated]
+
+
 class EvaluationSteps(PromptModule):
-    """Evaluation loops of a prompt, each example generated and graded exactly once.
+    """Evaluation loops of a prompt, each example decoded and graded exactly once.
 
     Logged values: ``val/loss`` (nats per token), ``val/accuracy`` and ``test/accuracy``, and the 95 % Wilson
     interval of each accuracy as ``.../accuracy_low`` and ``.../accuracy_high``.
 
     Attributes:
-        decoding: what callbacks request of the generations.
+        decoder: makes answers to the questions; a callback may replace it before an evaluation.
         validation_tags: names under which a validation logs its loss and its accuracy.
         val_generations: number of validation questions to generate for; losses are of all.
     """
@@ -32,27 +46,28 @@ class EvaluationSteps(PromptModule):
         # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
-        self.decoding = Decoding()
+        self.decoder: Decoder = Greedy()
         self.validation_tags = ("val/loss", "val/accuracy")
-        self._shared_prefix: Prefix | None = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
-        prefix = self.evaluation_prefix()
+    def validation_step(self, batch: Batch, batch_idx: int) -> Decoded:
+        sanity = self.trainer.sanity_checking
+        batches = self.trainer.num_sanity_val_batches if sanity else self.trainer.num_val_batches
+        last = batch_idx + 1 == batches[0]
         if not len(batch):
             self.backbone.shards.idle_pass()
-            return self._generate(batch, prefix)
-        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, prefix)
+            return self._decode(batch, last)
+        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.evaluation_prefix())
         self.loss_sum.update(total)
         self.token_sum.update((batch.gold.labels != -100).sum())
-        generated = set() if self.trainer.sanity_checking else set(self.answered_ids())
+        generated = set() if sanity else set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in generated]
-        return self._generate(batch.select(rows), prefix)
+        return self._decode(batch.select(rows), last)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Answers:
-        return self._generate(batch, self.evaluation_prefix())
+    def test_step(self, batch: Batch, batch_idx: int) -> Decoded:
+        return self._decode(batch, batch_idx + 1 == self.trainer.num_test_batches[0])
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
-        return self._generate(batch, self.evaluation_prefix())
+    def predict_step(self, batch: Batch, batch_idx: int) -> Decoded:
+        return self._decode(batch, batch_idx + 1 == self.trainer.num_predict_batches[0])
 
     def on_validation_epoch_end(self) -> None:
         loss = self.loss_sum.compute() / self.token_sum.compute()
@@ -66,52 +81,40 @@ class EvaluationSteps(PromptModule):
     def on_predict_epoch_end(self) -> None:
         check_evaluation(self, "predict", None, int(self.broken_sum.compute()))
 
-    def evaluation_prefix(self) -> Prefix | None:
-        """Return the prefix, computed once for a whole evaluation."""
-        if self._shared_prefix is None:
-            self._shared_prefix = self.prefix()
-        return self._shared_prefix
-
-    def _forget_prefix(self) -> None:
-        self._shared_prefix = None
-
     def _begin(self) -> None:
-        self._forget_prefix()
+        self._shared_prefix = None
         # Their tensors belong to the mode they were made in: an inference tensor cannot be updated outside.
         for metric in self._counters():
             metric.reset()
+        self.decoder.begin(self)
+
+    def _end(self) -> None:
+        self._shared_prefix = None
 
     def _counters(self) -> tuple[SumMetric, ...]:
         return self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum, self.broken_sum
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _begin
-    on_validation_end = on_test_end = on_predict_end = _forget_prefix
+    on_validation_end = on_test_end = on_predict_end = _end
 
     def answered_ids(self) -> list[str]:
         """Return the ids of validation examples to generate for: the first ones of the split."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         return datamodule.example_ids("validation")[: self.val_generations]
 
-    def _generate(self, batch: Batch, prefix: Prefix | None) -> Answers:
-        """Generate for a batch, which may be empty, grade it, and count what is correct."""
-        if not len(batch):
-            self.backbone.shards.join_remaining_passes()
-            return no_answers()
+    def _decode(self, batch: Batch, last: bool) -> Decoded:
+        """Decode a batch, which may be empty, and count the records that are finished."""
+        records: list[Record] = []
         try:
-            answers = answer(self.backbone, batch, prefix, self.decoding)
+            records = self.decoder.generate(batch)
+            if last:
+                records = records + self.decoder.flush()
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
-            self.backbone.shards.join_remaining_passes()
             self.broken_sum.update(len(batch))
-            return no_answers()
-        self.correct_sum.update(sum(record.correct for record in answers["records"]))
-        self.answered_sum.update(len(answers["records"]))
-        return answers
-
-    def correct_record(self, answers: Answers, row: int, record: Record) -> None:
-        """Replace a record that was counted, within its epoch."""
-        self.correct_sum.update(int(record.correct) - int(answers["records"][row].correct))
-        answers["records"][row] = record
+        self.correct_sum.update(sum(record.correct for record in records))
+        self.answered_sum.update(len(records))
+        return {"records": records, "generated": self.decoder.generated}
 
     def _log_accuracy(self, tag: str, loss: float | None = None) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())

@@ -60,6 +60,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
             self.backbone_config = BackboneConfig(backbone) if isinstance(backbone, str) else backbone
         self.text_settings = TextSettings()
         self._created = False
+        self._shared_prefix: Prefix | None = None
 
     @abstractmethod
     def configure_prompts(self, generator: torch.Generator) -> None:
@@ -88,6 +89,12 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     def prefix(self) -> Prefix | None:
         """Build the prefix, with gradients to the trained parameters; None for no prefix."""
         return self.prefix_of(self.vectors())
+
+    def evaluation_prefix(self) -> Prefix | None:
+        """Return the prefix, computed once for a whole evaluation."""
+        if self._shared_prefix is None:
+            self._shared_prefix = self.prefix()
+        return self._shared_prefix
 
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""

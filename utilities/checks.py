@@ -6,7 +6,7 @@ from promptstage.utilities.errors import UserError
 
 
 def check_minimum(options: Mapping[str, float | None], minimum: float, reason: str = "") -> None:
-    """Check that options are >= ``minimum``; None stands for a default that depends on other values.
+    """Check that options are >= ``minimum``, and not NaN; None stands for a default to be derived.
 
     Args:
         options: values by the names of their options.
@@ -17,14 +17,14 @@ def check_minimum(options: Mapping[str, float | None], minimum: float, reason: s
         UserError: naming the first option that is smaller.
     """
     for name, value in options.items():
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:
             raise UserError(f"{name} must be >= {minimum}{reason and f' ({reason})'}, got {value}")
 
 
 def check_maximum(options: Mapping[str, float | None], maximum: float, reason: str = "") -> None:
     """Check that options are <= ``maximum``, as :func:`check_minimum` does for a minimum."""
     for name, value in options.items():
-        if value is not None and value > maximum:
+        if value is not None and not value <= maximum:
             raise UserError(f"{name} must be <= {maximum}{reason and f' ({reason})'}, got {value}")
 
 

@@ -81,6 +81,12 @@ class TrainerCommand(Command, ABC):
     results: ClassVar[str | None] = None
     writes: ClassVar[bool] = True
 
+    def add_decoder(self, parser: "LightningArgumentParser") -> None:
+        """Add the option ``--decoder``; :meth:`prepare` gives the decoder to the module."""
+        from promptstage.lightning_modules.decoding.decoder import Decoder
+
+        parser.add_subclass_arguments(Decoder, "decoder", required=False)
+
     def add_options(self, parser: "LightningArgumentParser") -> None:
         """Add the subcommand's own options."""
 
@@ -105,6 +111,9 @@ class TrainerCommand(Command, ABC):
 
     def prepare(self, invocation: Invocation) -> None:
         """Check values that need the instantiated objects; raises a UserError."""
+        decoder = invocation.objects.get("decoder")
+        if decoder is not None:
+            invocation.module.decoder = decoder
 
     @abstractmethod
     def run(self, invocation: Invocation) -> None:

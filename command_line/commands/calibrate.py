@@ -12,11 +12,15 @@ class Calibrate(TrainerCommand):
     """Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."""
 
     description = "Find the threshold of Dynamic Prompt Corruption (DPC) on the validation split."
-    own_options = ("examples",)
+    own_options = (
+        "decoder",
+        "examples",
+    )
     evaluates = "limit_val_batches"
     results = "calibrate"
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
+        self.add_decoder(parser)
         parser.add_argument(
             "--examples",
             type=int | None,

@@ -15,12 +15,13 @@ class Predict(TrainerCommand):
     """Generate answers to a user's questions."""
 
     description = "Generate an answer to each question, and write a JSON line for each."
-    own_options = ("questions", "answers")
+    own_options = ("decoder", "questions", "answers")
     text_options = {"questions": str, "answers": str}
     evaluates = "limit_predict_batches"
     writes = False
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
+        self.add_decoder(parser)
         parser.add_argument(
             "--questions", type=str, default="-", help="file with one question per line; -: standard input"
         )
@@ -33,6 +34,7 @@ class Predict(TrainerCommand):
             raise UserError("standard output is closed: give --answers FILE")
 
     def prepare(self, invocation: Invocation) -> None:
+        super().prepare(invocation)
         from lightning.pytorch.callbacks import ProgressBar
 
         from promptstage.command_line.answers import check_answers

@@ -12,11 +12,15 @@ class Test(TrainerCommand):
     """Evaluate a prompt on the test split."""
 
     description = "Generate and grade an answer to each question of the test split."
-    own_options = ("verbose",)
+    own_options = (
+        "decoder",
+        "verbose",
+    )
     evaluates = "limit_test_batches"
     results = "test"
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
+        self.add_decoder(parser)
         parser.add_argument("--verbose", type=bool, default=False, help="print a table of the metrics")
 
     def run(self, invocation: Invocation) -> None:

@@ -12,11 +12,15 @@ class Validate(TrainerCommand):
     """Evaluate a prompt on the validation split."""
 
     description = "Compute loss and accuracy on the validation split."
-    own_options = ("verbose",)
+    own_options = (
+        "decoder",
+        "verbose",
+    )
     evaluates = "limit_val_batches"
     results = "validate"
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
+        self.add_decoder(parser)
         parser.add_argument("--verbose", type=bool, default=True, help="print a table of the metrics")
 
     def run(self, invocation: Invocation) -> None:

@@ -4,16 +4,17 @@
 carries an ``AttentionContext`` as a keyword argument down to it; there is no global state.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from promptstage.lightning_modules.backbone.calibration import Attended, CalibratedHeads
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
+from promptstage.lightning_modules.backbone.prefix import Prefix
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
 IMPLEMENTATION = "promptstage"
@@ -49,48 +50,6 @@ class Packing:
         return output.flatten(0, 1)[self.index][None]
 
 
-@dataclass(frozen=True)
-class Observed:
-    """Inputs and output of one layer's attention in padded form, the prefix's keys first.
-
-    Attributes:
-        query: (B, H, n, head dim).
-        key, value: (B, K, p + n, head dim).
-        output: (B, H, n, head dim), part of the graph from the first observed layer on.
-        scaling: factor of the products of queries and keys.
-        prefix: number of columns of the prefix (p).
-        window: number of content tokens, its own included, that a row attends to; None: all.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    output: Tensor
-    scaling: float
-    prefix: int
-    window: int | None
-
-
-class Observation:
-    """The attention of chosen layers, recorded to differentiate with respect to its output.
-
-    The first of these layers starts the graph: no activations below it are saved for the backward pass,
-    unless parameters there are trained.
-    """
-
-    def __init__(self, layers: Iterable[int]) -> None:
-        self.layers = frozenset(layers)
-        self.observed: dict[int, Observed] = {}
-
-    def record(self, layer: int, attention: Observed) -> Tensor:
-        """Record a layer's attention; return its output, which requires a gradient."""
-        output = attention.output
-        if not output.requires_grad and torch.is_grad_enabled():
-            output = output.detach().requires_grad_()
-        self.observed[layer] = replace(attention, output=output)
-        return output
-
-
 class AttentionContext:
     """Options of attention for one forward pass.
 
@@ -100,10 +59,7 @@ class AttentionContext:
         prefix: keys and values prepended to each layer's own; None: no prefix.
         prefix_in_cache: the cache already contains the prefix (see ``generation.PrefixCache``).
         packing: the row is a packed batch, each sequence padded on the right, if at all.
-        recorded: if not None, filled with each layer's own (keys, values), positions applied.
-        observation: records the attention of its layers; None: nothing is recorded.
-        replayed: (1, N, heads, head dim), a cached attention output that replaces the computation.
-        calibration: heads whose weights are calibrated (ACT); not for packed batches.
+        hooks: see each layer's attention, in this order.
     """
 
     def __init__(
@@ -111,24 +67,16 @@ class AttentionContext:
         prefix: Prefix | None = None,
         prefix_in_cache: bool = False,
         packing: Packing | None = None,
-        recorded: dict[int, LayerPrefix] | None = None,
-        observation: Observation | None = None,
-        replayed: Tensor | None = None,
-        calibration: CalibratedHeads | None = None,
+        hooks: Sequence[AttentionHook] = (),
     ) -> None:
         self.prefix = prefix
         self.prefix_in_cache = prefix_in_cache
         self.packing = packing
-        self.recorded = recorded
-        self.observation = observation
-        self.replayed = replayed
-        self.calibration = calibration
+        self.hooks = hooks
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Prepend the layer's prefix to keys and values (B, heads, c, head dim)."""
-        if self.recorded is not None:
-            self.recorded[layer] = (keys, values)
         entry = None if self.prefix is None or self.prefix_in_cache else self.prefix.layers[layer]
         if entry is None:
             return keys, values
@@ -206,8 +154,6 @@ def prefix_attention(
         if kwargs.get(extra) is not None:  # raised while the backbone is verified
             raise NotImplementedError(f"its attention uses '{extra}'")
     context = context or AttentionContext()
-    if context.replayed is not None:
-        return context.replayed, None
     if context.packing is not None:
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
         attention_mask = None  # a causal mask hides right padding
@@ -239,13 +185,13 @@ def prefix_attention(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    calibration, observation = context.calibration, context.observation
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if calibration is not None and layer in calibration.settings.heads:
-        seen = context.seen(layer, attention_mask, window, query, own[0].shape[2])
-        output = calibration.correct(layer, output, Attended(query, *own, seen, scale, length))
-    if observation is not None and layer in observation.layers:
-        output = observation.record(layer, Observed(query, *own, output, scale, length, window))
+    hooks = [hook for hook in context.hooks if layer in hook.layers]
+    if hooks:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        seen = partial(context.seen, layer, attention_mask, window, query, own[0].shape[2])
+        attention = LayerAttention(query, *own, scale, length, window, seen)
+        for hook in hooks:
+            output = hook(layer, attention, output)
     output = output.transpose(1, 2)
     if context.packing is not None:
         return context.packing.pack(output), None

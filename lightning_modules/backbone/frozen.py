@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation, Packing
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
+from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
@@ -35,6 +36,7 @@ class FrozenModel(nn.Module):
         plain_head: whether the logits are the output matrix applied to the last hidden states, and nothing
             else; False until that is verified.
         shards: the ranks among which the decoder blocks are sharded.
+        hooks: attention hooks of passes over content, set by :meth:`hooked`.
     """
 
     def __init__(self, config: BackboneConfig, model: Any, files: list[Path] | None = None) -> None:
@@ -56,6 +58,7 @@ class FrozenModel(nn.Module):
         self.plain_head = False
         self._identity = identify(self.model, files, config.quantization)
         self.shards = Unsharded()
+        self.hooks: tuple[AttentionHook, ...] = ()
         self._checkpointed: list[nn.Module] = []
         if config.gradient_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
@@ -101,11 +104,43 @@ class FrozenModel(nn.Module):
         """Stay in eval mode: a frozen model has no dropout."""
         return super().train(False)
 
+    @contextmanager
+    def hooked(self, *hooks: AttentionHook) -> Iterator[None]:
+        """Call attention hooks in all passes over content: losses, logits and generations.
+
+        They are not called while a prompt's own keys and values are computed.
+        """
+        before = self.hooks
+        self.hooks = (*before, *hooks)
+        try:
+            yield
+        finally:
+            self.hooks = before
+
+    def begin_hooks(self) -> None:
+        """Announce a new batch to the hooks."""
+        for hook in self.hooks:
+            hook.begin()
+
+    def check_weights(self, what: str) -> None:
+        """Check that no hook changes attention weights.
+
+        Args:
+            what: what is computed from queries and keys, for the message.
+
+        Raises:
+            UserError: naming the hook.
+        """
+        for hook in self.hooks:
+            if hook.changes_weights:
+                raise UserError(f"{what} cannot be computed while {type(hook).__name__} changes attention")
+
     def forward(self, input_ids: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Compute logits (B, n, vocabulary) of ``input_ids`` (B, n) without padding."""
         first = 0 if prefix is None else prefix.num_positions
         positions = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
-        context = AttentionContext(prefix=prefix)
+        self.begin_hooks()
+        context = AttentionContext(prefix=prefix, hooks=self.hooks)
         return self.model(
             input_ids=input_ids, position_ids=positions, use_cache=False, context=context
         ).logits
@@ -115,7 +150,6 @@ class FrozenModel(nn.Module):
         input_ids: Tensor,
         labels: Tensor,
         prefix: Prefix | None = None,
-        observation: Observation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the summed cross-entropy of the labeled tokens; logits exist only where a label is.
 
@@ -125,7 +159,6 @@ class FrozenModel(nn.Module):
             input_ids: (B, n), padded on the right, if at all.
             labels: (B, n), the token at each position, or -100 where nothing is trained.
             prefix: prefix that all tokens attend to.
-            observation: filled with the attention of its layers.
 
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
@@ -135,7 +168,7 @@ class FrozenModel(nn.Module):
         # Columns after a row's last label do not affect the loss: they are not run at all.
         columns = torch.arange(labels.shape[1], device=labels.device)
         ends = torch.where(labeled, columns + 1, 0).amax(1)
-        arguments, packed = self.packed(input_ids, ends, prefix, observation)
+        arguments, packed = self.packed(input_ids, ends, prefix)
         sources = torch.full((labels.numel(),), -1, device=labels.device)
         sources[packed] = torch.arange(len(packed), device=labels.device)
         targets = labeled.flatten().nonzero()[:, 0]
@@ -151,7 +184,6 @@ class FrozenModel(nn.Module):
         input_ids: Tensor,
         ends: Tensor,
         prefix: Prefix | None = None,
-        observation: Observation | None = None,
     ) -> tuple[dict[str, Any], Tensor]:
         """Pack a batch into one row of its real tokens, for ``base_model``.
 
@@ -165,6 +197,7 @@ class FrozenModel(nn.Module):
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         index = (columns < ends[:, None]).flatten().nonzero()[:, 0]
         first = 0 if prefix is None else prefix.num_positions
+        self.begin_hooks()
         packing = Packing(input_ids.shape[0], input_ids.shape[1], index)
         arguments = {
             "input_ids": input_ids.flatten()[index][None],
@@ -172,7 +205,7 @@ class FrozenModel(nn.Module):
             # A ready 4-D mask keeps transformers from building one for N × N tokens.
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
             "use_cache": False,
-            "context": AttentionContext(prefix=prefix, packing=packing, observation=observation),
+            "context": AttentionContext(prefix=prefix, packing=packing, hooks=self.hooks),
         }
         return arguments, index
 
@@ -194,15 +227,15 @@ class FrozenModel(nn.Module):
         Args:
             mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
         """
-        recorded: dict[int, LayerPrefix] = {}
+        hook = KeysValues(self.num_layers)
         self.model.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
             use_cache=False,
-            context=AttentionContext(recorded=recorded),
+            context=AttentionContext(hooks=[hook]),
         )
-        keys_values = [recorded[layer] for layer in sorted(recorded)]
+        keys_values = [hook.recorded[layer] for layer in sorted(hook.recorded)]
         unshard_before_backward(self.layers, keys_values)
         return keys_values
 

@@ -1,6 +1,6 @@
-"""Batched greedy decoding with a prefix."""
+"""Batched decoding with a prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -9,13 +9,16 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+TokenChoice = Callable[[Tensor, Sequence[int]], Tensor]
+"""Chooses the next tokens (r,) from logits (r, vocabulary), given the indices of the r rows."""
 
 
 class _PrefixCacheLayer(CacheLayerMixin):
@@ -81,7 +84,7 @@ class PrefixCache(Cache):
         super().__init__(layers=list(self.buffers))
 
     def select(self, rows: Tensor) -> None:
-        """Keep some rows of the batch."""
+        """Keep some rows of the batch, or repeat some."""
         for layer in self.buffers:
             layer.select(rows)
 
@@ -130,9 +133,10 @@ def generate(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     trace: GenerationTrace | None = None,
-    calibration: Calibration | None = None,
+    choose: TokenChoice | None = None,
+    num_samples: int = 1,
 ) -> list[list[int]]:
-    """Decode greedily until an end token, a stop string or the limit.
+    """Decode until an end token, a stop string or the limit.
 
     Finished rows leave the batch, so that long generations do not hold up short ones.
 
@@ -143,10 +147,11 @@ def generate(
         max_new_tokens: limit per example.
         stop: strings that end a generation once they are in its text (they stay in the text).
         trace: filled with the last layer's activations.
-        calibration: heads whose attention is calibrated (ACT).
+        choose: the rule that chooses the next tokens; None: the most likely ones (greedy decoding).
+        num_samples: number of generations for each prompt; more than one need a shared prefix, and no trace.
 
     Returns:
-        B lists of new token ids, without the end token.
+        B · ``num_samples`` lists of new token ids, without the end token; the samples of a prompt in turn.
 
     Raises:
         FloatingPointError: if the largest logit of a next token is infinite or NaN.
@@ -160,24 +165,31 @@ def generate(
     ends = torch.tensor(sorted(end_tokens(backbone, tokenizer)), device=input_ids.device)
     # Bytes of a string bound its tokens; one more for a token that began before it.
     tail = max((len(text.encode()) for text in stop), default=0) + 1
-    outputs: list[list[int]] = [[] for _ in range(batch)]
-    alive = list(range(batch))
+    outputs: list[list[int]] = [[] for _ in range(batch * num_samples)]
+    alive = list(range(len(outputs)))
     step_ids = input_ids
-    calibrated = None if calibration is None else CalibratedHeads(calibration)
     with nullcontext() if trace is None else trace.watching():
+        backbone.begin_hooks()
         for step in range(max_new_tokens):
-            context = AttentionContext(prefix=prefix, prefix_in_cache=True, calibration=calibrated)
-            if trace is not None:
-                context.observation = trace.observation
+            context = AttentionContext(prefix=prefix, prefix_in_cache=True, hooks=backbone.hooks)
             backbone.shards.begin_pass()
             logits = next_logits(backbone, step_ids, mask if padded else None, positions, cache, context)
             if trace is not None and step:
                 trace.step(alive)
+            if num_samples > 1 and not step:
+                copies = torch.arange(batch, device=logits.device).repeat_interleave(num_samples)
+                logits, mask, positions = logits[copies], mask[copies], positions[copies]
+                cache.select(copies)
+                for hook in backbone.hooks:
+                    hook.select(copies)
             values, tokens = logits.max(-1)
+            if choose is not None:
+                tokens = choose(logits, alive)
             tokens = torch.where(values.isfinite(), tokens, -1)
             finished = torch.isin(tokens, ends).tolist()
             for row, token in enumerate(tokens.tolist()):
                 if token < 0:
+                    backbone.shards.join_remaining_passes()  # of other ranks, before all of them fail
                     raise FloatingPointError("logits are not finite: check the backbone and the prompt")
                 if finished[row]:
                     continue
@@ -197,8 +209,8 @@ def generate(
                     break
                 rows = torch.tensor(remaining, device=input_ids.device)
                 cache.select(rows)
-                if calibrated is not None:
-                    calibrated.select(rows)
+                for hook in backbone.hooks:
+                    hook.select(rows)
                 tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
                 alive = [alive[row] for row in remaining]
                 if prefix is not None and prefix.dropped is not None:

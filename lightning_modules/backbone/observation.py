@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.attention import Observation
+from promptstage.lightning_modules.backbone.attention_hooks import Observation
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
@@ -31,13 +31,18 @@ def attention_terms(
 
     Returns:
         Terms by layer, and the loss of each example (B,).
+
+    Raises:
+        UserError: if an attention hook changes the weights that saliency is computed from.
     """
+    backbone.check_weights("saliency")
     observation = Observation(layers)
     fixed = None if prefix is None else prefix.detach()
     with torch.enable_grad():
-        total, per_example = backbone.loss(input_ids, labels, fixed, observation)
-        seen = {layer: observation.observed[layer] for layer in sorted(observation.layers)}
-        gradients = torch.autograd.grad(total, [state.output for state in seen.values()])
+        with backbone.hooked(observation):
+            total, per_example = backbone.loss(input_ids, labels, fixed)
+        seen = {layer: observation.attention[layer] for layer in sorted(observation.layers)}
+        gradients = torch.autograd.grad(total, [observation.output[layer] for layer in seen])
     columns = torch.arange(labels.shape[1], device=labels.device)
     content = columns < torch.where(labels != -100, columns + 1, 0).amax(1)[:, None]
     terms = {

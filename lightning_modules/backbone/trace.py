@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation
+from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
+from promptstage.lightning_modules.backbone.attention_hooks import Observation, Replay
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
@@ -47,25 +48,28 @@ class GenerationTrace:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Record the last layer's input while a batch generates."""
+        """Record the last layer's input and attention while a batch generates.
+
+        Raises:
+            UserError: if an attention hook changes the weights that saliency is computed from.
+        """
+        self._backbone.check_weights("the trigger of Dynamic Prompt Corruption")
 
         def record(states: Tensor) -> None:
             self._states = states
 
-        with input_hooks([(self._backbone.layers[-1], record)]):
+        with input_hooks([(self._backbone.layers[-1], record)]), self._backbone.hooked(self.observation):
             yield
 
     def step(self, examples: Sequence[int]) -> None:
         """Cache the forward pass of one new token of each of the ``examples``."""
-        seen = self.observation.observed[self.last]
+        query, output = self.observation.attention[self.last].query, self.observation.output[self.last]
         assert self._states is not None
-        self._steps.append(
-            _Step(list(examples), self._states[:, -1], seen.query[:, :, -1], seen.output[:, :, -1])
-        )
+        self._steps.append(_Step(list(examples), self._states[:, -1], query[:, :, -1], output[:, :, -1]))
 
     def finish(self, rows: Sequence[int], examples: Sequence[int]) -> None:
         """Cache keys and values of ``rows`` of the last forward pass, the finished ``examples``."""
-        seen = self.observation.observed[self.last]
+        seen = self.observation.attention[self.last]
         for row, example in zip(rows, examples, strict=True):
             self._columns[example] = (seen.key[row].clone(), seen.value[row, :, : seen.prefix].clone())
 
@@ -78,7 +82,7 @@ class GenerationTrace:
         Args:
             outputs: B lists of generated token ids; at least one must have two tokens.
         """
-        seen = self.observation.observed[self.last]
+        seen = self.observation.attention[self.last]
         batch, width = self.mask.shape
         rows = max(len(output) for output in outputs) - 1
         tokens = self._gather(outputs)
@@ -145,19 +149,21 @@ def last_layer_gradient(backbone: FrozenModel, tokens: Replayed) -> Tensor:
 
     The cached output replaces the layer's attention, which would mix the N tokens.
     """
-    output = tokens.output.detach()[None].requires_grad_()
+    output = tokens.output.detach()[:, :, None].requires_grad_()
+    all_tokens = torch.arange(len(output), device=output.device)
+    # One token a row, so that the attention to be replaced costs little.
+    packing = Packing(len(output), 1, all_tokens)
     arguments = {
         "inputs_embeds": tokens.states[None],
         "position_ids": torch.zeros(1, len(tokens.states), dtype=torch.int64, device=output.device),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=output.device),
         "use_cache": False,
-        "context": AttentionContext(replayed=output),
+        "context": AttentionContext(packing=packing, hooks=[Replay(backbone.num_layers - 1, output)]),
     }
-    all_tokens = torch.arange(len(tokens.states), device=output.device)
     with torch.enable_grad(), _last_layer_alone(backbone, tokens.states[None]):
         loss = backbone.token_losses(arguments, all_tokens, tokens.targets).sum()
     (gradient,) = torch.autograd.grad(loss, output)
-    return gradient[0]
+    return gradient[:, :, 0]
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone import user_cache
 from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
@@ -70,8 +71,8 @@ def check_structure(backbone: FrozenModel) -> bool:
         raise _refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
     if model.base_model is model:
         raise _refusal(backbone, "its layers cannot be run without its output matrix")
-    recorded: dict[int, LayerPrefix] = {}
-    context = AttentionContext(recorded=recorded)
+    hook = KeysValues(backbone.num_layers)
+    context = AttentionContext(hooks=[hook])
     try:
         # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
         ids = draw_tokens(backbone, 0, 7)[0][None]
@@ -82,10 +83,10 @@ def check_structure(backbone: FrozenModel) -> bool:
             plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
     except Exception as error:
         raise _refusal(backbone, reason(error)) from error
-    if sorted(recorded) != list(range(backbone.num_layers)):
+    if sorted(hook.recorded) != list(range(backbone.num_layers)):
         raise _refusal(
             backbone,
-            f"{len(recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
+            f"{len(hook.recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
         )
     return plain
 

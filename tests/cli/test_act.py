@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from promptstage.command_line import app
-from promptstage.lightning_modules import evaluation
 from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.decoding import engines
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
+from tests.grades import replace_everywhere, replace_grades
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
 CALLBACK = "--trainer.callbacks=callbacks.act.ACT"
@@ -40,29 +41,33 @@ def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], 
     """Record ids and calibration of every batch."""
     assert app  # imported before: it takes functions by name, replaced ones would stay
     seen: list[tuple[list[str], Calibration | None]] = []
-    generate_batch = evaluation.generate_batch
+    generate_batch = engines.generate_batch
 
-    def spy(backbone: Any, batch: Any, prefix: Any, trace: Any, calibration: Any) -> list[list[int]]:
+    def spy(
+        backbone: Any,
+        batch: Any,
+        prefix: Any,
+        *rest: Any,
+    ) -> list[list[int]]:
+        calibration = next((hook.settings for hook in backbone.hooks), None)
         seen.append(([example.id for example in batch.examples], calibration))
-        return generate_batch(backbone, batch, prefix, trace, calibration)
+        return generate_batch(backbone, batch, prefix, *rest)
 
-    monkeypatch.setattr(evaluation, "generate_batch", spy)
+    replace_everywhere(monkeypatch, generate_batch, spy)
     return seen
 
 
 @pytest.fixture
 def grades_by_head(monkeypatch: pytest.MonkeyPatch, generated_batches: list[Any]) -> None:
     """Grade two questions as correct; one with head 0 or 3 of layer 3, three with head 2."""
-    grade_batch = evaluation.grade_batch
 
-    def made_up(backbone: Any, batch: Any, outputs: Any) -> list[Any]:
+    def made_up(records: list[Any]) -> list[Any]:
         calibration = generated_batches[-1][1]
         alone = {} if calibration is None else dict(calibration.heads)
         right = {0: 1, 3: 1, 2: 3}.get(alone[3][0], 2) if list(alone) == [3] else 2
-        records = grade_batch(backbone, batch, outputs)
         return [record._replace(correct=row < right) for row, record in enumerate(records)]
 
-    monkeypatch.setattr(evaluation, "grade_batch", made_up)
+    replace_grades(monkeypatch, made_up)
 
 
 def test_search_selects_heads_and_reports_them(

@@ -12,10 +12,10 @@ from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from promptstage.callbacks.dpc_files import CalibrationConditions, read_calibration
-from promptstage.lightning_modules import evaluation
-from promptstage.lightning_modules.correction import Corruption
+from promptstage.lightning_modules.decoding.corruption import Corruption
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
+from tests.grades import replace_grades
 from tests.tiny_folder import QUIET, Outcome, call
 
 CALLBACK = "--trainer.callbacks=callbacks.dpc.DPC"
@@ -64,14 +64,10 @@ def trained(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def graded_by_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grade by the checksum of the text: a random backbone has no correct answers."""
-    original = evaluation.grade_batch
-
-    def grade_batch(*args: Any) -> list[evaluation.Record]:
-        records = original(*args)
-        return [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records]
-
-    for module in ("promptstage.lightning_modules.evaluation", "promptstage.callbacks.dpc_steps"):
-        monkeypatch.setattr(f"{module}.grade_batch", grade_batch)
+    replace_grades(
+        monkeypatch,
+        lambda records: [r._replace(correct=sum(r.generation.encode()) % 2 == 1) for r in records],
+    )
 
 
 def test_mode_none_does_not_change_the_records(trained: Path) -> None:

@@ -111,19 +111,22 @@ def test_an_illegal_value_is_one_line(flag: str, place: Path, common: list[str])
 
 
 # Options of other subcommands: an illegal value, and the message.
+_UNKNOWN = "--decoder 'Samplig' is unknown: did you mean 'Sampling'?"
+DECODER = {"--decoder": ("Samplig", _UNKNOWN), "--decoder.help": ("Samplig", _UNKNOWN)}
 OTHERS: dict[str, dict[str, tuple[str, str]]] = {
-    "test": {"--verbose": ("maybe", "--verbose")},
-    "validate": {"--verbose": ("maybe", "--verbose")},
+    "test": {"--verbose": ("maybe", "--verbose"), **DECODER},
+    "validate": {"--verbose": ("maybe", "--verbose"), **DECODER},
     "predict": {
         "--questions": ("nowhere.txt", "nowhere.txt"),
         "--answers": ("nowhere/answers.jsonl", "nowhere/answers.jsonl"),
+        **DECODER,
     },
     "saliency": {
         "--question": (" ", "give --question TEXT"),
         "--layers": ("x", "--layers"),
         "--layers+": ("x", "--layers"),
     },
-    "calibrate": {"--examples": ("0", "examples must be >= 1, got 0")},
+    "calibrate": {"--examples": ("0", "examples must be >= 1, got 0"), **DECODER},
     "partition": {},
 }
 

@@ -153,7 +153,7 @@ def test_broken_logits_end_an_evaluation(trained: Path, monkeypatch: pytest.Monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise FloatingPointError("logits are not finite")
 
-    monkeypatch.setattr("promptstage.lightning_modules.evaluation.generate", broken)
+    monkeypatch.setattr("promptstage.lightning_modules.decoding.engines.generate", broken)
     outcome = call("test", *QUIET, f"--ckpt_path={trained}")
     assert_failure(outcome, "logits are not finite in 6 test examples: likely causes are the precision (")
     outcome = call("predict", *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")

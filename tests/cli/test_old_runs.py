@@ -61,7 +61,7 @@ def test_an_old_configuration_is_read(old: Path) -> None:
 def test_an_old_run_is_loaded_from_python(old: Path) -> None:
     """Arguments and text settings, which its checkpoint lacks, are read from its configuration."""
     from promptstage.datamodules.generated import Generated
-    from promptstage.lightning_modules.evaluation import Decoding, answer
+    from promptstage.lightning_modules.decoding.engines import Greedy
     from promptstage.lightning_modules.saved_prompts import load_prompt
 
     prompt = load_prompt(old)
@@ -74,9 +74,11 @@ def test_an_old_run_is_loaded_from_python(old: Path) -> None:
     data.connect(prompt.backbone.tokenizer)
     data.setup("test")
     (batch,) = data.test_dataloader()
+    decoder = Greedy()
+    decoder.begin(prompt)
     with torch.no_grad():
-        answers = answer(prompt.backbone, batch, prompt.prefix(), Decoding())
-    assert {record.id: record.generation for record in answers["records"]} == {
+        answers = decoder.generate(batch)
+    assert {record.id: record.generation for record in answers} == {
         record["id"]: record["generation"] for record in records(OLD / "results.jsonl")
     }
     prompt.save("saved")

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from promptstage.lightning_modules import evaluation
+from tests.grades import replace_grades
 from tests.tiny_folder import QUIET, call
 
 RECORD = {
@@ -43,13 +43,10 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 @pytest.fixture
 def every_other_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grade every other question as correct: a random backbone has no correct answers."""
-    original = evaluation.grade_batch
-
-    def grade_batch(*args: Any) -> list[evaluation.Record]:
-        records = original(*args)
-        return [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records]
-
-    monkeypatch.setattr("promptstage.lightning_modules.evaluation.grade_batch", grade_batch)
+    replace_grades(
+        monkeypatch,
+        lambda records: [r._replace(correct=int(r.id.rpartition("/")[2]) % 3 == 0) for r in records],
+    )
 
 
 @pytest.mark.usefixtures("every_other_right")

@@ -15,12 +15,12 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from promptstage.callbacks.dpc import DPC
 from promptstage.callbacks.saliency import SaliencyDiagnostics
-from promptstage.lightning_modules import evaluation
 from promptstage.lightning_modules.diagnosis import SOURCES
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import tensors_digest
 from tests.cli.test_mistakes import assert_one_error
+from tests.grades import replace_grades
 from tests.tiny_folder import QUIET, call
 
 CALLBACK = "--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"
@@ -259,12 +259,9 @@ def test_unusable_questions_are_rejected(trained: Path, common: list[str]) -> No
 @pytest.fixture
 def graded_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Grade by the length of the question: a random backbone has no correct answers."""
-    original = evaluation.grade_batch
-
-    def grade_batch(*args: Any) -> list[evaluation.Record]:
-        return [r._replace(correct=len(r.question) % 2 == 0) for r in original(*args)]
-
-    monkeypatch.setattr("promptstage.lightning_modules.evaluation.grade_batch", grade_batch)
+    replace_grades(
+        monkeypatch, lambda records: [r._replace(correct=len(r.question) % 2 == 0) for r in records]
+    )
 
 
 @pytest.mark.usefixtures("graded_by_length")

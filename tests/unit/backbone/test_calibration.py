@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone import calibration as calibrated_module
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.calibration import Attended, CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention
+from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
 from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -154,7 +156,7 @@ def cached_logits(
     positions = first + (mask.cumsum(-1) - 1).clamp(min=0)
     found = []
     for step in range(new.shape[1] + 1):
-        context = AttentionContext(prefix=prefix, prefix_in_cache=True, calibration=heads)
+        context = AttentionContext(prefix=prefix, prefix_in_cache=True, hooks=[heads])
         output = backbone.model(
             input_ids=ids,
             attention_mask=mask,
@@ -177,7 +179,8 @@ def answers(
     end: int = -1,
 ) -> list[list[int]]:
     ids, mask = pad(rows, "left", filler=11)
-    return generate(backbone, Ending(end), ids, mask, prefix, 8, calibration=own)
+    with backbone.hooked(*([] if own is None else [CalibratedHeads(own)])):
+        return generate(backbone, Ending(end), ids, mask, prefix, 8)
 
 
 @pytest.mark.parametrize("soft_tokens", [True, False])
@@ -271,10 +274,11 @@ def test_any_mask_and_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     heads = CalibratedHeads(own)
     for rows in (slice(0, 6), slice(6, 7), slice(7, 8)):
         wide = slice(0, prefix + rows.stop)
-        attended = Attended(
-            query[:, :, rows], key[:, :, wide], value[:, :, wide], seen[:, None, rows, wide], 0.5, prefix
+        mask = partial(torch.clone, seen[:, None, rows, wide])
+        attention = LayerAttention(
+            query[:, :, rows], key[:, :, wide], value[:, :, wide], 0.5, prefix, None, mask
         )
-        parts.append(heads.correct(5, torch.zeros_like(query[:, :, rows]), attended))
+        parts.append(heads(5, attention, torch.zeros_like(query[:, :, rows])))
     found = torch.cat(parts, dim=2)
     assert found.dtype == dtype
     assert not found[:, 2].any()

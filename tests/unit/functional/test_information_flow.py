@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext, Observation, prefix_attention
+from promptstage.lightning_modules.backbone.attention import AttentionContext, prefix_attention
+from promptstage.lightning_modules.backbone.attention_hooks import Observation
 from promptstage.lightning_modules.functional.information_flow import (
     accumulates,
     accumulation_mask,
@@ -58,7 +59,7 @@ def test_two_layers_two_tokens_by_hand() -> None:
     The curve is the mean over the three pairs: 13/6 and again 13/6.
     """
     observation = Observation([0, 1])
-    context = AttentionContext(observation=observation)
+    context = AttentionContext(hooks=[observation])
     hidden, zero = torch.tensor([2.0, 1.0]).double(), torch.zeros(1, 1, 2, 1).double()
     for layer in (0, 1):
         module = torch.nn.Module()
@@ -66,8 +67,8 @@ def test_two_layers_two_tokens_by_hand() -> None:
         value = hidden.view(1, 1, 2, 1)
         output, _ = prefix_attention(module, zero, zero, value, None, 1.0, context=context)
         hidden = hidden + output.flatten()
-    states = [observation.observed[layer] for layer in (0, 1)]
-    gradients = torch.autograd.grad(2 * hidden[1], [state.output for state in states])
+    states = [observation.attention[layer] for layer in (0, 1)]
+    gradients = torch.autograd.grad(2 * hidden[1], [observation.output[layer] for layer in (0, 1)])
     expected = ([[2.0, 0], [3, 1.5]], [[0.0, 0], [4, 2.5]])
     for state, gradient, matrix in zip(states, gradients, expected, strict=True):
         terms = AttentionTerms(state.query, state.key, state.value.detach(), gradient, state.scaling)

@@ -9,7 +9,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from promptstage.callbacks.board import code_block, page, table_row
 from promptstage.callbacks.results import samples
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import read_tensors, write_tensors
 

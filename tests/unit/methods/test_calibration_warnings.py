@@ -9,7 +9,7 @@ from promptstage.callbacks.dpc_files import RATIO, Calibration, Correction, choo
 from promptstage.callbacks.dpc_report import calibration_warnings
 from promptstage.callbacks.figures import plain
 from promptstage.datamodules.repeats import warn_repeated
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
 
 RECORD = Record("x/0", "gsm8k", "1+1", None, "2", "2", "2", True, "rule", 1, 2)
 

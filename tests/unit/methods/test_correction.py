@@ -13,7 +13,8 @@ from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.correction import Corruption, corrupted_prefix, locate, measure
+from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
+from promptstage.lightning_modules.decoding.trigger import measure
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
 from promptstage.lightning_modules.functional.saliency import flow

@@ -14,7 +14,7 @@ from promptstage.callbacks.saliency_curves import gaps_of, summary
 from promptstage.callbacks.saliency_figures import all_figures
 from promptstage.callbacks.saliency_files import About, Saved
 from promptstage.callbacks.saliency_groups import late_flow
-from promptstage.lightning_modules.evaluation import Record
+from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.functional.partition import Partition
 
 RECORD = Record("x/0", "addition", "1+1", None, "2", "2", "2", True, "rule", 1, 2)

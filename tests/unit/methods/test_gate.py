@@ -7,7 +7,7 @@ import torch
 
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.correction import Corruption, corrupted_prefix
+from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix
 from tests.unit.backbone.tiny import method, moved, pad, random_ids, tiny_backbone
 
 MODES = pytest.mark.parametrize("name", ["dham", "dham-replace"])

@@ -12,13 +12,8 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.correction import (
-    Corruption,
-    corrupted_prefix,
-    locate,
-    measure,
-    measure_anew,
-)
+from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
+from promptstage.lightning_modules.decoding.trigger import measure, measure_anew
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.reference import SLOW, SlowModel, causal, register_slow

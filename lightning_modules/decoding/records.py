@@ -1,18 +1,25 @@
-"""Generation for a batch, and graded records of it."""
+"""Generations of a batch: as tokens, and as graded records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
 from promptstage.datamodules.grading import grade
-from promptstage.lightning_modules.backbone.calibration import Calibration
-from promptstage.lightning_modules.backbone.generation import generate
-from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.backbone.trace import GenerationTrace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Sample(NamedTuple):
+    """One of several sampled generations of an example, with its own grade; see :class:`Record`."""
+
+    generation: str
+    prediction: str | None
+    correct: bool
+    reason: str
+    new_tokens: int
 
 
 class Record(NamedTuple):
@@ -27,7 +34,9 @@ class Record(NamedTuple):
         prediction: the answer in it; None if there is none.
         reference: the gold answer; empty for a question without one.
         reason: name of the rule that extracted the prediction.
-        prompt_tokens, new_tokens: lengths in tokens, without virtual tokens.
+        prompt_tokens: length of the prompt in tokens, without virtual tokens.
+        new_tokens: number of generated tokens, of all samples.
+        samples: all sampled generations, if there are several; the record's own is the majority's.
     """
 
     id: str
@@ -41,41 +50,7 @@ class Record(NamedTuple):
     reason: str
     prompt_tokens: int
     new_tokens: int
-
-
-@dataclass
-class Decoding:
-    """Options of callbacks for the generations of ``validate``, ``test`` and ``predict``.
-
-    Attributes:
-        trace: record the last layer's activations.
-        calibration: heads whose attention is calibrated during generation, though not for losses (ACT:
-            "Unveiling and harnessing hidden attention sinks", Yu et al., ICML 2024, arXiv:2406.15765).
-    """
-
-    trace: bool = False
-    calibration: Calibration | None = None
-
-
-def generate_batch(
-    backbone: Backbone,
-    batch: Batch,
-    prefix: Prefix | None,
-    trace: GenerationTrace | None = None,
-    calibration: Calibration | None = None,
-) -> list[list[int]]:
-    """Generate new token ids for each example of ``batch``, greedily, without the end token."""
-    return generate(
-        backbone,
-        backbone.tokenizer,
-        batch.prompt.input_ids,
-        batch.prompt.attention_mask,
-        prefix,
-        batch.max_new_tokens,
-        batch.stop,
-        trace,
-        calibration,
-    )
+    samples: tuple[Sample, ...] | None = None
 
 
 def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
@@ -104,32 +79,17 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
     return made
 
 
-class Answers(TypedDict):
-    """Output of an evaluation step: records, their token ids, and a trace if one was requested.
+def grade_batch(
+    tokenizer: "PreTrainedTokenizerBase", batch: Batch, outputs: Sequence[Sequence[int]]
+) -> list[Record]:
+    """Grade the generations of a batch.
 
-    A callback that corrects generations replaces records before the epoch ends.
+    Args:
+        outputs: new token ids of each example.
     """
-
-    records: list[Record]
-    generated: list[list[int]]
-    trace: GenerationTrace | None
-
-
-def no_answers() -> Answers:
-    """Return the output for an empty batch."""
-    return {"records": [], "generated": [], "trace": None}
-
-
-def answer(backbone: Backbone, batch: Batch, prefix: Prefix | None, decoding: Decoding) -> Answers:
-    """Generate greedily for each example of ``batch``, and grade the generations."""
-    trace = GenerationTrace(backbone, batch.prompt.attention_mask) if decoding.trace else None
-    generated = generate_batch(backbone, batch, prefix, trace, decoding.calibration)
-    return {"records": grade_batch(backbone, batch, generated), "generated": generated, "trace": trace}
-
-
-def grade_batch(backbone: Backbone, batch: Batch, outputs: list[list[int]]) -> list[Record]:
-    """Grade the new token ids of each example of ``batch``."""
-    texts = backbone.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+    if not outputs:
+        return []  # batch_decode would return one text
+    texts = tokenizer.batch_decode([list(output) for output in outputs], skip_special_tokens=True)
     lengths = batch.prompt.attention_mask.sum(-1).tolist()
     records = []
     for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):

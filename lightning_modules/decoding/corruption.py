@@ -1,4 +1,4 @@
-"""Dynamic Prompt Corruption (DPC) on a batch: trigger of a correction, and the corrupted prompt.
+"""Corruption of Dynamic Prompt Corruption (DPC): its settings, the token to corrupt, the corrupted prompt.
 
 "Improving complex reasoning with Dynamic Prompt Corruption", Fan et al., ICLR 2025, arXiv:2503.13208.
 """
@@ -14,25 +14,21 @@ from promptstage.datamodules.encoding import Tokens
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.backbone.trace import GenerationTrace
-from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.functional.corruption import (
     BETA_MODES,
     BetaMode,
     Located,
-    Trigger,
     accumulating_token,
     corrupt,
-    trigger,
 )
 from promptstage.lightning_modules.functional.information_flow import (
     ACCUMULATE_OVER,
     AccumulateOver,
     accumulation_mask,
     shallow_layers,
-    span_mask,
 )
-from promptstage.lightning_modules.functional.saliency import flow, saliency
+from promptstage.lightning_modules.functional.saliency import flow
+from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.checks import check_between, check_positive
 from promptstage.utilities.errors import UserError, choose
 
@@ -95,55 +91,6 @@ class Corruption:
         return list(self.shallow)
 
 
-def measure(
-    trace: GenerationTrace, generated: Sequence[Sequence[int]], prefix: Prefix, beta: BetaMode
-) -> Trigger:
-    """Compute R and β of B generations from the trace of the last layer (DPC eq. 11-13).
-
-    Args:
-        generated: B lists of new token ids, those of the trace.
-        prefix: prefix that they were generated with.
-    """
-    lengths = torch.tensor([len(output) for output in generated], device=trace.mask.device)
-    longest = int(lengths.max())
-    virtual = prefix.virtual(trace.last)
-    to_row = torch.zeros(len(generated), longest, device=lengths.device)
-    if longest >= 2:
-        sent = saliency(
-            trace.terms(generated), columns=slice(prefix.num_leading, prefix.num_leading + virtual)
-        )
-        # No label follows the last token: nothing flows to it.
-        to_row = torch.nn.functional.pad(sent.sum(2) / virtual, (0, 1))
-    return trigger(to_row, lengths, beta)
-
-
-def measure_anew(
-    backbone: Backbone, tokens: Tokens, prefix: Prefix, generated: Sequence[Sequence[int]], beta: BetaMode
-) -> Trigger:
-    """Compute R and β for a prompt that is hidden from the last layer, in the last layer that attends to it.
-
-    That layer's gradients need a pass of their own.
-
-    Args:
-        tokens: prompts with their generations.
-        prefix: prefix of the generations.
-        generated: B lists of new token ids, as in ``tokens``.
-    """
-    layer = max(layer for layer in range(len(prefix.layers)) if prefix.virtual(layer))
-    lengths = torch.tensor([len(output) for output in generated], device=tokens.labels.device)
-    to_row = torch.zeros(len(generated), int(lengths.max()), device=lengths.device)
-    if to_row.shape[1] >= 2:
-        tokens = tokens.right_padded()
-        terms, _ = attention_terms(backbone, tokens.input_ids, tokens.labels, [layer], prefix)
-        spans = span_mask(tokens.rationale, tokens.labels.shape[1])[:, None]
-        sent = flow(terms[layer], spans, prefix.num_leading).to_row / prefix.virtual(layer)
-        places = torch.arange(to_row.shape[1], device=lengths.device)
-        rows = (tokens.rationale[:, :1] + places).clamp(max=sent.shape[1] - 1)
-        # No label follows the last token: nothing flows to it.
-        to_row = torch.where(places < lengths[:, None] - 1, sent.gather(1, rows), 0)
-    return trigger(to_row, lengths, beta)
-
-
 def locate(
     backbone: Backbone,
     tokens: Tokens,
@@ -171,7 +118,7 @@ def locate(
 
 
 @torch.no_grad()
-def corrupted_prefix(module: SoftPromptModule, tokens: Tensor, corruption: Corruption) -> Prefix:
+def corrupted_prefix(module: PromptModule, tokens: Tensor, corruption: Corruption) -> Prefix:
     """Build a prefix for each example, without its token j and without the smallest entries (DPC §3.3).
 
     Stages are corrupted separately, since their vectors differ in scale; j is in one of them.

@@ -1,0 +1,153 @@
+"""Attention hooks: objects that see one layer's attention in a forward pass, and may replace its output.
+
+Recording for saliency, attention calibration (ACT) and interventions are hooks. ``FrozenModel.hooked``
+installs them for passes over content; they are not called while the keys and values of a prompt are computed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """Inputs of one layer's attention in padded form, the prefix's columns first.
+
+    Attributes:
+        query: (B, H, n, head dim).
+        key, value: (B, K, p + c, head dim); the n rows are the last of the c content columns.
+        scaling: factor of the products of queries and keys.
+        prefix: number of columns of the prefix (p): leading and virtual tokens.
+        window: number of content tokens, its own included, that a row attends to; None: all.
+        mask: computes :attr:`seen`.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+    prefix: int
+    window: int | None
+    mask: Callable[[], Tensor]
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """Mask (B or 1, 1, n, p + c), True where a row attends to a column.
+
+        A row of content attends to itself; a row of left padding attends to no content.
+        """
+        return self.mask()
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """Mask (B, n, p + c): ``seen`` without the rows of left padding."""
+        seen = self.seen[:, 0].expand(self.query.shape[0], -1, -1)
+        rows = seen.shape[1]
+        return seen & seen[..., -rows:].diagonal(dim1=1, dim2=2)[..., None]
+
+    def weights(self, heads: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
+        """Compute attention weights (B, heads, rows, p + c), float32 or better; uniform in fully masked rows.
+
+        Args:
+            heads: indices of query heads; None: all.
+            rows: the rows to compute.
+        """
+        query, key = self.query[:, :, rows], self._repeated(self.key, heads)
+        query = query if heads is None else query[:, heads]
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        scores = (query.to(dtype) * self.scaling) @ key.to(dtype).mT
+        return scores.masked_fill(~self.seen[:, :, rows], torch.finfo(dtype).min).softmax(-1)
+
+    def output(self, weights: Tensor, heads: Tensor | None = None) -> Tensor:
+        """Compute the output (B, heads, rows, head dim) of heads for attention weights."""
+        return weights @ self._repeated(self.value, heads).to(weights.dtype)
+
+    def _repeated(self, states: Tensor, heads: Tensor | None) -> Tensor:
+        """Return the key-value heads of query heads."""
+        groups = self.query.shape[1] // states.shape[1]
+        if heads is None:
+            heads = torch.arange(self.query.shape[1], device=states.device)
+        return states[:, heads // groups]
+
+
+class AttentionHook(ABC):
+    """Observer of attention, or intervention in it.
+
+    Attributes:
+        layers: indices of the layers whose attention it is called with.
+        changes_weights: the output that it returns belongs to other attention weights than those of queries
+            and keys, so that saliency, which is computed from these, would be wrong: it is refused.
+    """
+
+    layers: Collection[int]
+    changes_weights: ClassVar[bool] = False
+
+    def begin(self) -> None:  # noqa: B027  # optional
+        """Prepare for a new batch: called before its first forward pass."""
+
+    def select(self, rows: Tensor) -> None:  # noqa: B027  # optional
+        """Keep the state of some rows of the batch only, or repeat some, in this order."""
+
+    @abstractmethod
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        """Return the layer's attention output (B, H, n, head dim), ``output`` itself if it is unchanged.
+
+        Called in each forward pass: once for a loss, once per step of a generation, whose rows are then the
+        new tokens alone.
+        """
+
+
+class Observation(AttentionHook):
+    """Attention of chosen layers, recorded to differentiate with respect to its output.
+
+    The first of these layers starts the graph: no activations below it are saved for the backward pass,
+    unless parameters there are trained.
+
+    Attributes:
+        attention: inputs by layer.
+        output: outputs by layer, each part of the graph.
+    """
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.layers = frozenset(layers)
+        self.attention: dict[int, LayerAttention] = {}
+        self.output: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        if not output.requires_grad and torch.is_grad_enabled():
+            output = output.detach().requires_grad_()
+        self.attention[layer], self.output[layer] = attention, output
+        return output
+
+
+class KeysValues(AttentionHook):
+    """Keys and values of each layer's content, positions applied, by layer."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers = range(num_layers)
+        self.recorded: dict[int, LayerPrefix] = {}
+
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        own = slice(attention.prefix, None)
+        self.recorded[layer] = attention.key[:, :, own], attention.value[:, :, own]
+        return output
+
+
+class Replay(AttentionHook):
+    """A cached attention output (B, H, n, head dim) of one layer instead of the computed one."""
+
+    changes_weights = True
+
+    def __init__(self, layer: int, output: Tensor) -> None:
+        self.layers = (layer,)
+        self._output = output
+
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        return self._output

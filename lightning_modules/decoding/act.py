@@ -1,0 +1,37 @@
+"""Attention calibration (ACT) around an engine.
+
+"Unveiling and harnessing hidden attention sinks: enhancing large language models without training through
+attention calibration", Yu et al., ICML 2024, arXiv:2406.15765.
+"""
+
+from typing import Any
+
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
+from promptstage.lightning_modules.decoding.decoder import Decoder
+from promptstage.lightning_modules.decoding.engines import Engine
+from promptstage.lightning_modules.decoding.records import Record
+
+
+class ACTDecoder(Decoder):
+    """Decoder whose engine generates with calibrated attention; losses are computed without calibration."""
+
+    def __init__(self, engine: Engine, calibration: Calibration) -> None:
+        """
+        Args:
+            engine: generates the answers.
+            calibration: heads to calibrate, with settings.
+        """
+        self.engine, self.engines, self.calibration = engine, [engine], calibration
+        self._heads = CalibratedHeads(calibration)
+
+    def generate(self, batch: Batch) -> list[Record]:
+        with self.backbone.hooked(self._heads):
+            records = self.engine.generate(batch)
+        self.generated = self.engine.generated
+        return records
+
+    def summary(self) -> dict[str, Any]:
+        heads = {str(layer): list(heads) for layer, heads in self.calibration.heads.items()}
+        own = {"threshold": self.calibration.threshold, "beta": self.calibration.beta, "heads": heads}
+        return super().summary() | own | {"engine": self.engine.summary()}

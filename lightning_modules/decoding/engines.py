@@ -1,0 +1,206 @@
+"""Engines: decoders that generate token by token, greedily or by sampling."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.generation import TokenChoice, generate
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
+from promptstage.lightning_modules.decoding.records import Record, grade_batch
+from promptstage.lightning_modules.decoding.voting import winner, with_samples
+from promptstage.lightning_modules.functional.sampling import sample_tokens
+from promptstage.utilities.checks import check_between, check_minimum
+from promptstage.utilities.errors import UserError
+
+
+def generate_batch(
+    backbone: Backbone,
+    batch: Batch,
+    prefix: Prefix | None,
+    trace: GenerationTrace | None = None,
+    choose: TokenChoice | None = None,
+    num_samples: int = 1,
+) -> list[list[int]]:
+    """Generate new token ids, without the end token: ``num_samples`` lists for each example in turn.
+
+    Args:
+        batch: B examples, possibly none.
+        prefix: shared by the batch, or one per example.
+        trace: filled with the last layer's activations.
+        choose: the rule that chooses the next tokens; None: the most likely ones (greedy decoding).
+
+    Raises:
+        FloatingPointError: if logits are not finite.
+    """
+    if not len(batch):
+        backbone.shards.join_remaining_passes()
+        return []
+    return generate(
+        backbone,
+        backbone.tokenizer,
+        batch.prompt.input_ids,
+        batch.prompt.attention_mask,
+        prefix,
+        batch.max_new_tokens,
+        batch.stop,
+        trace,
+        choose,
+        num_samples,
+    )
+
+
+class Engine(Decoder):
+    """Decoder that generates token by token, without anything around it.
+
+    Attributes:
+        num_samples: number of generations for each example.
+    """
+
+    num_samples: int = 1
+
+    @abstractmethod
+    def choice(self, batch: Batch) -> TokenChoice | None:
+        """Return the rule that chooses the next tokens; it has a row for each sample of each example.
+
+        None: the most likely tokens.
+        """
+
+    def tokens(
+        self,
+        batch: Batch,
+        prefix: Prefix | None,
+        trace: GenerationTrace | None = None,
+    ) -> list[list[int]]:
+        """Generate new token ids; see :func:`generate_batch`."""
+        return generate_batch(self.backbone, batch, prefix, trace, self.choice(batch), self.num_samples)
+
+    def generate(self, batch: Batch) -> list[Record]:
+        return self.grade(batch, self.tokens(batch, self.prefix))
+
+
+def engine_of(decoder: Decoder, what: str) -> Engine:
+    """Return a decoder that is an engine.
+
+    Args:
+        what: name of the feature that needs one, for the message.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if not isinstance(decoder, Engine):
+        raise UserError(f"{what} needs an engine (Greedy or Sampling), got decoder {type(decoder).__name__}")
+    return decoder
+
+
+class Greedy(Engine):
+    """Greedy decoding: the most likely token at each step."""
+
+    def choice(self, batch: Batch) -> TokenChoice | None:
+        return None
+
+
+class Sampling(Engine):
+    """Sampling with temperature and nucleus sampling; with several samples, self-consistency.
+
+    Each sample of an example has random numbers of its own, which depend on the seed, the example's id and
+    the sample's number alone: neither the batch nor the number of ranks changes it.
+
+    With several samples, the answer that most of them agree on counts (self-consistency, maj@k; Wang et al.,
+    "Self-consistency improves chain of thought reasoning in language models", ICLR 2023, arXiv:2203.11171).
+    Nucleus sampling: Holtzman et al., "The curious case of neural text degeneration", ICLR 2020,
+    arXiv:1904.09751.
+
+    Usage::
+
+        promptstage test --ckpt_path runs/first --decoder Sampling --decoder.num_samples 8
+    """
+
+    def __init__(
+        self, temperature: float = 0.7, top_p: float = 1.0, num_samples: int = 1, seed: int = 0
+    ) -> None:
+        """
+        Args:
+            temperature: divisor of the logits; 0: the most likely token.
+            top_p: choose among the most likely tokens that together have this probability.
+            num_samples: number of generations for each question.
+            seed: seed of the samples.
+
+        Raises:
+            UserError: if a value is not allowed.
+        """
+        check_minimum({"temperature": temperature}, 0)
+        check_between({"top_p": top_p}, 0, 1)
+        check_minimum({"num_samples": num_samples}, 1)
+        check_minimum({"seed": seed}, 0)
+        self.temperature, self.top_p, self.num_samples, self.seed = temperature, top_p, num_samples, seed
+
+    def summary(self) -> dict[str, Any]:
+        options = ("temperature", "top_p", "num_samples", "seed")
+        return super().summary() | {name: getattr(self, name) for name in options}
+
+    def choice(self, batch: Batch) -> TokenChoice | None:
+        if self.temperature == 0:
+            return None
+        return _Draws(
+            [
+                _random(self.seed, example.id, number)
+                for example in batch.examples
+                for number in range(self.num_samples)
+            ],
+            self.temperature,
+            self.top_p,
+        )
+
+    def generate(self, batch: Batch) -> list[Record]:
+        if self.num_samples == 1:
+            return super().generate(batch)
+        error, self.generated = None, {}
+        records: list[Record] = []
+        # Parts, so that no more rows than examples run at a time; equally many on each rank.
+        size = -(-len(batch) // self.num_samples)
+        for number in range(self.num_samples):
+            part = batch.select(range(number * size, min((number + 1) * size, len(batch))))
+            try:
+                records += self._vote(part, self.tokens(part, self.prefix))
+            except FloatingPointError as failure:  # other ranks still expect this one's passes
+                error = failure
+        if error is not None:
+            raise error
+        return records
+
+    def _vote(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
+        """Grade all samples; the first of the majority becomes its example's record."""
+        rows = [row for row in range(len(batch)) for _ in range(self.num_samples)]
+        graded = grade_batch(self.backbone.tokenizer, batch.select(rows), outputs)
+        records = []
+        for start in range(0, len(rows), self.num_samples):
+            group = graded[start : start + self.num_samples]
+            chosen = winner([record.prediction for record in group])
+            records.append(with_samples(group, chosen))
+            self.generated[records[-1].id] = Generated(outputs[start + chosen], records[-1])
+        return records
+
+
+def _random(seed: int, example: str, number: int) -> np.random.Generator:
+    digest = sha256(f"{seed}/{number}/{example}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+class _Draws:
+    """Choice of tokens by one random number for each row and step."""
+
+    def __init__(self, randoms: Sequence[np.random.Generator], temperature: float, top_p: float) -> None:
+        self._randoms, self._temperature, self._top_p = randoms, temperature, top_p
+
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        draws = torch.tensor([self._randoms[row].random() for row in rows], device=logits.device)
+        return sample_tokens(logits, draws, self._temperature, self._top_p)
