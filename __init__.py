@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptstage.callbacks.act import ACT as ACT
-    from promptstage.callbacks.dpc import DPC as DPC
-    from promptstage.callbacks.saliency import SaliencyDiagnostics as SaliencyDiagnostics
+    from promptstage.callbacks.act.callback import ACT as ACT
+    from promptstage.callbacks.dpc.callback import DPC as DPC
+    from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
     from promptstage.composition.inspection import Saliency as Saliency
     from promptstage.composition.inspection import generate as generate
     from promptstage.composition.inspection import saliency as saliency
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
-    "ACT": "callbacks.act",
+    "ACT": "callbacks.act.callback",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
     "Decoder": "lightning_modules.decoding.decoder",
     "DHAM": "lightning_modules.dham",
-    "DPC": "callbacks.dpc",
+    "DPC": "callbacks.dpc.callback",
     "Evaluation": "composition.results",
     "GSM8K": "datamodules.gsm8k",
     "Generated": "datamodules.generated",
@@ -69,7 +69,7 @@ _MODULES = {
     "ProntoQA": "datamodules.prontoqa",
     "Run": "runs",
     "Saliency": "composition.inspection",
-    "SaliencyDiagnostics": "callbacks.saliency",
+    "SaliencyDiagnostics": "callbacks.saliency.callback",
     "Sampling": "lightning_modules.decoding.engines",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",

@@ -20,7 +20,7 @@ import lightning as L
 import torch
 
 from benchmarks.common import ROOT, alternate, peak_memory, ratios, smollm2
-from promptstage.callbacks.partition import CKAPartition
+from promptstage.callbacks.partition.callback import CKAPartition
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.dham import DHAM

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from promptstage.callbacks.saliency_files import Saved
+from promptstage.callbacks.saliency.files import Saved
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import printable
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.callbacks.run.stop_signals import StopSignals
 from promptstage.command_line.app import DATA_SETS, DECODERS, METHODS, PromptCLI, without_code_trust
 from promptstage.command_line.arguments import in_order, options_of, resolve_checkpoint
 from promptstage.command_line.assembly import assemble, typed_classes

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from promptstage.callbacks.figures import png
-from promptstage.callbacks.saliency_curves import curves, differences_of, gaps_of
-from promptstage.callbacks.saliency_files import Saved, load
+from promptstage.callbacks.saliency.curves import curves, differences_of, gaps_of
+from promptstage.callbacks.saliency.files import Saved, load
 from promptstage.lightning_modules.functional.information_flow import curve_shape
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import make_folder, write_bytes

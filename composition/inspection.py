@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from promptstage.callbacks.saliency_files import Floats, Saved
-from promptstage.callbacks.saliency_tokens import about_of
+from promptstage.callbacks.saliency.files import Floats, Saved
+from promptstage.callbacks.saliency.tokens import about_of
 from promptstage.datamodules.encoding import Batch, Collate, Example, encode
 from promptstage.datamodules.limits import check_positions
 from promptstage.datamodules.sources import text_problem
@@ -62,7 +62,7 @@ class Saliency:
 
     def plot(self) -> "Figure":
         """Draw the flows by layer; a notebook displays the figure."""
-        from promptstage.callbacks.saliency_figures import flows
+        from promptstage.callbacks.saliency.figures import flows
 
         return flows(self.saved)
 

@@ -12,15 +12,15 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.board import StepAxis
-from promptstage.callbacks.dpc import DPC
-from promptstage.callbacks.early_stopping import EarlyStoppingReport
-from promptstage.callbacks.final_validation import FinalValidation
-from promptstage.callbacks.partition import CKAPartition
-from promptstage.callbacks.results import Results
-from promptstage.callbacks.saliency import SaliencyDiagnostics
-from promptstage.callbacks.saliency_files import Saved, load
-from promptstage.callbacks.throughput import Throughput
+from promptstage.callbacks.dpc.callback import DPC
+from promptstage.callbacks.partition.callback import CKAPartition
+from promptstage.callbacks.run.board import StepAxis
+from promptstage.callbacks.run.early_stopping import EarlyStoppingReport
+from promptstage.callbacks.run.final_validation import FinalValidation
+from promptstage.callbacks.run.results import Results
+from promptstage.callbacks.run.throughput import Throughput
+from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
+from promptstage.callbacks.saliency.files import Saved, load
 from promptstage.composition.session import Session, checkpoint_callbacks
 from promptstage.composition.user_callbacks import check_monitors, choose_early_stopping
 from promptstage.datamodules.base import ReasoningDataModule

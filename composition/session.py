@@ -11,16 +11,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 
-from promptstage.callbacks.act import ACT
-from promptstage.callbacks.act_file import FILE as ACT_FILE
-from promptstage.callbacks.board import EventLog
-from promptstage.callbacks.dpc import DPC
-from promptstage.callbacks.last_checkpoint import LastCheckpoint
-from promptstage.callbacks.progress import ExamplesProgressBar
-from promptstage.callbacks.run_folder import RunFolder
-from promptstage.callbacks.saliency import SaliencyDiagnostics
-from promptstage.callbacks.stalled_processes import StalledProcesses
-from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.act.files import FILE as ACT_FILE
+from promptstage.callbacks.dpc.callback import DPC
+from promptstage.callbacks.run.board import EventLog
+from promptstage.callbacks.run.last_checkpoint import LastCheckpoint
+from promptstage.callbacks.run.progress import ExamplesProgressBar
+from promptstage.callbacks.run.run_folder import RunFolder
+from promptstage.callbacks.run.stalled_processes import StalledProcesses
+from promptstage.callbacks.run.stop_signals import StopSignals
+from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.composition.folders import Folders
 from promptstage.composition.user_callbacks import (
     as_list,

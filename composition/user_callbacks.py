@@ -21,9 +21,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from promptstage.callbacks.act import ACT
-from promptstage.callbacks.dpc import DPC
-from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.dpc.callback import DPC
+from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.processes import note
 

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from promptstage.callbacks.dpc_files import CalibrationConditions, read_calibration
+from promptstage.callbacks.dpc.files import CalibrationConditions, read_calibration
 from promptstage.lightning_modules.decoding.corruption import Corruption
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error

@@ -194,7 +194,7 @@ def test_a_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, s
 @pytest.mark.parametrize("where", ["module", "callback"])
 def test_a_bug_shows_its_traceback(where: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it is raised within Lightning's loop."""
-    from promptstage.callbacks.throughput import Throughput
+    from promptstage.callbacks.run.throughput import Throughput
     from promptstage.lightning_modules.base import SoftPromptModule
 
     def broken(*args: object, **kwargs: object) -> None:

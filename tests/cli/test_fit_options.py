@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Timer
 
-from promptstage.callbacks.last_checkpoint import LastCheckpoint
+from promptstage.callbacks.run.last_checkpoint import LastCheckpoint
 from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
 from promptstage.command_line.commands import load_command
 from promptstage.command_line.messages import class_options

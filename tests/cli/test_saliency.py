@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from promptstage.callbacks.dpc import DPC
-from promptstage.callbacks.saliency import SaliencyDiagnostics
+from promptstage.callbacks.dpc.callback import DPC
+from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.lightning_modules.diagnosis import SOURCES
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.utilities.errors import UserError

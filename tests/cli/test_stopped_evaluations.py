@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from promptstage.callbacks import partial_lines
-from promptstage.callbacks.stop_signals import slurm_job
+from promptstage.callbacks.run import partial_lines
+from promptstage.callbacks.run.stop_signals import slurm_job
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import read_tensors

@@ -22,7 +22,7 @@ def last_step() -> int:
 
 
 def test_metrics_to_monitor_are_those_of_a_fit(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from promptstage.callbacks.run_folder import RunFolder
+    from promptstage.callbacks.run.run_folder import RunFolder
 
     logged: set[str] = set()
     monkeypatch.setattr(
@@ -118,7 +118,7 @@ def test_user_early_stopping_replaces_the_default(small: list[str]) -> None:
 def test_a_user_progress_bar_replaces_the_default(
     name: str, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from promptstage.callbacks.run_folder import RunFolder
+    from promptstage.callbacks.run.run_folder import RunFolder
 
     used: list[str] = []
 

@@ -11,7 +11,7 @@ import yaml
 from lightning import LightningDataModule
 
 from promptstage import datamodules, lightning_modules
-from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.callbacks.run.progress import ExamplesProgressBar
 from promptstage.lightning_modules.base import SoftPromptModule
 from tests.configs.data import ROWS, write_data
 from tests.configs.files import CONFIGS, EVERY, EXPERIMENTS, FILES, name

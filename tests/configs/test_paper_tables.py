@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from promptstage.callbacks.act import ACT
-from promptstage.callbacks.dpc import DPC
+from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.dpc.callback import DPC
 from promptstage.comparisons.plan import UNTRAINED, Again, for_test, read
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from promptstage.callbacks.saliency_files import load
+from promptstage.callbacks.saliency.files import load
 from tests.forked import run_all
 from tests.tiny_folder import call
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from promptstage.callbacks.partition import CKAPartition
+from promptstage.callbacks.partition.callback import CKAPartition
 from promptstage.datamodules.generated import Generated
 from promptstage.lightning_modules import dham as dham_module
 from promptstage.lightning_modules import stage_search

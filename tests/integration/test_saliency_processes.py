@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptstage.callbacks.saliency_files import load
-from promptstage.callbacks.saliency_matrix import load_matrix
+from promptstage.callbacks.saliency.files import load
+from promptstage.callbacks.saliency.matrix import load_matrix
 from tests.forked import run_all
 from tests.tiny_folder import save_tiny_backbone
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from promptstage import cli
-from promptstage.callbacks import stalled_processes
+from promptstage.callbacks.run import stalled_processes
 from promptstage.lightning_modules.base import SoftPromptModule
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from promptstage import cli
-from promptstage.callbacks.throughput import Throughput
+from promptstage.callbacks.run.throughput import Throughput
 
 
 def count(self: Throughput, trainer: Any, module: Any, *args: Any) -> None:

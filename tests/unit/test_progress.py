@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from promptstage.callbacks import progress
-from promptstage.callbacks.progress import ExamplesProgressBar
+from promptstage.callbacks.run import progress
+from promptstage.callbacks.run.progress import ExamplesProgressBar
 from promptstage.utilities import progress as bars
 from promptstage.utilities.progress import FORMAT, ExamplesTqdm
 

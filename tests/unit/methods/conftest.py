@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from promptstage.callbacks.saliency_files import About, Saved
-from promptstage.callbacks.saliency_matrix import Matrix
+from promptstage.callbacks.saliency.files import About, Saved
+from promptstage.callbacks.saliency.matrix import Matrix
 
 LAYERS, EXAMPLES = [2, 3, 4, 5], 40
 STAGES = [14, 6]

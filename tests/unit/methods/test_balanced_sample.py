@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from promptstage.callbacks import saliency_sample
-from promptstage.callbacks.saliency_sample import BalancedSample, Graded
+from promptstage.callbacks.saliency import sample as saliency_sample
+from promptstage.callbacks.saliency.sample import BalancedSample, Graded
 from promptstage.datamodules.encoding import Batch, Example, Tokens
 
 IDS = [f"made/{i}" for i in range(40)]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from promptstage.callbacks import dpc_files
-from promptstage.callbacks.dpc_files import RATIO, Calibration, Correction, choose_calibration_file
-from promptstage.callbacks.dpc_report import calibration_warnings
+from promptstage.callbacks.dpc import files as dpc_files
+from promptstage.callbacks.dpc.files import RATIO, Calibration, Correction, choose_calibration_file
+from promptstage.callbacks.dpc.report import calibration_warnings
 from promptstage.callbacks.figures import plain
 from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.decoding.records import Record

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptstage.callbacks.saliency_files import Saved
+from promptstage.callbacks.saliency.files import Saved
 from promptstage.command_line.main import main
 from promptstage.comparisons.saliency import chosen_examples
 from promptstage.utilities.errors import UserError

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from promptstage.callbacks.dpc_figures import threshold_figure, trigger_figure
-from promptstage.callbacks.dpc_files import Calibration, Correction
-from promptstage.callbacks.figures import of_partition, png
-from promptstage.callbacks.saliency_curves import gaps_of, summary
-from promptstage.callbacks.saliency_figures import all_figures
-from promptstage.callbacks.saliency_files import About, Saved
-from promptstage.callbacks.saliency_groups import late_flow
+from promptstage.callbacks.dpc.figures import threshold_figure, trigger_figure
+from promptstage.callbacks.dpc.files import Calibration, Correction
+from promptstage.callbacks.figures import png
+from promptstage.callbacks.partition.figures import of_partition
+from promptstage.callbacks.saliency.curves import gaps_of, summary
+from promptstage.callbacks.saliency.figures import all_figures
+from promptstage.callbacks.saliency.files import About, Saved
+from promptstage.callbacks.saliency.groups import late_flow
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.functional.partition import Partition
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptstage.callbacks.saliency_curves import (
+from promptstage.callbacks.saliency.curves import (
     curves,
     differences_of,
     gap,
@@ -14,7 +14,7 @@ from promptstage.callbacks.saliency_curves import (
     summary,
     while_learning,
 )
-from promptstage.callbacks.saliency_figures import (
+from promptstage.callbacks.saliency.figures import (
     all_figures,
     by_layer,
     draw,
@@ -24,10 +24,10 @@ from promptstage.callbacks.saliency_figures import (
     summary_line,
     tokens,
 )
-from promptstage.callbacks.saliency_files import Saved
-from promptstage.callbacks.saliency_groups import accumulation, by_grade, late_flow, late_shares
-from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix, load_matrix
-from promptstage.callbacks.saliency_matrix_figure import of_matrix
+from promptstage.callbacks.saliency.files import Saved
+from promptstage.callbacks.saliency.groups import accumulation, by_grade, late_flow, late_shares
+from promptstage.callbacks.saliency.matrix import ExampleMatrices, Matrix, load_matrix
+from promptstage.callbacks.saliency.matrix_figure import of_matrix
 from tests.unit.methods.conftest import ABOUT, EXAMPLES, LAYERS
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptstage.callbacks.saliency_figures import (
+from promptstage.callbacks.saliency.figures import (
     all_figures,
 )
-from promptstage.callbacks.saliency_files import Saved, as_float32, load
-from promptstage.callbacks.saliency_matrix import Matrix, load_matrix, write_matrix
+from promptstage.callbacks.saliency.files import Saved, as_float32, load
+from promptstage.callbacks.saliency.matrix import Matrix, load_matrix, write_matrix
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import write_tensors
 from tests.unit.methods.conftest import ABOUT, EXAMPLES

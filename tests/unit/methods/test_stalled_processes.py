@@ -2,7 +2,7 @@
 
 import pytest
 
-from promptstage.callbacks.stalled_processes import Seen, State, stalled
+from promptstage.callbacks.run.stalled_processes import Seen, State, stalled
 
 WAITING = State("process 0", 9, 4, "the backward pass of training step 2", waits=True)
 WORKING = State("rank 1", 9, 3, "training step 2", waits=False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from promptstage.callbacks.stop_signals import StopSignals
+from promptstage.callbacks.run.stop_signals import StopSignals
 
 
 def trainer(ranks: int, others: list[float]) -> Any:

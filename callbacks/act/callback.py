@@ -16,7 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.act_file import FILE, HeadSearch, load_search, save_search, select_heads
+from promptstage.callbacks.act.files import FILE, HeadSearch, load_search, save_search, select_heads
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
 from promptstage.datamodules.repeats import warn_repeated

@@ -9,7 +9,9 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.board import (
+from promptstage.callbacks.dpc.files import FILE, RATIO, Calibration, correction_line, save_calibration
+from promptstage.callbacks.dpc.measures import summarize
+from promptstage.callbacks.run.board import (
     boards,
     code_block,
     log_figures,
@@ -17,9 +19,7 @@ from promptstage.callbacks.board import (
     log_scalars,
     logged_step,
 )
-from promptstage.callbacks.dpc_files import FILE, RATIO, Calibration, correction_line, save_calibration
-from promptstage.callbacks.dpc_measures import summarize
-from promptstage.callbacks.partial_lines import write_or_rescue
+from promptstage.callbacks.run.partial_lines import write_or_rescue
 from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.decoding.dpc import Correction
 from promptstage.utilities.files import write_text
@@ -43,7 +43,7 @@ def report(
         subject: run, method and data set, for titles of figures.
         target: file that the calibration is saved to for ``test``.
     """
-    from promptstage.callbacks.dpc_figures import threshold_figure, trigger_figure
+    from promptstage.callbacks.dpc.figures import threshold_figure, trigger_figure
 
     summary = about | summarize(corrections)
     if calibration is not None and target is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from promptstage.callbacks.saliency_files import Floats, as_float32, read_arrays
+from promptstage.callbacks.saliency.files import Floats, as_float32, read_arrays
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.reading import validated
 from promptstage.utilities.tensor_files import write_tensors

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, blank, entitle, plain
-from promptstage.callbacks.saliency_files import About, Floats, Saved
+from promptstage.callbacks.saliency.files import About, Floats, Saved
 from promptstage.lightning_modules.diagnosis import SPANS
 
 COLORS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)

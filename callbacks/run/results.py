@@ -14,7 +14,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.board import (
+from promptstage.callbacks.examples import data_of, gather_by_id
+from promptstage.callbacks.run.board import (
     boards,
     code_block,
     log_page,
@@ -23,8 +24,7 @@ from promptstage.callbacks.board import (
     set_logged_step,
     table_row,
 )
-from promptstage.callbacks.examples import data_of, gather_by_id
-from promptstage.callbacks.partial_lines import PartialLines, write_or_rescue
+from promptstage.callbacks.run.partial_lines import PartialLines, write_or_rescue
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary

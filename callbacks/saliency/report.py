@@ -6,10 +6,10 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.board import boards, log_figures, logged_step
-from promptstage.callbacks.saliency_charts import log_by_layer, log_over_steps
-from promptstage.callbacks.saliency_files import Saved, load
-from promptstage.callbacks.saliency_matrix import ExampleMatrices, Kind, Matrix
+from promptstage.callbacks.run.board import boards, log_figures, logged_step
+from promptstage.callbacks.saliency.charts import log_by_layer, log_over_steps
+from promptstage.callbacks.saliency.files import Saved, load
+from promptstage.callbacks.saliency.matrix import ExampleMatrices, Kind, Matrix
 from promptstage.utilities.files import make_folder
 
 STEPS = "saliency_steps"  # folder of a fit's measures, in the run's folder
@@ -24,7 +24,7 @@ def report(
         folder: folder of the run, or of an evaluation's results.
         first: add the layout of TensorBoard's custom scalars, once in a fit.
     """
-    from promptstage.callbacks.saliency_figures import all_figures, summary_line
+    from promptstage.callbacks.saliency.figures import all_figures, summary_line
 
     learning = trainer.state.fn == TrainerFn.FITTING
     folder = folder / STEPS if learning else folder
@@ -52,7 +52,7 @@ def report(
 
 def draw_steps(trainer: L.Trainer, folder: Path) -> None:
     """Draw the flow over the steps of a fit, from the files that it has written."""
-    from promptstage.callbacks.saliency_curves import while_learning
+    from promptstage.callbacks.saliency.curves import while_learning
 
     folder = folder / STEPS
     stems = sorted(path.stem for path in folder.glob("step_*.jsonl"))

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from promptstage.callbacks.results import Results
+from promptstage.callbacks.run.results import Results
 from promptstage.utilities.errors import printable
 
 # Signals that end a command: a request to terminate, and a closed terminal.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from promptstage.callbacks.saliency_files import Saved
+from promptstage.callbacks.saliency.files import Saved
 
 # Titles of an evaluation's charts, and the names of their measures.
 CHARTS = {

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from promptstage.callbacks.saliency_files import About
-from promptstage.callbacks.saliency_matrix import ExampleMatrices, Matrix
+from promptstage.callbacks.saliency.files import About
+from promptstage.callbacks.saliency.matrix import ExampleMatrices, Matrix
 from promptstage.datamodules.encoding import Tokens
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix

@@ -22,13 +22,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from promptstage.callbacks.board import run_name
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from promptstage.callbacks.saliency_files import About, Saved
-from promptstage.callbacks.saliency_matrix import ExampleMatrices
-from promptstage.callbacks.saliency_report import draw_steps, report
-from promptstage.callbacks.saliency_sample import BalancedSample
-from promptstage.callbacks.saliency_tokens import about_of, matrices_of
+from promptstage.callbacks.run.board import run_name
+from promptstage.callbacks.saliency.files import About, Saved
+from promptstage.callbacks.saliency.matrix import ExampleMatrices
+from promptstage.callbacks.saliency.report import draw_steps, report
+from promptstage.callbacks.saliency.sample import BalancedSample
+from promptstage.callbacks.saliency.tokens import about_of, matrices_of
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning as L
 
-from promptstage.callbacks.board import boards, log_figures
+from promptstage.callbacks.run.board import boards, log_figures
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.stages import save_partition
@@ -39,6 +39,6 @@ class CKAPartition(L.Callback):
             save_partition(partition, self.folder / "partition.json")
         if partition.similarity is None or not (boards(trainer) or self.folder):
             return
-        from promptstage.callbacks.figures import of_partition
+        from promptstage.callbacks.partition.figures import of_partition
 
         log_figures(trainer, of_partition(partition), "partition", self.folder, "partition_", step=0)

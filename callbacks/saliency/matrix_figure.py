@@ -6,9 +6,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from promptstage.callbacks.figures import entitle, plain
-from promptstage.callbacks.saliency_curves import DECADES, subject
-from promptstage.callbacks.saliency_files import Saved
-from promptstage.callbacks.saliency_matrix import Kind, Matrix
+from promptstage.callbacks.saliency.curves import DECADES, subject
+from promptstage.callbacks.saliency.files import Saved
+from promptstage.callbacks.saliency.matrix import Kind, Matrix
 from promptstage.lightning_modules.diagnosis import SPANS
 
 TITLES: dict[Kind, str] = {

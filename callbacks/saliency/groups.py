@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, entitle, scientific
-from promptstage.callbacks.saliency_curves import BANDS, band, finish_layers, stage_lines, subject
-from promptstage.callbacks.saliency_files import SENDERS, Floats, Saved
+from promptstage.callbacks.saliency.curves import BANDS, band, finish_layers, stage_lines, subject
+from promptstage.callbacks.saliency.files import SENDERS, Floats, Saved
 from promptstage.lightning_modules.functional.information_flow import (
     Conditional,
     change_given_accumulation,

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from promptstage.callbacks.dpc_files import Calibration
-from promptstage.callbacks.dpc_measures import measured_ratios, ranking
+from promptstage.callbacks.dpc.files import Calibration
+from promptstage.callbacks.dpc.measures import measured_ratios, ranking
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, blank, entitle, plain
 from promptstage.lightning_modules.decoding.dpc import Correction
 

@@ -12,8 +12,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, entitle, png, scientific
-from promptstage.callbacks.saliency_charts import charts
-from promptstage.callbacks.saliency_curves import (
+from promptstage.callbacks.saliency.charts import charts
+from promptstage.callbacks.saliency.curves import (
     BANDS,
     COLORS,
     DECADES,
@@ -25,8 +25,8 @@ from promptstage.callbacks.saliency_curves import (
     subject,
     summary,
 )
-from promptstage.callbacks.saliency_files import SENDERS, Saved, load
-from promptstage.callbacks.saliency_groups import (
+from promptstage.callbacks.saliency.files import SENDERS, Saved, load
+from promptstage.callbacks.saliency.groups import (
     FLOW,
     SYMBOLS,
     accumulation,
@@ -37,8 +37,8 @@ from promptstage.callbacks.saliency_groups import (
     late_shares,
     span_of_layers,
 )
-from promptstage.callbacks.saliency_matrix import Kind, Matrix, load_matrix
-from promptstage.callbacks.saliency_matrix_figure import of_matrix
+from promptstage.callbacks.saliency.matrix import Kind, Matrix, load_matrix
+from promptstage.callbacks.saliency.matrix_figure import of_matrix
 from promptstage.lightning_modules.diagnosis import SPANS
 from promptstage.utilities.files import write_bytes
 

@@ -17,9 +17,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.act import ACT
-from promptstage.callbacks.board import run_name
-from promptstage.callbacks.dpc_files import (
+from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.dpc.files import (
     RATIO,
     CalibrationConditions,
     calibrate,
@@ -28,9 +27,10 @@ from promptstage.callbacks.dpc_files import (
     correction_line,
     read_calibration,
 )
-from promptstage.callbacks.dpc_report import report
+from promptstage.callbacks.dpc.report import report
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from promptstage.callbacks.partial_lines import PartialLines
+from promptstage.callbacks.run.board import run_name
+from promptstage.callbacks.run.partial_lines import PartialLines
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, Removal

@@ -1,0 +1,1 @@
+"""Callbacks of every run: folder, results, loggers, checkpoints, progress, signals."""
