@@ -27,7 +27,7 @@ from promptstage.composition.folders import Folders, run_folders
 from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
 from promptstage.composition.session import Session
-from promptstage.composition.trainer_options import check_trainer_options
+from promptstage.composition.trainer_options import check_option_names, check_trainer_options
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
@@ -145,9 +145,16 @@ class Run:
         return read_evaluation(session.shared(session.folders.out))
 
     def predict(
-        self, questions: Sequence[str], decoder: Decoder | None = None, **options: Any
+        self, questions: str | Sequence[str], decoder: Decoder | None = None, **options: Any
     ) -> list[Record]:
-        """Generate an answer to each question, with the trainer's devices and callbacks."""
+        """Generate an answer to one question or several, with the trainer's devices and callbacks.
+
+        Raises:
+            UserError: if there are no questions.
+        """
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        if not questions:
+            raise UserError("questions must not be empty")
         with self._session(None, options, decoder) as session:
             return jobs.predict(session, self.prompt, self.data, questions)
 
@@ -156,6 +163,7 @@ class Run:
         self, results: str | None, options: dict[str, Any], decoder: Decoder | None
     ) -> Iterator[Session]:
         checkpoint = str(self.checkpoint)
+        check_option_names(options, ("decoder",))
         check_trainer_options(options)
         folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
         session = _session(self.prompt, self.data, folders, options, checkpoint, self.config)
@@ -190,7 +198,10 @@ def fit(
     Raises:
         UserError: if a value is not allowed, or data cannot be read.
     """
+    check_option_names(options, ("lr", "seed", "folder", "save_every", "patience", "checkpoint"))
     check_trainer_options(options)
+    if not isinstance(data, ReasoningDataModule):
+        raise UserError(f"data must be a data set such as ps.GSM8K(), got {data!r:.60}")
     check_minimum({"save_every": save_every}, 1)
     check_minimum({"patience": patience}, 0)
     if options.get("fast_dev_run"):
@@ -238,6 +249,7 @@ def partition(
     Raises:
         UserError: if the method has no stages.
     """
+    check_option_names(options, ("folder", "seed"))
     check_trainer_options(options)
     L.seed_everything(seed, verbose=False)
     name = f"partition-{data.name}".lower()

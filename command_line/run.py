@@ -21,6 +21,7 @@ from promptstage.command_line.commands.base import TrainerCommand
 from promptstage.command_line.configuration import Importable, stored_configuration, trainer_objects
 from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
+from promptstage.command_line.user_classes import check_imports
 from promptstage.composition.quiet import be_quiet
 from promptstage.lightning_modules.checkpoint_schema import check_complete
 from promptstage.lightning_modules.checkpoints import read_checkpoint
@@ -53,6 +54,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     importable = Importable(typed_classes(options))
     if importable.typed:
         sys.path.append(os.getcwd())  # last, for the user's classes
+        check_imports(importable.typed)
     if checkpoint is not None:
         contents = read_checkpoint(checkpoint)
         check_complete(contents, f"checkpoint {checkpoint}")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Saliency:
     """Saliency of one question and its generation (DPC §2.2; DHAM §3).
 
@@ -44,6 +44,9 @@ class Saliency:
     generation: str
     layers: list[int]
     saved: Saved
+
+    def __repr__(self) -> str:
+        return f"Saliency({self.question!r}, generation {self.generation!r:.60}, {len(self.layers)} layers)"
 
     @property
     def prompt_to_question(self) -> Floats:

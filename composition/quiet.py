@@ -33,6 +33,9 @@ WARNINGS = (
     r"The '\w+' does not have many workers",
     # The frozen backbone is always in eval mode.
     r"Found \d+ module\(s\) in eval mode",
+    # A run ends at max_steps, max_epochs or by early stopping; short runs log at the end of an epoch.
+    r"`max_epochs` was not set",
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
     # An evaluation without generation.
     r"The ``compute`` method of metric \w+ was called before the ``update`` method",
     # Losses and accuracies are summed over all ranks before they are logged.

@@ -37,7 +37,7 @@ class Accuracy(float):
     __str__ = __repr__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Results of a test or validation.
 
@@ -51,6 +51,9 @@ class Evaluation:
     folder: Path
     summary: dict[str, Any]
     records: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"Evaluation({str(self.folder)!r}: {len(self.records)} records, accuracy {self.accuracy})"
 
     @property
     def accuracy(self) -> Accuracy:

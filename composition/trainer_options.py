@@ -3,8 +3,12 @@
 Lightning rejects some of these values only during a run, and others never.
 """
 
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lightning import Trainer
 
 from promptstage.utilities.checks import check_maximum, check_minimum, check_positive
 from promptstage.utilities.errors import UserError
@@ -38,6 +42,23 @@ FIXED: dict[str, tuple[Any, str]] = {
     "model_registry": (None, "checkpoints are written to the run folder only"),
     "default_root_dir": (None, "--run_dir sets the run folder, in Python the argument folder"),
 }
+
+
+def check_option_names(options: Mapping[str, Any], own: Sequence[str]) -> None:
+    """Check the names of options that are passed on to Lightning's trainer.
+
+    Args:
+        own: names of the function's own arguments, among which a misspelt name may have its nearest.
+
+    Raises:
+        UserError: naming the first unknown option, with the nearest known one.
+    """
+    known = {*inspect.signature(Trainer.__init__).parameters, *own} - {"self"}
+    for name in options.keys() - known:
+        close = {"learning_rate": ["lr"], "run_dir": ["folder"]}.get(name)
+        close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else "see lightning.Trainer for its options"
+        raise UserError(f"argument {name} is unknown: {hint}")
 
 
 def check_trainer_options(options: Mapping[str, Any], evaluates: str | None = None) -> None:

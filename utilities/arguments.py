@@ -30,6 +30,17 @@ class RecordedArguments:
         instance.__dict__["constructor_arguments"] = bound_arguments(cls, args, kwargs)
         return instance
 
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters
+        given = {
+            name: value
+            for name, value in self.constructor_arguments.items()
+            if name not in parameters or value != parameters[name].default
+        }
+        if (config := getattr(self, "backbone_config", None)) is not None:
+            given = {BACKBONE: config.name} | given
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
 
 def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments, except the backbone, by name; empty if the call is invalid."""

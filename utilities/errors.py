@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 
 
@@ -41,6 +42,16 @@ def printable(text: str) -> str:
     'a\\x1b[2Jb\\n'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Format a path for a message: relative to the working directory, if it is inside.
+
+    >>> shown_path(os.path.abspath("runs/first"))
+    'runs/first'
+    """
+    inside = os.path.relpath(path) if os.path.isabs(path) else os.fspath(path)
+    return printable(os.fspath(path) if inside.startswith("..") else inside)
 
 
 def shown(value: object) -> str:

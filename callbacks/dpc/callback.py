@@ -153,7 +153,7 @@ class DPC(L.Callback):
             calibration = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
             self.threshold = calibration.threshold
             rank_zero_info(
-                f"DPC: threshold {self.threshold} of {RATIO}, from {path} ({calibration.n} "
+                f"DPC: threshold {self.threshold:.4g} of {RATIO}, from {path} ({calibration.n} "
                 f"{calibration.split} examples)"
             )
         if self.folder is not None and trainer.is_global_zero:

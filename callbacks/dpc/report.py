@@ -22,6 +22,7 @@ from promptstage.callbacks.run.board import (
 from promptstage.callbacks.run.partial_lines import write_or_rescue
 from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.decoding.dpc import Correction
+from promptstage.utilities.errors import shown_path
 from promptstage.utilities.files import write_text
 
 SHOWN = 6  # examples on the page of text
@@ -50,7 +51,7 @@ def report(
         save_calibration(calibration, target)  # first, as the result of the command
         given = f"--trainer.callbacks DPC --trainer.callbacks.threshold {folder}"
         use = f"; test with {given}" if target.parent == folder else ""
-        rank_zero_info(f"DPC: threshold saved to {target}{use}")
+        rank_zero_info(f"DPC: threshold saved to {shown_path(target)}{use}")
     write_or_rescue(folder / "dpc.jsonl", map(correction_line, corrections))
     write_text(folder / "dpc_summary.json", json.dumps(summary, indent=2) + "\n")
     figures = {}
@@ -62,7 +63,7 @@ def report(
             save_calibration(calibration, folder / FILE)
         figures["threshold"] = threshold_figure(calibration, subject)
         rank_zero_info(
-            f"DPC: threshold {calibration.threshold} of {RATIO} maximizes accuracy on {calibration.n} "
+            f"DPC: threshold {calibration.threshold:.4g} of {RATIO} maximizes accuracy on {calibration.n} "
             f"{calibration.split} examples: {calibration.triggered} corrected, {calibration.correct_before} "
             f"correct before and {calibration.correct_after} after"
         )

@@ -29,7 +29,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
 from promptstage.lightning_modules.visibility import visible_layers
-from promptstage.utilities.errors import printable
+from promptstage.utilities.errors import shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.intervals import coverage, wilson_interval
 from promptstage.utilities.json_text import dump_json
@@ -152,7 +152,7 @@ class Results(L.Callback):
             f"{summary['correct']} of {summary['examples']} correct{corrected}{partial}: accuracy "
             f"{summary['accuracy']:.3f} (95 % interval {summary['accuracy_low']:.3f} to "
             f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
-            f"records in {printable(str(self.folder))}"
+            f"records in {shown_path(self.folder)}"
         )
         write_or_rescue(self.folder / "results.jsonl", map(record_line, records))
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import exported_from, read_checkpoint, write_export
-from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError, printable, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.reading import read_text
 
@@ -79,10 +79,10 @@ class RunFolder(L.Callback):
             return
         loss = trainer.callback_metrics.get("val/loss")
         validation = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
-        rank_zero_info(f"{trainer.global_step} steps, {validation}; the run is in {self.folder}")
+        rank_zero_info(f"{trainer.global_step} steps, {validation}; the run is in {shown_path(self.folder)}")
         rank_zero_info(self._export(trainer.global_step, pl_module))
         if (self.folder / "checkpoints").is_dir():
-            rank_zero_info(f"next: promptstage test --ckpt_path {self.folder}")
+            rank_zero_info(f"next: promptstage test --ckpt_path {shown_path(self.folder)}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
         """Write both prompt files; return a line on the source of ``prompt.safetensors``."""

@@ -17,6 +17,7 @@ from typing import get_args
 
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
+from promptstage.utilities.errors import UserError
 
 USAGE = """\
   promptstage compare FILE.yaml
@@ -70,6 +71,10 @@ class Compare(DirectCommand):
         )
         parsed = parser.parse(options[:at])
         console = Console(width=None if Console().is_terminal else 200)
+        for target in parsed.targets:
+            folder = target.partition("=")[2] or target
+            if not os.path.exists(folder) and not folder.endswith((".yaml", ".yml")):
+                raise UserError(f"folder {folder} does not exist")
         if any(os.path.isdir(target.partition("=")[2] or target) for target in parsed.targets):
             return compare_finished(parsed, extra, console)
         return run_comparison(parsed, extra, console)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from promptstage.command_line.commands.base import Invocation, TrainerCommand
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, shown_path
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
@@ -40,7 +40,7 @@ class Saliency(TrainerCommand):
         out = session.folders.out
         write_answers(records, str(out / "answers.jsonl"))
         print_flow(saved, records[0])
-        print(f"figures and numbers are in {out}")
+        print(f"figures and numbers are in {shown_path(out)}")
 
 
 COMMAND = Saliency()

@@ -104,6 +104,9 @@ class FrozenModel(nn.Module):
         """Stay in eval mode: a frozen model has no dropout."""
         return super().train(False)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.name!r}, {self.num_layers} layers, {self.dtype})"
+
     @contextmanager
     def hooked(self, *hooks: AttentionHook) -> Iterator[None]:
         """Call attention hooks in all passes over content: losses, logits and generations.

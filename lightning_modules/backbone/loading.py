@@ -103,7 +103,7 @@ def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
                 )
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
     elif path.is_absolute() or config.name.startswith((".", "~", DOWNLOADS)):
-        hint = ": run 'make smollm2'" if config.name == f"{DOWNLOADS}smollm2" else ""
+        hint = ": run 'make smollm2' in a checkout" if config.name == f"{DOWNLOADS}smollm2" else ""
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
     folder = (
         path

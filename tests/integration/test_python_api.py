@@ -1,6 +1,7 @@
 """Runs made in Python and on the command line are the same; a prompt generates alike in and outside a run."""
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -177,3 +178,32 @@ def test_a_mistake_is_one_line(run: ps.Run, mistake: object, message: str) -> No
     with pytest.raises(ps.UserError, match=message) as error:
         mistake(run)  # type: ignore[operator]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_stepz": 20}, "argument max_stepz is unknown: did you mean max_steps?"),
+        ({"learning_rate": 0.1}, "argument learning_rate is unknown: did you mean lr?"),
+        ({"zzz": 0.1}, "argument zzz is unknown: see lightning.Trainer for its options"),
+    ],
+)
+def test_unknown_arguments_have_a_hint(options: dict[str, float], message: str) -> None:
+    prompt, data = ps.PromptTuning("embedded", num_virtual_tokens=4), ps.Generated(task="addition")
+    with pytest.raises(ps.UserError, match=f"^{re.escape(message)}$"):
+        ps.fit(prompt, data, **options)
+    with pytest.raises(ps.UserError, match=r"data must be a data set such as ps.GSM8K\(\), got 'Generated'"):
+        ps.fit(prompt, "Generated")  # type: ignore[arg-type]
+
+
+def test_objects_are_shown_in_one_line() -> None:
+    backbone = ps.Backbone("embedded")
+    assert repr(backbone) == "Backbone('embedded', 12 layers, torch.float32)"
+    prompt = ps.DHAM(backbone, num_virtual_tokens=24)
+    assert repr(prompt) == "DHAM(backbone='embedded', num_virtual_tokens=24)"
+    assert (
+        repr(ps.Generated(task="last_letter", test_size=50)) == "Generated(task='last_letter', test_size=50)"
+    )
+    saliency = ps.PromptTuning(backbone, num_virtual_tokens=4).saliency("1+2", max_new_tokens=8)
+    assert "\n" not in repr(saliency)
+    assert len(repr(saliency)) < 200

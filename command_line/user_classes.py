@@ -1,0 +1,42 @@
+"""Import of the classes that a user names on the command line, with the reason if it fails."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+
+import promptstage
+from promptstage.utilities.class_names import current_name
+from promptstage.utilities.errors import UserError, nearest
+
+
+def check_imports(typed: Mapping[str, str]) -> None:
+    """Import the classes that are named by options.
+
+    Args:
+        typed: dotted names on the command line, with the option of each; those in a configuration that is
+            typed inline may be texts, and are left to the parser.
+
+    Raises:
+        UserError: if a module cannot be imported, or has no such class.
+    """
+    for name, option in typed.items():
+        # A wrong path to a class of promptstage is the parser's to report, with the right name.
+        ours = name.rpartition(".")[2] in promptstage.__all__
+        if option not in ("-c", "--config") and not ours:
+            _check(current_name(name), option.rstrip("+"))
+
+
+def _check(name: str, option: str) -> None:
+    module, _, last = name.rpartition(".")
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
+        hint = ": its folder must be the current one or on PYTHONPATH" if missing else ""
+        raise UserError(f"{option} '{name}' cannot be imported: {error}{hint}") from error
+    except Exception as error:  # a module of the user's may raise anything
+        raise UserError(f"{option} '{name}' cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(imported, last):
+        classes = [key for key, value in vars(imported).items() if inspect.isclass(value)]
+        own = [key for key in classes if vars(imported)[key].__module__ == module]
+        raise UserError(f"{option}: module '{module}' has no class '{last}': {nearest(last, own or classes)}")
