@@ -111,7 +111,7 @@ class EvaluationSteps(PromptModule):
                 records = records + self.decoder.flush()
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
-            self.broken_sum.update(len(batch))
+            self.broken_sum.update(max(len(batch), 1))  # the last batch may be empty, but a flush fails
         self.correct_sum.update(sum(record.correct for record in records))
         self.answered_sum.update(len(records))
         return {"records": records, "generated": self.decoder.generated}

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.decoder import Decoder
+from promptstage.lightning_modules.decoding.engines import Greedy
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, Outcome, call
 
@@ -159,6 +162,22 @@ def test_broken_logits_end_an_evaluation(trained: Path, monkeypatch: pytest.Monk
     outcome = call("predict", *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")
     assert_failure(outcome, "logits are not finite in 2 predict examples: ")
     assert outcome.out == ""
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_broken_logits_of_a_flush_end_an_evaluation(
+    command: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples that wait for correction are lost with it, also beside an empty last batch."""
+
+    def broken(self: Decoder) -> Any:
+        raise FloatingPointError("logits are not finite")
+
+    monkeypatch.setattr(Decoder, "flush", broken)
+    monkeypatch.setattr(Batch, "__len__", lambda self: 0)
+    monkeypatch.setattr(Greedy, "generate", lambda self, batch: [])
+    outcome = call(command, *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")
+    assert_failure(outcome, f"logits are not finite in 1 {command} example: ")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "saliency", "calibrate"])
