@@ -202,5 +202,7 @@ class _Draws:
         self._randoms, self._temperature, self._top_p = randoms, temperature, top_p
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        draws = torch.tensor([self._randoms[row].random() for row in rows], device=logits.device)
-        return sample_tokens(logits, draws, self._temperature, self._top_p)
+        draws = [self._randoms[row].random() for row in rows]
+        # Not float32, whose draws are too coarse for rare tokens and round to 1.
+        uniform = torch.tensor(draws, dtype=torch.float64, device=logits.device)
+        return sample_tokens(logits, uniform, self._temperature, self._top_p)
