@@ -201,7 +201,9 @@ class DPC(L.Callback):
     def _conditions(self, trainer: L.Trainer, module: SoftPromptModule) -> CalibrationConditions:
         """Return the conditions that a threshold is valid for; R depends on the precision."""
         dtype = str(module.backbone.dtype).removeprefix("torch.")
-        settings = asdict(self.corruption) | {"visible_layers": visible_layers(module)}
+        engine = self._replaced or module.decoder
+        decoder = {name: value for name, value in engine.summary().items() if name != "seed"}
+        settings = asdict(self.corruption) | {"visible_layers": visible_layers(module), "decoder": decoder}
         return CalibrationConditions(data_of(trainer).name, settings, str(trainer.precision), dtype)
 
     def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:

@@ -21,7 +21,7 @@ from promptstage.utilities.reading import read_json, validated
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
 RATIO = "R (share of the rationale's second half with more flow from the prompt than the first half)"
 # Settings of calibrations by earlier versions, whose files lack them.
-EARLIER_SETTINGS = {"accumulate_over": "question_and_rationale"}
+EARLIER_SETTINGS = {"accumulate_over": "question_and_rationale", "decoder": {"name": "Greedy"}}
 
 
 def correction_line(correction: Correction) -> str:

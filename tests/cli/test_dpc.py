@@ -216,6 +216,18 @@ def test_a_calibration_of_an_earlier_version_has_the_earlier_range(trained: Path
     assert read_calibration(best, checkpoint, earlier).threshold == found["threshold"]
 
 
+def test_a_threshold_belongs_to_its_decoder(trained: Path) -> None:
+    """Sampled with another temperature, or greedily, it is refused; with another seed it is used."""
+    sampled = [f"--ckpt_path={trained}", CALLBACK, "--decoder=Sampling", "--decoder.temperature=1.2"]
+    assert call("calibrate", *QUIET, *sampled).code == 0
+    assert call("test", *QUIET, *sampled, "--decoder.seed=4").code == 0
+    for other in (["--decoder=Sampling"], []):
+        outcome = call("test", *QUIET, *sampled[:2], *other)
+        assert_one_error(outcome, "decoder must be {'name': 'Sampling', 'temperature': 1.2")
+    assert call("calibrate", *QUIET, *sampled[:2]).code == 0
+    assert_one_error(call("test", *QUIET, *sampled), "decoder must be {'name': 'Greedy'} as in ")
+
+
 def test_calibrations_log_under_their_own_prefix(trained: Path) -> None:
     before = {file: file.read_bytes() for file in (trained / "tensorboard").iterdir()}
     outcome = call("calibrate", *QUIET, "--ckpt_path", trained)
