@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from promptstage.composition import jobs
 from promptstage.composition.configuration import config_of, data_from, hyperparameters, read_config
-from promptstage.composition.folders import Folders, run_folders
+from promptstage.composition.folders import Folders, interrupted_test, resumed_folders, run_folders
 from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
 from promptstage.composition.session import Session
@@ -111,14 +111,15 @@ class Run:
         """Paths of all figures in the run."""
         return sorted(self.folder.rglob("*.png"))
 
-    def test(self, decoder: Decoder | None = None, **options: Any) -> Evaluation:
+    def test(self, decoder: Decoder | None = None, resume: bool = False, **options: Any) -> Evaluation:
         """Generate and grade an answer to each question of the test split, in a new folder of the run.
 
         Args:
             decoder: makes the answers, such as ``ps.Sampling(num_samples=8)``; None: greedy decoding.
+            resume: continue the newest interrupted test of the run, with the same decoder and options.
             options: options of Lightning's trainer: ``callbacks=[ps.DPC(threshold=0.4)]``, ``devices=2``, ….
         """
-        with self._session("test", options, decoder) as session:
+        with self._session("test", options, decoder, resume) as session:
             jobs.test(session, self.prompt, self.data, verbose=False)
         return read_evaluation(session.shared(session.folders.out))
 
@@ -160,12 +161,15 @@ class Run:
 
     @contextmanager
     def _session(
-        self, results: str | None, options: dict[str, Any], decoder: Decoder | None
+        self, results: str | None, options: dict[str, Any], decoder: Decoder | None, resume: bool = False
     ) -> Iterator[Session]:
         checkpoint = str(self.checkpoint)
-        check_option_names(options, ("decoder",))
+        check_option_names(options, ("decoder", "resume"))
         check_trainer_options(options)
-        folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
+        if resume:
+            folders = resumed_folders(interrupted_test(str(self.folder)))
+        else:
+            folders = run_folders(str(self.folder), checkpoint, "", results, writes=results is not None)
         session = _session(self.prompt, self.data, folders, options, checkpoint, self.config)
         with _used(session, self.prompt, decoder=decoder):
             yield session

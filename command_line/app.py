@@ -1,5 +1,6 @@
 """LightningCLI for the subcommands that train or evaluate a prompt."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -43,6 +44,7 @@ class PromptCLI(LightningCLI):
         checkpoint: dict[str, Any],
         stored: dict[str, Any],
         trainer_help: bool = False,
+        arguments: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -51,7 +53,9 @@ class PromptCLI(LightningCLI):
             checkpoint: contents of the checkpoint; empty without one.
             stored: the configuration in the checkpoint.
             trainer_help: ``--help`` shows the options of Lightning's trainer instead of the others.
+            arguments: the options as they were typed.
         """
+        self.arguments = arguments
         self.name, self.command, self.trainer_help = name, command, trainer_help
         self.checkpoint, self.stored = checkpoint, stored
         super().__init__(
@@ -180,7 +184,8 @@ class PromptCLI(LightningCLI):
             config=self._dumped(skip_none=False),
             hyperparameters=hyperparameters({name: used.get(name) for name in MODEL_SECTIONS}, self.stored),
             checkpoint=config.get("ckpt_path"),
-            folders=self.command.folders(config.run_dir, config.get("ckpt_path"), *self._class_names()),
+            folders=self.command.folders(config, *self._class_names()),
+            arguments=self.arguments,
         )
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -46,6 +46,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     trainer_help = TRAINER_HELP in given
     given = ["--help"] if trainer_help else given
     atexit.register(leave_group)
+    given = command.expand(given)
     args, checkpoint = resolve_checkpoint(in_order(given), newest=command.resumes)
     contents: dict[str, Any] = {}
     stored: dict[str, Any] = {}
@@ -67,7 +68,7 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
     cli = PromptCLI.__new__(PromptCLI)
     try:
         # Lightning's CLI runs while it is made.
-        cli.__init__(name, command, args, contents, stored, trainer_help)  # type: ignore[misc]
+        cli.__init__(name, command, args, contents, stored, trainer_help, given)  # type: ignore[misc]
     except ParserMessage as error:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         if "--decoder" in cli.options():

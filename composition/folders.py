@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
 
+IDENTITY = "evaluation.json"  # written when a test starts
 # Folders and files that a fit writes to; lightning_logs belongs to CSVLogger.
 FOLDERS = ("checkpoints", "tensorboard", "lightning_logs")
 REPLACED = (
@@ -106,6 +107,37 @@ def run_folders(
     notice = "" if new == out else f"{out} already exists and stays unchanged: writing to {new} instead"
     created = not (existed and new == out)
     return Folders(new if results is None else run, new, created, _events(run), lock, notice)
+
+
+def interrupted_test(path: str) -> Path:
+    """Return the folder of an interrupted test.
+
+    Args:
+        path: the folder, or a run whose newest test it is.
+
+    Raises:
+        UserError: if there is none, or the test is complete.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"folder {path} does not exist")
+    own = [folder, *folder.glob("test"), *folder.glob("test-*")]
+    found = [test for test in own if (test / IDENTITY).is_file() and not (test / "results.jsonl").exists()]
+    if not found:
+        raise UserError(f"{path} has no interrupted test: run 'promptstage test --ckpt_path {path}'")
+    return max(found, key=lambda test: (test / IDENTITY).stat().st_mtime)
+
+
+def resumed_folders(folder: Path) -> Folders:
+    """Lock the folder of an interrupted test, which goes on in it.
+
+    Raises:
+        UserError: if another command is writing to it.
+    """
+    run = folder.parent
+    if vars(rank_zero_only).get("rank"):
+        return Folders(run, folder, created=False, events=_events(run))
+    return Folders(run, folder, False, _events(run), FolderLock(folder))
 
 
 def _refuse_links(run: Path) -> None:

@@ -100,7 +100,7 @@ def validate(
 
 def test(session: Session, module: SoftPromptModule, data: ReasoningDataModule, verbose: bool) -> L.Trainer:
     """Generate and grade an answer to each question of the test split."""
-    own = [Results(session.folders.out, dict(session.hyperparameters))]
+    own = [Results(session.folders.out, dict(session.hyperparameters), session.arguments)]
     trainer = session.trainer(module, own, logger=session.event_log(evaluates=True))
     trainer.test(module, datamodule=data, ckpt_path=session.checkpoint, verbose=verbose)
     return trainer

@@ -53,6 +53,7 @@ class Session:
         config: configuration of the run as YAML, stored with the results and in checkpoints.
         hyperparameters: values by flat names, shown by TensorBoard with the test metric.
         checkpoint: path of the checkpoint to load; None: use the module's weights.
+        arguments: the command line, to resume an interrupted test by; empty in Python.
         made: the trainer, once it is created.
     """
 
@@ -61,6 +62,7 @@ class Session:
     config: str = ""
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    arguments: Sequence[str] = ()
     made: L.Trainer | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, get_args
@@ -121,6 +122,7 @@ class ReasoningDataModule(Splits):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
         self._questions: list[Example] = []
+        self.skipped: set[str] | None = None
         self.parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, list[Encoded]] = {}
 
@@ -204,6 +206,18 @@ class ReasoningDataModule(Splits):
     def example_ids(self, split: str) -> list[str]:
         """Return the ids of a split that is set up, in the order of the source."""
         return [row.example.id for row in self._encoded[split]]
+
+    def digest(self, split: str) -> str:
+        """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
+        digest = hashlib.sha256(repr((self.name, self.max_new_tokens, self.stop)).encode())
+        for row in self._encoded[split]:
+            own = row.example.id, row.prompt.tolist(), row.example.answer, row.example.options
+            digest.update(repr(own).encode())
+        return digest.hexdigest()
+
+    def skip(self, ids: Collection[str]) -> None:
+        """Leave out test questions that are finished already; called again, those of all calls."""
+        self.skipped = set(ids) if self.skipped is None else self.skipped & set(ids)
 
     def longest(self) -> int:
         """Return the number of positions of the longest text, generation included."""
@@ -293,8 +307,9 @@ class ReasoningDataModule(Splits):
 
     def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
         rank, world_size = self._ranks()
+        skipped = (self.skipped or ()) if split == "test" else ()
         return EvaluationLoader(
-            self._encoded[split][:count],
+            [row for row in self._encoded[split][:count] if row.example.id not in skipped],
             self._collate(),
             self.num_workers,
             self.eval_batch_size,

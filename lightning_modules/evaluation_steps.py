@@ -1,6 +1,6 @@
 """Validation, test and prediction: losses, decoded records and their counts over all ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from torchmetrics import SumMetric
@@ -35,6 +35,7 @@ class EvaluationSteps(PromptModule):
 
     Attributes:
         decoder: makes answers to the questions; a callback may replace it before an evaluation.
+        restored: records of an interrupted test that this one continues, counted on rank 0.
         validation_tags: names under which a validation logs its loss and its accuracy.
         val_generations: number of validation questions to generate for; losses are of all.
     """
@@ -47,6 +48,7 @@ class EvaluationSteps(PromptModule):
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
         self.decoder: Decoder = Greedy()
+        self.restored: list[Record] = []
         self.validation_tags = ("val/loss", "val/accuracy")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Decoded:
@@ -87,6 +89,7 @@ class EvaluationSteps(PromptModule):
         for metric in self._counters():
             metric.reset()
         self.decoder.begin(self)
+        self._count(self.restored)
 
     def _end(self) -> None:
         self._shared_prefix = None
@@ -112,9 +115,12 @@ class EvaluationSteps(PromptModule):
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
             self.broken_sum.update(max(len(batch), 1))  # the last batch may be empty, but a flush fails
+        self._count(records)
+        return {"records": records, "generated": self.decoder.generated}
+
+    def _count(self, records: Sequence[Record]) -> None:
         self.correct_sum.update(sum(record.correct for record in records))
         self.answered_sum.update(len(records))
-        return {"records": records, "generated": self.decoder.generated}
 
     def _log_accuracy(self, tag: str, loss: float | None = None) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())

@@ -25,12 +25,14 @@ from promptstage.callbacks.dpc.files import (
     calibration_file,
     choose_calibration_file,
     correction_line,
+    correction_of,
     read_calibration,
 )
 from promptstage.callbacks.dpc.report import report
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.run.board import run_name
 from promptstage.callbacks.run.partial_lines import PartialLines
+from promptstage.callbacks.run.resumed import read_partial
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, Removal
@@ -122,6 +124,7 @@ class DPC(L.Callback):
         self.decoder: DPCDecoder | None = None
         self._replaced: Decoder | None = None
         self.done: list[Correction] = []
+        self.restored: dict[str, Correction] = {}
 
     @property
     def correction(self) -> str | None:
@@ -140,9 +143,21 @@ class DPC(L.Callback):
         check_gradients(trainer, "DPC")
         if self.folder is not None:
             self.partial = PartialLines(self.folder / "dpc.jsonl", trainer)
+            self._read(trainer)
         if self.calibrating:
             assert isinstance(pl_module, SoftPromptModule)
             pl_module.validation_tags = ("calibrate/loss", "calibrate/accuracy_all_corrected")
+
+    def _read(self, trainer: L.Trainer) -> None:
+        """Read the corrections of an interrupted test; questions without one are answered again."""
+        assert self.partial is not None
+        path = self.partial.path
+        records = {line["id"]: line for line in read_partial(path.with_name("results.jsonl"))}
+        lines = {line["id"]: line for line in read_partial(path)}
+        if records or lines:
+            both = records.keys() & lines.keys()
+            self.restored = {name: correction_of(lines[name], records[name], path) for name in both}
+            data_of(trainer).skip(both)
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check layers, threshold and folders before the evaluation starts."""
@@ -160,7 +175,9 @@ class DPC(L.Callback):
             make_folder(self.folder)  # so that an unusable folder is reported now
         if self.folder is not None and self.calibrating:
             self.target = choose_calibration_file(trainer.ckpt_path, self.folder)
-        self._replaced, self.done = pl_module.decoder, []
+        skipped = data_of(trainer).skipped or set()
+        restored = self.restored.items()
+        self._replaced, self.done = pl_module.decoder, [own for name, own in restored if name in skipped]
         self.decoder = DPCDecoder(
             self._engine(pl_module.decoder),
             self.corruption,

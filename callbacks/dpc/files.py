@@ -37,6 +37,27 @@ def correction_line(correction: Correction) -> str:
     return dump_json({"id": correction.id} | more | own | sides)
 
 
+def correction_of(line: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> Correction:
+    """Return the correction of a line of ``dpc.jsonl``.
+
+    Args:
+        record: the final record, a line of ``results.jsonl``.
+        path: file of the line, for messages.
+
+    Raises:
+        UserError: if a field is missing or has another type.
+    """
+    where = f"correction {line['id']} in {path.parent}"
+    sides = {}
+    for name in ("before", "after"):
+        own = line.get(name)
+        if not isinstance(own, Mapping):
+            raise UserError(f"{where}: field '{name}' must be an object")
+        sides[name] = dict(record) | dict(own)
+    own = {name: value for name, value in line.items() if name in Correction._fields}
+    return validated(Correction, own | sides, where)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Calibrated threshold, with the conditions that it is valid for.

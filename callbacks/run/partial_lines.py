@@ -1,6 +1,9 @@
 """Partial results, written while an evaluation runs in case it is interrupted."""
 
 import contextlib
+import errno
+import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,13 +15,15 @@ from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import write_text
 
 NEWLINE = "\n"
+_NO_LINKS, _NONBLOCK = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # not on Windows
 
 
 class PartialLines:
     """Partial JSON-lines file of each rank, beside the complete file that is written at the end.
 
-    Rank 0 writes ``results.partial.jsonl``, rank 3 ``results.partial-3.jsonl``. Lines are flushed when
-    :meth:`append` returns. Where nothing can be written, the evaluation continues without partial results.
+    Rank 0 writes ``results.partial.jsonl``, rank 3 ``results.partial-3.jsonl``. Lines are on the disk
+    when :meth:`append` returns. A resumed evaluation appends to the file of its rank. Where nothing can be
+    written, the evaluation continues without partial results.
 
     Attributes:
         count: lines that this rank has written.
@@ -45,10 +50,11 @@ class PartialLines:
             return
         try:
             if self._file is None:
-                self._file = self.own.open("x", encoding="utf-8", errors="backslashreplace")
+                self._file = _open(self.own)
             self._file.write(text)
             self._file.flush()
             self.count += text.count("\n")
+            os.fsync(self._file.fileno())  # a machine that stops loses no finished batch
         except OSError as error:
             self.error = error.strerror or str(error)
             self.close()
@@ -65,6 +71,21 @@ class PartialLines:
         for file in self.path.parent.glob(f"{self.path.stem}.partial*.jsonl"):
             with contextlib.suppress(OSError):
                 file.unlink()
+
+
+def _open(path: Path) -> TextIO:
+    """Open a new file, or that of an interrupted evaluation behind its last whole line."""
+    if not os.path.lexists(path):
+        return path.open("x", encoding="utf-8", errors="backslashreplace")
+    descriptor = os.open(path, os.O_RDWR | _NO_LINKS | _NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        whole = file.read().rfind(b"\n") + 1
+    os.ftruncate(descriptor, whole)
+    os.lseek(descriptor, 0, os.SEEK_END)
+    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def write_or_rescue(path: Path, lines: Iterable[str]) -> None:

@@ -25,6 +25,13 @@ from promptstage.callbacks.run.board import (
     table_row,
 )
 from promptstage.callbacks.run.partial_lines import PartialLines, write_or_rescue
+from promptstage.callbacks.run.resumed import (
+    check_identity,
+    identity_of,
+    read_partial,
+    record_of,
+    write_identity,
+)
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
@@ -60,18 +67,58 @@ class Results(L.Callback):
     Args:
         folder: folder for ``results.jsonl`` and ``summary.json``; None: no files (in ``fit``).
         hyperparameters: flat names and values of the table of hyperparameters.
+        arguments: command line, to resume an interrupted test by.
     """
 
-    def __init__(self, folder: Path | None, hyperparameters: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path | None, hyperparameters: dict[str, Any], arguments: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.hyperparameters = hyperparameters
+        self.arguments = arguments
         self.collected: list[Record] = []
+        self.restored: list[Record] = []
+        self._tests = False
         self.partial: PartialLines | None = None
         self.started = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.folder is not None:
             self.partial = PartialLines(self.folder / "results.jsonl", trainer)
+            self._tests = stage == "test"
+            if self._tests:
+                self._restore(trainer)
+
+    def _restore(self, trainer: L.Trainer) -> None:
+        """Read the records of an interrupted test; if no question is left, the last one is answered again."""
+        assert self.partial is not None
+        data, path = data_of(trainer), self.partial.path
+        lines = {line["id"]: line for line in read_partial(path)}
+        self.restored = [record_of(line, f"record {name} in {path.parent}") for name, line in lines.items()]
+        if not self.restored:
+            return
+        ids = [record.id for record in self.restored]
+        data.skip(ids[:-1] if len(ids) == len(data.example_ids("test")) else ids)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Describe the test, or check that it is the one that was interrupted."""
+        assert isinstance(pl_module, SoftPromptModule)
+        data = data_of(trainer)
+        if self.folder is None or self.partial is None:
+            return
+        identity = identity_of(trainer, pl_module, "test", self.arguments)
+        if self.restored:
+            check_identity(identity, self.partial.path.parent)
+            skipped = data.skipped or set()
+            self.restored = [record for record in self.restored if record.id in skipped]
+            pl_module.restored = self.restored if trainer.is_global_zero else []
+            rank_zero_info(f"{len(self.restored)} of {len(data.example_ids('test'))} records are restored")
+        elif trainer.is_global_zero:
+            write_identity(identity, self.folder)
+
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "test":
+            data_of(trainer).skipped, pl_module.restored = None, []
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -79,7 +126,7 @@ class Results(L.Callback):
         set_logged_step(trainer, checkpoint["global_step"])
 
     def _start(self, *args: Any) -> None:
-        self.collected = []
+        self.collected = list(self.restored)
         self.started = time.monotonic()
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start  # type: ignore[assignment]  # fewer arguments
@@ -103,7 +150,9 @@ class Results(L.Callback):
         """Return a clause naming the file of an incomplete evaluation's records; empty without any."""
         if self.partial is None or not self.partial.count:
             return ""
-        return f"{self.partial.count} records are in {self.partial.own}"
+        folder = self.partial.path.parent
+        again = f"; resume with: promptstage test --resume {shown_path(folder)}" if self._tests else ""
+        return f"{self.partial.count} records are in {shown_path(self.partial.own)}{again}"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -138,6 +187,8 @@ class Results(L.Callback):
         names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
         measured["correction"] = next(filter(None, names), None)
         summary = measured | summarize(module, records, seconds)
+        if self.restored:
+            summary["restored"] = len(self.restored)
         if self.folder is not None:
             self._write(records, summary)
         prefix = module.validation_tags[0].partition("/")[0]  # "calibrate" in a calibration

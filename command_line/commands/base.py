@@ -103,11 +103,16 @@ class TrainerCommand(Command, ABC):
         """Return the default name of a new run's folder."""
         return f"{method}-{data}".lower()
 
-    def folders(self, run_dir: str | None, checkpoint: str | None, method: str, data: str) -> "Folders":
+    def expand(self, given: list[str]) -> list[str]:
+        """Return the options to parse for those that were typed."""
+        return given
+
+    def folders(self, config: Any, method: str, data: str) -> "Folders":
         """Choose and lock the folders to write to."""
         from promptstage.composition.folders import run_folders
 
-        return run_folders(run_dir, checkpoint, self.default_name(method, data), self.results, self.writes)
+        name = self.default_name(method, data)
+        return run_folders(config.run_dir, config.get("ckpt_path"), name, self.results, self.writes)
 
     def prepare(self, invocation: Invocation) -> None:
         """Check values that need the instantiated objects; raises a UserError."""

@@ -6,6 +6,7 @@
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -120,7 +121,7 @@ class DPCDecoder(Decoder):
         return records
 
     def summary(self) -> dict[str, Any]:
-        own = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed}
+        own = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, **asdict(self.corruption)}
         return super().summary() | own | {"engine": self.engine.summary()}
 
     def _prompt(self) -> Prefix:

@@ -1,0 +1,136 @@
+"""Interrupted tests: the records on disk, and the check that they belong to the test that continues them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from promptstage.callbacks.examples import data_of
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.records import Record
+from promptstage.utilities.errors import UserError, shown_path
+from promptstage.utilities.files import write_text
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import parse_unique, read_bytes, read_json, validated
+from promptstage.utilities.tensor_files import tensors_digest
+
+FILE = "evaluation.json"  # as in composition.folders
+LIMIT = 4 << 30  # bytes of a file of records
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be equal for records to belong to one evaluation.
+
+    Attributes:
+        prompt: digest of the prompt's tensors.
+        backbone: fingerprint of the backbone.
+        data: digest of all questions as the model sees them, and of their references.
+        decoder: settings of the decoder.
+        precision, dtype: of the trainer and of the backbone.
+        arguments: command line of the evaluation; empty from Python.
+    """
+
+    prompt: str
+    backbone: str
+    data: str
+    decoder: dict[str, Any]
+    precision: str
+    dtype: str
+    arguments: list[str]
+
+
+COMPARED = {
+    "prompt": "the trained prompt",
+    "backbone": "the backbone",
+    "data": "the questions",
+    "decoder": "the decoder",
+    "precision": "--trainer.precision",
+    "dtype": "--backbone.dtype",
+}
+
+
+def identity_of(
+    trainer: L.Trainer, module: SoftPromptModule, split: str, arguments: Iterable[str]
+) -> Identity:
+    """Describe the evaluation that is about to start."""
+    return Identity(
+        prompt=tensors_digest(module.state_dict()),
+        backbone=module.backbone.fingerprint,
+        data=data_of(trainer).digest(split),
+        decoder=json.loads(json.dumps(module.decoder.summary())),
+        precision=str(trainer.precision),
+        dtype=str(module.backbone.dtype).removeprefix("torch."),
+        arguments=list(arguments),
+    )
+
+
+def write_identity(identity: Identity, folder: Path) -> None:
+    """Write an evaluation's description before its first batch."""
+    write_text(folder / FILE, dump_json(asdict(identity), indent=2) + "\n")
+
+
+def read_identity(folder: Path) -> Identity:
+    """Read the description of an interrupted evaluation.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    path = folder / FILE
+    return validated(Identity, read_json(path, "description of the test"), f"description {shown_path(path)}")
+
+
+def check_identity(identity: Identity, folder: Path) -> None:
+    """Check that the records in a folder are of an evaluation.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    before, now = asdict(read_identity(folder)), asdict(identity)
+    for name, what in COMPARED.items():
+        if before[name] != now[name]:
+            values = "" if len(str(now[name])) > 60 else f", got {now[name]} instead of {before[name]}"
+            raise UserError(
+                f"the test in {shown_path(folder)} cannot be resumed: {what} must be the same{values}; start "
+                "a new test without --resume"
+            )
+
+
+def partial_files(path: Path) -> list[Path]:
+    """Return the partial files of all ranks beside the complete file ``path``."""
+    return sorted(path.parent.glob(f"{path.stem}.partial*.jsonl"))
+
+
+def read_partial(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of all ranks' partial files; a last line that was cut off is ignored.
+
+    Args:
+        path: the complete file.
+
+    Raises:
+        UserError: with file and line, if another line is not a JSON object.
+    """
+    lines = []
+    for file in partial_files(path):
+        *whole, _ = read_bytes(file, "partial results", LIMIT).split(b"\n")
+        for number, line in enumerate(whole, start=1):
+            try:
+                value = parse_unique(line.decode())
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{shown_path(file)}:{number}: not valid JSON: {error}") from error
+            if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+                raise UserError(f"{shown_path(file)}:{number}: expected a record with an id")
+            lines.append(value)
+    return lines
+
+
+def record_of(line: Mapping[str, Any], where: str) -> Record:
+    """Return the record of a line of ``results.jsonl``.
+
+    Raises:
+        UserError: if a field is missing or has another type.
+    """
+    return validated(Record, dict(line), where)
