@@ -179,10 +179,11 @@ class PromptCLI(LightningCLI):
         if self.checkpoint:
             self.model.adopt(self.checkpoint)
         used = yaml.safe_load(self._dumped(skip_link_targets=True))
+        trained = used if self.command.resumes else self.stored  # a fit has its own options
         self.session = Session(
             options=objects.trainer.as_dict(),
             config=self._dumped(skip_none=False),
-            hyperparameters=hyperparameters({name: used.get(name) for name in MODEL_SECTIONS}, self.stored),
+            hyperparameters=hyperparameters({name: used.get(name) for name in MODEL_SECTIONS}, trained),
             checkpoint=config.get("ckpt_path"),
             folders=self.command.folders(config, *self._class_names()),
             arguments=self.arguments,

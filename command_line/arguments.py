@@ -1,14 +1,13 @@
 """Preparation of the command line for the parser: order of options, path of the checkpoint."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from promptstage.lightning_modules.saved_prompts import checkpoint_in
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
-
-# Lightning's loggers that require a folder.
-FOLDER_LOGGERS = ("CSVLogger", "TensorBoardLogger")
 
 
 def options_of(args: list[str]) -> Iterator[list[str]]:
@@ -52,16 +51,28 @@ def _current(arg: str) -> str:
 def _completed(option: list[str]) -> list[str]:
     """Make ``--trainer.callbacks NAME`` add a callback, and let a logger without a folder use the run's.
 
-    In the parser a second ``--trainer.callbacks`` replaces the first unless it is ``--trainer.callbacks+``. A
-    logger's folder is required; an empty one stands for the run folder, which is not known yet.
+    In the parser a second ``--trainer.callbacks`` replaces the first unless it is ``--trainer.callbacks+``.
     """
     name, equals, after = option[0].partition("=")
     value = after if equals else (option[1] if len(option) > 1 else "")
     if name == "--trainer.callbacks" and value not in ("", "null", "[]"):
         return [f"--trainer.callbacks+={value}", *option[1 if equals else 2 :]]
-    if name.rstrip("+") == "--trainer.logger" and value.rpartition(".")[2] in FOLDER_LOGGERS:
-        return [*option, "--trainer.logger.save_dir="]
+    if name.rstrip("+") == "--trainer.logger":
+        own = logger_options(value)
+        return [*option, *(f"--trainer.logger.{key}={default}" for key, default in own.items())]
     return option
+
+
+def logger_options(name: object) -> dict[str, Any]:
+    """Return options that one of Lightning's loggers needs, by its class name or path.
+
+    An empty folder stands for the run folder, which is not known yet. MLflow refuses the kind of folder that
+    Lightning would choose; the database is MLflow's own default.
+    """
+    kind = str(name).rpartition(".")[2]
+    if kind == "MLFlowLogger" and "MLFLOW_TRACKING_URI" not in os.environ:
+        return {"tracking_uri": "sqlite:///mlflow.db"}
+    return {"save_dir": ""} if kind in ("CSVLogger", "TensorBoardLogger") else {}
 
 
 def resolve_checkpoint(args: list[str], newest: bool = False) -> tuple[list[str], Path | None]:

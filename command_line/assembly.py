@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from promptstage.command_line.arguments import FOLDER_LOGGERS, options_of
+from promptstage.command_line.arguments import logger_options, options_of
 from promptstage.command_line.commands import loaded_commands
 from promptstage.command_line.commands.base import Command
 from promptstage.command_line.configuration import (
@@ -163,8 +163,8 @@ def _combine_trainers(files: Iterable[dict[str, Any]]) -> None:
         loggers = as_list(trainer.get("logger"))
         for i, logger in enumerate(loggers):
             spec = {"class_path": logger} if isinstance(logger, str) else logger
-            if isinstance(spec, dict) and str(spec.get("class_path")).endswith(FOLDER_LOGGERS):
-                loggers[i] = spec | {"init_args": {"save_dir": ""} | (spec.get("init_args") or {})}
+            if isinstance(spec, dict) and (own := logger_options(spec.get("class_path"))):
+                loggers[i] = spec | {"init_args": own | (spec.get("init_args") or {})}
         if loggers:
             trainer["logger"] = loggers if isinstance(trainer["logger"], list) else loggers[0]
 

@@ -15,7 +15,7 @@ from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.reading import read_text
 from promptstage.utilities.yaml_values import LIMIT, parse_yaml, plain
 
-# Options of the fit that TensorBoard's table of hyperparameters shows besides those of the model.
+# Options of the fit that loggers show besides those of the model.
 TRAINED_WITH = (
     "seed_everything",
     "trainer.max_steps",

@@ -12,10 +12,11 @@ from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
 
 IDENTITY = "evaluation.json"  # written when a test starts
-# Folders and files that a fit writes to; lightning_logs belongs to CSVLogger.
-FOLDERS = ("checkpoints", "tensorboard", "lightning_logs")
+# Folders and files that a fit writes to; lightning_logs is CSVLogger's.
+FOLDERS = ("checkpoints", "tensorboard", "lightning_logs", "wandb")
 REPLACED = (
     "tensorboard/hparams.yaml",
+    "loggers.json",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
     "prompt.safetensors",
@@ -122,10 +123,15 @@ def interrupted_test(path: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"folder {path} does not exist")
     own = [folder, *folder.glob("test"), *folder.glob("test-*")]
-    found = [test for test in own if (test / IDENTITY).is_file() and not (test / "results.jsonl").exists()]
-    if not found:
+    interrupted = [test for test in own if (test / IDENTITY).is_file() and not _complete(test)]
+    if not interrupted:
         raise UserError(f"{path} has no interrupted test: run 'promptstage test --ckpt_path {path}'")
-    return max(found, key=lambda test: (test / IDENTITY).stat().st_mtime)
+    return max(interrupted, key=lambda test: (test / IDENTITY).stat().st_mtime)
+
+
+def _complete(test: Path) -> bool:
+    """Return whether a test has all of its files: the partial ones are removed last."""
+    return (test / "results.jsonl").exists() and not any(test.glob("*.partial*.jsonl"))
 
 
 def resumed_folders(folder: Path) -> Folders:

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.dpc.callback import DPC
 from promptstage.callbacks.partition.callback import CKAPartition
-from promptstage.callbacks.run.board import StepAxis
 from promptstage.callbacks.run.early_stopping import EarlyStoppingReport
 from promptstage.callbacks.run.final_validation import FinalValidation
+from promptstage.callbacks.run.loggers import StepAxis
 from promptstage.callbacks.run.results import Results
 from promptstage.callbacks.run.throughput import Throughput
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
@@ -49,8 +49,12 @@ def fit(
     writes = options.get("enable_checkpointing") is not False
     early_stopping = choose_early_stopping(session.callbacks, early_stopping)
     check_monitors(module, session.callbacks, early_stopping, options.get("limit_val_batches"))
-    own: list[Any] = [CKAPartition(folders.run), Results(None, dict(session.hyperparameters))]
-    own += [StepAxis(), Throughput(), FinalValidation(), EarlyStoppingReport()]
+    own: list[Any] = [CKAPartition(folders.run), Results(None), StepAxis(), Throughput()]
+    own += [
+        FinalValidation(),
+        EarlyStoppingReport(),
+        session.hyperparameter_log(None if dry else folders.run),
+    ]
     checkpoints = folders.run / "checkpoints"
     trainer = session.trainer(
         module,
@@ -92,7 +96,7 @@ def validate(
     session: Session, module: SoftPromptModule, data: ReasoningDataModule, verbose: bool
 ) -> L.Trainer:
     """Compute loss and accuracy on the validation split."""
-    own = [Results(session.folders.out, dict(session.hyperparameters))]
+    own = [Results(session.folders.out), session.hyperparameter_log(session.folders.out)]
     trainer = session.trainer(module, own, logger=session.event_log(evaluates=True))
     trainer.validate(module, datamodule=data, ckpt_path=session.checkpoint, verbose=verbose)
     return trainer
@@ -100,7 +104,8 @@ def validate(
 
 def test(session: Session, module: SoftPromptModule, data: ReasoningDataModule, verbose: bool) -> L.Trainer:
     """Generate and grade an answer to each question of the test split."""
-    own = [Results(session.folders.out, dict(session.hyperparameters), session.arguments)]
+    out = session.folders.out
+    own = [Results(out, session.arguments), session.hyperparameter_log(out)]
     trainer = session.trainer(module, own, logger=session.event_log(evaluates=True))
     trainer.test(module, datamodule=data, ckpt_path=session.checkpoint, verbose=verbose)
     return trainer
@@ -122,7 +127,7 @@ def calibrate(
     check_minimum({"examples": examples}, 1)
     module.val_generations = examples or sys.maxsize
     session.options = {**session.options, "callbacks": _with_calibrating_dpc(session.callbacks)}
-    own = [Results(session.folders.out, dict(session.hyperparameters))]
+    own = [Results(session.folders.out), session.hyperparameter_log(session.folders.out)]
     trainer = session.trainer(module, own, logger=session.event_log(evaluates=True))
     trainer.validate(module, datamodule=data, ckpt_path=session.checkpoint, verbose=False)
     return trainer
@@ -133,7 +138,7 @@ def predict(
 ) -> list[Record]:
     """Generate an answer to each question; return the records in order, on every rank."""
     data.use_questions(questions)
-    results = Results(None, dict(session.hyperparameters))
+    results = Results(None)
     trainer = session.trainer(module, [results], writes_config=False, writes_results=False, logger=False)
     trainer.predict(module, datamodule=data, ckpt_path=session.checkpoint, return_predictions=False)
     # Sorted by question, since batches group questions of similar lengths.

@@ -8,13 +8,13 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import Precision
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.act.files import FILE as ACT_FILE
 from promptstage.callbacks.dpc.callback import DPC
-from promptstage.callbacks.run.board import EventLog
+from promptstage.callbacks.run.event_log import EventLog
+from promptstage.callbacks.run.hyperparameters import Hyperparameters
 from promptstage.callbacks.run.last_checkpoint import LastCheckpoint
 from promptstage.callbacks.run.progress import ExamplesProgressBar
 from promptstage.callbacks.run.run_folder import RunFolder
@@ -22,6 +22,7 @@ from promptstage.callbacks.run.stalled_processes import StalledProcesses
 from promptstage.callbacks.run.stop_signals import StopSignals
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.composition.folders import Folders
+from promptstage.composition.loggers import place_loggers
 from promptstage.composition.user_callbacks import (
     as_list,
     check_callbacks,
@@ -51,7 +52,7 @@ class Session:
         folders: folders of the run.
         options: the user's options of Lightning's trainer: callbacks, logger, devices and so on.
         config: configuration of the run as YAML, stored with the results and in checkpoints.
-        hyperparameters: values by flat names, shown by TensorBoard with the test metric.
+        hyperparameters: values by flat names, for loggers.
         checkpoint: path of the checkpoint to load; None: use the module's weights.
         arguments: the command line, to resume an interrupted test by; empty in Python.
         made: the trainer, once it is created.
@@ -127,7 +128,7 @@ class Session:
         if logger is False or self.options.get("logger") in (None, True):
             settings["logger"] = logger
         else:
-            _place_loggers(as_list(self.options["logger"]), out)
+            place_loggers(as_list(self.options["logger"]), out)
         self.made = L.Trainer(**(DEFAULTS | dict(self.options) | settings))
         check_machines(self.made)
         return self.made
@@ -151,6 +152,10 @@ class Session:
     def event_log(self, evaluates: bool) -> EventLog:
         """Return the run's TensorBoard logger."""
         return EventLog(self.folders.out, evaluates=evaluates)
+
+    def hyperparameter_log(self, folder: Path | None) -> Hyperparameters:
+        """Return the callback that logs hyperparameters, and writes ids of loggers to a folder."""
+        return Hyperparameters(folder, self.hyperparameters)
 
 
 def check_strategy(strategy: Any) -> None:
@@ -183,15 +188,6 @@ def _plugins(given: Any) -> list[Any]:
         if reason:
             raise UserError(f"trainer.plugins: {type(plugin).__name__} is not supported: {reason}")
     return plugins
-
-
-def _place_loggers(loggers: list[Any], folder: Path) -> None:
-    """Set the folder of loggers without one to the output folder, which was unknown at their creation."""
-    for logger in loggers:
-        if isinstance(logger, CSVLogger | TensorBoardLogger) and not logger.save_dir:
-            logger._root_dir = str(folder)
-            if isinstance(logger, CSVLogger):
-                logger._save_dir = str(folder)
 
 
 def checkpoint_callbacks(folder: Path, save_every: int) -> list[ModelCheckpoint]:

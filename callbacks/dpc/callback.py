@@ -30,7 +30,7 @@ from promptstage.callbacks.dpc.files import (
 )
 from promptstage.callbacks.dpc.report import report
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from promptstage.callbacks.run.board import run_name
+from promptstage.callbacks.run.loggers import run_name
 from promptstage.callbacks.run.partial_lines import PartialLines
 from promptstage.callbacks.run.resumed import read_partial
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -193,6 +193,8 @@ class DPC(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         if self._replaced is not None:
             pl_module.decoder, self._replaced = self._replaced, None
+        if self.partial is not None and trainer.is_global_zero:
+            self.partial.remove()
 
     @staticmethod
     def _engine(decoder: Decoder) -> Engine:
@@ -252,7 +254,5 @@ class DPC(L.Callback):
             f"{data.name} {split}, DPC mode {self.mode}"
         )
         report(trainer, self.folder, corrections, about, subject, calibration, self.target)
-        if self.partial is not None:
-            self.partial.remove()
 
     on_validation_end = on_test_end = on_predict_end = _end

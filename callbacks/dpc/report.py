@@ -1,4 +1,4 @@
-"""Report of Dynamic Prompt Corruption (DPC) on a split: files, lines in the terminal, TensorBoard."""
+"""Report of Dynamic Prompt Corruption (DPC) on a split: files, lines in the terminal, loggers."""
 
 import json
 from collections.abc import Sequence
@@ -6,19 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.dpc.files import FILE, RATIO, Calibration, correction_line, save_calibration
 from promptstage.callbacks.dpc.measures import summarize
-from promptstage.callbacks.run.board import (
-    boards,
-    code_block,
-    log_figures,
-    log_page,
-    log_scalars,
-    logged_step,
-)
+from promptstage.callbacks.run.loggers import code_block, log_figures, log_histogram, log_page, log_scalars
 from promptstage.callbacks.run.partial_lines import write_or_rescue
 from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.decoding.dpc import Correction
@@ -37,7 +29,7 @@ def report(
     calibration: Calibration | None,
     target: Path | None,
 ) -> None:
-    """Write files, print a summary, and log to TensorBoard.
+    """Write files, print a summary, and log.
 
     Args:
         about: settings, for the summary's file.
@@ -75,13 +67,13 @@ def report(
     prefix = "dpc" if calibration is None else "calibrate"
     values = {f"{prefix}/{name}": value for name, value in scalars(summary, calibration).items()}
     log_scalars(trainer, values)
-    ratios = np.array([correction.ratio for correction in corrections if correction.ratio is not None])
-    for logger in boards(trainer) if len(ratios) else ():
-        logger.experiment.add_histogram(f"{prefix}/R", ratios, logged_step(trainer))
+    ratios = [correction.ratio for correction in corrections if correction.ratio is not None]
+    if ratios:
+        log_histogram(trainer, f"{prefix}/R", ratios)
 
 
 def scalars(summary: dict[str, Any], calibration: Calibration | None) -> dict[str, float]:
-    """Return the scalars for TensorBoard; accuracies only of graded answers.
+    """Return the scalars to log; accuracies only of graded answers.
 
     Args:
         summary: result of :func:`summarize`.

@@ -1,14 +1,14 @@
 """Files and figures of DHAM's stages.
 
 Figures ``partition/similarity``, ``partition/dendrogram``, ``partition/silhouette`` and ``partition/votes``
-are logged to TensorBoard at step 0, and written to the run folder as PNG beside ``partition.json``.
+are logged at step 0, and written to the run folder as PNG beside ``partition.json``.
 """
 
 from pathlib import Path
 
 import lightning as L
 
-from promptstage.callbacks.run.board import boards, log_figures
+from promptstage.callbacks.run.loggers import log_figures
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.stages import save_partition
@@ -37,7 +37,7 @@ class CKAPartition(L.Callback):
     def _write(self, trainer: L.Trainer, partition: Partition) -> None:
         if self.folder is not None:
             save_partition(partition, self.folder / "partition.json")
-        if partition.similarity is None or not (boards(trainer) or self.folder):
+        if partition.similarity is None or not (trainer.loggers or self.folder):
             return
         from promptstage.callbacks.partition.figures import of_partition
 

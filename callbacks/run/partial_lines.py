@@ -67,7 +67,7 @@ class PartialLines:
             self._file = None
 
     def remove(self) -> None:
-        """Remove the files of all ranks, once the complete one is written."""
+        """Remove the files of all ranks, once the complete files of all callbacks are written."""
         for file in self.path.parent.glob(f"{self.path.stem}.partial*.jsonl"):
             with contextlib.suppress(OSError):
                 file.unlink()

@@ -1,8 +1,7 @@
 """Results of an evaluation: one record per example, and a summary with a confidence interval.
 
-Writes ``results.jsonl`` and ``summary.json``, and ``results.partial.jsonl`` during the evaluation. Logs to
-TensorBoard a page of sample generations (``{split}/samples``) and, for a test, a row of the table of
-hyperparameters.
+Writes ``results.jsonl`` and ``summary.json``, and ``results.partial.jsonl`` during the evaluation. Logs
+sample generations as ``{split}/samples``.
 """
 
 import json
@@ -15,15 +14,8 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.examples import data_of, gather_by_id
-from promptstage.callbacks.run.board import (
-    boards,
-    code_block,
-    log_page,
-    log_run,
-    log_scalars,
-    set_logged_step,
-    table_row,
-)
+from promptstage.callbacks.run.hyperparameters import correction_of
+from promptstage.callbacks.run.loggers import code_block, log_page, log_scalars, set_logged_step
 from promptstage.callbacks.run.partial_lines import PartialLines, write_or_rescue
 from promptstage.callbacks.run.resumed import (
     check_identity,
@@ -66,15 +58,11 @@ class Results(L.Callback):
 
     Args:
         folder: folder for ``results.jsonl`` and ``summary.json``; None: no files (in ``fit``).
-        hyperparameters: flat names and values of the table of hyperparameters.
         arguments: command line, to resume an interrupted test by.
     """
 
-    def __init__(
-        self, folder: Path | None, hyperparameters: dict[str, Any], arguments: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path | None, arguments: Sequence[str] = ()) -> None:
         self.folder = folder
-        self.hyperparameters = hyperparameters
         self.arguments = arguments
         self.collected: list[Record] = []
         self.restored: list[Record] = []
@@ -117,6 +105,9 @@ class Results(L.Callback):
             write_identity(identity, self.folder)
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Remove the partial files, which no failed evaluation reaches."""
+        if self.partial is not None and trainer.is_global_zero:
+            self.partial.remove()
         if stage == "test":
             data_of(trainer).skipped, pl_module.restored = None, []
 
@@ -184,15 +175,16 @@ class Results(L.Callback):
             seed = None if data.perturbation == "none" else data.perturbation_seed
             measured |= {"perturbation": data.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        names = [getattr(callback, "correction", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
-        measured["correction"] = next(filter(None, names), None)
+        measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
         if self.restored:
             summary["restored"] = len(self.restored)
         if self.folder is not None:
             self._write(records, summary)
         prefix = module.validation_tags[0].partition("/")[0]  # "calibrate" in a calibration
-        self._to_tensorboard(trainer, prefix if split == "val" else split, records, summary)
+        log_page(trainer, f"{prefix if split == 'val' else split}/samples", samples(records))
+        if split == "test":
+            log_scalars(trainer, {"test/without_answer": summary["without_answer"] / summary["examples"]})
 
     def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
         assert self.folder is not None
@@ -207,21 +199,6 @@ class Results(L.Callback):
         )
         write_or_rescue(self.folder / "results.jsonl", map(record_line, records))
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        if self.partial is not None:
-            self.partial.remove()
-
-    def _to_tensorboard(
-        self, trainer: L.Trainer, split: str, records: Sequence[Record], summary: dict[str, Any]
-    ) -> None:
-        log_page(trainer, f"{split}/samples", samples(records))
-        if split != "test":
-            return
-        log_scalars(trainer, {"test/without_answer": summary["without_answer"] / summary["examples"]})
-        name = self.hyperparameters.get("data.init_args.task", summary["dataset"])
-        row = table_row(summary["method"], name, summary["correction"], self.hyperparameters)
-        for logger in boards(trainer):
-            log_run(logger, row)
-            logger.save()
 
 
 def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: float) -> dict[str, Any]:

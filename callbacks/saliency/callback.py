@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
-from promptstage.callbacks.run.board import run_name
+from promptstage.callbacks.run.loggers import run_name
 from promptstage.callbacks.saliency.files import About, Saved
 from promptstage.callbacks.saliency.matrix import ExampleMatrices
 from promptstage.callbacks.saliency.report import draw_steps, report

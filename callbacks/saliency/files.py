@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from promptstage.callbacks.run.board import run_name
+from promptstage.callbacks.run.loggers import run_name
 from promptstage.lightning_modules.diagnosis import SOURCES, SPANS
 from promptstage.lightning_modules.functional.information_flow import (
     AccumulateOver,

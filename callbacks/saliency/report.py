@@ -1,4 +1,4 @@
-"""Report of saliency measures: files, a line in the terminal, TensorBoard, figures."""
+"""Report of saliency measures: files, a line in the terminal, loggers, figures."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.callbacks.run.board import boards, log_figures, logged_step
+from promptstage.callbacks.run.loggers import log_figures
 from promptstage.callbacks.saliency.charts import log_by_layer, log_over_steps
 from promptstage.callbacks.saliency.files import Saved, load
 from promptstage.callbacks.saliency.matrix import ExampleMatrices, Kind, Matrix
@@ -18,7 +18,7 @@ STEPS = "saliency_steps"  # folder of a fit's measures, in the run's folder
 def report(
     trainer: L.Trainer, folder: Path, saved: Saved, matrices: ExampleMatrices | None, first: bool
 ) -> None:
-    """Write files, print a summary, log to TensorBoard and draw figures.
+    """Write files, print a summary, log scalars and draw figures.
 
     Args:
         folder: folder of the run, or of an evaluation's results.
@@ -33,11 +33,10 @@ def report(
     saved.write(folder, stem)
     if matrices is not None:
         matrices.write(folder, stem)
-    loggers, step = boards(trainer), logged_step(trainer)
-    for logger in loggers if learning else ():
-        log_over_steps(logger, saved, step, first)
-    if loggers and not learning:
-        log_by_layer(folder, saved, step)
+    if learning:
+        log_over_steps(trainer, saved, first)
+    else:
+        log_by_layer(trainer, folder, saved)
     if len(saved.ids) > 1:
         rank_zero_info(f"{summary_line(saved)}; files: {folder / stem}*")
     elif trainer.state.fn != TrainerFn.PREDICTING:

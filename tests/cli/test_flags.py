@@ -114,7 +114,11 @@ def test_an_illegal_value_is_one_line(flag: str, place: Path, common: list[str])
 _UNKNOWN = "--decoder 'Samplig' is unknown: did you mean 'Sampling'?"
 DECODER = {"--decoder": ("Samplig", _UNKNOWN), "--decoder.help": ("Samplig", _UNKNOWN)}
 OTHERS: dict[str, dict[str, tuple[str, str]]] = {
-    "test": {"--verbose": ("maybe", "--verbose"), **DECODER},
+    "test": {
+        "--verbose": ("maybe", "--verbose"),
+        "--resume": ("nowhere", "folder nowhere does not exist"),
+        **DECODER,
+    },
     "validate": {"--verbose": ("maybe", "--verbose"), **DECODER},
     "predict": {
         "--questions": ("nowhere.txt", "nowhere.txt"),

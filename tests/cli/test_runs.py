@@ -37,6 +37,7 @@ def test_output_files_of_a_run(trained: Path) -> None:
         "tensorboard/events",
         "tensorboard/hparams.yaml",
         "test/config.yaml",
+        "test/evaluation.json",
         "test/results.jsonl",
         "test/summary.json",
         "test/tensorboard/events",
@@ -304,7 +305,8 @@ def test_a_test_continues_to_the_time_limit(trained: Path, monkeypatch: pytest.M
         trained / "test" / "results.jsonl"
     ).read_bytes()
     new = {name for name in set(hashes(trained)) - set(before) if "tensorboard" not in name}
-    assert new == {f"run/test-2/{name}" for name in ("config.yaml", "results.jsonl", "summary.json")}
+    files = ("config.yaml", "evaluation.json", "results.jsonl", "summary.json")
+    assert new == {f"run/test-2/{name}" for name in files}
 
 
 def test_a_run_shorter_than_an_epoch_is_validated(trained: Path, tmp_path: Path) -> None:

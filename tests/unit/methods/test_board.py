@@ -7,8 +7,10 @@ import pytest
 import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from promptstage.callbacks.run.board import code_block, page, table_row
+from promptstage.callbacks.run.hyperparameters import table_row
+from promptstage.callbacks.run.loggers import code_block
 from promptstage.callbacks.run.results import samples
+from promptstage.callbacks.run.writers import page
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.tensor_files import read_tensors, write_tensors
