@@ -60,3 +60,14 @@ def test_requeued_job_goes_on(tmp_path: Path) -> None:
     assert f"{step + 3} steps" in again.stderr
     assert [folder.name for folder in run.parent.iterdir()] == ["slurm-7"]
     assert len((run / "test" / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    # The next start continues an interrupted test.
+    results = run / "test" / "results.jsonl"
+    lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
+    results.with_name("results.partial.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
+    results.unlink()
+    resumed = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | job, capture_output=True, text=True, timeout=120
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 of 3 records are restored" in resumed.stderr
+    assert len(results.read_text(encoding="utf-8").splitlines()) == 3
