@@ -64,6 +64,8 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         options: all other option strings of the parser.
     """
     text = " ".join(message.split())
+    if hint := _callback_as_decoder(args):
+        return hint
     known = list(options)
     for section, choices in classes.items():
         # The backbone is given once, as --backbone, for both.
@@ -109,6 +111,16 @@ def explain(message: str, args: list[str], classes: Classes, options: Iterable[s
         problem = match.group(1) or f"expected sections such as 'trainer:', got {match.group(2)}"
         return f"{' or '.join(files) or 'the configuration'} is not valid YAML: {problem}"
     return text
+
+
+def _callback_as_decoder(args: list[str]) -> str:
+    """Return a message if ``--decoder`` names DPC or ACT, whose decoders only their callbacks make."""
+    match = re.search(r"--decoder[ =](?:\w+\.)*((DPC|ACT)(?:Decoder)?)(?: |$)", " ".join(args))
+    if match is None:
+        return ""
+    return (
+        f"--decoder '{match.group(1)}' is a callback, for any decoder: --trainer.callbacks {match.group(2)}"
+    )
 
 
 def _names(classes: Classes, section: str) -> str:

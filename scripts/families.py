@@ -83,6 +83,7 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     from transformers import AutoModelForCausalLM
 
     from promptstage.lightning_modules.backbone.generation import generate
+    from promptstage.lightning_modules.backbone.hooks import output_hooks
     from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 
     stock: Any = AutoModelForCausalLM.from_pretrained(
@@ -99,18 +100,17 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
 
     captured: list[Any] = []
 
-    def leaf(module: Any, args: Any, output: Any) -> Any:
-        captured.append(output.detach().requires_grad_())
+    def leaf(states: torch.Tensor) -> torch.Tensor:
+        captured.append(states.detach().requires_grad_())
         return captured[-1]
 
-    handle = embed.register_forward_hook(leaf)
     losses, expected_logits = [], []
-    for row in rows:
-        logits = stock(input_ids=torch.cat([front, row])[None], use_cache=False).logits[0, PREFIX:]
-        expected_logits.append(logits.detach())
-        losses.append(torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="sum"))
+    with output_hooks([(embed, leaf)]):
+        for row in rows:
+            logits = stock(input_ids=torch.cat([front, row])[None], use_cache=False).logits[0, PREFIX:]
+            expected_logits.append(logits.detach())
+            losses.append(torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="sum"))
     wide = torch.autograd.grad(torch.stack(losses).sum(), captured)
-    handle.remove()
     gradient = torch.stack([part[0, :PREFIX] for part in wide]).sum(0)
 
     def differs(name: str, actual: Any, expected: Any) -> None:

@@ -135,6 +135,14 @@ OTHERS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["DPC", "promptstage.lightning_modules.decoding.dpc.DPCDecoder"])
+def test_the_decoder_of_a_callback_is_refused(name: str, place: Path) -> None:
+    outcome = call("test", *QUIET, "--ckpt_path=run", f"--decoder={name}")
+    assert outcome.code == 2, outcome.err
+    (error,) = outcome.errors
+    assert error.endswith("is a callback, for any decoder: --trainer.callbacks DPC")
+
+
 @pytest.mark.parametrize("subcommand", OTHERS)
 def test_other_subcommands(subcommand: str, place: Path) -> None:
     """Illegal values of their own options, and of one of the trainer's, are reported in one line."""
