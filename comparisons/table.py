@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from promptstage.comparisons.results import Evaluation, Pair, Row, Summary
-from promptstage.utilities.intervals import (
-    Interval,
-    accuracy_interval,
-    coverage,
-    difference_interval,
-    paired_p,
-    wilson_interval,
-)
+from promptstage.datamodules.grading import coverage
+from promptstage.lightning_modules.functional.paired import difference_interval, paired_p
+from promptstage.lightning_modules.functional.statistics import Interval, accuracy_interval, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from promptstage.composition.records import find_records, read_records
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 from promptstage.utilities.errors import UserError
-from promptstage.utilities.intervals import wilson_interval
 from promptstage.utilities.reading import read_json
 
 

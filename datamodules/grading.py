@@ -110,6 +110,15 @@ def reference_problem(dataset: str, reference: str) -> str:
     return ""
 
 
+def coverage(graded: int, questions: int) -> str:
+    """Describe how many of the questions were graded; "" if all were.
+
+    >>> coverage(4, 6)
+    '4 of 6 questions'
+    """
+    return f"{graded} of {questions} questions" if graded < questions else ""
+
+
 def _same_formula(answer: str, reference: str, text: str) -> bool | None:
     if "\\boxed" in reference or "\\fbox" in reference:
         reference = last_boxed(reference) or reference

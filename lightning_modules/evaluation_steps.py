@@ -10,9 +10,9 @@ from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Greedy
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.finiteness import check_evaluation
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
 from promptstage.utilities.checks import check_minimum
-from promptstage.utilities.intervals import wilson_interval
 
 
 class Decoded(TypedDict):

@@ -10,6 +10,7 @@ from promptstage.callbacks.dpc.files import Calibration
 from promptstage.callbacks.dpc.measures import measured_ratios, ranking
 from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, blank, entitle, plain
 from promptstage.lightning_modules.decoding.dpc import Correction
+from promptstage.lightning_modules.functional.statistics import precision_recall
 
 FEWEST = 5  # examples that a histogram or a precision-recall curve needs
 CAPTION = (
@@ -69,10 +70,8 @@ def _distribution(axes: Axes, wrong: np.ndarray, ratios: np.ndarray, threshold: 
 def _precision_recall(
     axes: Axes, wrong: np.ndarray, ratios: np.ndarray, graded: Sequence[Correction]
 ) -> None:
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(wrong, ratios)
-    axes.step(recall, precision, where="post", color=WRONG, label="trigger, all thresholds of R")
+    curve = precision_recall(wrong, ratios)
+    axes.step(curve.recall, curve.precision, where="post", color=WRONG, label="trigger, all thresholds of R")
     axes.axhline(wrong.mean(), color=NEUTRAL, linestyle=":", label="chance: share of incorrect answers")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from promptstage.lightning_modules.decoding.dpc import Correction
-from promptstage.utilities.intervals import mcnemar, wilson_interval
+from promptstage.lightning_modules.functional.paired import mcnemar_p
+from promptstage.lightning_modules.functional.statistics import auroc, average_precision, wilson_interval
 
 
 def summarize(corrections: Sequence[Correction]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def summarize(corrections: Sequence[Correction]) -> dict[str, Any]:
         "too_short": sum(correction.ratio is None for correction in corrections),
         "fixed": fixed,
         "broken": broken,
-        "mcnemar_p": mcnemar(fixed, broken),
+        "mcnemar_p": mcnemar_p(fixed, broken),
     }
     for name, marks in (("before", before), ("after", after)):
         low, high = wilson_interval(int(marks.sum()), len(marks)) if len(marks) else (None, None)
@@ -44,15 +45,10 @@ def summarize(corrections: Sequence[Correction]) -> dict[str, Any]:
 
 def ranking(graded: Sequence[Correction]) -> dict[str, float | None]:
     """Compute AUROC and average precision of R for incorrect answers; None if all have the same grade."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     wrong, ratios = measured_ratios(graded)
     if wrong.all() or not wrong.any():
         return {"auroc": None, "average_precision": None}
-    return {
-        "auroc": float(roc_auc_score(wrong, ratios)),
-        "average_precision": float(average_precision_score(wrong, ratios)),
-    }
+    return {"auroc": auroc(wrong, ratios), "average_precision": average_precision(wrong, ratios)}
 
 
 def measured_ratios(graded: Sequence[Correction]) -> tuple[np.ndarray, np.ndarray]:

@@ -24,13 +24,14 @@ from promptstage.callbacks.run.resumed import (
     record_of,
     write_identity,
 )
+from promptstage.datamodules.grading import coverage
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import shown_path
 from promptstage.utilities.files import write_text
-from promptstage.utilities.intervals import coverage, wilson_interval
 from promptstage.utilities.json_text import dump_json
 
 SAMPLES = 8  # examples on the page of generations

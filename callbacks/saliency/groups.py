@@ -19,7 +19,7 @@ from promptstage.lightning_modules.functional.information_flow import (
     change_given_accumulation,
     late_layers,
 )
-from promptstage.lightning_modules.functional.rank_test import Comparison, compare_groups
+from promptstage.lightning_modules.functional.statistics import Comparison, compare_groups, fisher_p
 
 FEWEST = 5  # examples that a box plot needs; fewer are drawn as points
 FLOW = "median saliency per visible pair"
@@ -36,14 +36,10 @@ def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
 
     The paper gives no threshold for a change of S_IFP: here it is a quantile of these examples' values.
     """
-    from scipy.stats import fisher_exact
-
     late = saved.arrays["late"]
     changed = late > np.nanquantile(late, quantile)
     accumulated = np.array([accumulation is not None for accumulation in saved.accumulations()])
-    groups = (accumulated, ~accumulated)
-    table = [[int((changed & group).sum()), int((~changed & group).sum())] for group in groups]
-    return change_given_accumulation(changed, accumulated), float(fisher_exact(table).pvalue)
+    return change_given_accumulation(changed, accumulated), fisher_p(changed, accumulated)
 
 
 def accumulation(saved: Saved, quantile: float = 0.75) -> Figure:

@@ -11,7 +11,7 @@ from math import comb
 from typing import Any
 
 from promptstage.lightning_modules.decoding.records import Record, Sample
-from promptstage.utilities.intervals import wilson_interval
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 
 
 def winner(predictions: Sequence[str | None]) -> int:

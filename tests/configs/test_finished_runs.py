@@ -8,8 +8,9 @@ import pytest
 
 from promptstage.comparisons.results import RECORDS, Pair, Row, finished_rows, folder_name
 from promptstage.comparisons.table import COLUMNS, accuracy_figure, accuracy_of, cells
+from promptstage.lightning_modules.functional.paired import mcnemar_p
+from promptstage.lightning_modules.functional.statistics import accuracy_interval, wilson_interval
 from promptstage.utilities.errors import UserError
-from promptstage.utilities.intervals import accuracy_interval, mcnemar, wilson_interval
 from tests.configs.comparisons import compare, error_of
 
 
@@ -53,7 +54,7 @@ def test_paired_columns_are_those_of_the_answers(tmp_path: Path) -> None:
     assert column(other, "95 % interval") == "{:.3f} – {:.3f}".format(*wilson_interval(7, 10))
     assert (column(other, "against"), column(other, "difference")) == ("PT", "+0.200")
     assert column(other, "fixed / broken") == "3 / 1"
-    assert column(other, "exact p") == f"{mcnemar(3, 1):.2g}"
+    assert column(other, "exact p") == f"{mcnemar_p(3, 1):.2g}"
 
 
 def test_changed_answers_are_listed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 import promptstage as ps
 from promptstage.datamodules.encoding import Batch, join
 from promptstage.lightning_modules.decoding.engines import Sampling
-from promptstage.utilities.intervals import wilson_interval
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import pass_at_k, vote_summary, winner, with_samples
-from promptstage.utilities.intervals import wilson_interval
+from promptstage.lightning_modules.functional.statistics import wilson_interval
 
 
 def sample(prediction: str | None, reference: str = "7") -> Record:

@@ -1,25 +1,19 @@
-"""Intervals and exact tests against enumeration and simulation."""
+"""Paired comparisons of two methods against enumeration and simulation."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 
-from promptstage.utilities.intervals import (
-    accuracy_interval,
-    difference_interval,
-    mcnemar,
-    paired_p,
-    seed_means,
-    wilson_interval,
-)
+from promptstage.lightning_modules.functional.paired import difference_interval, mcnemar_p, paired_p
+from promptstage.lightning_modules.functional.statistics import accuracy_interval
 
 
 def by_enumeration(before: np.ndarray, after: np.ndarray) -> float:
     """Every pattern of signs of the questions' differences, one by one."""
     difference = (after.astype(int) - before.astype(int)).sum(0)
     sums = [abs(np.dot(signs, difference)) for signs in product((-1, 1), repeat=len(difference))]
-    return float(np.mean([one >= abs(difference.sum()) for one in sums]))
+    return float(np.mean([total >= abs(difference.sum()) for total in sums]))
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -33,7 +27,7 @@ def test_p_is_that_of_all_sign_flips_of_questions(seeds: int) -> None:
 def test_p_of_one_seed_is_mcnemars() -> None:
     before = np.array([[True] * 3 + [False] * 12 + [True] * 5])
     after = np.array([[False] * 3 + [True] * 12 + [True] * 5])
-    assert paired_p(before, after) == pytest.approx(mcnemar(12, 3), abs=1e-12)
+    assert paired_p(before, after) == pytest.approx(mcnemar_p(12, 3), abs=1e-12)
     assert paired_p(before, before) == 1.0
 
 
@@ -61,7 +55,7 @@ def test_pairing_makes_the_interval_narrower() -> None:
     after = before ^ (random.random((1, 400)) < 0.05)
     paired = difference_interval(before, after)
     alone = [accuracy_interval(grades) for grades in (before, after)]
-    assert paired.high - paired.low < 0.7 * sum(one.high - one.low for one in alone) / 2
+    assert paired.high - paired.low < 0.7 * sum(interval.high - interval.low for interval in alone) / 2
 
 
 def test_nothing_changed_is_no_certainty() -> None:
@@ -76,18 +70,3 @@ def test_the_order_of_questions_and_seeds_changes_nothing_of_a_single_seed() -> 
     order = random.permutation(90)
     assert difference_interval(before, after) == difference_interval(before[:, order], after[:, order])
     assert paired_p(before, after) == paired_p(before[:, order], after[:, order])
-
-
-def test_bootstrap_has_the_spread_of_seeds_and_questions() -> None:
-    """The crossed bootstrap's variance: that of seeds' means / S plus that of questions' means / n."""
-    values = np.random.default_rng(3).normal(size=(5, 1)) + np.random.default_rng(4).normal(size=(1, 300)) / 3
-    means = seed_means(values)
-    expected = values.mean(1).var() / 5 + values.mean(0).var() / 300
-    assert means.var() == pytest.approx(expected, rel=0.1)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.02)
-    assert (seed_means(values) == means).all()
-
-
-def test_wilson_is_that_of_the_textbook() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert accuracy_interval(np.arange(10)[None] < 8) == wilson_interval(8, 10)
