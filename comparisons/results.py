@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from promptstage.utilities.checks import check_between, check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, printable
-from promptstage.utilities.json_text import dump_json, read_lines
-from promptstage.utilities.reading import parse_json, read_json, validated
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import read_typed, read_typed_lines
 
 RECORDS = "compare.json"  # in a comparison's folder: flags and durations of its runs
 TESTED = "tested"  # entry of these records: name of the folder of a run's test
@@ -30,14 +31,17 @@ class Summary:
     questions: int = 0  # in the whole split; 0 in tests of earlier versions
 
     def __post_init__(self) -> None:
-        if self.examples < 1:
-            raise ValueError(f"examples must be >= 1, got {self.examples}")
-        if not 0 <= self.correct <= self.examples:
-            raise ValueError(f"correct must be between 0 and examples ({self.examples}), got {self.correct}")
-        if self.trained_parameters < 0:
-            raise ValueError(f"trained_parameters must be >= 0, got {self.trained_parameters}")
-        if 0 != self.questions < self.examples:
-            raise ValueError(f"examples must be <= questions ({self.questions}), got {self.examples}")
+        check_minimum({"examples": self.examples}, 1)
+        check_minimum({"trained_parameters": self.trained_parameters}, 0)
+        check_between({"correct": self.correct}, 0, self.examples)
+        check_maximum({"examples": self.examples}, self.questions or self.examples, "questions")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Field of ``partition.json`` that a table shows."""
+
+    stages_as_runs: str
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,7 @@ class Evaluation:
         Raises:
             UserError: if it cannot be read.
         """
-        file = self.folder / "summary.json"
-        return validated(Summary, read_json(file, "summary"), f"summary {file}")
+        return read_typed(Summary, self.folder / "summary.json", "summary")
 
     @cached_property
     def answers(self) -> dict[str, Answer]:
@@ -84,12 +87,7 @@ class Evaluation:
             UserError: if they cannot be read, an id is repeated, or the counts differ from the summary.
         """
         file = self.folder / "results.jsonl"
-        lines = read_lines(file, "records", RECORDS_LIMIT)
-        places = [f"line {number} of {file}" for number in range(1, len(lines) + 1)]
-        answers = [
-            validated(Answer, parse_json(line, place), place)
-            for line, place in zip(lines, places, strict=True)
-        ]
+        answers = read_typed_lines(Answer, file, "records", RECORDS_LIMIT)
         by_id = {answer.id: answer for answer in answers}
         if len(by_id) < len(answers):
             raise UserError(f"records {file} have the id of an example more than once")
@@ -229,11 +227,7 @@ def stages_of(run: Path) -> str:
     file = run / "partition.json"
     if not file.exists():
         return "–"
-    content = read_json(file, "partition file")
-    stages = content.get("stages_as_runs") if isinstance(content, dict) else None
-    if not isinstance(stages, str):
-        raise UserError(f"partition file {file}: field 'stages_as_runs' must be a text")
-    return printable(stages)
+    return printable(read_typed(Stages, file, "partition file").stages_as_runs)
 
 
 def finished_rows(arguments: Sequence[str], against: str | None) -> list[Row]:
@@ -291,10 +285,7 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if it is damaged.
     """
-    records = read_json(folder / RECORDS, "comparison's records")
-    if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
-        raise UserError(f"comparison's records {folder / RECORDS} must be an object of objects")
-    return records
+    return read_typed(dict[str, dict[str, Any]], folder / RECORDS, "comparison's records")
 
 
 def _rows_of_comparison(name: str, folder: Path, prefixed: bool) -> list[Row]:

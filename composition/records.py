@@ -9,7 +9,7 @@ from typing import Any
 from promptstage.datamodules.grading import grade
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
-from promptstage.utilities.reading import parse_unique
+from promptstage.utilities.reading import parse_object
 
 # Fields required for grading and comparisons; other fields are passed through.
 FIELDS: dict[str, tuple[Any, str]] = {
@@ -92,7 +92,7 @@ def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    record = _checked(_json_object(line))
+                    record = _checked(parse_object(line))
                     name = dataset or record.get("dataset") or record["id"].partition("/")[0]
                     if name not in known:
                         check_data_set(name)
@@ -105,16 +105,6 @@ def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
     if not records:
         raise UserError(f"{path} has no records")
     return records
-
-
-def _json_object(line: bytes) -> dict[str, Any]:
-    try:
-        value = parse_unique(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"expected a JSON object, got {value!r:.60}")
-    return value
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:

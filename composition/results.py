@@ -7,8 +7,7 @@ from typing import Any
 
 from promptstage.composition.records import find_records, read_records
 from promptstage.lightning_modules.functional.statistics import wilson_interval
-from promptstage.utilities.errors import UserError
-from promptstage.utilities.reading import read_json
+from promptstage.utilities.reading import read_typed
 
 
 class Accuracy(float):
@@ -73,7 +72,5 @@ def read_evaluation(folder: str | PathLike[str]) -> Evaluation:
         UserError: if there are none, or a file is damaged.
     """
     path = find_records(str(folder))
-    summary = read_json(path.with_name("summary.json"), "summary")
-    if not isinstance(summary, dict):
-        raise UserError(f"summary {path.with_name('summary.json')} is not a JSON object")
+    summary = read_typed(dict[str, Any], path.with_name("summary.json"), "summary")
     return Evaluation(path.parent, summary, read_records(path, None))

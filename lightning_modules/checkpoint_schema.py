@@ -19,6 +19,7 @@ from promptstage.lightning_modules.text_settings import TextSettings
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.reading import validated
 
+FORMAT = 1
 MOST_VALUES = 1_000_000
 MOST_LEVELS = 32
 LONGEST_TEXT = 4 << 20  # characters
@@ -73,10 +74,8 @@ class Description:
         Raises:
             UserError: naming ``where``, if a value is invalid.
         """
-        try:
-            return validated(BackboneConfig, self.backbone | {"trust_remote_code": False}, "backbone")
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+        values = self.backbone | {"trust_remote_code": False}
+        return validated(BackboneConfig, values, f"{where}: backbone")
 
 
 def check_contents(checkpoint: Mapping[str, Any], where: str) -> None:
@@ -113,10 +112,7 @@ def described(checkpoint: Mapping[str, Any], where: str) -> Description:
     Raises:
         UserError: naming ``where`` and the first field that is missing or invalid.
     """
-    try:
-        return validated(Description, dict(checkpoint["promptstage"]), "entry 'promptstage'")
-    except UserError as error:  # also the text settings' own checks, which do not name the file
-        raise UserError(f"{where}: {error}") from error
+    return validated(Description, dict(checkpoint["promptstage"]), f"{where}: entry 'promptstage'", FORMAT)
 
 
 def check_complete(checkpoint: Mapping[str, Any], where: str) -> None:

@@ -15,14 +15,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
-from promptstage.lightning_modules.checkpoint_schema import check_contents, check_progress
+from promptstage.lightning_modules.checkpoint_schema import FORMAT, check_contents, check_progress
 from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.arguments import plain_arguments
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_bytes
+from promptstage.utilities.reading import check_format
 from promptstage.utilities.tensor_files import write_tensors
-
-FORMAT = 1
 
 
 def describe(module: PromptModule) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     if not isinstance(stored, Mapping) or "format" not in stored:
         raise UserError("the checkpoint was not written by promptstage")
     own = describe(module)
-    check_format(stored["format"])
+    check_format(stored, FORMAT, "the checkpoint")
     if stored["method"] != own["method"]:
         raise UserError(f"method must be {stored['method']} as in the checkpoint, got {own['method']}")
     if not module.load_backbone().matches(stored["fingerprint"]):
@@ -65,15 +64,6 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     trainer = module._trainer
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
         check_progress(checkpoint, trainer)
-
-
-def check_format(number: object) -> None:
-    """
-    Raises:
-        UserError: if this version cannot read the format.
-    """
-    if number != FORMAT:
-        raise UserError(f"the checkpoint has format {number}, this version reads format {FORMAT}")
 
 
 def check_keys(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

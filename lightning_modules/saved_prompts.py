@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
-from promptstage.lightning_modules.checkpoint_schema import Description, described
-from promptstage.lightning_modules.checkpoints import check_format, describe, read_checkpoint, verify
+from promptstage.lightning_modules.checkpoint_schema import FORMAT, Description, described
+from promptstage.lightning_modules.checkpoints import describe, read_checkpoint, verify
 from promptstage.lightning_modules.old_checkpoints import configured_arguments, configured_text
 from promptstage.lightning_modules.prompt_module import BackboneLike, PromptModule
 from promptstage.lightning_modules.text_settings import TextSettings
@@ -26,7 +26,7 @@ from promptstage.utilities.checks import check_maximum
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder, write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.reading import read_json
+from promptstage.utilities.reading import read_json, read_typed
 from promptstage.utilities.tensor_files import read_tensors, tensors_digest, write_tensors
 
 TENSORS, DESCRIPTION = "prompt.safetensors", "prompt.json"
@@ -132,7 +132,6 @@ def restore(
         backbone = description.backbone_config(where)
     typed = typed_arguments(cls, stored, where)
     try:
-        check_format(description.format)
         module = cls(backbone=backbone, **typed, **overrides)
         _check_size(module, contents["state_dict"])
         # Starting values are drawn and then replaced; the caller's random numbers stay as they are.
@@ -206,8 +205,8 @@ def checkpoint_in(path: str | os.PathLike[str], newest: bool = False) -> Path:
 
 def _read_folder(folder: Path) -> dict[str, Any]:
     where = f"prompt file {folder / DESCRIPTION}"
-    values = read_json(folder / DESCRIPTION, "prompt file")
-    if not isinstance(values, dict) or values.keys() != _FIELDS:
+    values = read_typed(dict[str, Any], folder / DESCRIPTION, "prompt file", FORMAT)
+    if values.keys() != _FIELDS:
         raise UserError(f"{where} must have the fields {', '.join(sorted(_FIELDS))}, and no others")
     entries, digest = values.pop("entries"), values.pop("sha256")
     contents = {"promptstage": values}

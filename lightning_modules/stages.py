@@ -1,7 +1,6 @@
 """Sources of DHAM's stages: settings of the search, names, lists and ``partition.json`` files."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.functional.partition import Partition, from_starts, single, uniform
 from promptstage.utilities.checks import check_maximum, check_minimum
-from promptstage.utilities.errors import UserError, choose, nearest
+from promptstage.utilities.errors import UserError, choose, nearest, shown
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
 from promptstage.utilities.reading import read_json, validated
@@ -183,17 +182,16 @@ def partition_from(values: Any, where: str) -> Partition:
     Raises:
         UserError: naming ``where``, if they do not describe a partition.
     """
-    if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-        raise UserError(f"{where} is not a partition: it has no field 'format' of {FORMAT}")
+    partition = validated(Partition, values, where, FORMAT)
     missing = [field.name for field in fields(Partition) if field.name not in values]
-    if missing:
-        raise UserError(f"{where} is not a partition: it has no field '{missing[0]}'")
-    partition = validated(Partition, dict(values), f"{where} is not a partition")
+    if missing:  # optional only in Python
+        raise UserError(f"{where}: field '{missing[0]}' is missing")
     # These are derived from the stages; a file edited by hand may differ.
     for name, value in (("starts", list(partition.starts)), ("stages_as_runs", str(partition))):
         if values.get(name, value) != value:
             raise UserError(
-                f"{where} is not a partition: {name} {values[name]!r:.60} does not fit its stages: {value}"
+                f"{where}: field '{name}' must be {shown(value)}, as the stages, got "
+                f"{shown(values[name]):.60}"
             )
     return partition
 

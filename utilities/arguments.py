@@ -101,8 +101,5 @@ def typed_arguments(cls: type, arguments: Mapping[str, Any], where: str) -> dict
     for name, value in arguments.items():
         if name not in names and not takes_any:
             raise UserError(f"{where}: {cls.__name__} has no argument {name!r:.60}: {nearest(name, names)}")
-        try:
-            typed[name] = validated(hints.get(name, Any), value, f"argument '{name}'")
-        except UserError as error:  # also the classes' own checks, which do not name the file
-            raise UserError(f"{where}: {error}") from error
+        typed[name] = validated(hints.get(name, Any), value, f"{where}: argument '{name}'")
     return typed

@@ -1,11 +1,8 @@
-"""JSON that is safe to print, and reading the lines of a file."""
+"""JSON that is safe to print."""
 
 import json
-import os
 import re
 from typing import Any
-
-from promptstage.utilities.reading import LIMIT, read_text
 
 # Control characters beyond ASCII's first 32, bidirectional and zero-width marks, line separators.
 _INVISIBLE = re.compile(
@@ -23,12 +20,3 @@ def dump_json(value: Any, indent: int | None = None) -> str:
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def read_lines(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> list[str]:
-    """Read the lines of a UTF-8 file; raises as :func:`promptstage.utilities.reading.read_bytes` does.
-
-    ``str.splitlines`` would also split at U+2028 and other separators within a JSON text.
-    """
-    lines = read_text(path, what, limit).split("\n")
-    return lines if lines[-1] else lines[:-1]

@@ -4,9 +4,10 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, shown
 
 T = TypeVar("T")
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # Windows has no pipes in its file system
@@ -49,12 +50,44 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> st
 
 
 def read_json(path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> Any:
-    """Read a JSON file without NaN, infinities and repeated keys; raises as :func:`read_bytes` does."""
+    """Read a JSON file as plain values; raises as :func:`read_bytes` and :func:`parse_json` do."""
     return parse_json(read_text(path, what, limit), f"{what} {path}")
 
 
-def parse_json(text: str, where: str) -> Any:
-    """Parse JSON; NaN, infinities and repeated keys are errors.
+def read_typed(
+    kind: type[T], path: str | os.PathLike[str], what: str, number: int | None = None, limit: int = LIMIT
+) -> T:
+    """Read a JSON file of one of promptstage's formats.
+
+    Args:
+        kind: type of the content, such as a dataclass.
+        number: required value of its field ``format``; None for a file without this field.
+
+    Raises:
+        UserError: as :func:`read_bytes`, :func:`parse_json` and :func:`validated` do.
+    """
+    return validated(kind, read_json(path, what, limit), f"{what} {path}", number)
+
+
+def read_typed_lines(kind: type[T], path: str | os.PathLike[str], what: str, limit: int = LIMIT) -> list[T]:
+    """Read a file with a JSON value per line, each of type ``kind``.
+
+    Raises:
+        UserError: as :func:`read_typed` does, with the number of the line.
+    """
+    # str.splitlines would also split at U+2028 and other separators within a JSON text.
+    lines = read_text(path, what, limit).removesuffix("\n").split("\n")
+    places = [f"{what} {path}:{number}" for number in range(1, len(lines) + 1)]
+    return [
+        validated(kind, parse_json(line, place), place) for line, place in zip(lines, places, strict=True)
+    ]
+
+
+def parse_json(text: str, where: str, strict: bool = True) -> Any:
+    """Parse JSON.
+
+    Args:
+        strict: NaN, infinities and repeated keys are errors. Files of other programs may have them.
 
     Raises:
         UserError: naming ``where`` and the reason.
@@ -63,8 +96,9 @@ def parse_json(text: str, where: str) -> Any:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not a JSON number")
 
+    hooks: dict[str, Any] = {"parse_constant": refuse, "object_pairs_hook": _unique} if strict else {}
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=_unique)
+        return json.loads(text, **hooks)
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply") from error
     except ValueError as error:
@@ -76,6 +110,21 @@ def parse_unique(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_unique)
 
 
+def parse_object(line: bytes) -> dict[str, Any]:
+    """Parse a line of JSON that is an object without repeated keys.
+
+    Raises:
+        UserError: if it is anything else; the caller names file and line.
+    """
+    try:
+        value = parse_unique(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"expected a JSON object, got {value!r:.60}")
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
@@ -84,25 +133,57 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def validated(kind: type[T], values: Any, where: str) -> T:
+def check_format(values: Mapping[str, Any], number: int, subject: str = "it") -> None:
+    """Check that this version can read the format of a file.
+
+    Raises:
+        UserError: naming ``subject``, if the field ``format`` is missing or not ``number``.
+    """
+    if "format" not in values:
+        raise UserError("field 'format' is missing")
+    if values["format"] != number:
+        stored = shown(values["format"])
+        raise UserError(f"{subject} has format {stored:.60}, this version reads format {number}")
+
+
+def validated(kind: type[T], values: Any, where: str, number: int | None = None) -> T:
     """Build a ``kind``, such as a dataclass, from plain values of its annotated types.
 
     Lists are converted to tuples and text keys to integers, where annotated, since JSON has neither; nothing
     else is converted. Unknown fields are ignored.
 
+    Args:
+        number: required value of the field ``format``; None for values without this field.
+
     Raises:
-        UserError: naming ``where``, the first field of a wrong type, and the expected type.
+        UserError: naming ``where``, and the first field that is missing, of a wrong type, or refused by the
+            class itself.
+
+    >>> validated(dict[str, int], {"layers": "4"}, "file x")
+    Traceback (most recent call last):
+    promptstage.utilities.errors.UserError: file x: field 'layers' must be a valid integer, got '4'
     """
     from pydantic import TypeAdapter, ValidationError  # importing pydantic takes a quarter of a second
 
     try:
         # Through JSON: in strict mode, pydantic converts lists to tuples and texts to keys only for JSON.
         text = json.dumps(values, allow_nan=False)
+        if number is not None and isinstance(values, Mapping):
+            check_format(values, number)
         return TypeAdapter(kind).validate_json(text, strict=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise UserError(f"{where}: {error}") from error
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")  # raised by the class itself
-        raise UserError(f"{where}: {f'field {field!r}: ' if field else ''}{reason}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise UserError(_problem(where, first["loc"], first["msg"], first["input"])) from error
+    except (UserError, TypeError, ValueError, RecursionError) as error:  # UserError: of the class itself
+        raise UserError(f"{where}: {error}") from error
+
+
+def _problem(where: str, location: Sequence[int | str], reason: str, value: Any) -> str:
+    """Word an error of pydantic as our own checks do."""
+    field = ".".join(map(str, location))
+    subject = f"{where}: field {field!r}" if field else where
+    if reason == "Field required":
+        return f"{subject} is missing"
+    if reason.startswith("Input should "):
+        return f"{subject} must {reason.removeprefix('Input should ')}, got {shown(value):.60}"
+    return f"{subject}: {reason.removeprefix('Value error, ')}"  # a ValueError of the class

@@ -10,7 +10,7 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.reading import read_json, validated
+from promptstage.utilities.reading import read_typed
 
 FILE = "act.json"
 FORMAT = 1
@@ -81,11 +81,7 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
         UserError: if it cannot be read, or belongs to another backbone or other settings.
     """
     path = path / FILE if path.is_dir() else path
-    where = f"heads of ACT: file {path}"
-    values = read_json(path, "heads of ACT: file")
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{where} is not a file of ACT: it has no field 'format' of {FORMAT}")
-    search = validated(HeadSearch, values, where)
+    search = read_typed(HeadSearch, path, "heads file", FORMAT)
     if not backbone.matches(search.fingerprint):
         raise UserError(
             f"heads of ACT: file {path} belongs to backbone '{search.backbone}' (fingerprint "

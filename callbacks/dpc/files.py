@@ -16,7 +16,7 @@ from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, shown
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.reading import read_json, validated
+from promptstage.utilities.reading import read_typed, validated
 
 FILE = "calibration.json"  # its name when it is not beside the checkpoint
 RATIO = "R (share of the rationale's second half with more flow from the prompt than the first half)"
@@ -85,6 +85,11 @@ class Calibration:
     curve: list[dict[str, float]]
     precision: str | None = None
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        check_between({"threshold": self.threshold}, 0, 1)
+        counts = ("correct_before", "correct_after", "triggered")
+        check_between({name: getattr(self, name) for name in counts}, 0, self.n)
 
 
 class CalibrationConditions(NamedTuple):
@@ -182,7 +187,7 @@ def read_calibration(
         )
     if not path.exists():
         raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path}): {again}")
-    calibration = _checked(read_json(path, "calibration"), path)
+    calibration = read_typed(Calibration, path, "calibration")
     if calibration.checkpoint != digest(checkpoint):
         raise UserError(f"{path} was calibrated for a different version of {checkpoint}: {again}")
     if calibration.dataset != conditions.dataset:
@@ -201,18 +206,6 @@ def read_calibration(
             raise UserError(f"{name} must be {stored} as in {path}, got {current}: {again}")
     if calibration.precision is None:
         rank_zero_info(f"note: {path} does not record the precision that it was calibrated at")
-    return calibration
-
-
-def _checked(values: Any, path: Path) -> Calibration:
-    calibration = validated(Calibration, values, f"calibration {path}")
-    for name, value, maximum in (
-        ("threshold", calibration.threshold, 1),
-        ("correct_before", calibration.correct_before, calibration.n),
-        ("correct_after", calibration.correct_after, calibration.n),
-        ("triggered", calibration.triggered, calibration.n),
-    ):
-        check_between({f"calibration {path}: {name}": value}, 0, maximum)
     return calibration
 
 

@@ -12,9 +12,9 @@ import lightning as L
 from promptstage.callbacks.examples import data_of
 from promptstage.callbacks.run.loggers import writers
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.utilities.errors import UserError, printable, shown_path
+from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import write_text
-from promptstage.utilities.reading import read_json, validated
+from promptstage.utilities.reading import read_typed
 
 FILE = "loggers.json"
 
@@ -71,11 +71,12 @@ def read_runs(folder: Path) -> list[LoggedRun]:
     path = folder / FILE
     if not path.exists():
         return []
-    where = f"list of loggers {shown_path(path)}"
-    runs = validated(list[LoggedRun], read_json(path, "list of loggers"), where)
+    runs = read_typed(list[LoggedRun], path, "list of loggers")
     for run in runs:
         if not re.fullmatch(r"[\w-]{1,128}", run.id):
-            raise UserError(f"{where}: id {run.id!r:.60} must be of letters, digits, '-' and '_'")
+            raise UserError(
+                f"list of loggers {path}: id must be of letters, digits, '-' and '_', got {run.id!r:.60}"
+            )
     return runs
 
 

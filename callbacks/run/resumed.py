@@ -14,7 +14,7 @@ from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.reading import parse_unique, read_bytes, read_json, validated
+from promptstage.utilities.reading import parse_object, read_bytes, read_typed, validated
 from promptstage.utilities.tensor_files import tensors_digest
 
 FILE = "evaluation.json"  # as in composition.folders
@@ -79,8 +79,7 @@ def read_identity(folder: Path) -> Identity:
     Raises:
         UserError: if there is none, or it is damaged.
     """
-    path = folder / FILE
-    return validated(Identity, read_json(path, "description of the test"), f"description {shown_path(path)}")
+    return read_typed(Identity, folder / FILE, "description of the test")
 
 
 def check_identity(identity: Identity, folder: Path) -> None:
@@ -118,11 +117,11 @@ def read_partial(path: Path) -> list[dict[str, Any]]:
         *whole, _ = read_bytes(file, "partial results", LIMIT).split(b"\n")
         for number, line in enumerate(whole, start=1):
             try:
-                value = parse_unique(line.decode())
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{shown_path(file)}:{number}: not valid JSON: {error}") from error
-            if not isinstance(value, dict) or not isinstance(value.get("id"), str):
-                raise UserError(f"{shown_path(file)}:{number}: expected a record with an id")
+                value = parse_object(line)
+                if not isinstance(value.get("id"), str):
+                    raise UserError("expected a record with an id")
+            except UserError as error:
+                raise UserError(f"{shown_path(file)}:{number}: {error}") from error
             lines.append(value)
     return lines
 

@@ -25,8 +25,8 @@ from promptstage.lightning_modules.functional.information_flow import (
 )
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import write_text
-from promptstage.utilities.json_text import dump_json, read_lines
-from promptstage.utilities.reading import parse_json, validated
+from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.reading import read_typed_lines, validated
 from promptstage.utilities.tensor_files import read_tensors, write_tensors
 
 Floats = NDArray[np.float64]
@@ -256,9 +256,7 @@ def load(folder: Path, stem: str = "saliency") -> Saved:
         UserError: if the files are missing or damaged.
     """
     path = folder / f"{stem}.jsonl"
-    lines = read_lines(path, "saliency")
-    values = [parse_json(line, f"saliency {path}:{number}") for number, line in enumerate(lines, start=1)]
-    rows = validated(list[Row], values, f"saliency {path}")
+    rows = read_typed_lines(Row, path, "saliency")
     if len({row.id for row in rows}) < len(rows):
         raise UserError(f"saliency {path} has the id of an example more than once")
     path = path.with_suffix(".safetensors")

@@ -1,6 +1,5 @@
 """Checks of a saved model's files before any library reads them."""
 
-import json
 import os
 import pickle
 import stat
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptstage.lightning_modules.backbone.boundary import reason
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, shown
+from promptstage.utilities.reading import parse_json, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def check_files(folder: Path) -> None:
         raise UserError(f"backbone folder {folder} holds a PEFT adapter: merge it into its model first")
     for name in (*CONFIGURATION, "tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
-        values = read_json(path) if path.exists() else {}
+        values = read_object(path) if path.exists() else {}
         if name in CONFIGURATION:
             _check_counts(path, values)
             ends = values.get("eos_token_id")
@@ -74,21 +74,17 @@ def check_files(folder: Path) -> None:
                 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
         UserError: if it holds anything else.
     """
-    if path.stat().st_size > _MOST_JSON:
-        raise UserError(f"backbone file {path} is larger than {_MOST_JSON >> 20} MiB")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"backbone file {path} is not JSON: {problem}") from error
+    where = f"backbone file {path}"
+    # Not strict: configurations of some models have infinite limits.
+    values = parse_json(read_text(path, "backbone file", _MOST_JSON), where, strict=False)
     if not isinstance(values, dict):
-        raise UserError(f"backbone file {path} must hold a JSON object, got {type(values).__name__}")
+        raise UserError(f"{where} must be an object, got {shown(values):.60}")
     return values
 
 
@@ -130,7 +126,7 @@ def weight_names(index: Path) -> list[str]:
     Raises:
         UserError: if it is damaged, or names a file outside its folder or one that holds no weights.
     """
-    shards = read_json(index).get("weight_map")
+    shards = read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
         raise UserError(f"backbone file {index} has no weight_map from weights to files")
     names = sorted(set(shards.values()))

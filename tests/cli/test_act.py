@@ -162,8 +162,8 @@ def test_with_a_prompt(soft_tokens: str, trained: Path, caplog: Any) -> None:
 MISTAKES = [
     ([heads("{4: [0]}")], "heads of ACT names layer 4, but backbone"),
     ([heads("{2: [0, 4]}")], "heads of ACT names head 4 of layer 2, but backbone"),
-    ([heads("missing.json")], "heads of ACT: file missing.json does not exist"),
-    ([heads("run/config.yaml")], "heads of ACT: file run/config.yaml is not valid JSON"),
+    ([heads("missing.json")], "heads file missing.json does not exist"),
+    ([heads("run/config.yaml")], "heads file run/config.yaml is not valid JSON"),
     ([], "the search of ACT needs a backbone of at least 5 layers, but backbone"),
     (["--trainer.callbacks.threshold=1.5"], "threshold of ACT must be between 0 and 1, got 1.5"),
     (["--trainer.callbacks.beta=-0.1"], "beta of ACT must be between 0 and 1, got -0.1"),

@@ -172,8 +172,8 @@ def test_another_backbone_is_refused(dham: list[str], tmp_path: Path) -> None:
 BROKEN = {
     "nothing.json": (None, "partition file nothing.json does not exist"),
     "half.json": ('{"format": 1, "stag', "partition file half.json is not valid JSON"),
-    "list.json": ("[1, 2]", "partition file list.json is not a partition: it has no field 'format' of 1"),
-    "empty.json": ('{"format": 1}', "partition file empty.json is not a partition: it has no field 'stages'"),
+    "list.json": ("[1, 2]", "partition file list.json must be an object, got [1, 2]"),
+    "empty.json": ('{"format": 1}', "partition file empty.json: field 'stages' is missing"),
 }
 
 
@@ -191,15 +191,15 @@ def test_stages_with_a_missing_layer_are_rejected(dham: list[str]) -> None:
     values = partition(Path("found")) | {"stages": [[0, 1], [3]]}
     Path("gap.json").write_text(json.dumps(values), encoding="utf-8")
     outcome = call("fit", *dham, "--model.partition=gap.json")
-    assert_one_error(outcome, "gap.json is not a partition: stages must hold each layer from 0 on once")
+    assert_one_error(outcome, "gap.json: stages must hold each layer from 0 on once")
 
 
 EDITS = {
-    "starts": ([0, 3], "starts [0, 3] does not fit its stages"),
-    "stages_as_runs": ("0 | 1-3", "stages_as_runs '0 | 1-3' does not fit its stages"),
+    "starts": ([0, 3], "field 'starts' must be [0, 2], as the stages, got [0, 3]"),
+    "stages_as_runs": ("0 | 1-3", "field 'stages_as_runs' must be "),
     "similarity": ([[1.0, 2.0], [3.0, 4.0]], "similarity must be 4 rows of 4 finite numbers"),
     "boundary_votes": ({"1": 0.5}, "boundary_votes must name each layer but the first"),
-    "format": (7, "it has no field 'format' of 1"),
+    "format": (7, "has format 7, this version reads format 1"),
 }
 
 
@@ -209,7 +209,7 @@ def test_an_edited_file_is_rejected(field: str, dham: list[str]) -> None:
     value, message = EDITS[field]
     values = partition(Path("found")) | {field: value}
     Path("edited.json").write_text(json.dumps(values), encoding="utf-8")
-    assert_one_error(call("fit", *dham, "--model.partition=edited.json"), "edited.json is not a", message)
+    assert_one_error(call("fit", *dham, "--model.partition=edited.json"), "edited.json: ", message)
 
 
 OTHERWISE = [

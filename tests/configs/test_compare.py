@@ -171,7 +171,7 @@ def test_resume_with_damaged_records_is_rejected(
 ) -> None:
     (copy / "compare.json").write_text(text, encoding="utf-8")
     line = error_of(capsys, table, "--run-dir", copy, "--resume")
-    assert line.startswith("error: comparison's records run/compare.json ")
+    assert line.startswith("error: comparison's records run/compare.json")
 
 
 def test_a_failed_command_ends_the_comparison(table: Path, tmp_path: Path) -> None:

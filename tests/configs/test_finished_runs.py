@@ -166,13 +166,13 @@ def test_invalid_arguments_are_rejected(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("summary.json", "{}", "field 'trained_parameters': Field required"),
+        ("summary.json", "{}", "field 'trained_parameters' is missing"),
         (
             "summary.json",
             '{"trained_parameters": 1, "examples": 0, "correct": 0}',
             "examples must be >= 1, got 0",
         ),
-        ("results.jsonl", "{", "line 1 of"),
+        ("results.jsonl", "{", "results.jsonl:1 is not valid JSON"),
         ("results.jsonl", '{"id": 3}', "field 'id'"),
         ("results.jsonl", "two", "is not valid JSON"),
     ],
@@ -197,7 +197,7 @@ def test_counts_of_a_summary_are_those_of_its_records(tmp_path: Path) -> None:
         ({"examples": 9}, "have 3 of 4 correct answers, but the summary has 3 of 9"),
         ({"correct": 2}, "have 3 of 4 correct answers, but the summary has 2 of 4"),
         ({"examples": 10**30}, "the summary has 3 of 1" + "0" * 30),
-        ({"questions": 2}, r"examples must be <= questions \(2\), got 4"),
+        ({"questions": 2}, r"examples must be <= 2 \(questions\), got 4"),
         ({"trained_parameters": -1}, "trained_parameters must be >= 0, got -1"),
     ]:
         summary = {"trained_parameters": 512, "examples": 4, "correct": 3} | changed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ import pytest
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import LOCK, FolderInUse, FolderLock, claim_folder, make_folder, write_text
 from promptstage.utilities.json_text import dump_json
-from promptstage.utilities.reading import parse_json, read_bytes, read_json, read_text, validated
+from promptstage.utilities.reading import (
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    read_typed,
+    read_typed_lines,
+    validated,
+)
 from promptstage.utilities.yaml_values import parse_yaml
 
 CLAIM = """
@@ -141,6 +150,10 @@ def test_invalid_json_is_refused(text: str) -> None:
         parse_json(text, "file x")
 
 
+def test_files_of_other_programs_may_have_infinities_and_repeated_keys() -> None:
+    assert parse_json('{"a": 1, "a": Infinity}', "file x", strict=False) == {"a": float("inf")}
+
+
 @dataclass(frozen=True)
 class Point:
     layers: tuple[tuple[int, ...], ...]
@@ -167,11 +180,42 @@ def test_plain_values_become_a_dataclass_of_the_right_types() -> None:
         ({"layers": [[0]], "votes": {"x": 1.0}}, "field 'votes.x"),
         ([], "object"),
         ({"layers": [[float("nan")]]}, "not JSON compliant"),
+        ({"layers": [[0]], "format": object()}, "not JSON serializable"),
     ],
 )
 def test_values_of_other_types_are_refused(values: object, message: str) -> None:
-    with pytest.raises(UserError, match=rf"^file x: .*{message}"):
+    with pytest.raises(UserError, match=rf"^file x(:| must be an) .*{message}"):
         validated(Point, values, "file x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "file x must be an object, got []"),
+        ('{"layers": [[0]]}', "file x: field 'format' is missing"),
+        ('{"layers": [], "format": 2}', "file x: it has format 2, this version reads format 1"),
+        ('{"layers": "all", "format": 1}', "file x: field 'layers' must be a valid array, got 'all'"),
+        (
+            '{"layers": [[0]], "format": 1, "format": 1}',
+            "file x is not valid JSON: field 'format' is repeated",
+        ),
+    ],
+)
+def test_files_of_a_format_are_checked(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read_typed(Point, "x", "file", 1)
+    Path("x").write_text('{"format": 1, "layers": [[0]]}', encoding="utf-8")
+    assert read_typed(Point, "x", "file", 1) == Point(((0,),))
+
+
+def test_a_line_is_named_in_a_file_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text('{"layers": [[0]]}\n{"layers": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"x:2: field 'layers' must be a valid array, got 1$"):
+        read_typed_lines(Point, tmp_path / "x", "file")
 
 
 def test_aliases_count_as_what_they_stand_for() -> None:
