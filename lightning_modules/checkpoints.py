@@ -51,12 +51,7 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     check_format(stored, FORMAT, "the checkpoint")
     if stored["method"] != own["method"]:
         raise UserError(f"method must be {stored['method']} as in the checkpoint, got {own['method']}")
-    if not module.load_backbone().matches(stored["fingerprint"]):
-        raise UserError(
-            f"the checkpoint belongs to backbone '{stored['backbone']['name']}' "
-            f"(fingerprint {stored['fingerprint']}), not to '{own['backbone']['name']}' "
-            f"({own['fingerprint']})"
-        )
+    module.load_backbone().check_belongs("the checkpoint", stored["fingerprint"], stored["backbone"]["name"])
     for key in [*own["structure"], *stored["structure"]]:
         before, now = (values["structure"].get(key, "unset") for values in (stored, own))
         if before != now:

@@ -163,11 +163,7 @@ def check_partition(partition: Partition, backbone: Backbone, source: str) -> No
             f"{source} is of {partition.num_layers} layers, but backbone '{backbone.config.name}' has "
             f"{backbone.num_layers}"
         )
-    if not backbone.matches(partition.fingerprint):
-        raise UserError(
-            f"{source} belongs to backbone '{partition.backbone}' (fingerprint {partition.fingerprint}), "
-            f"not to '{backbone.config.name}' ({backbone.fingerprint})"
-        )
+    backbone.check_belongs(source, partition.fingerprint, partition.backbone)
 
 
 def partition_values(partition: Partition) -> dict[str, Any]:

@@ -82,16 +82,12 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
     """
     path = path / FILE if path.is_dir() else path
     search = read_typed(HeadSearch, path, "heads file", FORMAT)
-    if not backbone.matches(search.fingerprint):
-        raise UserError(
-            f"heads of ACT: file {path} belongs to backbone '{search.backbone}' (fingerprint "
-            f"{search.fingerprint}), not to '{backbone.config.name}' ({backbone.fingerprint})"
-        )
+    backbone.check_belongs(f"heads file {path}", search.fingerprint, search.backbone)
     for name in ("threshold", "beta", "soft_tokens"):
         stored, current = getattr(search, name), getattr(calibration, name)
         if stored != current:
             raise UserError(
-                f"{name} of ACT must be {stored} as in file {path}, got {current}: set the same value or "
-                "search again"
+                f"{name} of ACT must be {stored} as in heads file {path}, got {current}: set the same value "
+                "or search again"
             )
     return search

@@ -97,7 +97,7 @@ class Results(L.Callback):
             return
         identity = identity_of(trainer, pl_module, "test", self.arguments)
         if self.restored:
-            check_identity(identity, self.partial.path.parent)
+            check_identity(identity, self.partial.path.parent, pl_module.backbone)
             skipped = data.skipped or set()
             self.restored = [record for record in self.restored if record.id in skipped]
             pl_module.restored = self.restored if trainer.is_global_zero else []

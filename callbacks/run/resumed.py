@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from promptstage.callbacks.examples import data_of
+from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError, shown_path
@@ -45,7 +46,6 @@ class Identity:
 
 COMPARED = {
     "prompt": "the trained prompt",
-    "backbone": "the backbone",
     "data": "the questions",
     "decoder": "the decoder",
     "precision": "--trainer.precision",
@@ -82,20 +82,20 @@ def read_identity(folder: Path) -> Identity:
     return read_typed(Identity, folder / FILE, "description of the test")
 
 
-def check_identity(identity: Identity, folder: Path) -> None:
-    """Check that the records in a folder are of an evaluation.
+def check_identity(identity: Identity, folder: Path, backbone: Backbone) -> None:
+    """Check that the records in a folder are of an evaluation, whose backbone is ``backbone``.
 
     Raises:
         UserError: naming what differs.
     """
-    before, now = asdict(read_identity(folder)), asdict(identity)
+    stored = read_identity(folder)
+    subject = f"the test in {shown_path(folder)} cannot be resumed"
+    backbone.check_belongs(f"{subject}: it", stored.backbone)
+    before, now = asdict(stored), asdict(identity)
     for name, what in COMPARED.items():
         if before[name] != now[name]:
             values = "" if len(str(now[name])) > 60 else f", got {now[name]} instead of {before[name]}"
-            raise UserError(
-                f"the test in {shown_path(folder)} cannot be resumed: {what} must be the same{values}; start "
-                "a new test without --resume"
-            )
+            raise UserError(f"{subject}: {what} must be the same{values}; start a new test without --resume")
 
 
 def partial_files(path: Path) -> list[Path]:

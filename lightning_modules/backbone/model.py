@@ -8,6 +8,7 @@ from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
 from promptstage.lightning_modules.backbone.verification import check_structure, verify
+from promptstage.utilities.errors import UserError
 
 
 class Backbone(FrozenModel):
@@ -33,3 +34,21 @@ class Backbone(FrozenModel):
         note_batch_dependence(self.model.config.get_text_config(), config.name)
         self.plain_head = check_structure(self)
         verify(self, remember=files is not None)
+
+    def check_belongs(self, subject: str, fingerprint: str, name: str = "") -> None:
+        """Check that a file was written with this backbone.
+
+        Args:
+            subject: the file, for the message.
+            fingerprint: fingerprint in the file.
+            name: name of the backbone in the file, if it has one.
+
+        Raises:
+            UserError: if the fingerprint is not this backbone's (see :meth:`matches`).
+        """
+        if not self.matches(fingerprint):
+            owner = f"backbone '{name}'" if name else "another backbone"
+            raise UserError(
+                f"{subject} belongs to {owner} (fingerprint {fingerprint}), not to '{self.config.name}' "
+                f"({self.fingerprint})"
+            )

@@ -119,7 +119,7 @@ def test_a_saved_search_is_not_repeated(bare: list[str], generated_batches: list
     assert records[0] == records[1]
 
     other = call("test", *bare, CALLBACK, heads("run/test"), "--trainer.callbacks.beta=0.5")
-    assert_one_error(other, "beta of ACT must be 0.4 as in file run/test/act.json, got 0.5: set")
+    assert_one_error(other, "beta of ACT must be 0.4 as in heads file run/test/act.json, got 0.5: set")
 
 
 @pytest.mark.parametrize("command", ["validate", "predict"])
@@ -193,7 +193,9 @@ def test_heads_of_another_backbone_are_rejected(bare: list[str], tmp_path: Path)
     values = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(values | {"fingerprint": "0" * 16}), encoding="utf-8")
     outcome = call("test", *bare, CALLBACK, heads(file), "--run_dir=run")
-    assert_one_error(outcome, f"(fingerprint {'0' * 16}), not to '")
+    assert_one_error(
+        outcome, f"heads file {file} belongs to backbone '", f"(fingerprint {'0' * 16}), not to '"
+    )
     file.write_text(json.dumps(values | {"heads": {"2": [7]}}), encoding="utf-8")
     outcome = call("test", *bare, CALLBACK, heads(file), "--run_dir=run")
     assert_one_error(outcome, "run/test/act.json names head 7 of layer 2, but backbone")

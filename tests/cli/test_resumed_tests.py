@@ -127,6 +127,17 @@ def test_there_must_be_an_interrupted_test(trained: Path) -> None:
     assert call("test", *QUIET, "--resume=nowhere").errors == ["error: folder nowhere does not exist"]
 
 
+def test_another_backbone_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interrupted(monkeypatch, 1, f"--ckpt_path={trained}").code == 130
+    file = trained / "test-2" / "evaluation.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | {"backbone": "0" * 16}), encoding="utf-8")
+    (error,) = call("test", *QUIET, f"--resume={trained}").errors
+    assert (
+        "cannot be resumed: it belongs to another backbone (fingerprint 0000000000000000), not to '" in error
+    )
+
+
 @pytest.mark.parametrize("damage", [b"{}\n", b"nothing\n", b'{"id": 3}\n', b'{"id": "a", "correct": 1}\n'])
 def test_damaged_records_are_refused(damage: bytes, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupted(monkeypatch, 1, f"--ckpt_path={trained}").code == 130
