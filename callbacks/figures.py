@@ -9,9 +9,22 @@ from matplotlib.figure import Figure
 
 from promptstage.utilities.errors import printable
 
-# Correct examples, incorrect examples, everything else.
-RIGHT, WRONG, NEUTRAL = "#0072b2", "#d55e00", "#555555"
-STAGE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000")
+# Distinct with color vision deficiency, too (Okabe and Ito, "Color universal design", 2008).
+BLUE, VERMILION, ORANGE, GREEN = "#0072b2", "#d55e00", "#e69f00", "#009e73"
+PURPLE, SKY, GRAY, BLACK = "#cc79a7", "#56b4e9", "#999999", "#000000"
+NEUTRAL, PALE = "#555555", "#eeeeee"
+RIGHT, WRONG = BLUE, VERMILION  # correct and incorrect examples
+CHOSEN, OTHERS = VERMILION, BLUE  # result of a search, and its alternatives
+STAGE_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, GRAY, BLACK)
+SERIES_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, NEUTRAL)
+# Color maps of amounts, of amounts among tokens, and of differences; lines over maps, by brightness of these.
+AMOUNTS, AMONG_TOKENS, DIFFERENCES = "viridis", "magma", "RdBu_r"
+ON_DARK, ON_LIGHT, ON_ANY = "white", "black", "gray"
+
+
+def stage_color(stage: int) -> str:
+    """Return the color of a stage or group by its index; colors are repeated after the last."""
+    return STAGE_COLORS[stage % len(STAGE_COLORS)]
 
 
 def plain(text: str) -> str:

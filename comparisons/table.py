@@ -144,7 +144,7 @@ def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figur
     """Draw each row's accuracy with its 95 % interval; groups of rows share labels and have a color each."""
     from matplotlib.figure import Figure
 
-    from promptstage.callbacks.figures import STAGE_COLORS, plain
+    from promptstage.callbacks.figures import plain, stage_color
 
     groups = list(dict.fromkeys(row.group for row in rows))
     labels = list(dict.fromkeys(row.label for row in rows))
@@ -157,7 +157,7 @@ def accuracy_figure(title: str, rows: Sequence[Row], kind: FigureKind) -> "Figur
         heights = np.array([100 * mean for mean, _ in accuracies])
         reach = 100 * np.array([[mean - low, high - mean] for mean, (low, high) in accuracies]).T.clip(0)
         places = np.array([float(labels.index(row.label)) for row in own])
-        color = STAGE_COLORS[number % len(STAGE_COLORS)]
+        color = stage_color(number)
         name = plain(group) or None
         if kind == "bars":
             places = places + (number - (len(groups) - 1) / 2) * width

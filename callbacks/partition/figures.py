@@ -7,15 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from promptstage.callbacks.figures import NEUTRAL, STAGE_COLORS, entitle, plain
+from promptstage.callbacks.figures import (
+    AMOUNTS,
+    CHOSEN,
+    NEUTRAL,
+    ON_DARK,
+    OTHERS,
+    PALE,
+    entitle,
+    plain,
+    stage_color,
+)
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.functional.segmentation import dendrogram as linkage
 
 MEASURES = {"cka": "linear CKA", "cosine": "cosine", "euclidean": "1 − distance ÷ largest distance"}
-
-
-def _color(stage: int) -> str:
-    return STAGE_COLORS[stage % len(STAGE_COLORS)]
 
 
 def _matrix(partition: Partition) -> np.ndarray:
@@ -61,14 +67,14 @@ def similarity(partition: Partition) -> Figure:
     layers = len(matrix)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap=AMOUNTS)
     for boundary in _boundaries(partition):
-        axes.axhline(boundary - 0.5, color="white", linewidth=1.2)
-        axes.axvline(boundary - 0.5, color="white", linewidth=1.2)
+        axes.axhline(boundary - 0.5, color=ON_DARK, linewidth=1.2)
+        axes.axvline(boundary - 0.5, color=ON_DARK, linewidth=1.2)
     width = 0.035 * layers
     for layer, stage in enumerate(partition.stage_of_layer):
         place = (-0.5 - 1.4 * width, layer - 0.5)
-        axes.add_patch(Rectangle(place, width, 1, facecolor=_color(stage), linewidth=0))
+        axes.add_patch(Rectangle(place, width, 1, facecolor=stage_color(stage), linewidth=0))
     axes.set_xlim(-0.5 - 1.5 * width, layers - 0.5)
     axes.set_xticks(_layer_ticks(layers))
     axes.set_yticks(_layer_ticks(layers))
@@ -96,18 +102,18 @@ def dendrogram(partition: Partition) -> Figure:
         tree,
         ax=axes,
         color_threshold=0,
-        above_threshold_color="#555555",
+        above_threshold_color=NEUTRAL,
         leaf_rotation=90 if len(distance) > 20 else 0,
     )
     heights = tree[:, 2]
     if groups > 1 and not partition.contiguous:
         below = heights[len(heights) - groups] if groups <= len(heights) else 0.0
         cut = (below + heights[len(heights) - groups + 1]) / 2
-        axes.axhline(cut, color="#d55e00", linestyle="--", label=f"cut into {groups} stages")
+        axes.axhline(cut, color=CHOSEN, linestyle="--", label=f"cut into {groups} stages")
         axes.set_ylim(0, 1.2 * heights[-1] or 1)  # room for the legend
         axes.legend(loc="upper right", frameon=False)
     for label in axes.get_xticklabels():
-        label.set_color(_color(partition.stage_of_layer[int(label.get_text())]))
+        label.set_color(stage_color(partition.stage_of_layer[int(label.get_text())]))
         label.set_fontweight("bold")
     axes.set_xlabel("layer, in the color of its stage")
     axes.set_ylabel("1 − similarity")
@@ -130,12 +136,10 @@ def silhouette(partition: Partition) -> Figure:
     axes = figure.add_subplot()
     allowed = sorted(partition.votes or [groups])
     span = str(groups) if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-    axes.axvspan(allowed[0] - 0.5, allowed[-1] + 0.5, color="#eeeeee", label=f"allowed: G = {span}")
-    axes.plot(list(scores), list(scores.values()), marker="o", markersize=4, color="#0072b2")
+    axes.axvspan(allowed[0] - 0.5, allowed[-1] + 0.5, color=PALE, label=f"allowed: G = {span}")
+    axes.plot(list(scores), list(scores.values()), marker="o", markersize=4, color=OTHERS)
     if groups in scores:
-        axes.plot(
-            [groups], [scores[groups]], "o", markersize=9, color="#d55e00", label=f"chosen: G = {groups}"
-        )
+        axes.plot([groups], [scores[groups]], "o", markersize=9, color=CHOSEN, label=f"chosen: G = {groups}")
     best = max(scores, key=lambda number: scores[number], default=groups)
     if best not in allowed:
         label = f"maximum at G = {best}, not allowed"
@@ -195,5 +199,5 @@ def votes(partition: Partition) -> Figure:
 
 
 def _bars(axes: Axes, heights: Mapping[int, float], chosen: set[int]) -> None:
-    colors = ["#d55e00" if place in chosen else "#0072b2" for place in heights]
+    colors = [CHOSEN if place in chosen else OTHERS for place in heights]
     axes.bar(list(heights), list(heights.values()), color=colors)

@@ -12,11 +12,21 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, blank, entitle, plain
+from promptstage.callbacks.figures import (
+    AMOUNTS,
+    DIFFERENCES,
+    NEUTRAL,
+    ON_LIGHT,
+    RIGHT,
+    SERIES_COLORS,
+    WRONG,
+    blank,
+    entitle,
+    plain,
+)
 from promptstage.callbacks.saliency.files import About, Floats, Saved
 from promptstage.lightning_modules.diagnosis import SPANS
 
-COLORS = (RIGHT, WRONG, "#009e73", "#cc79a7", "#e69f00", NEUTRAL)
 SHOWN = 20  # examples in a heat map
 DECADES = 1e-3  # lower end of logarithmic color scales, relative to the maximum
 SCALED = "saliency (scaled to 0–1)"
@@ -78,7 +88,9 @@ def layer_columns(axes: Axes, about: About, layers: Sequence[int]) -> None:
     step = max(len(layers) // 10, 1)
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
     for layer in about.boundaries:
-        axes.axvline(float(np.searchsorted(layers, layer)) - 0.5, color="black", linestyle=":", linewidth=0.8)
+        axes.axvline(
+            float(np.searchsorted(layers, layer)) - 0.5, color=ON_LIGHT, linestyle=":", linewidth=0.8
+        )
 
 
 def numbered(axes: Axes) -> None:
@@ -99,7 +111,7 @@ def curves(named: Mapping[str, Saved]) -> Figure:
     panels = figure.subplots(1, len(named), sharey=True, squeeze=False)[0]
     for i, (axes, (name, saved)) in enumerate(zip(panels, named.items(), strict=True)):
         values = normalize(saved.arrays["curve"])
-        band(axes, saved.about.layers, values, COLORS[i % len(COLORS)], plain(name))
+        band(axes, saved.about.layers, values, SERIES_COLORS[i % len(SERIES_COLORS)], plain(name))
         boundaries(axes, saved.about)
         axes.set_title(f"{plain(name)} (n = {len(values)})", fontsize=10)
         axes.set_xlabel("layer")
@@ -126,7 +138,7 @@ def _differences(named: Mapping[str, Saved], about: str) -> Figure:
     figure = Figure(figsize=(4.2 * len(named) + 2.2, 4.4), layout="constrained")
     panels = figure.subplots(1, len(named), squeeze=False)[0]
     for axes, values, (name, saved) in zip(panels, steps, named.items(), strict=True):
-        image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        image = axes.imshow(values, cmap=DIFFERENCES, vmin=-most, vmax=most, aspect="auto")
         layer_columns(axes, saved.about, saved.about.layers[1:])
         axes.set_title(plain(name), fontsize=10)
         axes.set_xlabel("layer")
@@ -210,7 +222,7 @@ def summary(saved: Saved) -> Figure:
     finish_layers(overall, saved.about)
     if several:
         heat, distribution = panels[-2:]
-        image = heat.imshow(values[:SHOWN], aspect="auto", vmin=0, vmax=1, cmap="viridis")
+        image = heat.imshow(values[:SHOWN], aspect="auto", vmin=0, vmax=1, cmap=AMOUNTS)
         layer_columns(heat, saved.about, layers)
         heat.set_title(f"first {len(values[:SHOWN])} examples", fontsize=10)
         heat.set_xlabel("layer")
@@ -238,7 +250,7 @@ def while_learning(steps: Sequence[int], measured: Sequence[Saved]) -> Figure:
     for axes, (span, grid) in zip(panels, values.items(), strict=True):
         norm = LogNorm(greatest * DECADES, greatest, clip=True)
         some = np.where(grid > 0, grid, np.nan)  # no flow at all is blank
-        image = axes.imshow(some, norm=norm, aspect="auto", cmap="viridis")
+        image = axes.imshow(some, norm=norm, aspect="auto", cmap=AMOUNTS)
         layer_columns(axes, about, about.layers)
         axes.set_title(f"prompt to {span}", fontsize=10)
         axes.set_xlabel("layer")

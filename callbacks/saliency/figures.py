@@ -11,11 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from promptstage.callbacks.figures import NEUTRAL, RIGHT, WRONG, entitle, png, scientific
+from promptstage.callbacks.figures import (
+    AMOUNTS,
+    NEUTRAL,
+    ON_DARK,
+    RIGHT,
+    SERIES_COLORS,
+    WRONG,
+    entitle,
+    png,
+    scientific,
+)
 from promptstage.callbacks.saliency.charts import charts
 from promptstage.callbacks.saliency.curves import (
     BANDS,
-    COLORS,
     DECADES,
     band,
     differences,
@@ -136,7 +145,7 @@ def by_layer(saved: Saved) -> Figure:
     for axes, (title, names) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for name, color in zip(names, COLORS, strict=False):
+        for name, color in zip(names, SERIES_COLORS, strict=False):
             values = measures[name]
             label = name.replace("_", " ")
             axes.plot(list(values), list(values.values()), marker="o", markersize=3, color=color, label=label)
@@ -195,7 +204,7 @@ def sources(saved: Saved) -> Figure:
     for axes, (title, of) in zip(
         figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
-        for color, source in zip(COLORS, (*SENDERS, "other"), strict=False):
+        for color, source in zip(SERIES_COLORS, (*SENDERS, "other"), strict=False):
             band(axes, saved.about.layers, of(source), color, NAMES_OF_SOURCES[source])
         axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=10)
@@ -247,12 +256,12 @@ def tokens(saved: Saved) -> Figure:
         mean = np.nansum(shares, axis=0) / np.maximum((~np.isnan(shares)).sum(0), 1)
         mean[np.isnan(shares).all(0)] = np.nan
         image = axes.imshow(
-            mean, aspect="auto", cmap="viridis", norm=LogNorm(DECADES, 1, clip=True), interpolation="nearest"
+            mean, aspect="auto", cmap=AMOUNTS, norm=LogNorm(DECADES, 1, clip=True), interpolation="nearest"
         )
         for end in np.cumsum(about.stages)[:-1]:
-            axes.axvline(end - 0.5, color="white")
+            axes.axvline(end - 0.5, color=ON_DARK)
         for layer in about.boundaries:
-            axes.axhline(float(np.searchsorted(about.layers, layer)) - 0.5, color="white", linestyle=":")
+            axes.axhline(float(np.searchsorted(about.layers, layer)) - 0.5, color=ON_DARK, linestyle=":")
         axes.set_xlabel("virtual token")
         axes.set_title(of, fontsize=10)
     rows = range(0, len(about.layers), max(len(about.layers) // 10, 1))

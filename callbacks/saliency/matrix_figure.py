@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from promptstage.callbacks.figures import entitle, plain
+from promptstage.callbacks.figures import AMONG_TOKENS, GREEN, ON_ANY, entitle, plain
 from promptstage.callbacks.saliency.curves import DECADES, subject
 from promptstage.callbacks.saliency.files import Saved
 from promptstage.callbacks.saliency.matrix import Kind, Matrix
@@ -36,21 +36,21 @@ def of_matrix(matrix: Matrix, saved: Saved, kind: Kind = "saliency") -> Figure:
     shown = figure.subplots(1, len(matrix.panels), squeeze=False)[0]
     for axes, (name, values) in zip(shown, matrix.panels.items(), strict=True):
         some = np.where(values > 0, values, np.nan)  # no flow at all is blank
-        image = axes.imshow(some, norm=norm, cmap="magma", aspect="auto", interpolation="nearest")
+        image = axes.imshow(some, norm=norm, cmap=AMONG_TOKENS, aspect="auto", interpolation="nearest")
         edges = {"prompt": (0, virtual)} if virtual else {}
         edges |= {span: (virtual + a, virtual + b) for span, (a, b) in zip(SPANS, matrix[3:], strict=True)}
         for span, (start, end) in edges.items():
-            axes.axvline(start - 0.5, color="#009e73", linewidth=0.8)
-            axes.axvline(end - 0.5, color="#009e73", linewidth=0.8)
+            axes.axvline(start - 0.5, color=GREEN, linewidth=0.8)
+            axes.axvline(end - 0.5, color=GREEN, linewidth=0.8)
             place = ((start + end - 1) / 2, 1.0)
             axes.text(
                 *place, span, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9
             )
             if span != "prompt":
-                axes.axhline(start - virtual - 0.5, color="#009e73", linewidth=0.8)
-                axes.axhline(end - virtual - 0.5, color="#009e73", linewidth=0.8)
+                axes.axhline(start - virtual - 0.5, color=GREEN, linewidth=0.8)
+                axes.axhline(end - virtual - 0.5, color=GREEN, linewidth=0.8)
         for end in np.cumsum(about.stages)[:-1]:
-            axes.axvline(about.lead + end - 0.5, color="gray", linewidth=0.8, linestyle=":")
+            axes.axvline(about.lead + end - 0.5, color=ON_ANY, linewidth=0.8, linestyle=":")
         _token_ticks(axes, labels, width, matrix.tokens, side)
         axes.set_title(plain(name), fontsize=10, pad=18)
     figure.colorbar(image, ax=shown.tolist(), label=SCALES[kind])

@@ -17,6 +17,7 @@ from promptstage.callbacks.saliency.files import About, Saved
 from promptstage.callbacks.saliency.groups import late_flow
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.functional.partition import Partition
+from tests.configs.files import ROOT
 
 RECORD = Record("x/0", "addition", "1+1", None, "2", "2", "2", True, "rule", 1, 2)
 ABOUT = About([0, 1, 2], [1], [], [4], 0, 10.0, "generation", "test", "span", "DHAM", "embedded", "addition")
@@ -82,6 +83,13 @@ def test_every_figure_of_saliency_has_a_title_and_no_empty_panel(correct: int, i
         assert "first/test; DHAM on embedded; addition test, loss of the generation" in text(figure), name
         assert empty_panels(figure) == [], name
         assert figure.get_supxlabel(), name
+
+
+def test_colors_come_from_one_palette() -> None:
+    files = [file for folder in ("callbacks", "comparisons") for file in (ROOT / folder).rglob("*.py")]
+    literal = re.compile(r"""#[0-9a-fA-F]{6}|cmap=["']|color=["'](?!none)""")
+    with_colors = [file for file in files if literal.search(file.read_text(encoding="utf-8"))]
+    assert with_colors == [ROOT / "callbacks" / "figures.py"]
 
 
 def test_small_numbers_have_a_common_power_of_ten() -> None:
