@@ -28,7 +28,7 @@ from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
 from promptstage.lightning_modules.decoding.engines import generate_batch
 from promptstage.lightning_modules.decoding.records import generated_tokens
-from promptstage.lightning_modules.decoding.trigger import measure
+from promptstage.lightning_modules.decoding.trigger import measure_trigger
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
 
@@ -100,7 +100,7 @@ def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
         trace = GenerationTrace(backbone, batch.prompt.attention_mask)
         outputs = generate_batch(backbone, batch, prefix, trace=trace)
         with torch.no_grad():
-            measure(trace, outputs, prefix, corruption.beta)
+            measure_trigger(trace, outputs, prefix, corruption.beta)
 
     def straightforward() -> None:
         outputs = generate_batch(backbone, batch, prefix)

@@ -3,7 +3,7 @@
 "Unveiling and harnessing hidden attention sinks: enhancing large language models without training through
 attention calibration", Yu et al., ICML 2024, arXiv:2406.15765.
 
-A search writes ``act.json``. The loss of ``validate`` is computed without calibration.
+A search writes ``act.json``. The loss of ``validate`` is computed without attention calibration.
 """
 
 import time
@@ -20,7 +20,7 @@ from promptstage.callbacks.act.files import FILE, HeadSearch, load_search, save_
 from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
 from promptstage.datamodules.repeats import warn_repeated
-from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration, CalibratedHeads
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.act import ACTDecoder
 from promptstage.lightning_modules.decoding.decoder import Decoder
@@ -43,8 +43,8 @@ class ACT(L.Callback):
 
     Without ``heads``, a search at the start of the evaluation selects them on training questions: each head
     of layers 2 to L − 2 is calibrated alone, and selected if at least as many answers are correct as without
-    calibration (the authors' code has a list of heads instead). It answers all questions once per head,
-    sharded over ranks; ``heads`` reads its ``act.json`` the next time.
+    attention calibration (the authors' code has a list of heads instead). It answers all questions once per
+    head, sharded over ranks; ``heads`` reads its ``act.json`` the next time.
 
     Usage, first with a search and then with its heads::
 
@@ -87,7 +87,7 @@ class ACT(L.Callback):
         check_minimum({"examples": examples}, 1)
         check_between({"threshold of ACT": threshold, "beta of ACT": beta}, 0, 1)
         self.heads, self.examples, self.folder = heads, examples, folder
-        self.calibration = Calibration({}, threshold, beta, soft_tokens)
+        self.settings = AttentionCalibration({}, threshold, beta, soft_tokens)
         self._questions: EvaluationLoader | None = None
         self._replaced: Decoder | None = None
 
@@ -115,7 +115,7 @@ class ACT(L.Callback):
         if isinstance(self.heads, Mapping):
             heads, source = self.heads, "heads of ACT"
         else:
-            heads, source = load_search(self.heads, backbone, self.calibration).heads, str(self.heads)
+            heads, source = load_search(self.heads, backbone, self.settings).heads, str(self.heads)
         pl_module.check_layers(source, list(heads))
         for layer, chosen in heads.items():
             for head in chosen:
@@ -124,20 +124,20 @@ class ACT(L.Callback):
                         f"{source} names head {head} of layer {layer}, but backbone '{backbone.config.name}' "
                         f"has heads 0 to {backbone.num_heads - 1}"
                     )
-        self.calibration = self._of({layer: sorted(set(chosen)) for layer, chosen in heads.items() if chosen})
+        self.settings = self._of({layer: sorted(set(chosen)) for layer, chosen in heads.items() if chosen})
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._questions is not None:
             search = self._search(trainer, pl_module, self._questions)
             if trainer.is_global_zero and self.folder is not None:
                 save_search(search, self.folder / FILE)
-            self.calibration = self._of(search.heads)
-        chosen = self.calibration.heads
+            self.settings = self._of(search.heads)
+        chosen = self.settings.heads
         named = "; ".join(f"layer {layer}: {', '.join(map(str, heads))}" for layer, heads in chosen.items())
         rank_zero_info(f"ACT calibrates {sum(map(len, chosen.values()))} heads{named and f' ({named})'}")
         if chosen:
             self._replaced = pl_module.decoder
-            pl_module.decoder = ACTDecoder(engine_of(pl_module.decoder, "ACT"), self.calibration)
+            pl_module.decoder = ACTDecoder(engine_of(pl_module.decoder, "ACT"), self.settings)
 
     on_validation_start = on_test_start = on_predict_start = _start
 
@@ -150,8 +150,8 @@ class ACT(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._end(trainer, pl_module)
 
-    def _of(self, heads: Mapping[int, list[int]]) -> Calibration:
-        return replace(self.calibration, heads=heads)
+    def _of(self, heads: Mapping[int, list[int]]) -> AttentionCalibration:
+        return replace(self.settings, heads=heads)
 
     def _make_folder(self, trainer: L.Trainer) -> None:
         """Make the folder, so that an unusable one is reported before the search."""
@@ -164,7 +164,7 @@ class ACT(L.Callback):
         self, trainer: L.Trainer, module: SoftPromptModule, questions: EvaluationLoader
     ) -> HeadSearch:
         started = time.monotonic()
-        backbone, data, own = module.backbone, data_of(trainer), self.calibration
+        backbone, data, own = module.backbone, data_of(trainer), self.settings
         layers, heads = range(2, backbone.num_layers - 1), range(backbone.num_heads)
         alone = [self._of({layer: [head]}) for layer in layers for head in heads]
         rank_zero_info(
@@ -178,14 +178,14 @@ class ACT(L.Callback):
         (together,) = self._count(trainer, module, questions, [self._of(selected)])
         rank_zero_info(
             f"ACT selects {sum(map(len, selected.values()))} of {len(alone)} heads: of {self.examples} "
-            f"training questions {without} are answered correctly without calibration, at least as many "
-            f"with each of these heads alone, and {together} with all of them; "
+            f"training questions {without} are answered correctly without attention calibration, at least "
+            f"as many with each of these heads alone, and {together} with all of them; "
             f"{time.monotonic() - started:.1f} s"
         )
         if not without:
             rank_zero_info(
-                "warning: no training question is answered correctly without calibration: every head is "
-                "selected, regardless of its effect"
+                "warning: no training question is answered correctly without attention calibration: every "
+                "head is selected, regardless of its effect"
             )
         return HeadSearch(
             heads=selected,
@@ -209,9 +209,9 @@ class ACT(L.Callback):
         trainer: L.Trainer,
         module: SoftPromptModule,
         questions: EvaluationLoader,
-        candidates: Sequence[Calibration | None],
+        candidates: Sequence[AttentionCalibration | None],
     ) -> list[int]:
-        """Count the questions that all ranks together answer correctly, for each calibration."""
+        """Count the questions that all ranks together answer correctly, for each of the settings."""
         counts = torch.zeros(len(candidates), dtype=torch.int64, device=module.device)
         # As in an evaluation step; no gradients, also in trainers without inference mode.
         with (
@@ -220,8 +220,8 @@ class ACT(L.Callback):
             plain_bar(trainer, "Heads", len(candidates), "heads") as bar,
         ):
             prefix, backbone, tokenizer = module.prefix(), module.backbone, module.tokenizer
-            for number, calibration in enumerate(candidates):
-                hooks = [] if calibration is None else [CalibratedHeads(calibration)]
+            for number, settings in enumerate(candidates):
+                hooks = [] if settings is None else [CalibratedHeads(settings)]
                 with backbone.hooked(*hooks):
                     for batch in questions:
                         batch = batch.to(module.device)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import write_text
@@ -22,10 +22,10 @@ class HeadSearch:
 
     Attributes:
         heads: selected heads by layer.
-        without: number of correct answers without calibration.
+        without: number of correct answers without attention calibration.
         together: number of correct answers with all selected heads.
         counts: number of correct answers with each head alone, by layer, head 0 first.
-        threshold, beta, soft_tokens: settings of the calibration (see ``Calibration``).
+        threshold, beta, soft_tokens: settings of attention calibration (see ``AttentionCalibration``).
         examples: number of questions answered for each head.
         split: split of the questions.
         data, template: data set and template of the questions.
@@ -50,7 +50,7 @@ class HeadSearch:
 
 
 def select_heads(counts: Mapping[int, Sequence[int]], without: int) -> dict[int, list[int]]:
-    """Select the heads with which at least as many answers are correct as without calibration, by layer.
+    """Select the heads with which at least as many answers are correct as without it, by layer.
 
     >>> select_heads({2: [5, 3], 3: [3, 2], 4: [4, 4]}, without=4)
     {2: [0], 4: [0, 1]}
@@ -74,8 +74,8 @@ def save_search(search: HeadSearch, path: Path) -> None:
     write_text(path, "{\n  " + ",\n  ".join(lines) + "\n}\n")
 
 
-def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> HeadSearch:
-    """Read an ``act.json``, or that of a folder, for a backbone and a calibration.
+def load_search(path: Path, backbone: Backbone, settings: AttentionCalibration) -> HeadSearch:
+    """Read an ``act.json``, or that of a folder, for a backbone and settings of attention calibration.
 
     Raises:
         UserError: if it cannot be read, or belongs to another backbone or other settings.
@@ -84,7 +84,7 @@ def load_search(path: Path, backbone: Backbone, calibration: Calibration) -> Hea
     search = read_typed(HeadSearch, path, "heads file", FORMAT)
     backbone.check_belongs(f"heads file {path}", search.fingerprint, search.backbone)
     for name in ("threshold", "beta", "soft_tokens"):
-        stored, current = getattr(search, name), getattr(calibration, name)
+        stored, current = getattr(search, name), getattr(settings, name)
         if stored != current:
             raise UserError(
                 f"{name} of ACT must be {stored} as in heads file {path}, got {current}: set the same value "

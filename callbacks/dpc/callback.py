@@ -25,7 +25,7 @@ from promptstage.callbacks.dpc.files import (
     calibration_file,
     choose_calibration_file,
     correction_line,
-    correction_of,
+    parse_correction,
     read_calibration,
 )
 from promptstage.callbacks.dpc.report import report
@@ -37,7 +37,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, Removal
 from promptstage.lightning_modules.decoding.decoder import Decoder
-from promptstage.lightning_modules.decoding.dpc import TRIGGERED, Correction, DPCDecoder, Mode
+from promptstage.lightning_modules.decoding.dpc import THRESHOLD_MODES, Correction, DPCDecoder, Mode
 from promptstage.lightning_modules.decoding.engines import Engine, engine_of
 from promptstage.lightning_modules.functional.corruption import BetaMode
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver
@@ -89,7 +89,7 @@ class DPC(L.Callback):
             mode: ``dpc``: correct triggered examples; ``all``: every example; ``random``: triggered ones,
                 with a random virtual token instead of the accumulating one; ``random_all``: every example,
                 with a random token (DPC's Table 2 allows both readings of 'random'); ``none``: only measure.
-            threshold: value of R above which an answer is corrected; a path: folder or file written by
+            threshold: value of R above which an example is triggered; a path: folder or file written by
                 ``calibrate``; None: the calibration beside the checkpoint.
             gamma: percentage of the other virtual tokens' entries that become 0, the smallest ones (DPC: 10).
             alpha: corrupt only a token whose flow is this factor above the mean; None: the strongest token.
@@ -111,8 +111,9 @@ class DPC(L.Callback):
         self.mode: Mode = mode
         if isinstance(threshold, int | float):
             check_between({"threshold": threshold}, 0, 1)
-        if threshold is not None and self.mode not in TRIGGERED:
-            raise UserError(f"threshold has no effect in mode {self.mode}: allowed in {', '.join(TRIGGERED)}")
+        if threshold is not None and self.mode not in THRESHOLD_MODES:
+            modes = ", ".join(THRESHOLD_MODES)
+            raise UserError(f"threshold has no effect in mode {self.mode}: allowed in {modes}")
         chosen = None if shallow is None else tuple(shallow)
         self.corruption = Corruption(gamma, alpha, beta, chosen, removal, accumulate_over)
         self.source = threshold if isinstance(threshold, Path) else None
@@ -156,14 +157,14 @@ class DPC(L.Callback):
         lines = {line["id"]: line for line in read_partial(path)}
         if records or lines:
             both = records.keys() & lines.keys()
-            self.restored = {name: correction_of(lines[name], records[name], path) for name in both}
+            self.restored = {name: parse_correction(lines[name], records[name], path) for name in both}
             data_of(trainer).skip(both)
 
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check layers, threshold and folders before the evaluation starts."""
         prefix = self._prefix(pl_module)
         self.layers = self.corruption.layers(prefix)
-        if self.mode in TRIGGERED and self.threshold is None:
+        if self.mode in THRESHOLD_MODES and self.threshold is None:
             path = self.source or calibration_file(trainer.ckpt_path)
             calibration = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))
             self.threshold = calibration.threshold

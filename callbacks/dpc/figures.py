@@ -85,7 +85,7 @@ def _precision_recall(
 
 
 def threshold_figure(calibration: Calibration, subject: str) -> Figure:
-    """Draw the accuracy after correction and the share that is corrected against the threshold."""
+    """Draw the accuracy after correction and the share that is triggered against the threshold."""
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     curve, n = calibration.curve, calibration.n
@@ -95,7 +95,7 @@ def threshold_figure(calibration: Calibration, subject: str) -> Figure:
     upper.axhline(calibration.correct_before / n, color=NEUTRAL, linestyle=":", label="before correction")
     upper.set_ylabel("accuracy")
     lower.step(thresholds, [point["triggered"] / n for point in curve], where="post", color=WRONG)
-    lower.set_ylabel("share corrected")
+    lower.set_ylabel("share triggered")
     lower.set_ylim(0, 1.02)
     lower.set_xlabel("threshold of R")
     for axes in (upper, lower):
@@ -105,6 +105,6 @@ def threshold_figure(calibration: Calibration, subject: str) -> Figure:
     last = max([t for t, point in zip(thresholds, curve, strict=True) if point["triggered"]], default=1.0)
     lower.set_xlim(-0.02, 1.05 * max(calibration.threshold, min(1.0, 1.3 * last)))
     upper.legend(frameon=False, fontsize=8)
-    caption = f"{CAPTION}. An answer is corrected if its R exceeds the threshold; n = {n}."
+    caption = f"{CAPTION}. An example is triggered if its R exceeds the threshold; n = {n}."
     entitle(figure, "Calibration of the threshold of R", plain(subject), caption)
     return figure

@@ -37,7 +37,7 @@ def correction_line(correction: Correction) -> str:
     return dump_json({"id": correction.id} | more | own | sides)
 
 
-def correction_of(line: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> Correction:
+def parse_correction(line: Mapping[str, Any], record: Mapping[str, Any], path: Path) -> Correction:
     """Return the correction of a line of ``dpc.jsonl``.
 
     Args:
@@ -63,13 +63,13 @@ class Calibration:
     """Calibrated threshold, with the conditions that it is valid for.
 
     Attributes:
-        threshold: value of R above which an answer is corrected.
+        threshold: value of R above which an example is triggered.
         n: number of examples of the split.
         correct_before, correct_after: number of correct answers without correction and with this threshold.
-        triggered: number of answers that the threshold corrects.
+        triggered: number of examples that the threshold triggers.
         settings: settings of the corruption.
         checkpoint: SHA-256 of the checkpoint's file.
-        curve: number of corrected and of correct answers for each threshold.
+        curve: number of triggered examples and of correct answers for each threshold.
         precision, dtype: of the trainer and of the backbone; None in files of earlier versions.
     """
 

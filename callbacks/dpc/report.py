@@ -56,7 +56,7 @@ def report(
         figures["threshold"] = threshold_figure(calibration, subject)
         rank_zero_info(
             f"DPC: threshold {calibration.threshold:.4g} of {RATIO} maximizes accuracy on {calibration.n} "
-            f"{calibration.split} examples: {calibration.triggered} corrected, {calibration.correct_before} "
+            f"{calibration.split} examples: {calibration.triggered} triggered, {calibration.correct_before} "
             f"correct before and {calibration.correct_after} after"
         )
         for text in calibration_warnings(calibration, corrections):
@@ -117,14 +117,14 @@ def summary_line(summary: dict[str, Any]) -> str:
 
 def sections(corrections: Sequence[Correction]) -> list[str]:
     """Return Markdown sections of fixed, broken and otherwise changed examples, before and after."""
-    corrected = [correction for correction in corrections if correction.triggered]
+    triggered = [correction for correction in corrections if correction.triggered]
     kinds = {
-        "fixed": [row for row in corrected if row.after.correct and not row.before.correct],
-        "broken": [row for row in corrected if row.before.correct and not row.after.correct],
-        "the same grade": [row for row in corrected if row.after.correct == row.before.correct],
+        "fixed": [row for row in triggered if row.after.correct and not row.before.correct],
+        "broken": [row for row in triggered if row.before.correct and not row.after.correct],
+        "the same grade": [row for row in triggered if row.after.correct == row.before.correct],
     }
     parts = [
-        f"{len(corrected)} of {len(corrections)} examples were corrected. Token: number of the virtual token "
+        f"{len(triggered)} of {len(corrections)} examples were triggered. Token: number of the virtual token "
         f"that was corrupted. {RATIO}.\n"
     ]
     for kind, examples in kinds.items():

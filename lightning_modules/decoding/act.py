@@ -7,23 +7,23 @@ attention calibration", Yu et al., ICML 2024, arXiv:2406.15765.
 from typing import Any
 
 from promptstage.datamodules.encoding import Batch
-from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
+from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration, CalibratedHeads
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.decoding.records import Record
 
 
 class ACTDecoder(Decoder):
-    """Decoder whose engine generates with calibrated attention; losses are computed without calibration."""
+    """Decoder whose engine generates with calibrated attention; losses are computed without it."""
 
-    def __init__(self, engine: Engine, calibration: Calibration) -> None:
+    def __init__(self, engine: Engine, settings: AttentionCalibration) -> None:
         """
         Args:
             engine: generates the answers.
-            calibration: heads to calibrate, with settings.
+            settings: heads to calibrate, threshold and β.
         """
-        self.engine, self.engines, self.calibration = engine, [engine], calibration
-        self._heads = CalibratedHeads(calibration)
+        self.engine, self.engines, self.settings = engine, [engine], settings
+        self._heads = CalibratedHeads(settings)
 
     def generate(self, batch: Batch) -> list[Record]:
         with self.backbone.hooked(self._heads):
@@ -32,6 +32,6 @@ class ACTDecoder(Decoder):
         return records
 
     def summary(self) -> dict[str, Any]:
-        heads = {str(layer): list(heads) for layer, heads in self.calibration.heads.items()}
-        own = {"threshold": self.calibration.threshold, "beta": self.calibration.beta, "heads": heads}
+        heads = {str(layer): list(heads) for layer, heads in self.settings.heads.items()}
+        own = {"threshold": self.settings.threshold, "beta": self.settings.beta, "heads": heads}
         return super().summary() | own | {"engine": self.engine.summary()}

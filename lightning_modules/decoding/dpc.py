@@ -19,11 +19,11 @@ from promptstage.lightning_modules.decoding.corruption import Corruption, corrup
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.decoding.records import Record, generated_tokens, grade_batch
-from promptstage.lightning_modules.decoding.trigger import measure, measure_anew
+from promptstage.lightning_modules.decoding.trigger import measure_trigger, measure_trigger_anew
 from promptstage.lightning_modules.functional.corruption import Located
 
 Mode = Literal["dpc", "all", "random", "random_all", "none"]
-TRIGGERED = ("dpc", "random")  # modes with a threshold
+THRESHOLD_MODES = ("dpc", "random")  # the others trigger all examples or none
 
 
 class Correction(NamedTuple):
@@ -55,7 +55,7 @@ class Correction(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """Example whose generation is to be corrected.
+    """Triggered example, whose answer is still to be generated again.
 
     Attributes:
         batch: the example as a batch of one.
@@ -71,8 +71,8 @@ class Waiting(NamedTuple):
 class DPCDecoder(Decoder):
     """Decoder that corrects the generations of an engine (DPC §3).
 
-    An example whose R exceeds the threshold waits until a whole batch is to be corrected; its record is
-    finished then.
+    A triggered example, whose R exceeds the threshold, waits until there is a whole batch of them; its record
+    is finished then.
 
     Attributes:
         corrections: by example id, those of finished records.
@@ -92,12 +92,12 @@ class DPCDecoder(Decoder):
             engine: generates the answers, one for each example.
             corruption: settings of the corruption.
             mode: which examples are corrected, and at which virtual token (see ``callbacks.dpc.DPC``).
-            threshold: R above which an example is corrected; None in modes without a threshold.
+            threshold: R above which an example is triggered; None in modes without a threshold.
             batch_size: number of examples to correct at a time.
             seed: seed of the random modes.
         """
         self.engine, self.engines, self.corruption, self.mode = engine, [engine], corruption, mode
-        self.threshold = threshold if mode in TRIGGERED else None
+        self.threshold = threshold if mode in THRESHOLD_MODES else None
         self.batch_size, self.seed = batch_size, seed
         self.corrections: dict[str, Correction] = {}
         self._waiting: list[Waiting] = []
@@ -130,7 +130,7 @@ class DPCDecoder(Decoder):
         return prefix
 
     def _first(self, batch: Batch) -> list[Record]:
-        """Generate with the whole prompt; return the records that are not to be corrected."""
+        """Generate with the whole prompt; return the records that are not triggered."""
         prefix = self._prompt()
         trace = GenerationTrace(self.backbone, batch.prompt.attention_mask)
         outputs = self.engine.tokens(batch, prefix, trace)
@@ -138,10 +138,10 @@ class DPCDecoder(Decoder):
         started = time.monotonic()
         with torch.no_grad():
             if prefix.virtual(trace.last):
-                trigger = measure(trace, outputs, prefix, self.corruption.beta)
+                trigger = measure_trigger(trace, outputs, prefix, self.corruption.beta)
             else:
                 tokens = generated_tokens(batch, outputs)
-                trigger = measure_anew(self.backbone, tokens, prefix, outputs, self.corruption.beta)
+                trigger = measure_trigger_anew(self.backbone, tokens, prefix, outputs, self.corruption.beta)
         seconds = (time.monotonic() - started) / len(batch)
         finished = []
         for row, record in enumerate(before):
@@ -154,7 +154,7 @@ class DPCDecoder(Decoder):
         return finished
 
     def _triggers(self, ratio: float | None) -> bool:
-        if self.mode not in TRIGGERED:
+        if self.mode not in THRESHOLD_MODES:
             return self.mode in ("all", "random_all")
         assert self.threshold is not None
         return ratio is not None and ratio > self.threshold

@@ -17,7 +17,7 @@ from promptstage.lightning_modules.functional.information_flow import span_mask
 from promptstage.lightning_modules.functional.saliency import flow, saliency
 
 
-def measure(
+def measure_trigger(
     trace: GenerationTrace, generated: Sequence[Sequence[int]], prefix: Prefix, beta: BetaMode
 ) -> Trigger:
     """Compute R and β of B generations from the trace of the last layer (DPC eq. 11-13).
@@ -39,7 +39,7 @@ def measure(
     return trigger(to_row, lengths, beta)
 
 
-def measure_anew(
+def measure_trigger_anew(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, generated: Sequence[Sequence[int]], beta: BetaMode
 ) -> Trigger:
     """Compute R and β for a prompt that is hidden from the last layer, in the last layer that attends to it.

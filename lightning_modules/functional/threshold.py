@@ -1,4 +1,4 @@
-"""Threshold on R for Dynamic Prompt Corruption, from examples graded before and after correction."""
+"""Threshold on R for Dynamic Prompt Corruption (DPC), from examples graded before and after correction."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 
 
 class Point(NamedTuple):
-    """Effect of a threshold: examples with a greater R are corrected.
+    """Effect of a threshold: examples with a greater R are triggered.
 
     Attributes:
-        triggered: number of examples that are corrected.
-        correct: number of examples that are then correct.
+        triggered: number of examples that are triggered.
+        correct: number of examples that are correct after the correction of these.
     """
 
     threshold: float
@@ -32,9 +32,9 @@ def threshold_curve(ratio: ArrayLike, before: ArrayLike, after: ArrayLike) -> li
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     points = []
     for value in np.unique(np.concatenate([ratios[~np.isnan(ratios)], [0.0, 1.0]])):
-        fires = ratios > value
-        correct = int(np.where(fires, second, first).sum())
-        points.append(Point(float(value), int(fires.sum()), correct))
+        triggered = ratios > value
+        correct = int(np.where(triggered, second, first).sum())
+        points.append(Point(float(value), int(triggered.sum()), correct))
     return points
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from promptstage.command_line import app
-from promptstage.lightning_modules.backbone.calibration import Calibration
+from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration
 from promptstage.lightning_modules.decoding import engines
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
@@ -37,10 +37,10 @@ def bare(common: list[str], six_layers: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Calibration | None]]:
-    """Record ids and calibration of every batch."""
+def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], AttentionCalibration | None]]:
+    """Record ids and settings of attention calibration of every batch."""
     assert app  # imported before: it takes functions by name, replaced ones would stay
-    seen: list[tuple[list[str], Calibration | None]] = []
+    seen: list[tuple[list[str], AttentionCalibration | None]] = []
     generate_batch = engines.generate_batch
 
     def spy(
@@ -49,8 +49,8 @@ def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], 
         prefix: Any,
         *rest: Any,
     ) -> list[list[int]]:
-        calibration = next((hook.settings for hook in backbone.hooks), None)
-        seen.append(([example.id for example in batch.examples], calibration))
+        settings = next((hook.settings for hook in backbone.hooks), None)
+        seen.append(([example.id for example in batch.examples], settings))
         return generate_batch(backbone, batch, prefix, *rest)
 
     replace_everywhere(monkeypatch, generate_batch, spy)
@@ -62,8 +62,8 @@ def grades_by_head(monkeypatch: pytest.MonkeyPatch, generated_batches: list[Any]
     """Grade two questions as correct; one with head 0 or 3 of layer 3, three with head 2."""
 
     def made_up(records: list[Any]) -> list[Any]:
-        calibration = generated_batches[-1][1]
-        alone = {} if calibration is None else dict(calibration.heads)
+        settings = generated_batches[-1][1]
+        alone = {} if settings is None else dict(settings.heads)
         right = {0: 1, 3: 1, 2: 3}.get(alone[3][0], 2) if list(alone) == [3] else 2
         return [record._replace(correct=row < right) for row, record in enumerate(records)]
 
@@ -97,12 +97,12 @@ def test_search_selects_heads_and_reports_them(
         "backbone": str(six_layers),
         "fingerprint": fingerprint,
     }
-    *search, (tested, calibration) = generated_batches
+    *search, (tested, settings) = generated_batches
     first = [f"letter_reversal/train/{number}" for number in range(32)][:6]
     assert all(sorted(ids) == first for ids, _ in search), search[0]
     assert len(search) == 14  # one without, one with all that are kept
     assert all("/test/" in name for name in tested)
-    assert dict(calibration.heads) == {2: [0, 1, 2, 3], 3: [1, 2], 4: [0, 1, 2, 3]}
+    assert dict(settings.heads) == {2: [0, 1, 2, 3], 3: [1, 2], 4: [0, 1, 2, 3]}
 
 
 def test_a_saved_search_is_not_repeated(bare: list[str], generated_batches: list[Any]) -> None:
@@ -130,7 +130,7 @@ def test_act_works_in_validate_and_predict(
     outcome = call(command, *bare, *flags, stdin="planet\n")
     assert outcome.code == 0, outcome.err
     assert len(generated_batches) > 14
-    assert "warning: no training question is answered correctly without calibration" in caplog.text
+    assert "warning: no training question is answered correctly without attention calibration" in caplog.text
     assert Path("run/validate/act.json").exists() == (command == "validate")
     assert command == "validate" or not Path("run").exists()
 

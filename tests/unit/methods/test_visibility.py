@@ -13,7 +13,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
-from promptstage.lightning_modules.decoding.trigger import measure, measure_anew
+from promptstage.lightning_modules.decoding.trigger import measure_trigger, measure_trigger_anew
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.reference import SLOW, SlowModel, causal, register_slow
@@ -141,8 +141,8 @@ def test_the_trigger_of_a_pass_is_the_traces(llama: Backbone, name: str) -> None
         prefix = moved(name, llama).prefix()
     assert prefix is not None
     trace, outputs, tokens = generated(llama, prefix)
-    expected = measure(trace, outputs, prefix, "mean")
-    found = measure_anew(llama, tokens, prefix, outputs, "mean")
+    expected = measure_trigger(trace, outputs, prefix, "mean")
+    found = measure_trigger_anew(llama, tokens, prefix, outputs, "mean")
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, equal_nan=True)
 
@@ -168,7 +168,7 @@ def test_measures_of_hidden_layers_are_not_numbers(llama: Backbone, name: str) -
     located = locate(llama, tokens, prefix, layers, None)
     assert bool((located.token >= 0).all())
     assert set(located.layer.tolist()) <= set(layers)
-    assert measure_anew(llama, tokens, prefix, outputs, "mean").ratio.isfinite().any()
+    assert measure_trigger_anew(llama, tokens, prefix, outputs, "mean").ratio.isfinite().any()
     own = corrupted_prefix(module, located.token, Corruption())
     assert [entry is None for entry in own.layers] == [entry is None for entry in prefix.layers]
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
-from promptstage.lightning_modules.functional.calibration import (
+from promptstage.lightning_modules.functional.attention_calibration import (
     ColumnSums,
-    calibrate,
+    calibrate_attention,
     column_sums,
     find_sinks,
 )
@@ -19,7 +19,7 @@ MAX_WEIGHTS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Calibration:
+class AttentionCalibration:
     """Settings of attention calibration.
 
     Attributes:
@@ -45,9 +45,9 @@ class CalibratedHeads(AttentionHook):
 
     changes_weights = True
 
-    def __init__(self, calibration: Calibration) -> None:
-        self.settings = calibration
-        self.layers = calibration.heads.keys()
+    def __init__(self, settings: AttentionCalibration) -> None:
+        self.settings = settings
+        self.layers = settings.heads.keys()
         self.begin()
 
     def begin(self) -> None:
@@ -73,7 +73,7 @@ class CalibratedHeads(AttentionHook):
                 sums = column_sums(weights, attention.counted)
                 after.append(sums if before is None else before[number].followed_by(sums))
                 sinks = find_sinks(after[-1].scores(), own.threshold, attention.prefix, own.soft_tokens)
-                corrected = attention.output(calibrate(weights, sinks, own.beta), heads)
-                output = output.index_copy(1, heads, corrected.to(output.dtype))
+                calibrated = attention.output(calibrate_attention(weights, sinks, own.beta), heads)
+                output = output.index_copy(1, heads, calibrated.to(output.dtype))
         self._sums[layer] = after
         return output

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone import calibration as calibrated_module
+from promptstage.lightning_modules.backbone import attention_calibration
 from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration, CalibratedHeads
 from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention
-from promptstage.lightning_modules.backbone.calibration import CalibratedHeads, Calibration
 from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -24,20 +24,20 @@ from tests.unit.backbone.tiny import METHODS, moved, pad, random_ids, random_mod
 NUMPY = "numpy_calibrated"
 LENGTHS = (7, 2, 5, 1, 9, 4)
 HEADS = {0: [1], 1: [0, 3], 2: [2], 3: [0, 1, 2, 3]}
-CALIBRATION = Calibration(HEADS, threshold=0.12)
+CALIBRATION = AttentionCalibration(HEADS, threshold=0.12)
 
 
 @dataclass(frozen=True)
 class Rule:
     """How the reference calibrates one text: ``prompt`` of its ``length`` tokens were not generated."""
 
-    calibration: Calibration
+    calibration: AttentionCalibration
     prompt: int
     length: int
 
 
 def numpy_weights(
-    rows: np.ndarray, seen: np.ndarray, prefix: int, prompt: int, own: Calibration
+    rows: np.ndarray, seen: np.ndarray, prefix: int, prompt: int, own: AttentionCalibration
 ) -> np.ndarray:
     """Calibrated weights of one head, row by row.
 
@@ -108,7 +108,7 @@ def numpy_attention(
 class Slow:
     """A backbone's double that computes everything again for every token."""
 
-    def __init__(self, family: str, name: str, calibration: Calibration, **changes: Any) -> None:
+    def __init__(self, family: str, name: str, calibration: AttentionCalibration, **changes: Any) -> None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(NUMPY, numpy_attention)
@@ -146,7 +146,7 @@ class Slow:
 
 @torch.no_grad()
 def cached_logits(
-    backbone: Backbone, rows: Sequence[Tensor], new: Tensor, prefix: Prefix | None, own: Calibration
+    backbone: Backbone, rows: Sequence[Tensor], new: Tensor, prefix: Prefix | None, own: AttentionCalibration
 ) -> Tensor:
     """(B, 1 + t, vocabulary): after left-padded prompts, and after each of t given tokens (B, t)."""
     ids, mask = pad(rows, "left", filler=11)
@@ -175,7 +175,7 @@ def answers(
     backbone: Backbone,
     rows: Sequence[Tensor],
     prefix: Prefix | None,
-    own: Calibration | None,
+    own: AttentionCalibration | None,
     end: int = -1,
 ) -> list[list[int]]:
     ids, mask = pad(rows, "left", filler=11)
@@ -191,14 +191,14 @@ def test_prompts_and_every_step(
 ) -> None:
     """Logits as by the rule without a cache; rows sum to 1 all the way."""
     made: list[Tensor] = []
-    calibrate = calibrated_module.calibrate
+    calibrate = attention_calibration.calibrate_attention
 
     def spy(weights: Tensor, sinks: Tensor, beta: float) -> Tensor:
         made.append(calibrate(weights, sinks, beta))
         assert sinks.any()
         return made[-1]
 
-    monkeypatch.setattr(calibrated_module, "calibrate", spy)
+    monkeypatch.setattr(attention_calibration, "calibrate_attention", spy)
     slow = Slow(family, name, replace(CALIBRATION, soft_tokens=soft_tokens))
     rows = random_ids(*LENGTHS)
     new = torch.stack(random_ids(*[6] * len(rows), seed=5))
@@ -209,7 +209,7 @@ def test_prompts_and_every_step(
     for row, more, logits in zip(rows, new, found, strict=True):
         expected = slow.logits(torch.cat([row, more]), len(row))[len(row) - 1 :]
         assert (logits - expected).abs().max() < 1e-10
-    plain = cached_logits(slow.backbone, rows, new, slow.prefix, Calibration({}))
+    plain = cached_logits(slow.backbone, rows, new, slow.prefix, AttentionCalibration({}))
     assert (found - plain).abs().amax((1, 2)).max() > 1e-2
 
 
@@ -247,7 +247,7 @@ def test_beta_1_changes_nothing(family: str, window: int | None) -> None:
     prefix = replace(one_each(prefixes), dropped=torch.tensor([0, 4, -1, 2, -1, 1]))
     plain, same, other = (
         cached_logits(backbone, rows, new, prefix, own)
-        for own in (Calibration({}), replace(CALIBRATION, beta=1.0), CALIBRATION)
+        for own in (AttentionCalibration({}), replace(CALIBRATION, beta=1.0), CALIBRATION)
     )
     assert (same - plain).abs().max() < 1e-11
     assert (other - plain).abs().max() > 1e-2
@@ -258,7 +258,7 @@ def test_any_mask_and_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     """Padding, a window, a dropped token; two tokens after the prompt; few heads at a time: as loops say."""
     draw = torch.Generator().manual_seed(0)
     batch, n, prefix = 3, 8, 2
-    own = Calibration({5: [3, 0, 1]}, threshold=0.15)
+    own = AttentionCalibration({5: [3, 0, 1]}, threshold=0.15)
     query, key, value = (
         torch.randn(batch, heads, n + more, 6, generator=draw, dtype=torch.float64).to(dtype)
         for heads, more in ((4, 0), (2, prefix), (2, prefix))
@@ -270,7 +270,7 @@ def test_any_mask_and_dtype(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch)
     shown = torch.tensor([[1, 1], [0, 1], [1, 0]]).bool()[:, None].expand(-1, n, -1)
     seen = torch.cat([shown, seen], dim=2)
     parts = []
-    monkeypatch.setattr(calibrated_module, "MAX_WEIGHTS", 2 * batch * 6 * 8)
+    monkeypatch.setattr(attention_calibration, "MAX_WEIGHTS", 2 * batch * 6 * 8)
     heads = CalibratedHeads(own)
     for rows in (slice(0, 6), slice(6, 7), slice(7, 8)):
         wide = slice(0, prefix + rows.stop)

@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.functional.calibration import calibrate, column_sums, find_sinks
+from promptstage.lightning_modules.functional.attention_calibration import (
+    calibrate_attention,
+    column_sums,
+    find_sinks,
+)
 
 # Three rows; the columns are a virtual token and three tokens of content.
 WEIGHTS = [[0.5, 0.5, 0.0, 0.0], [0.1, 0.3, 0.6, 0.0], [0.2, 0.4, 0.3, 0.1]]
@@ -28,7 +32,7 @@ def test_by_hand() -> None:
         [0.1 + 0.54, 0.12, 0.24, 0.0],
         [0.2 + 0.42 * 2 / 3, 0.16, 0.12, 0.1 + 0.42 / 3],
     ]
-    torch.testing.assert_close(calibrate(one(WEIGHTS), sinks, beta=0.4), one(expected))
+    torch.testing.assert_close(calibrate_attention(one(WEIGHTS), sinks, beta=0.4), one(expected))
 
 
 def test_first_detected_need_not_be_at_position_0() -> None:
@@ -70,11 +74,11 @@ def test_rows_keep_their_sums() -> None:
     weights[0, 0, 0] = sinks[0, 0] / sinks[0, 0].sum()  # sees nothing but sinks
     weights[1, 0, 0] = (sinks[1, 0] + 1e-320 * ~sinks[1, 0]) / sinks[1, 0].sum()
     for beta in (0.0, 0.4, 1.0):
-        found = calibrate(weights, sinks, beta)
+        found = calibrate_attention(weights, sinks, beta)
         torch.testing.assert_close(found.sum(-1), torch.ones(3, 4, 7, dtype=torch.float64))
         assert (found >= 0).all()
-    assert torch.equal(calibrate(weights, sinks, 1.0), weights)
-    assert torch.equal(calibrate(weights, sinks, 0.4)[0, 0, 0], weights[0, 0, 0])
+    assert torch.equal(calibrate_attention(weights, sinks, 1.0), weights)
+    assert torch.equal(calibrate_attention(weights, sinks, 0.4)[0, 0, 0], weights[0, 0, 0])
 
 
 def test_against_loops() -> None:
@@ -87,7 +91,7 @@ def test_against_loops() -> None:
         freed = sum((1 - beta) * row[j] for j in range(6) if sink[j])
         rest = sum(row[j] for j in range(6) if not sink[j])
         expected[b, h, i] = [row[j] * beta if sink[j] else row[j] * (1 + freed / rest) for j in range(6)]
-    found = calibrate(torch.tensor(weights), torch.tensor(sinks), beta)
+    found = calibrate_attention(torch.tensor(weights), torch.tensor(sinks), beta)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-14)
 
 

@@ -50,7 +50,7 @@ def column_sums(weights: Tensor, seen: Tensor) -> ColumnSums:
     """Sum attention weights over rows.
 
     Args:
-        weights: (B, H, n, c) float, before calibration.
+        weights: (B, H, n, c) float, before attention calibration.
         seen: (B, n, c) bool, True for the columns that a row sees; all False in a row of padding.
     """
     return ColumnSums(weights.masked_fill(~seen[:, None], 0).sum(2), seen.sum(1))
@@ -77,7 +77,7 @@ def find_sinks(scores: Tensor, threshold: float, prefix: int = 0, soft_tokens: b
     return sinks
 
 
-def calibrate(weights: Tensor, sinks: Tensor, beta: float) -> Tensor:
+def calibrate_attention(weights: Tensor, sinks: Tensor, beta: float) -> Tensor:
     """Multiply the weights of sinks by ``beta``, and distribute the difference over a row's other columns.
 
     Sums of rows are preserved. A row that sees only sinks is unchanged.

@@ -14,7 +14,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
-from promptstage.lightning_modules.decoding.trigger import measure
+from promptstage.lightning_modules.decoding.trigger import measure_trigger
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
 from promptstage.lightning_modules.functional.saliency import flow
@@ -153,7 +153,7 @@ def test_trigger_equals_a_full_pass(name: str, llama: Backbone) -> None:
     ids, mask = pad(random_ids(9, 4, 6), "left")
     trace = GenerationTrace(llama, mask)
     outputs = generate(llama, llama.tokenizer, ids, mask, prefix, 12, ("Q", "7"), trace)
-    found = measure(trace, outputs, prefix, "mean")
+    found = measure_trigger(trace, outputs, prefix, "mean")
     tokens = generated(outputs)
     last = llama.num_layers - 1
     terms, _ = attention_terms(llama, tokens.input_ids, tokens.labels, [last], prefix)
