@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -125,11 +126,11 @@ def test_hyperparameters_are_logged_once(trained: Path) -> None:
     assert sorted(name for name in values if name.startswith("backbone")) == ["backbone.name"]
 
 
-def test_fit_alone_writes_no_hyperparameters(
-    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert call("fit", *common, "--trainer.max_steps=1", "--run_dir=run").code == 0
-    # No plugin of that name: EventAccumulator raises KeyError.
-    with pytest.raises(KeyError):
-        events(Path("run")).PluginTagToContent("hparams")
+def test_a_fit_logs_hyperparameters(trained: Path) -> None:
+    plugin = events(trained).PluginTagToContent("hparams")
+    data = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"])
+    values = data.session_start_info.hparams
+    assert values["Method"].string_value == "PromptTuning"
+    assert values["trainer.max_steps"].number_value == 4
+    stored = yaml.safe_load((trained / "tensorboard" / "hparams.yaml").read_text(encoding="utf-8"))
+    assert stored["model.optimizer.lr"] == 1e-3
