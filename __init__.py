@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from promptstage.datamodules.aqua import AQuA as AQuA
     from promptstage.datamodules.arc import ARC as ARC
     from promptstage.datamodules.generated import Generated as Generated
-    from promptstage.datamodules.grading import grade as grade
     from promptstage.datamodules.gsm8k import GSM8K as GSM8K
     from promptstage.datamodules.math import MATH as MATH
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
+    from promptstage.grading.grader import grade as grade
     from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
     from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
@@ -75,7 +75,7 @@ _MODULES = {
     "WorldTree": "datamodules.worldtree",
     "fit": "runs",
     "generate": "composition.inspection",
-    "grade": "datamodules.grading",
+    "grade": "grading.grader",
     "load": "runs",
     "partition": "runs",
     "saliency": "composition.inspection",

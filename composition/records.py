@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from promptstage.datamodules.grading import grade
+from promptstage.grading.grader import grade
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import parse_object

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from promptstage.datamodules.answers.boxes import last_boxed
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.sources import MalformedRow, Row, read_hub, text_field
+from promptstage.grading.reading.boxes import last_boxed
 from promptstage.utilities.errors import choose
 
 MATH500 = ("HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be")

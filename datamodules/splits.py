@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import lightning as L
 
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.grading import reference_problem
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
+from promptstage.grading.grader import reference_problem
 from promptstage.utilities.arguments import RecordedArguments
 from promptstage.utilities.errors import UserError
 

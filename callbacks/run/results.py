@@ -24,7 +24,7 @@ from promptstage.callbacks.run.resumed import (
     record_of,
     write_identity,
 )
-from promptstage.datamodules.grading import coverage
+from promptstage.grading.grader import coverage
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary

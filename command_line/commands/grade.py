@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.composition.records import check_data_set, find_records, read_records, total_questions
-from promptstage.datamodules.grading import CHOICES, Grade, coverage, grade
+from promptstage.grading.grader import CHOICES, Grade, coverage, grade
 from promptstage.lightning_modules.functional.statistics import wilson_interval
 from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import write_text

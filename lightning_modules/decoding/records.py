@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
-from promptstage.datamodules.grading import grade
+from promptstage.grading.grader import grade
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from promptstage import cli
-from promptstage.datamodules.grading import grade
+from promptstage.grading.grader import grade
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.cli.test_processes import CLI, ROOT
 from tests.tiny_folder import call

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.datamodules.grading import grade
+from promptstage.grading.grader import grade
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.jsonl"))
 NEXT_QUESTION = (

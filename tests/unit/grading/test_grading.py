@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from promptstage.datamodules.answers.boxes import last_boxed
-from promptstage.datamodules.grading import Grade, grade
+from promptstage.grading.grader import Grade, grade
+from promptstage.grading.reading.boxes import last_boxed
 from promptstage.utilities.errors import UserError
 
 AQUA = ["A)A)59", "B)6", "C)36", "D)60", "E)None of these"]

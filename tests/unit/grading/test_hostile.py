@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from promptstage.datamodules.grading import Grade, grade
+from promptstage.grading.grader import Grade, grade
 
 MANY = 1_000_000
 

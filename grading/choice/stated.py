@@ -1,0 +1,98 @@
+"""Extraction of an option that is stated to be right: "B is correct", "so B", "I choose B"."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from promptstage.grading.choice.letters import is_negated, option_by_name, option_names
+from promptstage.grading.choice.lines import second_option, with_alternative
+from promptstage.grading.choice.options import Option, ambiguous_choice
+from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.patterns import any_of, phrases
+
+_RULE = "option stated"
+
+_KIND = rf"(?:{any_of(phrases('options?, choices?, answers?, letters?, statements?, alternatives?'))}\s+)?"
+
+# B "must clearly be the only correct" …
+_IS = any_of(phrases("is, must be, would be, seems, appears"))
+_ADVERB = any_of(phrases("indeed, therefore, thus, clearly"))
+_DEGREE = any_of(("only", "most", r"one\s+that\s+is"))
+_RIGHT = any_of(phrases("correct, right, best, true, accurate, answer, valid, appropriate, likely"))
+
+# Words before the letter of the chosen option.
+_CHOOSING = any_of(
+    phrases(
+        r"""choos(?:e|ing), select(?:ing)?, pick(?:ing)?, go(?:ing)? with, opt(?:ing)? for,
+        correspond(?:s|ing)? (?:to|with), match(?:es|ing)?, leav(?:es|ing), is, that's, it's, be, i\.e\.,
+        namely, means, gives, mark, answer(?:ed|ing)?, points? to, leads? to"""
+    )
+)
+_SO = any_of(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
+
+_WORD = re.compile(r"\s+[a-z]")
+_WRONG = re.compile(r"[)\]]?\s+(?:is|was)\s+(?:not|in|wrong|false)")
+
+
+def stated_option(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that is last stated to be right; None if there is none."""
+    for match in reversed(list(_statement_pattern(option_names(options)).finditer(text))):
+        if option := _asserted_option(match, options):
+            line = text[match.start(_statement_kind(match)) :].partition("\n")[0]
+            other = second_option(line, 1, options, option)
+            answer = ambiguous_choice([option, other], _RULE) if other else Answer(option.letter, _RULE)
+            return with_alternative(answer, line, options)
+    return None
+
+
+def _statement_kind(match: re.Match[str]) -> str:
+    """Return the kind of a statement: the name of the group that holds the letter."""
+    return match.lastgroup or ""
+
+
+def _asserted_option(match: re.Match[str], options: Sequence[Option]) -> Option | None:
+    """Return the option of a statement; None for an article ("is A car") or a rejection ("B is wrong")."""
+    kind, text = _statement_kind(match), match.string
+    article = match[kind] == "A" and kind != "subject" and _WORD.match(text, match.end(kind))
+    if article or _WRONG.match(text, match.end(kind)) or is_negated(text, match.start(kind)):
+        return None
+    return option_by_name(options, match[kind])
+
+
+@lru_cache(maxsize=64)
+def _statement_pattern(names: str) -> re.Pattern[str]:
+    """Compile the pattern of all statements; the group with the letter has the statement's kind as name."""
+
+    # Lower case only where it is unambiguous; "a" may be an article, "is b" a variable.
+    small = re.escape(names.lower().replace("a", ""))
+
+    def letter(group: str, more: str = "") -> str:
+        return rf"[(\[]?(?P<{group}>[{re.escape(names)}{more}])(?![\w'])[)\]]?"
+
+    return re.compile(
+        rf"""
+        # "Option B is clearly the correct one"
+        \b {_KIND} (?<![\w'-]) {letter("subject", small)} [.:]?
+           \s+{_IS}\s+ (?:{_ADVERB}\s+)? (?:to\ be\s+)? (?:the\s+)? (?:{_DEGREE}\s+)? {_RIGHT} \b
+        # "I choose option B", "it's B"
+        | \b (?i:{_CHOOSING}) \s+ (?:either\s+)? (?:the\s+)? (?:answer\s+|correct\s+)?
+             {_KIND} {letter("chosen")} (?=[\s.,;:!)*]|$)
+        # "I choose b"
+        | \b (?i:choose|select|pick|go\ with|opt\ for) \s+ {_KIND} {letter("taken", small)} (?=[\s.,;:!)*]|$)
+        # "By elimination, B"
+        | \b (?i:by|process\ of)\ elimination [^.\n]{{0,30}}? [:,]?
+             \s+ {_KIND} {letter("left")} (?=[\s.,;:!)*]|$)
+        # "not A but rather B"
+        | \b but\ (?:rather\ )? {_KIND} {letter("instead")} (?=[.,;!)*]|\s*$)
+        # "B it is"
+        | (?<![\w'-]) {letter("agreed")} \ it\ is\b
+        # "The best fit: B"
+        | (?m: : \s+ {letter("last")} [.!]? \s*$ )
+        # "B) its text ✓"
+        | (?m: ^[ >*-]* {letter("ticked")} [).:]? [^\n]{{0,80}} [✅✔✓☑] )
+        # "Therefore, it must be B."
+        | \b (?i:{_SO}) [,:]? \s+ (?: (?:it|that|this)(?:'s|\ is|\ must\ be)\s+ | the\s+ )?
+             {_KIND} {letter("concluded")} \s*(?=[.!)]|\n|$)
+        """,
+        re.VERBOSE,
+    )

@@ -1,0 +1,127 @@
+"""Extraction of the chosen option from a text without a marked answer."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from promptstage.grading.choice.letters import (
+    leading_option,
+    letter_patterns,
+    option_by_name,
+    sole_option,
+)
+from promptstage.grading.choice.lines import option_by_mention, second_option, with_alternative
+from promptstage.grading.choice.option_texts import option_by_text, option_by_whole_text
+from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
+from promptstage.grading.choice.stated import stated_option
+from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.sentences import concluding_sentences
+
+# "Options: A) 1 B) 2"
+_LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)
+_FORMULA_MARKS = str.maketrans("", "", "${}")
+_LABEL = re.compile(r"^\W*\w\W")
+_SENTENCES = re.compile(r"[.:]\s")
+_TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a truth value without a full stop
+_LAST_PART = re.compile(r"\n|:\s|->|→|=>")
+
+
+def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that a text without a marked answer chooses; None if it chooses none."""
+    if option := option_by_whole_text(text, options):
+        return Answer(option.letter, "option's text")
+    text = _strip_copied_options(text, options)
+    return (
+        stated_option(text, options)
+        or _letter_alone(text, options)
+        or _letter_at_start(text, options)
+        or _option_at_end(text, options)
+        or _concluding_option(text, options)
+    )
+
+
+def _strip_copied_options(text: str, options: Sequence[Option]) -> str:
+    """Remove the lines of ``text`` that repeat the options."""
+    lines = _LISTED.sub("", text).split("\n")
+    others = [line for line in lines if not _is_copied(line, options)]
+    return "\n".join(others if len(lines) - len(others) > 1 else lines)
+
+
+def _is_copied(line: str, options: Sequence[Option]) -> bool:
+    """Return whether a line repeats an option of the question: "(A) 21"."""
+    return any(
+        option.text
+        and _label_pattern(option.label).match(line)
+        and simplify(_LABEL.sub("", line)) == simplify(option.text)
+        for option in options
+    )
+
+
+@lru_cache(maxsize=64)
+def _label_pattern(label: str) -> re.Pattern[str]:
+    """Compile the pattern of a line's start in a list of options."""
+    return re.compile(rf"\s*[-*]?\s*\(?{re.escape(label)}[).:]")
+
+
+def _letter_alone(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the letter that is the whole last line, or else the last capital alone on a line."""
+    names = letter_patterns(options).line.findall(text)
+    option = sole_option(text.translate(_FORMULA_MARKS).strip().rpartition("\n")[2], options)
+    option = option or (option_by_name(options, names[-1]) if names else None)
+    return Answer(option.letter, "letter alone on a line") if option else None
+
+
+def _letter_at_start(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the letter at the start of a text, unless it starts a list of the options."""
+    letters, rule = letter_patterns(options), "letter at the start"
+    start = letters.opening.match(text)
+    if start is None or len(set(letters.listed.findall(text))) > 1:
+        return None
+    option = option_by_name(options, start[start.lastindex or 0])
+    if option is None:
+        return None
+    other = second_option(text.partition("\n")[0], start.end(), options, option)
+    return (
+        ambiguous_choice([option, other], rule)
+        if other
+        else with_alternative(Answer(option.letter, rule), text, options)
+    )
+
+
+def _option_at_end(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option, of several sentences, that ends the text."""
+    simplified = simplify(text)
+    for option in options:
+        if _SENTENCES.search(option.text) and simplified.endswith(simplify(option.text)):
+            return Answer(option.letter, "last sentences, option's text")
+    return None
+
+
+def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option stated by the last sentence, or else by the first or the two before the last."""
+    # "It cannot be determined" may be an option.
+    closing = concluding_sentences(text, refusals=not any("determined" in option.text for option in options))
+    if closing is None:
+        return _option_in_last_part(text, options)
+    rule, last = "last sentence", closing[-1]
+    if answer := option_by_mention(last, options, rule) or option_by_text(
+        last, options, rule, committed=False
+    ):
+        return answer
+    if option := option_by_whole_text(closing[0], options):
+        return Answer(option.letter, "first sentence, option's text")
+    for sentence in reversed(closing[-3:-1]):
+        if len(options_named_in(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
+            return option_by_text(sentence, options, rule, committed=False)
+    return None
+
+
+def _option_in_last_part(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that equals the last line, or the part of it after the last colon or arrow."""
+    last = _LAST_PART.split(text.strip())[-1]
+    if start := leading_option(last, options):
+        last = last[start[1] :].lstrip(").: ")
+    option = option_by_whole_text(last, options)
+    if option is None and _TRUTH_END.search(last):
+        return option_by_text(last, options, "last line", committed=False)
+    return Answer(option.letter, "last line, option's text") if option else None

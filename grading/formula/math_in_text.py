@@ -1,0 +1,65 @@
+"""Formulas in running text, the words that join them, and alternatives offered after them."""
+
+import re
+
+from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.patterns import any_of, phrases
+
+FORMULA = re.compile(
+    r"""
+    \$\$ (.+?) \$\$
+    | (?<!\\)\$ (.+?) (?<!\\)\$
+    | \\\( (.+?) \\\)
+    | \\\[ (.+?) \\\]
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+ALTERNATIVE_WINDOW = 80  # characters after an answer that are searched for an alternative
+
+# Between two formulas that form one answer.
+JOINED = re.compile(r"\s*(?:,|and|or|, and|, or|;)\s*$")
+
+_COULD_BE = r"(?:could|might|may)(?:[ ]also)?[ ]be"
+_ALTERNATIVE = re.compile(
+    rf"""
+    ^ [\s$.,)]*
+    (?: \b or \b ,?[ ] (?: maybe | perhaps | possibly | else | it[ ](?:could|might)[ ]be )  # or maybe 3
+      | \(? (?:but|though|although) [^.\n]{{0,30}} \b {_COULD_BE}                      # (though it may be 3
+    )
+    | (?:^|\s) (?:however,[ ])? (?:it|the[ ]answer) [ ] {_COULD_BE} \b                 # It could also be 3
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_REASON = re.compile(rf",?\s{any_of(phrases('because, since, as there, whereas, while'))}\b.*$")
+
+
+def formula_content(formula: re.Match[str]) -> str:
+    """Return the text between the delimiters of a match of ``FORMULA``."""
+    return next(filter(None, formula.groups())).strip()
+
+
+def first_formulas(text: str, rule: str) -> Answer | None:
+    """Return the first formula of ``text``, and those joined to it by "and", "or" or a comma."""
+    parts: list[str] = []
+    end = 0
+    for formula in FORMULA.finditer(text):
+        if parts and not JOINED.fullmatch(text, end, formula.start()):
+            break
+        parts.append(formula_content(formula))
+        end = formula.end()
+    if not parts:
+        return None
+    if offers_alternative(text[end : end + ALTERNATIVE_WINDOW]):
+        return Answer(", ".join(parts), rule, ambiguous=True)
+    return Answer(", ".join(part.rstrip(".,;") for part in parts), rule)
+
+
+def offers_alternative(after: str) -> bool:
+    """Return whether the text after an answer offers another one: "or maybe", "it could also be"."""
+    return bool(_ALTERNATIVE.search(after))
+
+
+def strip_reason(sentence: str) -> str:
+    """Remove a subordinate clause such as "because …" from the end of ``sentence``."""
+    return _REASON.sub("", sentence)

@@ -1,0 +1,87 @@
+"""Extraction of the unmarked answer in the last sentence of a solution."""
+
+import re
+
+from promptstage.grading.formula.math_in_text import (
+    FORMULA,
+    JOINED,
+    first_formulas,
+    formula_content,
+    strip_reason,
+)
+from promptstage.grading.number.numbers import find_numbers, normalize_numbers
+from promptstage.grading.number.stated import stated_number
+from promptstage.grading.reading.generation import Answer
+
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+_STATES = re.compile(r"\s(?:is|are|equals)\s")
+# "x is between 3 and 4"
+_BETWEEN = re.compile(r"\bbetween\s+\$?(-?[\d.,/]*\d)\$?\s+and\s+\$?(-?[\d.,/]*\d)\$?\W*$")
+# "The vertex is at (3, 4)."
+_POINT = re.compile(r"(\([^()]*,[^()]*\))[.!]?$")
+# "The roots are 2, 3 and 5."
+_LIST = re.compile(
+    r"""
+    (?: \bis | \bare | = | : ) \s+
+    ( -?[\d./]+ (?: (?: ,\s*(?:and\s)? | \s(?:and|or)\s ) -?[\d./]+ )+ )
+    [.!]? $
+    """,
+    re.VERBOSE,
+)
+# "The slope is 3/2.", "The length is 5 cm."
+_EXPRESSION = re.compile(
+    r"(?: \bis | \bare | = | \bequals ) \s+ ( [^\s=]+ (?:\s[\w\\{}^/]+)? ) [.!]? $", re.VERBOSE
+)
+_FINAL = re.compile(r"^final(?: answer)?:\s*", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
+_WORDS = re.compile("[a-z]{3}")
+
+
+def stated_formula(sentence: str, reference: str) -> Answer | None:
+    """Return the answer in a concluding sentence: bold text, its last formula, or the expression after "is".
+
+    Args:
+        reference: the gold answer; it determines whether the two ends of a range may be the answer.
+    """
+    main = strip_reason(sentence)
+    if bold := list(_BOLD.finditer(main)):
+        return _in_bold(main, bold, reference)
+    if between := _BETWEEN.search(main):
+        is_pair = "and" in reference or "," in reference
+        return Answer(f"{between[1]}, {between[2]}", "last sentence", ambiguous=not is_pair)
+    if formulas := list(FORMULA.finditer(main)):
+        return _in_formula(main, formulas)
+    if "=" in main and "=" in reference and not _WORDS.search(main):
+        return Answer(main.strip(" .*_"), "last line")
+    if len(main.split()) <= 3:
+        return Answer(_FINAL.sub("", main.strip(" .*_")), "last line")
+    if stated := _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main):
+        return Answer(stated[1].strip().rstrip("."), "last sentence")
+    return _last_number(normalize_numbers(main))
+
+
+def _in_bold(main: str, bold: list[re.Match[str]], reference: str) -> Answer | None:
+    """Return the last bold text, the answer that it states, or the last two bold texts together."""
+    last = bold[-1][1].strip(" .:")
+    if _STATES.search(last):
+        return stated_formula(last, reference)
+    if len(bold) > 1 and JOINED.fullmatch(main, bold[-2].end(), bold[-1].start()):
+        return Answer(f"{bold[-2][1].strip(' .:')}, {last}", "bold")
+    return Answer(last, "bold")
+
+
+def _in_formula(main: str, formulas: list[re.Match[str]]) -> Answer:
+    """Return the last formula, all formulas of a list, or a number stated after them."""
+    first, last = formulas[0], formulas[-1]
+    after = _EXPRESSION.search(main)
+    if after and after.start(1) > last.end() and _DIGIT.search(after[1]):
+        return Answer(after[1], "last sentence")
+    joined = first_formulas(main[first.start() :], "last formula")
+    if joined and "," in joined.text and not _WORDS.search(main, first.end(), last.start()):
+        return joined
+    return Answer(formula_content(last).rstrip(".,"), "last formula")
+
+
+def _last_number(sentence: str) -> Answer | None:
+    number = stated_number(sentence) or next(reversed(find_numbers(sentence)), None)
+    return Answer(number[0].strip(), "last number") if number else None

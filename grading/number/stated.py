@@ -1,0 +1,204 @@
+"""Selection of the number that a sentence states, as opposed to those it merely mentions."""
+
+import re
+
+from promptstage.grading.number.numbers import NUMBER, find_numbers
+from promptstage.grading.reading.patterns import any_of, phrases
+
+BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+
+# "21 is your answer": the number at which the sentence starts.
+_SUBJECT = re.compile(
+    r"""
+    [\s*_$]*
+    (?= [\d,.]+ \W{0,3} \s(?:is|are|was)
+        \s(?: what | (?:the|your|our|my)\s(?:\w+\s)?(?:sum|total|answer|result|number) )
+    )
+    """,
+    re.VERBOSE,
+)
+# "…, so": the concluding clause.
+_CONCLUSION = re.compile(
+    r"""
+    [,;]\s(?:and[ ])?
+    (?: so | thus | therefore | hence | meaning | giving | leaving | making
+      | which[ ](?:means|gives|leaves) | for[ ]a[ ]total[ ]of ) \b
+    """,
+    re.VERBOSE,
+)
+
+_GOAL = any_of(
+    phrases(
+        """reach, sell, earn, get, make, buy, cover, finish, complete, achieve, pay, fill, feed, build, win,
+        pass, save, travel, go"""
+    )
+)
+_NOT_OBLIGED = "".join(
+    f"(?<!{verb}[ ])" for verb in phrases("need, needs, have, has, able, had, going, wants, want")
+)
+# Parts of a sentence that follow the stated number and state nothing themselves.
+_SUBORDINATE = (
+    re.compile(r"\([^()]*\)"),
+    # ", not 5"
+    re.compile(r",?\s(?:and )?not\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE),
+    # "5 apples, because he had 3"
+    re.compile(
+        r"""
+        (?<=\d) [^=:\d]{0,60} (?:,\s|\s-\s|\s)
+        (?: because | since | as[ ]there | given[ ]that | which[ ]is[ ](?:more|less) | compared ) \b .*$
+        """,
+        re.IGNORECASE | re.VERBOSE,
+    ),
+    # "5 apples: 2 and 3", "5 apples - 2 for him", but neither "for 2 days: 5 apples" nor a difference
+    re.compile(
+        r"""
+        (?<=\d) [^:=\d]{0,40}
+        (?: :\s (?![*$]*[\d.,]+\W*\w*\W*$) | \s-\s (?![$]?[\d.,]+(?![\d.,%])) (?!.*=) ) .*$
+        """,
+        re.VERBOSE,
+    ),
+    # "5 apples, while he had 3", "5 apples, a 20% rise"
+    re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
+    # "5 more apples to reach 20", but not "5 of them need to reach 20"
+    re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
+    # "; 10 days would be …"
+    re.compile(r";[^;]*\bwould be\b[^;]*"),
+)
+
+# "So each child gets 6 stickers, and there are 4 children.", but not "5 apples, and there are 8 left".
+_THERE_ARE = re.compile(
+    r"""
+    (?P<main> (?: (?! \bthere\b | [=:] ) . )* \d (?: (?! \bthere\b | [=:] ) . )*? )
+    (?: ,?\sand | ; | ,\swhere ) \s there\s(?:are|were)\s
+    (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;=]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+# Before and after a number in a calculation; "5 * 3", but not "5** 3" in bold.
+_RESULT = re.compile(r"(?: [=≈] | \bequals ) [\s*_($]* (?:about[ ]|approximately[ ])? [$€£]? $", re.VERBOSE)
+_OPERATOR = re.compile(
+    r"""
+    \s* [)\]]? \s*
+    (?: [+×*/÷^](?!\*)
+      | -(?=\s?[\d(])
+      | x(?=\s?\d)
+      | \\div
+      | (?:%\s)?of\s[$\d]
+      | (?: times(?=\s[\d$]) | plus | minus | divided[ ]by | multiplied[ ]by ) \b
+    )
+    """,
+    re.VERBOSE,
+)
+_OPERAND = re.compile(
+    r"""
+    (?: (?<!\*)[+×*/÷^(](?<!\*\*)
+      | [\d)]\s?-
+      | \bx(?<=[\d)]\sx)
+      | \b(?:times|plus|minus|divided[ ]by|multiplied[ ]by)
+    )
+    \s* [$]? $
+    """,
+    re.VERBOSE,
+)
+# "5 =", but not in "x = 5 = 2 + 3", where the calculation follows its result.
+_EQUALS = re.compile(r"[\s*_$)]*=")
+_RESULT_FIRST = re.compile(r"[^=]*=[^=]*\d[^=]*[+×*/÷-][^=]*$")
+
+# "in 5 days", "per 5 apples"
+_PREPOSITION = phrases(
+    """in, for, after, per, each, every, over, within, by, from, than, of the, out of, at, during, with, on,
+    since, until, before, about the, to the, times, more than, less than, por, y, con"""
+)
+_DETERMINER = phrases("all, those, these, the, first, last, next, other, remaining, original")
+_ASIDE = re.compile(rf"\b{any_of((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
+# "his Nokia 3310": a capital within the sentence, but "The Total 5".
+_NO_NAME = any_of(
+    phrases(
+        """Total, Sum, Answer, Result, Is, Are, So, Only, That, This, There, Now, Then, Thus, Hence, Rs,
+        USD"""
+    )
+)
+_NAME = re.compile(rf"(?<![.!?:])\s(?!{_NO_NAME}\b)[A-Z][a-z]+[a-zA-Z]*\s$")
+_MONTH = any_of(
+    phrases(
+        """January, February, March, April, May, June, July, August, September, October, November,
+        December"""
+    )
+)
+_DATE = re.compile(rf"\b{_MONTH}\s+\d{{1,4}}\b|\b\d{{1,2}}(?:st|nd|rd|th)?\s+{_MONTH}\b")
+# "he has 5"
+_VERB = any_of(
+    phrases(
+        r"""is, are, was, were, be, costs?, has, have, had, makes?, made, earns?, earned, pays?, paid,
+        spends?, spent, needs?, gets?, got, gives?, leaves?, left, total(?:s|ing)?(?: of)?, takes?, took,
+        sold, sells, buys, bought, weighs?, worth, out, can \w+, will \w+, him, her, them"""
+    )
+)
+_STATES = re.compile(
+    rf"\b{_VERB}\s (?:(?:about|a[ ]total[ ]of|only|exactly|still)[ ])? [$*]*$", re.IGNORECASE | re.VERBOSE
+)
+
+
+def stated_number(sentence: str) -> re.Match[str] | None:
+    """Return the last number of a sentence that is not an operand, an aside or part of a reason.
+
+    Returns:
+        A match of ``NUMBER``, positions relative to ``sentence``; None if there is no such number.
+
+    >>> stated_number("He pays 3 * 5 = $15 for 3 days (5 a day).")[0]
+    '$15'
+    """
+    if (subject := _SUBJECT.match(sentence)) and (match := NUMBER.match(sentence, subject.end())):
+        return match
+    main = _blank_asides(sentence)
+    if conclusions := list(_CONCLUSION.finditer(sentence)):
+        start = conclusions[-1].end()
+        if match := _stated_in(" " * start + main[start:]):
+            return match
+    return _stated_in(main) or _stated_in(sentence)
+
+
+def _blank_asides(sentence: str) -> str:
+    """Replace parentheses, negations and subordinate clauses by spaces, which keeps all positions."""
+    if match := _THERE_ARE.fullmatch(sentence):
+        sentence = match["main"].ljust(len(sentence))
+    for pattern in _SUBORDINATE:
+        sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
+    return sentence
+
+
+def _stated_in(sentence: str) -> re.Match[str] | None:
+    """Return the number of the last bold text with exactly one number, else the last stated number."""
+    matches = find_numbers(sentence)
+    for bold in reversed(list(BOLD.finditer(sentence))):
+        inside = [match for match in matches if bold.start() <= match.start() < bold.end()]
+        if len(inside) == 1:
+            return inside[0]
+    stated = None
+    has_result = False
+    for match in matches:
+        before = sentence[max(0, match.start() - 60) : match.start()]
+        after = sentence[match.end() : match.end() + 200]
+        if _is_operand(before, after):
+            continue
+        if _RESULT.search(before):
+            stated, has_result = match, True
+        # "= 10800 dollars for his 10 suits, 3 belts": after a result, a number needs a verb of its own.
+        elif not _is_aside(sentence, match) and (not has_result or _STATES.search(before[-40:])):
+            stated = match
+    return stated
+
+
+def _is_operand(before: str, after: str) -> bool:
+    """Return whether the number between ``before`` and ``after`` is an operand or the left side of "="."""
+    if _OPERATOR.match(after) or (_OPERAND.search(before) and not _RESULT.search(before)):
+        return True
+    return bool(_EQUALS.match(after) and not _RESULT_FIRST.match(after))
+
+
+def _is_aside(sentence: str, match: re.Match[str]) -> bool:
+    """Return whether a number is an aside ("in 5 days") or part of a name or date."""
+    before = sentence[max(0, match.start() - 28) : match.start()]
+    around = sentence[max(0, match.start() - 12) : match.end() + 12]
+    return bool(_ASIDE.search(before) or _NAME.search(before[-24:]) or _DATE.search(around))
