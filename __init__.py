@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.math import MATH as MATH
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
-    from promptstage.grading.grader import grade as grade
+    from promptstage.grading import grade as grade
     from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
     from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
@@ -75,7 +75,7 @@ _MODULES = {
     "WorldTree": "datamodules.worldtree",
     "fit": "runs",
     "generate": "composition.inspection",
-    "grade": "grading.grader",
+    "grade": "grading",
     "load": "runs",
     "partition": "runs",
     "saliency": "composition.inspection",

@@ -183,7 +183,12 @@ class ReasoningDataModule(Splits):
             self.connect(tokenizer, getattr(module, "vocabulary_size", None))
 
     def setup(self, stage: str) -> None:
-        """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done."""
+        """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done.
+
+        Raises:
+            UserError: if the kind of answers is not set, or rows are malformed.
+        """
+        self.resolve_kind()  # raises before any row is read
         self._connect_module()
         for split in STAGES[stage]:
             if split not in self._encoded:
@@ -209,7 +214,8 @@ class ReasoningDataModule(Splits):
 
     def digest(self, split: str) -> str:
         """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
-        digest = hashlib.sha256(repr((self.name, self.max_new_tokens, self.stop)).encode())
+        limits = self.name, self.resolve_kind(), self.max_new_tokens, self.stop
+        digest = hashlib.sha256(repr(limits).encode())
         for row in self._encoded[split]:
             own = row.example.id, row.prompt.tolist(), row.example.answer, row.example.options
             digest.update(repr(own).encode())
@@ -263,7 +269,7 @@ class ReasoningDataModule(Splits):
         model = self.trainer.lightning_module if self.trainer else None
         has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
         omitted = self.tokenizer.bos_token_id if has_own_bos else None
-        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted)
+        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind())
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

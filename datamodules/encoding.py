@@ -96,9 +96,10 @@ class Batch:
         examples: the B questions, in the order of the rows.
         gold: right padded: prompt, completion, end token; labels on the last two.
         prompt: left padded: prompt alone; all labels -100.
-        dataset: name of the data set for the grader.
+        dataset: name of the data set.
         max_new_tokens: generation limit.
         stop: texts that end a generation.
+        kind: kind of the answers for the grader; None: that of the data set's name.
     """
 
     examples: list[Example]
@@ -107,6 +108,7 @@ class Batch:
     dataset: str
     max_new_tokens: int
     stop: tuple[str, ...]
+    kind: str | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -114,13 +116,13 @@ class Batch:
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """Move the batch to ``device``."""
         gold, prompt = self.gold.to(device, **kwargs), self.prompt.to(device, **kwargs)
-        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """Select some examples of the batch, padding unchanged."""
         examples = [self.examples[row] for row in rows]
         gold, prompt = self.gold.select(rows), self.prompt.select(rows)
-        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -133,6 +135,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         first.dataset,
         first.max_new_tokens,
         first.stop,
+        first.kind,
     )
 
 
@@ -241,6 +244,7 @@ class Collate:
 
     Attributes:
         omitted: a first token to remove from prompts, since the model prepends it to its soft prompt.
+        kind: kind of the answers, as in :class:`Batch`.
     """
 
     pad_token_id: int
@@ -248,6 +252,7 @@ class Collate:
     max_new_tokens: int
     stop: tuple[str, ...]
     omitted: int | None = None
+    kind: str | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         if self.omitted is not None:
@@ -259,6 +264,7 @@ class Collate:
             self.dataset,
             self.max_new_tokens,
             self.stop,
+            self.kind,
         )
 
     def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:

@@ -10,6 +10,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.sources import Row
 from promptstage.datamodules.tasks import TASKS, sample_questions
+from promptstage.grading.data_sets import DATA_SETS
 from promptstage.utilities.errors import UserError, choose
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
@@ -47,6 +48,7 @@ class Generated(ReasoningDataModule):
         **kwargs: Any,
     ) -> None:
         self.name = choose("task", task, TASKS)
+        self.answer_kind = DATA_SETS[task].kind
         self.task = TASKS[task]
         self.lengths = _range("lengths", lengths, self.task.lengths)
         self.ood_lengths = _range("ood_lengths", ood_lengths, self.task.ood_lengths)

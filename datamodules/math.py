@@ -27,6 +27,7 @@ class MATH(ReasoningDataModule):
     """
 
     name = "math"
+    answer_kind = "formula"
     question_field = "problem"
     hub_configs = (
         "algebra",

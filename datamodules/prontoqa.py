@@ -24,6 +24,7 @@ class ProntoQA(ReasoningDataModule):
     """
 
     name = "prontoqa"
+    answer_kind = "choice"
     question_field = None
     hub_configs = ("default",)
     noise_words = frozenset({"every", "following", "statement"})  # all other words are part of the logic

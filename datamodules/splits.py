@@ -12,7 +12,10 @@ from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
-from promptstage.grading.grader import reference_problem
+from promptstage.grading import reference_problem
+from promptstage.grading.data_sets import DATA_SETS
+from promptstage.grading.functions import GradeFunction
+from promptstage.grading.kinds import KINDS, kind_name
 from promptstage.utilities.arguments import RecordedArguments
 from promptstage.utilities.errors import UserError
 
@@ -41,7 +44,9 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     parsed: dict[str, list[Example]]
 
     name: str
-    """The data set's name for the grader and in example ids."""
+    """The data set's name."""
+    answer_kind: str | GradeFunction | None = None
+    """Kind of the answers for :func:`promptstage.grade`; None: that of the built-in data set of this name."""
     hub_configs: ClassVar[tuple[str, ...]] = ()
     """Configurations of the hub data set, read in this order."""
     question_field: ClassVar[str | None] = "question"
@@ -49,6 +54,24 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     hub_has_validation: ClassVar[bool] = False
     noise_words: ClassVar[frozenset[str] | None] = None
     """Words that noise may change; None: all that the answer does not depend on."""
+
+    def resolve_kind(self) -> str:
+        """Return the name of the kind of answers.
+
+        Raises:
+            UserError: if it is not set, or unknown.
+        """
+        # From the class: a function would be bound to the instance.
+        kind = vars(self).get("answer_kind") or type(self).answer_kind
+        if kind is None and self.name not in DATA_SETS:
+            raise UserError(
+                f"{type(self).__name__} has no answer_kind: set one in the class, such as answer_kind = "
+                f'"number" (allowed: {", ".join(KINDS)}, regex:PATTERN or a function)'
+            )
+        try:
+            return kind_name(self.name if kind is None else kind)
+        except UserError as error:
+            raise UserError(f"answer_kind of {type(self).__name__}: {error}") from error
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
@@ -110,7 +133,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Parse a row, and check that an answer can equal its reference."""
         example = self.parse(row, split, index)
-        if problem := reference_problem(self.name, example.answer):
+        if problem := reference_problem(self.resolve_kind(), example.answer, example.options):
             raise MalformedRow(problem)
         return example
 

@@ -1,130 +1,66 @@
-"""Grading of generations: extract the final answer and compare it with the reference."""
+"""Grading of a generation by the kind of its answer."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
-from promptstage.grading.choice.answers import find_choice
-from promptstage.grading.choice.options import letter_of_reference, parse_options
-from promptstage.grading.formula.answers import find_formula, joined_boxes
-from promptstage.grading.formula.equivalence import same_formula
-from promptstage.grading.formula.normalize import normalize_formula
-from promptstage.grading.formula.verifier import clock
-from promptstage.grading.number.answers import find_number
-from promptstage.grading.number.numbers import reference_value, to_fraction
-from promptstage.grading.reading.boxes import last_boxed
-from promptstage.grading.reading.generation import Answer, normalize_generation
-from promptstage.grading.text.answers import find_text
-from promptstage.utilities.errors import choose
-
-NUMBERS = ("gsm8k", "addition", "series_sum", "symbolic_sum")
-CHOICES = ("aqua_rat", "arc_challenge", "prontoqa", "worldtree")
-TEXTS = ("letter_reversal", "last_letter")
-FORMULAS = ("math",)
-FORMULA_TIMEOUT = 1.5  # seconds for the comparison of two formulas
-TRUTH = ("True", "False")
+from promptstage.grading.data_sets import default_options
+from promptstage.grading.functions import GradeFunction
+from promptstage.grading.grades import Grade
+from promptstage.grading.kinds import find_kind
+from promptstage.grading.number.harness import flexible_extract, strict_match
+from promptstage.grading.number.kind import NUMBER
+from promptstage.grading.reading.generation import normalize_generation
 
 
-@dataclass(frozen=True)
-class Grade:
-    """Grade of one generation.
+class HarnessVerdicts(NamedTuple):
+    """Verdicts of lm-evaluation-harness's task gsm8k on a number; None for other kinds of answers."""
 
-    Attributes:
-        prediction: the final answer as the model wrote it (the letter of an option); None without one.
-        correct: whether the answer equals the reference.
-        reason: the rule that found the answer, or the reason why there is none.
-    """
-
-    prediction: str | None
-    correct: bool
-    reason: str
+    strict_match: bool | None = None
+    flexible_extract: bool | None = None
 
 
-def grade(dataset: str, generation: str, reference: str, options: Any = None) -> Grade:
+def grade(kind: str | GradeFunction, generation: str, reference: str, options: Any = None) -> Grade:
     """Grade ``generation`` against ``reference``.
 
     Args:
-        dataset: name of the data set, which selects the rules. Numbers must be exactly equal, words equal
-            up to case, formulas mathematically equal, options the same.
+        kind: kind of the answer: ``number`` (exactly equal), ``choice`` (the same option), ``text`` (equal up
+            to case), ``formula`` (mathematically equal), ``regex:PATTERN`` (the last match, equal up to
+            case), the name of a built-in data set, or a function of the normalized generation, the reference
+            and the options that returns a bool or a :class:`Grade`, given as such or by its dotted name.
         generation: the generated text; anything after the next question or chat turn is ignored.
-        reference: the gold answer: a number, an option's letter or label, a word or a formula.
+        reference: the gold answer: a number, an option's letter, label or text, words, or a formula.
         options: the options of a multiple-choice question: texts with or without "A)", or ``{"text": […],
             "label": […]}``. The default is five letters (True and False for ProntoQA).
 
     Raises:
-        UserError: if the data set is unknown, or formulas cannot be compared.
+        UserError: if the kind is unknown or a pattern is not valid, or if formulas cannot be compared.
 
-    >>> grade("gsm8k", "He sold 48/2 = 24 clips.\\n#### 24", "24")
+    >>> grade("number", "He sold 48/2 = 24 clips.\\n#### 24", "24")
     Grade(prediction='24', correct=True, reason='after ####')
-    >>> grade("arc_challenge", "It is the Moon.", "B", {"text": ["the Sun", "the Moon"], "label": ["A", "B"]})
+    >>> grade("choice", "It is the Moon.", "B", {"text": ["the Sun", "the Moon"], "label": ["A", "B"]})
     Grade(prediction='B', correct=True, reason="last sentence, option's text")
+    >>> grade("regex:Color: (.+)", "The sky is clear.\\nColor: blue", "Blue")
+    Grade(prediction='blue', correct=True, reason='last match')
     """
-    choose("data set", dataset, (*NUMBERS, *CHOICES, *TEXTS, *FORMULAS))
-    text = normalize_generation(generation)
-    answer: Answer | None
-    is_equal: Callable[[str], bool | None]
-    if dataset in CHOICES:
-        choices = parse_options(options or (TRUTH if dataset == "prontoqa" else None))
-        expected = letter_of_reference(reference, choices)
-        answer, is_equal = find_choice(text, choices), lambda candidate: candidate == expected
-    elif dataset in NUMBERS:
-        number = reference_number(reference)
-        answer, is_equal = (
-            find_number(text),
-            lambda candidate: number is not None and to_fraction(candidate) == number,
-        )
-    elif dataset in TEXTS:
-        word = reference.strip().casefold()
-        answer, is_equal = find_text(text), lambda candidate: candidate.casefold() == word
-    else:
-        answer, is_equal = (
-            find_formula(text, reference),
-            lambda candidate: _same_formula(candidate, reference, text),
-        )
-    if answer is None or not (answer.text or not reference):
-        return Grade(None, False, "no answer found")
-    if answer.ambiguous:
-        return Grade(answer.text, False, f"{answer.rule}: two answers named")
-    correct = is_equal(answer.text)
-    if correct is None:
-        return Grade(answer.text, False, f"{answer.rule}: comparison took too long")
-    return Grade(answer.text, correct, answer.rule)
+    if not options and isinstance(kind, str):
+        options = default_options(kind)
+    return find_kind(kind).grade(normalize_generation(generation), reference, options)
 
 
-def reference_number(reference: str) -> Fraction | None:
-    """Return the exact value of a numeric reference, with or without ``####``; None if it is not a number."""
-    return reference_value(normalize_generation(reference).rpartition("####")[2])
-
-
-def reference_problem(dataset: str, reference: str) -> str:
+def reference_problem(kind: str | GradeFunction, reference: str, options: Any = None) -> str:
     """Return why no answer can equal ``reference``, or "" if one can; formulas are not evaluated.
 
-    >>> reference_problem("gsm8k", "72 clips"), reference_problem("gsm8k", "12:30")
+    >>> reference_problem("number", "72 clips"), reference_problem("number", "12:30")
     ('', "the answer must be a number, such as 72, got '12:30'")
     """
-    if dataset in NUMBERS and reference_number(reference) is None:
-        return f"the answer must be a number, such as 72, got {reference!r:.60}"
-    if dataset in FORMULAS and reference and not normalize_formula(reference):
-        return f"the answer must be a formula, a number or words, got {reference!r:.60}"
-    return ""
+    return find_kind(kind).problem(reference, options)
 
 
-def coverage(graded: int, questions: int) -> str:
-    """Describe how many of the questions were graded; "" if all were.
+def harness_verdicts(kind: str, generation: str, reference: str) -> HarnessVerdicts:
+    """Return the verdicts of lm-evaluation-harness on a number (:mod:`promptstage.grading.number.harness`).
 
-    >>> coverage(4, 6)
-    '4 of 6 questions'
+    >>> harness_verdicts("number", "The answer is 24.", "24")
+    HarnessVerdicts(strict_match=False, flexible_extract=True)
     """
-    return f"{graded} of {questions} questions" if graded < questions else ""
-
-
-def _same_formula(answer: str, reference: str, text: str) -> bool | None:
-    if "\\boxed" in reference or "\\fbox" in reference:
-        reference = last_boxed(reference) or reference
-    deadline = clock() + FORMULA_TIMEOUT
-    is_equal = same_formula(answer, reference, deadline)
-    # "x = \boxed{2} or x = \boxed{3}" gives both.
-    if is_equal or not (together := joined_boxes(text)):
-        return is_equal
-    return same_formula(together, reference, deadline)
+    if kind != NUMBER.name:
+        return HarnessVerdicts()
+    return HarnessVerdicts(strict_match(generation, reference), flexible_extract(generation, reference))

@@ -20,7 +20,7 @@ class TextSettings:
     """Rendering of questions and end of generations; the defaults are those of a prompt that was never fit.
 
     Attributes:
-        dataset: name that selects the grader; None: nothing can be graded.
+        dataset: name of the data set; None: none.
         template: ``plain``, ``cot``, ``chat``, or a text with one ``{question}``.
         date: ISO date that a chat template sees; None: today's.
         stop: texts that end a generation.

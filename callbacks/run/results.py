@@ -24,7 +24,7 @@ from promptstage.callbacks.run.resumed import (
     record_of,
     write_identity,
 )
-from promptstage.grading.grader import coverage
+from promptstage.grading.grades import coverage
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
@@ -219,12 +219,23 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "accuracy": correct / len(records),
         "accuracy_low": low,
         "accuracy_high": high,
+        **harness_accuracies(records),
         "without_answer": sum(record.prediction is None for record in records),
         "new_tokens": new_tokens,
         "seconds": round(seconds, 3),
         "new_tokens_per_second": round(new_tokens / seconds, 1),
         "decoder": module.decoder.summary(),
         **votes,
+    }
+
+
+def harness_accuracies(records: Sequence[Record]) -> dict[str, float]:
+    """Compute the accuracies by the rules of lm-evaluation-harness; none if the answers are not numbers."""
+    if records[0].strict_match is None:
+        return {}
+    return {
+        "strict_match": sum(bool(record.strict_match) for record in records) / len(records),
+        "flexible_extract": sum(bool(record.flexible_extract) for record in records) / len(records),
     }
 
 

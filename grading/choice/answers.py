@@ -6,8 +6,8 @@ from promptstage.grading.choice.lines import option_in_line, strip_markup, with_
 from promptstage.grading.choice.listed_options import strip_option_lists
 from promptstage.grading.choice.options import Option
 from promptstage.grading.choice.unmarked import find_unmarked_choice
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, Commitment, find_commitments
-from promptstage.grading.reading.generation import Answer
 from promptstage.grading.reading.letter_ranges import strip_letter_ranges
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE

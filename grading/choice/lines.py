@@ -12,7 +12,7 @@ from promptstage.grading.choice.letters import (
 )
 from promptstage.grading.choice.option_texts import option_by_text, option_by_whole_text
 from promptstage.grading.choice.options import Option, ambiguous_choice, simplify
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 
 _BOX = re.compile(r"\\f?boxed\s*")

@@ -10,7 +10,7 @@ from promptstage.grading.choice.truth import truth_values
 from promptstage.grading.formula.flat import flatten_formula
 from promptstage.grading.number.numbers import find_numbers, match_value, normalize_numbers
 from promptstage.grading.number.stated import stated_number
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 
 _ONE_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _PARENTHESIS = re.compile(r"\([^()]*[a-z]{3}[^()]*\)")  # "(not the moon)"

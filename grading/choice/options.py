@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 
 # The letter before an option's text, sometimes repeated: "A)21", "(B) 7", "C)C)59".
 _PREFIX = re.compile(

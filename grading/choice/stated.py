@@ -7,7 +7,7 @@ from functools import lru_cache
 from promptstage.grading.choice.letters import is_negated, option_by_name, option_names
 from promptstage.grading.choice.lines import second_option, with_alternative
 from promptstage.grading.choice.options import Option, ambiguous_choice
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 
 _RULE = "option stated"

@@ -14,7 +14,7 @@ from promptstage.grading.choice.lines import option_by_mention, second_option, w
 from promptstage.grading.choice.option_texts import option_by_text, option_by_whole_text
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
 from promptstage.grading.choice.stated import stated_option
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.sentences import concluding_sentences
 
 # "Options: A) 1 B) 2"

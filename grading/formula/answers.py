@@ -10,8 +10,8 @@ from promptstage.grading.formula.math_in_text import (
 from promptstage.grading.formula.named import find_named_answer
 from promptstage.grading.formula.stated import stated_formula
 from promptstage.grading.number.words import last_number_in_words
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, Commitment, find_commitments
-from promptstage.grading.reading.generation import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import concluding_sentences

@@ -2,7 +2,7 @@
 
 import re
 
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 
 FORMULA = re.compile(

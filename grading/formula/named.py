@@ -3,7 +3,7 @@
 import re
 
 from promptstage.grading.formula.math_in_text import strip_reason
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.letter_ranges import strip_letter_ranges
 from promptstage.grading.reading.patterns import any_of, phrases
 

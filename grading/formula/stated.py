@@ -11,7 +11,7 @@ from promptstage.grading.formula.math_in_text import (
 )
 from promptstage.grading.number.numbers import find_numbers, normalize_numbers
 from promptstage.grading.number.stated import stated_number
-from promptstage.grading.reading.generation import Answer
+from promptstage.grading.reading.answer import Answer
 
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _STATES = re.compile(r"\s(?:is|are|equals)\s")

@@ -6,8 +6,8 @@ from promptstage.grading.number.numbers import MINUTES, NUMBER, find_numbers, no
 from promptstage.grading.number.rivals import competing_number
 from promptstage.grading.number.stated import BOLD, stated_number
 from promptstage.grading.number.words import last_number_in_words
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, MARKED, Commitment, find_commitments
-from promptstage.grading.reading.generation import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE, concluding_sentences

@@ -1,7 +1,6 @@
 """Normalization of a generation: plain characters, no reasoning blocks, bounded length, a single turn."""
 
 import re
-from typing import NamedTuple
 
 from promptstage.grading.reading.turns import truncate_at_next_turn
 
@@ -43,20 +42,6 @@ _HORIZONTAL_RULE = re.compile(r"\n ?([*_=-])(?: ?\1){2,} ?(?=\n|$)")  # a line o
 _BLANKS = re.compile(r" {2,}")
 _EMPTY_LINES = re.compile(r"\n(?: ?\n)+")
 _RUNS = re.compile(r"([*_~=#$>{}-])\1{5,}")
-
-
-class Answer(NamedTuple):
-    """Final answer of a generation.
-
-    Attributes:
-        text: the answer as written.
-        rule: name of the rule that found it.
-        ambiguous: whether two different answers are given, so that neither counts.
-    """
-
-    text: str
-    rule: str
-    ambiguous: bool = False
 
 
 def normalize_generation(generation: str) -> str:

@@ -2,8 +2,8 @@
 
 import re
 
+from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import MARKED, Commitment, find_commitments
-from promptstage.grading.reading.generation import Answer
 from promptstage.grading.reading.patterns import any_of, phrases
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import concluding_sentences
@@ -27,7 +27,7 @@ _VERB = any_of(
     )
 )
 _IS = re.compile(rf".*(?:\b{_VERB}\b|[:=]|=>|->|→)\s*(?=\S)", re.DOTALL | re.IGNORECASE)
-_WORD = re.compile(r"[A-Za-z]+")
+WORD = re.compile(r"[A-Za-z]+")
 _RESULT = re.compile(r"=\s*([A-Za-z]+)$")  # n + e + y = ney
 _SPELLED = re.compile(r"[A-Za-z](?:[ -][A-Za-z])+")  # t a c, t-a-c
 _SEPARATORS = re.compile(r"[ -]")
@@ -70,23 +70,23 @@ def _committed_word(commitment: Commitment) -> Answer | None:
     stripped = _MARKUP.sub("", line).strip(" .!:,")
     if _ALTERNATIVE.search(stripped) and len(stripped.split()) <= 4:
         return Answer(stripped, commitment.rule, ambiguous=True)
-    if _WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
+    if WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
         return Answer(_SEPARATORS.sub("", stripped), commitment.rule)
     if quoted := _QUOTED_SOON.match(line):
         return Answer(quoted[1], commitment.rule)
     sentence = _SENTENCE_END.split(stripped, maxsplit=1)[0].strip()
     word = _stated_word(sentence)
-    if word is None and commitment.rule == MARKED and (start := _WORD.match(sentence)):
+    if word is None and commitment.rule == MARKED and (start := WORD.match(sentence)):
         word = start[0]
     return Answer(word, commitment.rule) if word else None
 
 
 def _stated_word(sentence: str) -> str | None:
     """Return the word that is the whole ``sentence`` or follows its "is"."""
-    if _WORD.fullmatch(sentence):
+    if WORD.fullmatch(sentence):
         return sentence
     verb = _IS.match(sentence)
-    return sentence[verb.end() :] if verb and _WORD.fullmatch(sentence, verb.end()) else None
+    return sentence[verb.end() :] if verb and WORD.fullmatch(sentence, verb.end()) else None
 
 
 def _word_at_end(text: str) -> Answer | None:
@@ -97,7 +97,7 @@ def _word_at_end(text: str) -> Answer | None:
     closing = concluding_sentences(text)
     last = closing[-1] if closing else text.strip().rpartition("\n")[2]
     stripped = _MARKUP.sub("", last).strip(" .!")
-    if _WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
+    if WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
         return Answer(_SEPARATORS.sub("", stripped), "last line")
     if result := _RESULT.search(stripped):
         return Answer(result[1], "last line")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from promptstage import cli
-from promptstage.grading.grader import grade
+from promptstage.grading import grade
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.cli.test_processes import CLI, ROOT
 from tests.tiny_folder import call
@@ -162,9 +162,16 @@ LINES = [
     ({"dataset": ["math"]}, "field 'dataset' is ['math']: expected a text or null"),
     ({"options": "A"}, "field 'options' is 'A': expected a list of texts or null"),
     ({"options": ["1", 2]}, "field 'options' is ['1', 2]: expected a list of texts or null"),
-    ({"dataset": "gms8k"}, "data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: "),
-    ({"dataset": ..., "id": "mth/test/3"}, "data set 'mth' is unknown: did you mean 'math'?"),
-    ({"dataset": HOSTILE}, "data set '\\x1b[31m\\x07\\u202e"),
+    ({"kind": 1}, "field 'kind' is 1: expected a text or null"),
+    ({"kind": "nubmer"}, "kind 'nubmer' is unknown: did you mean 'number'? Allowed: "),
+    ({"kind": "regex:("}, "pattern '(' is not valid: missing ) at position 1"),
+    (
+        {"kind": "os.path.samefile"},
+        "kind 'os.path.samefile' is a Python function, which no file can choose: ",
+    ),
+    ({"kind": ..., "dataset": "gms8k"}, "data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: "),
+    ({"kind": None, "dataset": ..., "id": "mth/test/3"}, "data set 'mth' is unknown: did you mean 'math'?"),
+    ({"kind": None, "dataset": HOSTILE}, "data set '\\x1b[31m\\x07\\u202e"),
 ]
 
 
@@ -194,6 +201,10 @@ MISTAKES = [
     (["run", "--dataset"], "--dataset: expected one argument"),
     (["run", "--dataset=mth"], "data set 'mth' is unknown: did you mean 'math'?"),
     (["nowhere", "--dataset="], "data set '' is unknown"),
+    (["nowhere", "--kind=nubmer"], "kind 'nubmer' is unknown: did you mean 'number'?"),
+    (["run", "--kind=regex:["], "pattern '[' is not valid"),
+    (["run", "--kind=no_such.function"], "kind 'no_such.function' cannot be imported: ModuleNotFoundError"),
+    (["run", "--kind=number", "--dataset=math"], "--dataset and --kind cannot be combined"),
     (["run", "--output=empty"], "output file empty exists: name a new one"),
     (["run", "--output=run/test/results.jsonl"], "output file run/test/results.jsonl exists"),
     (["run", "--output=link"], "output file link exists"),
@@ -222,7 +233,7 @@ def test_invalid_arguments_are_rejected(args: list[str], message: str, trained: 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["grade", "--help"])
-    assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--output F")
+    assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--kind KIND]")
 
 
 def test_a_terminal_shows_a_progress_bar(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.grading.grader import grade
+from promptstage.grading import grade
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.jsonl"))
 NEXT_QUESTION = (

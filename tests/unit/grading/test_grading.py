@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.grading.grader import Grade, grade
+from promptstage.grading import Grade, grade
 from promptstage.grading.reading.boxes import last_boxed
 from promptstage.utilities.errors import UserError
 
@@ -133,7 +133,7 @@ def test_last_box_is_read_with_nested_braces() -> None:
 
 
 def test_unknown_data_set_is_rejected() -> None:
-    with pytest.raises(UserError, match="data set 'gms8k' is unknown: did you mean 'gsm8k'"):
+    with pytest.raises(UserError, match="kind 'gms8k' is unknown: did you mean 'gsm8k'"):
         grade("gms8k", "1", "1")
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from promptstage.grading.grader import Grade, grade
+from promptstage.grading import Grade, grade
 
 MANY = 1_000_000
 

@@ -1,0 +1,17 @@
+"""Final answer of a generation, as its text states it."""
+
+from typing import NamedTuple
+
+
+class Answer(NamedTuple):
+    """Final answer of a generation.
+
+    Attributes:
+        text: the answer as written.
+        rule: name of the rule that found it.
+        ambiguous: whether two different answers are given, so that neither counts.
+    """
+
+    text: str
+    rule: str
+    ambiguous: bool = False
