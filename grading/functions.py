@@ -30,8 +30,9 @@ def function_name(function: GradeFunction) -> str:
     Raises:
         UserError: if it cannot, as a lambda or a method.
     """
-    name = f"{getattr(function, '__module__', None)}.{getattr(function, '__qualname__', '')}"
-    if not is_function_name(name) or _imported(name) is not function:
+    attribute = getattr(function, "__qualname__", "")
+    name = f"{getattr(function, '__module__', None)}.{attribute}"
+    if not attribute.isidentifier() or _imported(name) is not function:
         raise UserError(f"a function that grades must be defined at the top level of a module, got {name}")
     return name
 
