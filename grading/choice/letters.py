@@ -12,7 +12,7 @@ from promptstage.grading.reading.patterns import any_of, phrases
 _NEGATION = any_of(phrases("rather than, instead of, unlike, than, except, neither, nor"))
 _DENIAL = re.compile(
     rf"""
-    (?: \bnot | n't | \b{_NEGATION} ) \s+
+    (?: \bnot | n't | \b{_NEGATION} ) \s+ (?: be\s+ )?
     (?: either\s+ )? (?: option | choice | answer )? \s* [(\[]? $
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -51,7 +51,7 @@ _CONTINUATION = phrases(
     """because, since, as, and, or, which, with, for, is, by, if, due, based, given, after, in, that, from,
     at, when, would, was, matches, fits"""
 )
-_ARTICLE = re.compile(rf"\s+(?!{any_of(_CONTINUATION)}\b)[a-z0-9]")
+ARTICLE = re.compile(rf"\s+(?!{any_of(_CONTINUATION)}\b)[a-z0-9]")
 
 
 class LetterPatterns:
@@ -73,7 +73,7 @@ class LetterPatterns:
         # Not in "AB", "x.A", "A's", "A-frame", "A.5", "A = 3".
         plain_capital = rf"(?<![\w'.$\\-]){capital}(?![\w'%°]|-\w|\.\d|,\d|:\d|\s?[=<>/×+])"
         self.mention = re.compile(rf"[(\[]\s?({letter})\s?[)\]]|({plain_capital})")
-        self.whole = re.compile(rf"(?:option|choice|answer)?\s*[(\[]?({letter})[)\].:,!]*", re.IGNORECASE)
+        self.whole = re.compile(rf"(?:option|choice|answer)?\s*[(\[]?({letter})[)\].:,!'\"]*", re.IGNORECASE)
         self.opening = re.compile(
             rf"""
             \s* (?: [(\[]({letter})[)\]] | ({letter})\s?[.:\]] ) (?=\s|$)
@@ -173,7 +173,7 @@ def _letter_at(body: str, start: int, options: Sequence[Option]) -> tuple[Option
     if match is None:
         return None
     name = match[match.lastindex or 0]
-    if name in "AI" and match[0].strip() == name and _ARTICLE.match(body, match.end()):
+    if name in "AI" and match[0].strip() == name and ARTICLE.match(body, match.end()):
         return None
     option = option_by_name(options, name)
     return (option, match.end()) if option else None

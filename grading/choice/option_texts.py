@@ -2,24 +2,26 @@
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
+from promptstage.grading.choice.amounts import (
+    option_by_amount,
+    option_by_duration,
+    option_by_number,
+    option_by_value,
+)
 from promptstage.grading.choice.letters import is_negated, starts_with_label
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
 from promptstage.grading.choice.truth import truth_values
 from promptstage.grading.formula.flat import flatten_formula
-from promptstage.grading.number.numbers import find_numbers, match_value, normalize_numbers
-from promptstage.grading.number.stated import stated_number
 from promptstage.grading.reading.answer import Answer
 
 _ONE_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _PARENTHESIS = re.compile(r"\([^()]*[a-z]{3}[^()]*\)")  # "(not the moon)"
 _OR = re.compile(r"\W*(?:or|and|and/or|/)\W*(?:\w+\W+){0,2}")
+_CONCLUSION = re.compile(r"(?:^|[,;]?\s)(?:so|thus|therefore|hence)\b,?\s", re.IGNORECASE)
 _BEFORE_TEXT = re.compile(r"\b(?:the|an?|be)\s+$")
-_POWER = re.compile(r"\^\s?\d|[²³]")  # of a unit: cm^2
 _FORMULA = re.compile(r"\$\$(.+?)\$\$ | \$(.+?)\$ | \\\((.+?)\\\) | \\\[(.+?)\\\]", re.DOTALL | re.VERBOSE)
 
-_LONGEST_NUMBER = 5  # words of an option that is a number with a unit
 _SHORTEST_PART = 4  # characters of an answer that may match a part of an option
 
 
@@ -37,6 +39,8 @@ def option_by_whole_text(text: str, options: Sequence[Option]) -> Option | None:
     words, formula = simplify(text), "" if starts_with_label(text, options) else flatten_formula(text)
     matches = [option for option in options if words and words == simplify(option.text)]
     matches = matches or [option for option in options if formula and formula == flatten_formula(option.text)]
+    if not matches and (option := option_by_amount(text, options)):
+        matches = [option]
     return matches[0] if len(matches) == 1 and (len(words) > 1 or words.isdigit()) else None
 
 
@@ -55,15 +59,22 @@ def option_by_text(sentence: str, options: Sequence[Option], rule: str, committe
         return None
     main = _PARENTHESIS.sub(" ", sentence)
     sentence = main if options_named_in(main, options) else sentence
+    if not committed:
+        conclusion = _CONCLUSION.split(sentence)[-1]
+        sentence = conclusion if len(options_named_in(conclusion, options)) == 1 else sentence
     text = simplify(sentence)
-    option = _option_by_number(sentence, options) or _option_by_formula(sentence, options)
+    option = (
+        option_by_duration(sentence, options)
+        or option_by_number(sentence, options)
+        or _option_by_formula(sentence, options)
+    )
     if option is None:
         mentioned = [
             option for option in options_named_in(sentence, options) if not _is_negated(text, option)
         ]
         if committed and len(mentioned) > 1 and _are_alternatives(text, mentioned[0], mentioned[1]):
             return ambiguous_choice(mentioned[:2], rule)
-        option = _select_option(text, mentioned, committed) or _option_by_value(sentence, options)
+        option = _select_option(text, mentioned, committed) or option_by_value(sentence, options)
     if option is None and committed:
         option = _option_by_part(text, options)
     return Answer(option.letter, rule) if option else None
@@ -110,36 +121,6 @@ def _select_option(text: str, mentioned: Sequence[Option], committed: bool) -> O
         return None
     between = text[_text_end(text, mentioned[0]) : text.rfind(simplify(last.text))]
     return None if _OR.search(between[-8:]) else last
-
-
-def _option_by_number(sentence: str, options: Sequence[Option]) -> Option | None:
-    """Return the option with the number that a sentence states, if all options are numbers."""
-    if any(_number(option.text) is None for option in options):
-        return None
-    return _option_by_value(sentence, options)
-
-
-def _number(text: str) -> Fraction | None:
-    """Return the value of a text that is one number, with or without a unit."""
-    text = _POWER.sub("", normalize_numbers(text))
-    matches = find_numbers(text)
-    return match_value(matches[0]) if len(matches) == 1 and len(text.split()) <= _LONGEST_NUMBER else None
-
-
-def _option_by_value(sentence: str, options: Sequence[Option]) -> Option | None:
-    """Return the only option with the number that a sentence states, exactly or rounded to its decimals."""
-    text = normalize_numbers(sentence)
-    all_numbers = find_numbers(text)
-    match = stated_number(text) or (all_numbers[0] if len(all_numbers) == 1 else None)
-    expected = match_value(match) if match else None
-    if match is None or expected is None:
-        return None
-    numeric = [(option, number) for option in options if (number := _number(option.text)) is not None]
-    matches = [option for option, number in numeric if number == expected]
-    decimals = len((match["decimals"] or ".")[1:])
-    if not matches and decimals > 1:
-        matches = [option for option, number in numeric if round(number, decimals) == expected]
-    return matches[0] if len(matches) == 1 else None
 
 
 def _option_by_formula(sentence: str, options: Sequence[Option]) -> Option | None:

@@ -25,6 +25,8 @@ _IGNORED = re.compile(
     | (?<=\d) , (?=\d{3}(?!\d)) # thousands separator
     | (?<=,) \s (?=\d)          # space in (1, 2)
     | (?<=\d) \s (?=[°%])       # space in 20 %
+    | (?<=\d) \s (?=:\s?\d)    # spaces in 2 : 3
+    | (?<=\d:) \s (?=\d) | (?<=\d\s:) \s (?=\d)
     """,
     re.VERBOSE,
 )
@@ -155,5 +157,5 @@ def _find_spans(text: str, option: Option) -> list[_Span]:
     target = simplify(option.text)
     if not target:
         return []
-    places = re.finditer(rf"(?<![\w.]){re.escape(target)}(?![\w%]|\.\d)", text)
+    places = re.finditer(rf"(?<![\w.])(?<!\d/){re.escape(target)}(?![\w%]|\.\d|/\d)", text)
     return [_Span(place.start(), place.end(), option) for place in places]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from promptstage.grading.choice.letters import is_negated, option_by_name, option_names
+from promptstage.grading.choice.letters import ARTICLE, is_negated, option_by_name, option_names
 from promptstage.grading.choice.lines import second_option, with_alternative
 from promptstage.grading.choice.options import Option, ambiguous_choice
 from promptstage.grading.reading.answer import Answer
@@ -31,6 +31,8 @@ _CHOOSING = any_of(
 _SO = any_of(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
 
 _WORD = re.compile(r"\s+[a-z]")
+_ADVERBIALS = phrases("best, most, more, exactly, here, again, then, only, not, option")
+_ADVERBIAL = re.compile(rf"\s+{any_of(_ADVERBIALS)}\b")
 _WRONG = re.compile(r"[)\]]?\s+(?:is|was)\s+(?:not|in|wrong|false)")
 
 
@@ -51,10 +53,15 @@ def _statement_kind(match: re.Match[str]) -> str:
 
 
 def _asserted_option(match: re.Match[str], options: Sequence[Option]) -> Option | None:
-    """Return the option of a statement; None for an article ("is A car") or a rejection ("B is wrong")."""
+    """Return the option of a statement.
+
+    None for an article ("is A car"), a person ("this means C joined later") or a rejection ("B is wrong").
+    """
     kind, text = _statement_kind(match), match.string
-    article = match[kind] == "A" and kind != "subject" and _WORD.match(text, match.end(kind))
-    if article or _WRONG.match(text, match.end(kind)) or is_negated(text, match.start(kind)):
+    letter, end = match[kind], match.end(kind)
+    article = letter == "A" and kind != "subject" and _WORD.match(text, end)
+    person = kind == "chosen" and ARTICLE.match(text, end) and not _ADVERBIAL.match(text, end)
+    if article or person or _WRONG.match(text, match.end(kind)) or is_negated(text, match.start(kind)):
         return None
     return option_by_name(options, match[kind])
 
@@ -63,8 +70,8 @@ def _asserted_option(match: re.Match[str], options: Sequence[Option]) -> Option 
 def _statement_pattern(names: str) -> re.Pattern[str]:
     """Compile the pattern of all statements; the group with the letter has the statement's kind as name."""
 
-    # Lower case only where it is unambiguous; "a" may be an article, "is b" a variable.
-    small = re.escape(names.lower().replace("a", ""))
+    # Lower case only where it is unambiguous: "a" may be an article, "is b" a variable.
+    small, every = re.escape(names.lower().replace("a", "")), re.escape(names.lower())
 
     def letter(group: str, more: str = "") -> str:
         return rf"[(\[]?(?P<{group}>[{re.escape(names)}{more}])(?![\w'])[)\]]?"
@@ -79,6 +86,13 @@ def _statement_pattern(names: str) -> re.Pattern[str]:
              {_KIND} {letter("chosen")} (?=[\s.,;:!)*]|$)
         # "I choose b"
         | \b (?i:choose|select|pick|go\ with|opt\ for) \s+ {_KIND} {letter("taken", small)} (?=[\s.,;:!)*]|$)
+        # "It is option d.", "so it's d", "Hence d.", "a is correct"
+        | \b (?i:option|choice|letter) \s+ {letter("labeled", every)} (?=[.,;:!)*]|\s*(?:\n|$))
+        | \b (?i:it's|it\ is|that's|that\ is) \s+ {letter("pointed", small)} (?=[.!)*]|\s*(?:\n|$))
+        | \b (?i:{_SO}) [,:]? \s+ {letter("inferred", small)} (?=[.!)*]|\s*(?:\n|$))
+        | \b (?i:{_SO}) [,:]? \s+ {letter("ended", every)} (?=[.!])
+        | (?: ^ | [.,;:]\s | \b(?i:so|that|see|therefore|thus)\s ) {letter("praised", "a")}
+             \s+ {_IS}\s+ (?:{_ADVERB}\s+)? (?:the\s+)? (?:{_DEGREE}\s+)? (?:correct|right|true) \b
         # "By elimination, B"
         | \b (?i:by|process\ of)\ elimination [^.\n]{{0,30}}? [:,]?
              \s+ {_KIND} {letter("left")} (?=[\s.,;:!)*]|$)

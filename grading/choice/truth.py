@@ -7,7 +7,7 @@ from promptstage.grading.reading.patterns import any_of, phrases
 _TRUTH = re.compile(r"\b(?P<un>un)?(?P<value>true|false)(?:ly)?\b", re.IGNORECASE)
 # Words that negate the truth value after them: "not necessarily true", "can't be true".
 _NOT = any_of(phrases("not, never, cannot be, can't be, nor"))
-_ADVERB = any_of(phrases("necessarily, actually, really, the case that it is"))
+_ADVERB = any_of(phrases("necessarily, actually, really, the case that it is, an?"))
 _DENIAL = re.compile(rf"(?: \b{_NOT} | n't(?:[ ]be)? ) \s+ (?: {_ADVERB}[ ] )? $", re.IGNORECASE | re.VERBOSE)
 # "Is Max a cat, true or false?", "whether it is true or not".
 _QUESTION = re.compile(

@@ -23,6 +23,19 @@ _FORMULA_MARKS = str.maketrans("", "", "${}")
 _LABEL = re.compile(r"^\W*\w\W")
 _SENTENCES = re.compile(r"[.:]\s")
 _TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a truth value without a full stop
+# "B or D could do it, too, but …", "Yes, it is tall, but …"
+_CONCESSION = re.compile(
+    r"""
+    \W* (?: (?:yes|no|true|sure|of[ ]course|admittedly)\b [^.;]{0,100}?
+        | [^.;]{0,100}? \b(?:could|might|may)\b [^.;]{0,100}?
+    )
+    ,?\s but \s
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# At the end of a text: "This means C joined 4 months after B.", often a comment on the answer.
+_CONSEQUENCE = re.compile(r"(?<=[.!?]\s)(?:This|That) means [^.!?\n]*[.!?]?\s*$")
+_LAST = "last sentence"  # name of the rule
 _LAST_PART = re.compile(r"\n|:\s|->|→|=>")
 
 
@@ -103,17 +116,31 @@ def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     closing = concluding_sentences(text, refusals=not any("determined" in option.text for option in options))
     if closing is None:
         return _option_in_last_part(text, options)
-    rule, last = "last sentence", closing[-1]
-    if answer := option_by_mention(last, options, rule) or option_by_text(
-        last, options, rule, committed=False
-    ):
-        return answer
-    if option := option_by_whole_text(closing[0], options):
-        return Answer(option.letter, "first sentence, option's text")
+    last, first = closing[-1], option_by_whole_text(closing[0], options)
+    answer = None
+    if concession := _CONCESSION.match(last):
+        answer = _stated_option(last[concession.end() :], options)
+    if answer is None and not (concession and first):
+        answer = _stated_option(last, options)
+    if answer or first is None:
+        return answer or _earlier_option(text, closing, options)
+    return Answer(first.letter, "first sentence, option's text")
+
+
+def _stated_option(sentence: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option that the last sentence names or states."""
+    return option_by_mention(sentence, options, _LAST) or option_by_text(
+        sentence, options, _LAST, committed=False
+    )
+
+
+def _earlier_option(text: str, closing: Sequence[str], options: Sequence[Option]) -> Answer | None:
+    """Return the option of one of the two sentences before the last, or of a consequence after it."""
     for sentence in reversed(closing[-3:-1]):
         if len(options_named_in(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
-            return option_by_text(sentence, options, rule, committed=False)
-    return None
+            return option_by_text(sentence, options, _LAST, committed=False)
+    consequence = _CONSEQUENCE.search(text)
+    return option_by_text(consequence[0], options, _LAST, committed=False) if consequence else None
 
 
 def _option_in_last_part(text: str, options: Sequence[Option]) -> Answer | None:

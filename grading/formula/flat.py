@@ -5,7 +5,7 @@ import re
 from promptstage.grading.formula.normalize import normalize_formula
 
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4}")  # text with words is not a formula
-_RATIO = re.compile(r"(?<=\d):(?=\d)")
+_RATIO = re.compile(r"(?<=\d)(?:\s?:\s?|\sto\s)(?=\d)")  # 2:3, 2 to 3
 _FRACTION = (re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}"), r"(\1)/(\2)")
 _SIMPLIFICATIONS = (
     *[_FRACTION] * 3,  # nested fractions, from the inside out
@@ -28,7 +28,7 @@ def flatten_formula(text: str) -> str:
     """
     if _WORD.search(text):
         return ""
-    text = _RATIO.sub("/", normalize_formula(text.strip(" .$")))
+    text = normalize_formula(_RATIO.sub("/", text.strip(" .$")))
     for pattern, replacement in _SIMPLIFICATIONS:
         text = pattern.sub(replacement, text)
     return text.casefold()

@@ -41,18 +41,18 @@ def formula_content(formula: re.Match[str]) -> str:
 
 def first_formulas(text: str, rule: str) -> Answer | None:
     """Return the first formula of ``text``, and those joined to it by "and", "or" or a comma."""
-    parts: list[str] = []
-    end = 0
+    joined, end = "", 0
     for formula in FORMULA.finditer(text):
-        if parts and not JOINED.fullmatch(text, end, formula.start()):
+        link = text[end : formula.start()]
+        if joined and not JOINED.fullmatch(link):
             break
-        parts.append(formula_content(formula))
+        # "or" between inequalities gives their union.
+        comma = " or " if "or" in link else ", "
+        joined = f"{joined}{comma if joined else ''}{formula_content(formula).rstrip('.,;')}"
         end = formula.end()
-    if not parts:
+    if not joined:
         return None
-    if offers_alternative(text[end : end + ALTERNATIVE_WINDOW]):
-        return Answer(", ".join(parts), rule, ambiguous=True)
-    return Answer(", ".join(part.rstrip(".,;") for part in parts), rule)
+    return Answer(joined, rule, offers_alternative(text[end : end + ALTERNATIVE_WINDOW]))
 
 
 def offers_alternative(after: str) -> bool:

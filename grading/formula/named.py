@@ -24,6 +24,9 @@ _LETTER = re.compile(r"(?:\\text\w*\{)?\s*\(?([A-Z])\)?\s*\}?")  # C, (C), \text
 _LETTER_MENTION = re.compile(
     r"""\(([A-Z])\) | "([A-Z])" | (?:choice|option|answer|letter)[ ]([A-Z])\b""", re.VERBOSE
 )
+# \text{C, F, H}, and "F, C and H" in a sentence
+_LETTERS = re.compile(r"(?:\\text\w*\s*\{)?\s*[A-Z](?:\s*,\s*[A-Z])+\s*\}?")
+_LETTER_LIST = re.compile(r"\b[A-Z](?:, [A-Z])*,? and [A-Z]\b|\b[A-Z](?:, [A-Z])+\b")
 _TEXT_MARKS = re.compile(r"\\text\s*|[{}]")
 _PERSON = re.compile(r"\\text\{ ?[A-Z][a-z]+ ?\}")
 _CONCLUSION = re.compile(r"(?:^|,?\s)(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s")
@@ -42,12 +45,15 @@ def choice_letter(reference: str) -> str | None:
 def find_named_answer(sentence: str, reference: str) -> Answer | None:
     """Return the last name in ``sentence`` that belongs to the same group as ``reference``; None without one.
 
-    A letter must be the only one in the sentence, and a person its subject: "so Bob has the most".
+    A letter must be the only one in the sentence, and a person its subject: "so Bob has the most". Of a
+    reference with several letters, all count: "C, F and H".
     """
     if choice_letter(reference):
         letters = {"".join(groups) for groups in _LETTER_MENTION.findall(strip_letter_ranges(sentence))}
         return Answer(letters.pop(), _RULE) if len(letters) == 1 else None
     sentence = strip_reason(sentence)
+    if _LETTERS.fullmatch(reference) and (lists := _LETTER_LIST.findall(sentence)):
+        return Answer(lists[-1], _RULE)
     name = _TEXT_MARKS.sub("", reference).strip().casefold()
     for names, mention in _MENTIONS.items():
         if name in names:

@@ -110,6 +110,7 @@ _STEPS = (
     _commands("l?brace", r"\\{"),
     _commands("rbrace", r"\\}"),
     # Spacing, and thousands separators made of it: 1{,}000, 1,\!000.
+    _commands("thinspace", r"\\,"),
     _step(
         r"(?<=\d) (?: \{,\}(?:\\!)? | ,\s?\\!\s? | \\!,\s? | \\!\s?, | \\, | \\!,\\! ) (?=\d{3}(?!\d))", ""
     ),

@@ -1,6 +1,7 @@
 """Extraction of the unmarked answer in the last sentence of a solution."""
 
 import re
+from itertools import pairwise
 
 from promptstage.grading.formula.math_in_text import (
     FORMULA,
@@ -30,8 +31,15 @@ _LIST = re.compile(
 )
 # "The slope is 3/2.", "The length is 5 cm."
 _EXPRESSION = re.compile(
-    r"(?: \bis | \bare | = | \bequals ) \s+ ( [^\s=]+ (?:\s[\w\\{}^/]+)? ) [.!]? $", re.VERBOSE
+    r"""
+    (?: \bis | \bare | = | \bequals | \bbecomes | \bgives | \byields
+      | \b(?:simplifies|reduces|comes|evaluates)\sto )
+    \s+ ( [^\s=]+ (?: \s[\w\\{}^/]+ | \sin\sbase\s\w+ )? ) [.!]? $
+    """,
+    re.VERBOSE,
 )
+# "70√2 ≈ 98.99"
+_APPROXIMATION = re.compile(r"(?<=\S)\s*(?:≈|\\approx(?![a-zA-Z]))\s*\$?-?[\d.,]*\d\.?$")
 _FINAL = re.compile(r"^final(?: answer)?:\s*", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _WORDS = re.compile("[a-z]{3}")
@@ -44,6 +52,8 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
         reference: the gold answer; it determines whether the two ends of a range may be the answer.
     """
     main = strip_reason(sentence)
+    if "$" not in main:
+        main = _APPROXIMATION.sub("", main)
     if bold := list(_BOLD.finditer(main)):
         return _in_bold(main, bold, reference)
     if between := _BETWEEN.search(main):
@@ -77,7 +87,8 @@ def _in_formula(main: str, formulas: list[re.Match[str]]) -> Answer:
     if after and after.start(1) > last.end() and _DIGIT.search(after[1]):
         return Answer(after[1], "last sentence")
     joined = first_formulas(main[first.start() :], "last formula")
-    if joined and "," in joined.text and not _WORDS.search(main, first.end(), last.start()):
+    gaps = [main[left.end() : right.start()] for left, right in pairwise(formulas)]
+    if joined and gaps and all(map(JOINED.fullmatch, gaps)):
         return joined
     return Answer(formula_content(last).rstrip(".,"), "last formula")
 

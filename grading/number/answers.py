@@ -3,8 +3,9 @@
 import re
 
 from promptstage.grading.number.numbers import MINUTES, NUMBER, find_numbers, normalize_numbers
+from promptstage.grading.number.quantities import unit_after
 from promptstage.grading.number.rivals import competing_number
-from promptstage.grading.number.stated import BOLD, stated_number
+from promptstage.grading.number.stated import BOLD, number_in_words_alone, stated_number
 from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, MARKED, Commitment, find_commitments
@@ -161,6 +162,8 @@ def _number_at_end(text: str) -> Answer | None:
 def _last_number(sentences: list[str], rule: str) -> Answer | None:
     """Return the number of the last of ``sentences`` that has one, in digits or words."""
     for sentence in reversed(sentences):
+        if (words := number_in_words_alone(sentence)) is not None:
+            return Answer(words, rule)
         if match := stated_number(sentence):
             return _to_answer(sentence, match, rule)
         if words := last_number_in_words(sentence):
@@ -175,4 +178,4 @@ def _to_answer(text: str, match: re.Match[str], rule: str) -> Answer:
     number = match[0].strip()
     if other := competing_number(text, match):
         return Answer(f"{number} or {other[0].strip()}", rule, ambiguous=True)
-    return Answer(number, rule)
+    return Answer(number, rule, unit=unit_after(text, match.end()))

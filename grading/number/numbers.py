@@ -46,7 +46,7 @@ NUMBER = re.compile(
     (?(whole) | (?(decimals) | (?!)))     # at least one of the two
     # 2 1/2, 2 and 1/2; 1/2
     (?: (?:\s+|\s?and\s|-) (?P<above>\d+)\s?/\s?(?P<below>\d+)(?![\d/])
-      | \s?/\s?(?P<divisor>\d+)(?![\d/.])
+      | \s?/\s?(?P<divisor>\d+)(?![\d/]|\.\d)
     )?
     # × 10^5, e5
     (?: \s?[×x*]\s?10\s?\^\s?\{?(?P<power>-?\d{1,3})\}? | [eE](?P<exponent>[+-]?\d{1,3})(?!\w) )?

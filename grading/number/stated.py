@@ -3,6 +3,7 @@
 import re
 
 from promptstage.grading.number.numbers import NUMBER, find_numbers
+from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.patterns import any_of, phrases
 
 BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
@@ -61,6 +62,19 @@ _SUBORDINATE = (
     re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
     # "5 more apples to reach 20", but not "5 of them need to reach 20"
     re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
+    # "22 days to draw all 45 scenes", "5 apples in order to have 20"
+    re.compile(
+        r"""
+        (?<=\d) (?:\s(?:more|full))? \s(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
+        \s to\s[a-z] .*$
+        """,
+        re.VERBOSE,
+    ),
+    re.compile(r"(?<=\d)(?:\s[a-zA-Z%-]+){0,8}\s(?:in\sorder|so\sas)\sto\s.*$"),
+    # "$16, of which $1 is tax"
+    re.compile(r"(?<=\d)[^=:\d]{0,40},\sof\s(?:which|whom|these)\b.*$"),
+    # "7 years old now, and he will be 9 in two years"
+    re.compile(r"(?<=\snow),?\sand\s(?:\w+\s){1,3}will\sbe\b.*$"),
     # "; 10 days would be …"
     re.compile(r";[^;]*\bwould be\b[^;]*"),
 )
@@ -112,6 +126,13 @@ _PREPOSITION = phrases(
 )
 _DETERMINER = phrases("all, those, these, the, first, last, next, other, remaining, original")
 _ASIDE = re.compile(rf"\b{any_of((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
+# "from her $20"
+_OWN = re.compile(r"\b(?:from|of|out of|with)\s(?:his|her|their|its|my|your|our)\s[*_$]*$", re.IGNORECASE)
+# "multiply 10 by 1.5": the second number is no aside, the first is an operand.
+_MULTIPLIES = r"\b(?i:multipl(?:y|ies|ied|ying)|divid(?:e|es|ed|ing))"
+_FACTOR = re.compile(rf"{_MULTIPLIES}\s[$]?[\d.,]+\s(?:\w+\s)?by\s[$]?$")
+_MULTIPLIED = re.compile(rf"{_MULTIPLIES}\s[$]?$")
+_BY = re.compile(r"\s(?:\w+\s)?by\s[$]?\d")
 # "his Nokia 3310": a capital within the sentence, but "The Total 5".
 _NO_NAME = any_of(
     phrases(
@@ -159,6 +180,17 @@ def stated_number(sentence: str) -> re.Match[str] | None:
     return _stated_in(main) or _stated_in(sentence)
 
 
+def number_in_words_alone(sentence: str) -> str | None:
+    """Return the number in words of a sentence whose digits are all asides: "three days (32 > 20)".
+
+    None if the sentence has no digits, or states a number in digits.
+    """
+    main = _blank_asides(sentence)
+    if main == sentence or find_numbers(main) or not find_numbers(sentence):
+        return None
+    return last_number_in_words(main)
+
+
 def _blank_asides(sentence: str) -> str:
     """Replace parentheses, negations and subordinate clauses by spaces, which keeps all positions."""
     if match := _THERE_ARE.fullmatch(sentence):
@@ -194,6 +226,8 @@ def _is_operand(before: str, after: str) -> bool:
     """Return whether the number between ``before`` and ``after`` is an operand or the left side of "="."""
     if _OPERATOR.match(after) or (_OPERAND.search(before) and not _RESULT.search(before)):
         return True
+    if _MULTIPLIED.search(before) and _BY.match(after):
+        return True
     return bool(_EQUALS.match(after) and not _RESULT_FIRST.match(after))
 
 
@@ -201,4 +235,8 @@ def _is_aside(sentence: str, match: re.Match[str]) -> bool:
     """Return whether a number is an aside ("in 5 days") or part of a name or date."""
     before = sentence[max(0, match.start() - 28) : match.start()]
     around = sentence[max(0, match.start() - 12) : match.end() + 12]
-    return bool(_ASIDE.search(before) or _NAME.search(before[-24:]) or _DATE.search(around))
+    if _FACTOR.search(sentence[max(0, match.start() - 40) : match.start()]):
+        return False
+    is_money = "$" in match[0]  # "it cost John $5", but "his Nokia 3310"
+    is_name = not is_money and _NAME.search(before[-24:])
+    return bool(_ASIDE.search(before) or _OWN.search(before) or is_name or _DATE.search(around))

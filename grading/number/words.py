@@ -13,8 +13,8 @@ _SMALL = {word: i for i, word in enumerate(_ONES)} | {word: 10 * i for i, word i
 _LARGE = {"thousand": 1000, "million": 10**6, "billion": 10**9}
 _WORD = any_of([*sorted(_SMALL, key=len, reverse=True), "hundred", *_LARGE])
 _NUMBER = re.compile(_WORD)
-# "two hundred and twenty-five"
-_PHRASE = re.compile(rf"\b{_WORD}(?:(?:[ -]|\sand\s){_WORD})*\b", re.IGNORECASE)
+# "two hundred and twenty-five", but not the scale of "1.45 million"
+_PHRASE = re.compile(rf"(?<!\d[ -])\b{_WORD}(?:(?:[ -]|\sand\s){_WORD})*\b", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s+$", re.IGNORECASE)
 # "two thirds", "three quarters"
 _PARTS = {
@@ -59,6 +59,20 @@ def last_number_in_words(sentence: str) -> str | None:
     part = _PART.match(sentence, last.end())
     denominator = f"/{_PARTS[part[1].lower()]}" if part else ""
     return f"{sign}{_value(last[0])}{denominator}"
+
+
+def leading_number_in_words(text: str) -> tuple[str, str] | None:
+    """Return the number in words at the start of ``text``, in digits, and the rest; None if there is none.
+
+    >>> leading_number_in_words("seventy dollars"), leading_number_in_words("one half")
+    (('70', ' dollars'), ('1/2', ''))
+    """
+    match = _PHRASE.match(text)
+    if match is None:
+        return None
+    part = _PART.match(text, match.end())
+    rest = text[part.end() if part else match.end() :]
+    return f"{_value(match[0])}{f'/{_PARTS[part[1].lower()]}' if part else ''}", rest
 
 
 def _is_pronoun(match: re.Match[str]) -> bool:

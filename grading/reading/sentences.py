@@ -20,7 +20,11 @@ _AFTERTHOUGHT = any_of(
     )
 )
 _AFTERTHOUGHT_WORD = any_of(
-    phrases("note, check(?:ing)?, explanation, reasoning, source, not, (?:the )?carr(?:y|ies)")
+    (
+        # not "Checking each of them, the solutions are …"
+        r"check(?:ing)?\b(?![^,.]*, (?:the|we|so|it|only)\b)",
+        *phrases("note, explanation, reasoning, source, not, (?:the )?carr(?:y|ies)"),
+    )
 )
 _SHOWS = any_of(
     phrases(
@@ -43,6 +47,8 @@ _COMMENT = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# "Is there any other word that you want me to reverse?"
+_OFFER = re.compile(r"(?=.*\b(?:you|I|me)\b)[^\n]*\?[*_)\s]*", re.IGNORECASE)
 # The heading of an explanation after the answer.
 _EXPLANATION = any_of(
     phrases(
@@ -139,11 +145,16 @@ def concluding_sentences(text: str, refusals: bool = True) -> list[str] | None:
     elif is_truncated(text):
         return None
     sentences = [part[-MAX_SENTENCE_END:] for part in _SPLIT.split(text) if part and _SIGN.search(part)]
-    while len(sentences) > 1 and (_COMMENT.match(sentences[-1]) or _BRACKETED.fullmatch(sentences[-1])):
+    while len(sentences) > 1 and _is_comment(sentences[-1]):
         sentences.pop()
     if not sentences or (refusals and _REFUSED.search("\n".join(sentences[-2:]))):
         return None
     return sentences
+
+
+def _is_comment(sentence: str) -> bool:
+    """Return whether a sentence after the conclusion comments on it, or offers further help."""
+    return bool(_COMMENT.match(sentence) or _BRACKETED.fullmatch(sentence) or _OFFER.fullmatch(sentence))
 
 
 def is_truncated(text: str) -> bool:

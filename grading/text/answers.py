@@ -54,7 +54,7 @@ def find_text(text: str) -> Answer | None:
         text: a normalized generation.
 
     >>> find_text('The word is "tac".')
-    Answer(text='tac', rule='last sentence', ambiguous=False)
+    Answer(text='tac', rule='last sentence', ambiguous=False, unit='')
     """
     retraction = last_retraction(text) or 0
     valid = [commitment for commitment in find_commitments(text) if commitment.start >= retraction]

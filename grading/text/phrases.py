@@ -29,7 +29,7 @@ def find_phrase(text: str, reference: str) -> Answer | None:
         reference: the gold answer; it determines where the phrase ends.
 
     >>> find_phrase("The answer is New York, since it is large.", "New York")
-    Answer(text='New York', rule="after 'answer is'", ambiguous=False)
+    Answer(text='New York', rule="after 'answer is'", ambiguous=False, unit='')
     """
     line, rule = _answer_line(text)
     line = _MARKUP.sub("", line).strip(" \n:>#")
