@@ -27,7 +27,7 @@ _TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a truth value
 _CONCESSION = re.compile(
     r"""
     \W* (?: (?:yes|no|true|sure|of[ ]course|admittedly)\b [^.;]{0,100}?
-        | [^.;]{0,100}? \b(?:could|might|may)\b [^.;]{0,100}?
+        | [^.;]{0,100}? \b(?P<modal>could|might|may)\b [^.;]{0,100}?
     )
     ,?\s but \s
     """,
@@ -120,7 +120,7 @@ def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     answer = None
     if concession := _CONCESSION.match(last):
         answer = _stated_option(last[concession.end() :], options)
-    if answer is None and not (concession and first):
+    if answer is None and not (concession and (first or concession["modal"])):
         answer = _stated_option(last, options)
     if answer or first is None:
         return answer or _earlier_option(text, closing, options)
