@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,43 @@ def test_the_given_data_set_overrides_that_of_records(records: Records) -> None:
     assert call("grade", write(records), "--dataset", "addition", "--output", "graded.jsonl").code == 0
     first = read("graded.jsonl")[0]
     assert (first["dataset"], first["prediction"]) == ("addition", "3")
+
+
+def test_the_given_kind_overrides_that_of_records(records: Records) -> None:
+    records[0] |= {"generation": "it is 1 + 2 = 3", "kind": "no.such", "reference": "3"}
+    assert call("grade", write(records), "--kind", "number", "--output", "graded.jsonl").code == 0
+    first = read("graded.jsonl")[0]
+    assert (first["kind"], first["prediction"], first["correct"]) == ("number", "3", True)
+    assert (first["strict_match"], first["flexible_extract"]) == (False, True)
+    assert call("grade", "graded.jsonl").out.endswith("nothing changed\n")
+
+
+def test_a_function_of_the_current_folder_grades_only_if_it_is_named(records: Records) -> None:
+    name = f"own_grader_{os.getpid()}"
+    Path(f"{name}.py").write_text("def any_text(generation, reference, options):\n    return True\n")
+    for record in records:
+        record["kind"] = f"{name}.any_text"
+    outcome = call("grade", write(records))
+    assert_one_error(
+        outcome, f"results.jsonl:1: kind '{name}.any_text' is a Python function, which no file can"
+    )
+    graded = call("grade", "results.jsonl", f"--kind={name}.any_text")
+    assert graded.code == 0, graded.err
+    assert "accuracy after:  1.000" in graded.out
+
+
+def test_numbers_have_the_verdicts_of_the_harness(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in common if not flag.startswith(("--data.task", "--data.train", "--model"))]
+    tested = call("test", *flags, "--model=Pretrained", "--data.task=addition", "--run_dir=run")
+    assert tested.code == 0, tested.err
+    records = read("run/test/results.jsonl")
+    summary = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))
+    assert {record["kind"] for record in records} == {"number"}
+    for name in ("strict_match", "flexible_extract"):
+        assert summary[name] == sum(record[name] for record in records) / len(records)
 
 
 def test_options_are_copied_and_used(

@@ -49,7 +49,11 @@ REFERENCES = {
     "aqua_rat": "E",
     "prontoqa": "B",
     "last_letter": "tac",
+    "text": "New York",
+    "number": "2.5 hours",
+    r"regex:(?:[a-z]+ ?)+(\d+)": "12",
 }
+OPTIONS = {"aqua_rat": ["1/2", "2 hours and 5 minutes", "$70", "2:3", "none"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +66,7 @@ def _worker() -> None:
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_generations_are_graded_quickly(dataset: str, kind: str) -> None:
     start = time.monotonic()
-    result = grade(dataset, HOSTILE[kind], REFERENCES[dataset])
+    result = grade(dataset, HOSTILE[kind], REFERENCES[dataset], OPTIONS.get(dataset))
     assert time.monotonic() - start < 2
     assert not result.correct
 
