@@ -43,11 +43,9 @@ def regex_kind(pattern: str) -> AnswerKind:
         if match is None:
             return Grade(None, False, NO_ANSWER)
         groups = [group for group in match.groups() if group is not None]
-        found = (groups[0] if groups else match[0]).strip()
+        answer = Answer((groups[0] if groups else match[0]).strip(), "last match")
         expected = reference.strip().casefold()
-        return grade_answer(
-            Answer(found, "last match"), reference, lambda answer: answer.casefold() == expected
-        )
+        return grade_answer(answer, reference, lambda text: text.casefold() == expected)
 
     return AnswerKind(f"{PREFIX}{pattern}", grade)
 

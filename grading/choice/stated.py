@@ -61,9 +61,9 @@ def _asserted_option(match: re.Match[str], options: Sequence[Option]) -> Option 
     letter, end = match[kind], match.end(kind)
     article = letter == "A" and kind != "subject" and _WORD.match(text, end)
     person = kind == "chosen" and ARTICLE.match(text, end) and not _ADVERBIAL.match(text, end)
-    if article or person or _WRONG.match(text, match.end(kind)) or is_negated(text, match.start(kind)):
+    if article or person or _WRONG.match(text, end) or is_negated(text, match.start(kind)):
         return None
-    return option_by_name(options, match[kind])
+    return option_by_name(options, letter)
 
 
 @lru_cache(maxsize=64)
