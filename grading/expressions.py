@@ -17,7 +17,7 @@ from promptstage.grading.reading.answer import Answer
 from promptstage.utilities.errors import UserError
 
 PREFIX = "regex:"
-TIMEOUT = 1.0  # seconds for a generation
+TIMEOUT = 0.5  # CPU seconds of the process for a generation
 MAX_LENGTH = 1_000  # characters of a pattern
 MAX_REPEATS = 1_000_000  # product of all {n}: nested repeats are unrolled when they are compiled
 _REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
