@@ -21,6 +21,7 @@ from promptstage.command_line.configuration import (
     read_configuration,
 )
 from promptstage.command_line.file_values import sets_output_path
+from promptstage.command_line.includes import Document, read_file, with_included
 from promptstage.command_line.schema import (
     FAMILIES,
     OptionPath,
@@ -43,6 +44,7 @@ from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
 # Options whose value may be a mapping with more options.
 _GROUPS = (*CLASSES, "init_args", "dict_kwargs", "backbone")
+TYPED = "--config"  # name of YAML that is typed on the command line, in messages
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -117,10 +119,13 @@ def assemble(
         name, value = _split(option)
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
-            files.append(_read(value, None, importable, typed))
-            _drop_other_subcommands(files[-1], command, value)
+            for document in _documents(value):
+                files.append(_values(document, importable, typed))
+                _drop_other_subcommands(files[-1], command, document.where)
         elif section in SECTIONS and value and os.path.exists(value):
-            files.append(_read(value, section, importable, typed))
+            where = f"configuration {value}"
+            document = Document(where, parse_yaml(read_text(value, "configuration", LIMIT), where))
+            files.append(_values(document, importable, typed, section))
         else:
             (named if section in FAMILIES else others).append(option)
     classes: dict[str, str] = {}
@@ -175,14 +180,22 @@ def _split(option: Sequence[str]) -> tuple[str, str]:
     return name, value if equals else (option[1] if len(option) > 1 else "")
 
 
-def _read(
-    value: str, section: str | None, importable: Importable, typed: Mapping[str, Collection[str]]
+def _documents(value: str) -> list[Document]:
+    """Return the documents that ``-c`` stands for: included files, then the file or the typed YAML."""
+    exists = os.path.lexists(existing_or_shipped(os.path.expanduser(value)))
+    if exists or not ("{" in value or "\n" in value):
+        return read_file(value, "configuration")
+    return with_included(Document(TYPED, parse_yaml(value, TYPED)), "configuration")
+
+
+def _values(
+    document: Document,
+    importable: Importable,
+    typed: Mapping[str, Collection[str]],
+    section: str | None = None,
 ) -> dict[str, Any]:
-    path = existing_or_shipped(os.path.expanduser(value))
-    if section is None and not os.path.lexists(path) and ("{" in value or "\n" in value):
-        return read_configuration(value, "--config", importable, typed=True)
-    text = read_text(path, "configuration", LIMIT)
-    return read_configuration(text, f"configuration {value}", importable, section, overridden=typed)
+    where, tree = document
+    return read_configuration(tree, where, importable, section, typed=where == TYPED, overridden=typed)
 
 
 def _extract_texts(

@@ -35,7 +35,7 @@ from promptstage.command_line.schema import (
     takes_null,
 )
 from promptstage.utilities.errors import UserError, nearest
-from promptstage.utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
+from promptstage.utilities.yaml_values import Loader, Scalar, Tree, dump_yaml, parse_yaml, plain
 
 PACKAGES = tuple(f"promptstage.{name}" for name in ("lightning_modules", "datamodules", "callbacks"))
 LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
@@ -131,7 +131,7 @@ class Importable:
 
 
 def read_configuration(
-    text: str,
+    tree: Tree,
     where: str,
     importable: Importable,
     section: str | None = None,
@@ -141,19 +141,19 @@ def read_configuration(
     """Read a configuration as plain values, its text options as they are written.
 
     Args:
-        section: the section that the options belong to; None: the text names the sections.
-        typed: the text is from the command line, which is trusted more than a file.
+        section: the section that the options belong to; None: the configuration names the sections.
+        typed: the configuration is from the command line, which is trusted more than a file.
         overridden: options on the command line, with their values; a file's values for them are dropped if
             it may not set them.
 
     Raises:
-        UserError: if it cannot be parsed, or sets what a file may not set.
+        UserError: if it has no sections, or sets what a file may not set.
     """
-    tree = parse_yaml(text, where)
     if isinstance(tree, Scalar) and tree.value is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{where} is not valid YAML: expected sections such as 'trainer:', got {text!r:.60}")
+        given = repr(tree.text) if isinstance(tree, Scalar) else "a list"
+        raise UserError(f"{where} is not valid YAML: expected sections such as 'trainer:', got {given:.60}")
     values = _settle(tree if section is None else {section: tree}, importable, where)
     if not typed:
         backbone = values.get("backbone")

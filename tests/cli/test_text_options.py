@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -106,9 +107,13 @@ def test_quoted_texts_in_a_file(text: str) -> None:
     assert text_in_file(json.dumps(text)) == text
 
 
+def values_of(text: str) -> dict[str, Any]:
+    return read_configuration(parse_yaml(text, "file.yaml"), "file.yaml", Importable({}))
+
+
 def text_in_file(written: str) -> str:
     file = f"model:\n  class_path: PromptTuning\n  init_args:\n    init:\n      text: {written}\n"
-    return read_configuration(file, "file.yaml", Importable({}))["model"]["init_args"]["init"]["text"]
+    return values_of(file)["model"]["init_args"]["init"]["text"]
 
 
 @pytest.mark.parametrize("text", [*TEXTS, *UNQUOTED])
@@ -139,10 +144,13 @@ def test_null_and_lists_of_text_options() -> None:
 
 def test_numbers_in_a_file_are_numbers() -> None:
     text = "model: {class_path: DHAM, init_args: {optimizer: {lr: 1e-3}, num_stages: 3, partition: [0, 1]}}"
-    own = read_configuration(text, "file.yaml", Importable({}))["model"]["init_args"]
+    own = values_of(text)["model"]["init_args"]
     assert own == {"optimizer": {"lr": 0.001}, "num_stages": 3, "partition": [0, 1]}
 
 
 def test_anchors_and_merges() -> None:
     text = "x: &x {a: 1, b: 2}\ntrainer: {<<: *x, b: 3}\n"
-    assert read_configuration(text, "file.yaml", Importable({}))["trainer"] == {"a": 1, "b": 3}
+    assert values_of(text)["trainer"] == {
+        "a": 1,
+        "b": 3,
+    }
