@@ -9,7 +9,7 @@ from promptstage.utilities.shipped_files import existing_or_shipped, shipped_fil
 from promptstage.utilities.yaml_values import LIMIT, Scalar, Tree, parse_yaml, plain
 
 KEY = "include"
-MAX_FILES = 64  # that are read for one file, itself included
+MAX_FILES = 64  # that one file includes, directly and through others
 
 
 class Document(NamedTuple):
@@ -66,7 +66,7 @@ def _append(document: Document, what: str, chain: tuple[str, ...], documents: li
         text = read_text(path, f"{where}: included file", LIMIT)
         if os.path.realpath(path) in map(os.path.realpath, chain):
             raise UserError(f"{where}: included file {path} is this file, or includes this file")
-        if len(documents) + len(chain) >= MAX_FILES:
+        if len(documents) + len(chain) > MAX_FILES:
             raise UserError(f"{where}: more than {MAX_FILES} files are included")
         inner = Document(f"{what} {path}", parse_yaml(text, f"{what} {path}"))
         _append(inner, what, (*chain, path), documents)

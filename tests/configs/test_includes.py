@@ -126,7 +126,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "exponentially many files": ({"include": "level0.yaml"}, "more than 64 files are included"),
     "a long chain": (
         {"include": "chain0.yaml"},
-        "configuration chain62.yaml: more than 64 files are included",
+        "configuration chain63.yaml: more than 64 files are included",
     ),
     "in a section": ({"trainer": {"include": "trainer.yaml"}}, "option trainer.include is unknown"),
 }
