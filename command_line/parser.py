@@ -28,7 +28,7 @@ EPILOG = (
 # Descriptions of options from libraries.
 HELP = {
     "--config": "YAML file with options; may be repeated, later files override earlier ones",
-    "--print_config": "print the values of all options as YAML and exit; --print_config=comments: explained",
+    "--print_config": "print the values of all options as YAML and exit; =comments adds their help",
     "--seed_everything": "random seed; true: draw one",
     "--model": "method, by its name or class path",
     "--model.help": "show the options of a method and exit",
@@ -54,7 +54,7 @@ HELP = {
 
 
 class PrintConfig(_ActionPrintConfig):
-    """Action that takes ``comments``, which jsonargparse's own takes only with a second YAML package."""
+    """``--print_config`` with the flag ``comments``, for which jsonargparse itself needs ruamel.yaml."""
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         flags = value[0].split(",")
@@ -75,11 +75,13 @@ class PromptParser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Replace jsonargparse's action of ``--print_config``."""
         if kwargs.get("action") is _ActionPrintConfig:
             kwargs["action"] = PrintConfig
         return super().add_argument(*args, **kwargs)
 
     def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
+        """Serialize a configuration, with the help of each option as a comment if requested."""
         text = super().dump(*args, **kwargs)
         return commented(text, self) if with_comments else text
 
