@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from lightning.pytorch.utilities import rank_zero_warn
 
 from promptstage.datamodules.chat import to_date
-from promptstage.datamodules.encoding import Collate, Encoded, Example, encode
+from promptstage.datamodules.encoding import Collate, Example
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
@@ -23,7 +23,9 @@ from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import CHAT, Template, check_template
+from promptstage.datamodules.token_cache import tokens_of
 from promptstage.datamodules.token_ids import adds_bos
+from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
 
@@ -124,7 +126,7 @@ class ReasoningDataModule(Splits):
         self._questions: list[Example] = []
         self.skipped: set[str] | None = None
         self.parsed: dict[str, list[Example]] = {}
-        self._encoded: dict[str, list[Encoded]] = {}
+        self._encoded: dict[str, TokenTable] = {}
 
     def set_chat_date(self, today: date) -> None:
         """Set the date that a chat template sees, unless it is set, so that later runs render alike."""
@@ -202,15 +204,15 @@ class ReasoningDataModule(Splits):
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
 
-    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+    def _encode(self, examples: Sequence[Example]) -> TokenTable:
+        rows = tokens_of(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
 
     def example_ids(self, split: str) -> list[str]:
         """Return the ids of a split that is set up, in the order of the source."""
-        return [row.example.id for row in self._encoded[split]]
+        return [example.id for example in self._encoded[split].examples]
 
     def digest(self, split: str) -> str:
         """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
@@ -313,9 +315,11 @@ class ReasoningDataModule(Splits):
 
     def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
         rank, world_size = self._ranks()
-        skipped = (self.skipped or ()) if split == "test" else ()
+        rows = self._encoded[split][:count]
+        if split == "test" and self.skipped:
+            rows = rows.take([i for i, row in enumerate(rows.examples) if row.id not in self.skipped])
         return EvaluationLoader(
-            [row for row in self._encoded[split][:count] if row.example.id not in skipped],
+            rows,
             self._collate(),
             self.num_workers,
             self.eval_batch_size,

@@ -51,6 +51,10 @@ class ChatTemplate:
         """
         return self._render([[{"role": "user", "content": question}] for question in questions], True)
 
+    def description(self) -> list[str]:
+        """Return the template and the date that prompts depend on."""
+        return [str(self._tokenizer.chat_template), self._today.isoformat()]
+
     def answered(self, question: str, answer: str) -> str | None:
         """Render a question and its answer; None for a template that cannot render an answer."""
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

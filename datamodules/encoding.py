@@ -1,51 +1,28 @@
 """Questions as token batches."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from promptstage.datamodules.templates import Template
+from promptstage.datamodules.example import Example as Example
+from promptstage.datamodules.example import worked_answer as worked_answer
+from promptstage.datamodules.templates import Rendered, Template
 from promptstage.datamodules.token_ids import closing_tokens, continuation, question_columns
+from promptstage.datamodules.token_table import Encoded, Lists, TokenTable
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-
-
-class Example(NamedTuple):
-    """One question. (A named tuple: Lightning refuses frozen dataclasses inside a batch.)
-
-    Attributes:
-        id: stable name, such as ``gsm8k/train/123``.
-        question: text for the template, answer options included.
-        rationale: the worked steps; empty for a data set without them.
-        answer: the reference for the grader.
-        completion: the target text after the prompt, without leading space and end token.
-        options: texts of the answer options of a multiple-choice question, in order.
-    """
-
-    id: str
-    question: str
-    rationale: str
-    answer: str
-    completion: str
-    options: tuple[str, ...] | None = None
-
-
-def worked_answer(rationale: str, answer: str) -> str:
-    """Join the rationale, if any, and the answer into a completion.
-
-    >>> worked_answer("", "5")
-    '#### 5'
-    """
-    return f"{rationale}\n#### {answer}" if rationale else f"#### {answer}"
+CHUNK = 1024  # examples tokenized at a time
 
 
 @dataclass
@@ -158,33 +135,9 @@ def _join(parts: Sequence[Tokens], left: bool) -> Tokens:
     return Tokens(**{name: torch.cat([getattr(part, name) for part in wide]) for name in vars(wide[0])})
 
 
-class Encoded(NamedTuple):
-    """Token ids of an example, 1-D int32; ``completion`` ends in the end token.
-
-    ``question`` holds the columns of the question in ``prompt``.
-    """
-
-    example: Example
-    prompt: Tensor
-    completion: Tensor
-    question: tuple[int, int]
-
-    @property
-    def length(self) -> int:
-        """Number of tokens of prompt and completion."""
-        return len(self.prompt) + len(self.completion)
-
-    def without_first(self, token: int) -> "Encoded":
-        """Return the example without ``token`` if the prompt begins with it and has more tokens."""
-        if len(self.prompt) < 2 or self.prompt[0] != token:
-            return self
-        start, end = self.question
-        return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
-
-
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
-) -> list[Encoded]:
+) -> TokenTable:
     """Tokenize ``examples``; a prompt's tokens do not depend on its completion.
 
     Prompt and completion have the tokens of their joint text if these begin with the prompt's tokens.
@@ -198,9 +151,43 @@ def encode(
             f"tokenizer {type(tokenizer).__name__} is not a fast one: promptstage needs its character "
             "offsets to find the question; choose a backbone with a tokenizer.json"
         )
-    if not examples:
-        return []
     rendered = template.render_all([example.question for example in examples])
+    completions = [
+        template.separator + example.completion if example.completion else "" for example in examples
+    ]
+    prompts, ends = Growing(), Growing()
+    questions: list[tuple[int, int]] = []
+    for start in range(0, len(examples), CHUNK):  # a tokenizer's own results take 20 KB per text
+        part = slice(start, start + CHUNK)
+        for prompt, completion, question in _tokenize(rendered[part], completions[part], template, tokenizer):
+            prompts.append(prompt)
+            ends.append(completion)
+            questions.append(question)
+    columns = np.array(questions, np.int32).reshape(-1, 2)
+    return TokenTable(examples, prompts.lists(), ends.lists(), columns)
+
+
+class Growing:
+    """Lists of token ids that are appended one by one."""
+
+    def __init__(self) -> None:
+        self.values, self.lengths = array("i"), array("i")
+
+    def append(self, ids: Sequence[int]) -> None:
+        self.values.extend(ids)
+        self.lengths.append(len(ids))
+
+    def lists(self) -> Lists:
+        return Lists.of(self.values, self.lengths)
+
+
+def _tokenize(
+    rendered: Sequence[Rendered],
+    completions: Sequence[str],
+    template: Template,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Iterator[tuple[list[int], list[int], tuple[int, int]]]:
+    """Yield the ids of each prompt and completion, and the columns of the question."""
     tokenize = partial(
         tokenizer.__call__,
         add_special_tokens=not template.is_chat,
@@ -208,34 +195,16 @@ def encode(
         verbose=False,
     )
     prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
-    closing = closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
-    completions = [
-        template.separator + example.completion if example.completion else "" for example in examples
-    ]
     joint = tokenize([prompt.text + text for prompt, text in zip(rendered, completions, strict=True)])
-    encoded = []
-    for example, prompt, text, ids, offsets, joint_ids in zip(
-        examples,
-        rendered,
-        completions,
-        prompts["input_ids"],
-        prompts["offset_mapping"],
-        joint["input_ids"],
-        strict=True,
-    ):
+    closing = closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
+    tokens = zip(prompts["input_ids"], prompts["offset_mapping"], joint["input_ids"], strict=True)
+    for prompt, text, (ids, offsets, joint_ids) in zip(rendered, completions, tokens, strict=True):
         end = len(ids) - closing
         completion = joint_ids[end : len(joint_ids) - closing]
         if joint_ids[:end] != ids[:end]:
             completion = continuation(tokenizer, text)
-        encoded.append(
-            Encoded(
-                example,
-                torch.tensor(ids[:end], dtype=torch.int32),
-                torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
-                question_columns(offsets[:end], prompt.start, prompt.end),
-            )
-        )
-    return encoded
+        columns = question_columns(offsets[:end], prompt.start, prompt.end)
+        yield ids[:end], [*completion, tokenizer.eos_token_id], columns
 
 
 @dataclass(frozen=True)

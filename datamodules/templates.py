@@ -75,6 +75,12 @@ class Template:
             self._head, _, self._tail = text.partition(SLOT)
             self.separator = "" if text[-1].isspace() else " "
 
+    def description(self) -> list[str | bool]:
+        """Return all that a rendered text depends on, besides the question."""
+        if self.is_chat:
+            return [True, self.separator, *self._chat.description()]
+        return [False, self.separator, self._head, self._tail]
+
     def _answer_space(self, prompt: str) -> str:
         """Return the whitespace between prompt and answer in the chat template (Llama 2: a space)."""
         answered = self._chat.answered(SLOT, ANSWER)

@@ -1,4 +1,4 @@
-"""Small results cached between processes in the user's cache folder; losing them costs only time."""
+"""Results cached between processes in the user's cache folder; losing them costs only time."""
 
 import contextlib
 import os
@@ -14,12 +14,25 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 def recall(kind: str, key: str, pattern: str) -> str | None:
     """Return the text cached under ``key``, or None.
 
-    A file that others can write, a link, and a text that does not match ``pattern`` are ignored.
+    A text that does not match ``pattern`` is ignored.
 
     Args:
         kind: subfolder.
         key: 64 hexadecimal digits.
         pattern: regular expression for the whole text.
+    """
+    content = recall_bytes(kind, key, _LARGEST)
+    try:
+        text = "" if content is None else content.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if content is not None and re.fullmatch(pattern, text) else None
+
+
+def recall_bytes(kind: str, key: str, limit: int) -> bytes | None:
+    """Return at most ``limit`` bytes cached under ``key``, or None.
+
+    A file that others can write, and a link, are ignored.
     """
     path = _path(kind, key)
     if path is None:
@@ -30,14 +43,13 @@ def recall(kind: str, key: str, pattern: str) -> str | None:
             state = os.fstat(descriptor)
             if not _ours(state) or not _ours(path.parent.lstat(), folder=True):
                 return None
-            text = file.read(_LARGEST).decode()
-    except (OSError, ValueError):
+            return file.read(limit)
+    except OSError:
         return None
-    return text if re.fullmatch(pattern, text) else None
 
 
-def remember(kind: str, key: str, text: str = "") -> None:
-    """Cache ``text`` under ``key``; errors of the file system are ignored."""
+def remember(kind: str, key: str, content: str | bytes = "") -> None:
+    """Cache ``content`` under ``key``; errors of the file system are ignored."""
     path = _path(kind, key)
     if path is None:
         return
@@ -47,7 +59,7 @@ def remember(kind: str, key: str, text: str = "") -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(text.encode())
+                file.write(content if isinstance(content, bytes) else content.encode())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

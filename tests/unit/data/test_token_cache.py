@@ -1,0 +1,110 @@
+"""Tokens from the cache are those that would be computed; a damaged file is replaced."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from promptstage.datamodules import token_cache
+from promptstage.datamodules.encoding import encode
+from promptstage.datamodules.example import Example
+from promptstage.datamodules.templates import Template
+from promptstage.datamodules.token_cache import key_of, tokens_of
+from promptstage.datamodules.token_table import Lists, TokenTable, checksum
+from tests.unit.data.tokenizers import make
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(token_cache, "FEWEST", 2)
+    return tmp_path / "promptstage" / "tokens"
+
+
+EXAMPLES = [
+    Example(f"x/{i}", f"How many is {i} + {i * 7}?", "", str(8 * i), f"#### {8 * i}") for i in range(30)
+]
+EXAMPLES.append(Example("x/empty", "Nothing to train on", "", "", ""))
+PLAIN, COT = "plain", "cot"
+
+
+def encoded(tokenizer: Any, template: str = PLAIN, examples: list[Example] = EXAMPLES) -> TokenTable:
+    return tokens_of(examples, Template(template, tokenizer), tokenizer)
+
+
+def assert_same(one: TokenTable, other: TokenTable) -> None:
+    assert checksum(one) == checksum(other)
+    assert one.examples == other.examples
+    assert one.lengths == other.lengths
+
+
+def test_the_second_time_tokens_are_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make("llama3")
+    first = encoded(tokenizer)
+    (file,) = cache.iterdir()
+    monkeypatch.setattr(token_cache, "encode", None)  # would fail
+    second = encoded(tokenizer)
+    assert_same(first, second)
+    row, again = first[3], second[3]
+    assert row.example is again.example
+    assert row.prompt.equal(again.prompt)
+    assert row.completion.equal(again.completion)
+    assert row.question == again.question
+    assert file.exists()
+
+
+def test_other_text_template_or_tokenizer_is_another_file(cache: Path) -> None:
+    tokenizer, other = make("llama3"), make("gpt2")
+    keys = {
+        key_of(EXAMPLES, Template(PLAIN, tokenizer), tokenizer),
+        key_of(EXAMPLES, Template(COT, tokenizer), tokenizer),
+        key_of(EXAMPLES, Template(PLAIN, other), other),
+        key_of(EXAMPLES[1:], Template(PLAIN, tokenizer), tokenizer),
+        key_of([EXAMPLES[0]._replace(completion="9"), *EXAMPLES[1:]], Template(PLAIN, tokenizer), tokenizer),
+    }
+    assert len(keys) == 5
+    # Ids and references are not part of the text.
+    renamed = [EXAMPLES[0]._replace(id="y", answer="?"), *EXAMPLES[1:]]
+    assert key_of(renamed, Template(PLAIN, tokenizer), tokenizer) in keys
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "flipped", "other"])
+def test_a_damaged_file_is_replaced(damage: str, cache: Path) -> None:
+    tokenizer = make("llama3")
+    first = encoded(tokenizer)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    ids = first.prompt.values.tobytes()
+    at = whole.index(ids)
+    content = {
+        "empty": b"",
+        "short": whole[: len(whole) // 2],
+        "flipped": whole[: at + 8] + bytes([whole[at + 8] ^ 1]) + whole[at + 9 :],
+        "other": b"not Arrow at all" * 100,
+    }[damage]
+    file.write_bytes(content)
+    assert_same(encoded(tokenizer), first)
+    assert file.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_text("a file", encoding="utf-8")
+    tokenizer = make("llama3")
+    assert_same(encoded(tokenizer), encode(EXAMPLES, Template(PLAIN, tokenizer), tokenizer))
+
+
+def test_few_examples_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    encoded(make("llama3"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists() -> None:
+    lists = Lists.of([5, 6, 7, 8], [2, 0, 1, 1])
+    assert [lists[i].tolist() for i in range(4)] == [[5, 6], [], [7], [8]]
+    assert lists.maxima().tolist() == [6, 0, 7, 8]
+    taken = lists.take(np.array([3, 1, 0]))
+    assert [taken[i].tolist() for i in range(3)] == [[8], [], [5, 6]]
+    assert lists.take(np.array([], np.int64)).lengths.tolist() == []
