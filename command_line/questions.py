@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from promptstage.datamodules.sources import MalformedRow, json_row, text_field
+from promptstage.datamodules.files import json_row
+from promptstage.datamodules.sources import MalformedRow, text_field
 from promptstage.utilities.errors import UserError
 
 LARGEST = 256 << 20  # bytes

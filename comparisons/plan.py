@@ -14,7 +14,7 @@ from promptstage.command_line.assembly import check_flags
 from promptstage.command_line.includes import Document, read_file
 from promptstage.comparisons.results import folder_name
 from promptstage.comparisons.table import FigureKind
-from promptstage.datamodules.sources import local_folder
+from promptstage.datamodules.sources import local_path
 from promptstage.utilities.errors import UserError, choose, nearest, printable
 from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import plain
@@ -230,7 +230,7 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
             raise UserError(f"--source: no row has data set {name}")
         if name in folders:
             raise UserError(f"--source gives data set {name} twice")
-        local_folder(folder)
+        local_path(folder)
         folders[name] = folder
     rows: dict[str, list[str] | Again] = {
         row: [*flags, f"--data.source={folders[used[row]]}"]

@@ -6,7 +6,6 @@ arXiv:2305.20050.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
@@ -53,9 +52,9 @@ class MATH(ReasoningDataModule):
         if subset == "test":
             self.overlap = "MATH: 4 of the 5,000 test problems are also training problems, in other notation"
 
-    def local_file(self, split: str) -> Path | None:
-        """Return the file of a split; ``test`` is the selected subset."""
-        return super().local_file(self.subset if split == "test" else split)
+    def stored_as(self, split: str) -> str:
+        """Return the name of a split; ``test`` is the selected subset."""
+        return self.subset if split == "test" else split
 
     def rows(self, split: str) -> list[Row]:
         """Return all rows of a split; ``test`` is the selected subset."""

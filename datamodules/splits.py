@@ -1,6 +1,5 @@
 """Examples of a data set's splits: rows are read, checked, held out and drawn."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any, ClassVar
 import lightning as L
 
 from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.files import missing_split, read_file, split_files
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
+from promptstage.datamodules.sources import MalformedRow, Row, local_path, parse_rows, read_hub
 from promptstage.grading import reference_problem
 from promptstage.grading.data_sets import DATA_SETS
 from promptstage.grading.functions import GradeFunction
@@ -82,24 +82,42 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         """
 
     def folder(self) -> Path | None:
-        """Return the local folder with the rows, or None for a hub id; raises as :func:`local_folder`."""
-        return local_folder(self.source)
+        """Return the local folder with the rows, or None for a hub id.
+
+        Raises:
+            UserError: if it does not exist, or is a file.
+        """
+        path = local_path(self.source)
+        if path is not None and not path.is_dir():
+            raise UserError(
+                f"data source {self.source} is a file: give the folder that holds train.jsonl, test.jsonl, …"
+            )
+        return path
+
+    def stored_as(self, split: str) -> str:
+        """Return the name of a split in the source."""
+        return split
+
+    def local_files(self, split: str) -> list[Path] | None:
+        """Return the files of a split in the local folder; None for a hub id."""
+        folder = self.folder()
+        return split_files(folder, self.stored_as(split)) if folder else None
 
     def has_validation(self) -> bool:
         """Return whether the source has a validation split."""
-        folder = self.folder()
-        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
-
-    def local_file(self, split: str) -> Path | None:
-        """Return the file of a split in the local folder, which may not exist; None for a hub id."""
-        folder = self.folder()
-        return folder / f"{split}.jsonl" if folder else None
+        files = self.local_files("validation")
+        return self.hub_has_validation if files is None else bool(files)
 
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split of the source."""
-        if file := self.local_file(split):
-            return read_jsonl(file)
-        return read_hub(self.source, self.hub_configs, split, self.revision)
+        files = self.local_files(split)
+        if files is None:
+            return read_hub(self.source, self.hub_configs, self.stored_as(split), self.revision)
+        if not files:
+            folder = self.folder()
+            assert folder is not None
+            raise missing_split(folder, self.stored_as(split))
+        return [row for file in files for row in read_file(file)]
 
     def examples(self, split: str) -> list[Example]:
         """Read the examples of ``train``, ``validation`` or ``test``, in the order of the source.
@@ -139,6 +157,5 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
 
     def check_test_split(self) -> None:
         """Check a local test split, so that a test after the fit does not fail."""
-        file = self.local_file("test")
-        if self.on_bad_row == "raise" and file is not None and file.is_file():
+        if self.on_bad_row == "raise" and self.local_files("test"):
             parse_rows(self.rows("test"), self._checked, "test", skip=False)
