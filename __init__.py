@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from promptstage.composition.results import Evaluation as Evaluation
     from promptstage.datamodules.aqua import AQuA as AQuA
     from promptstage.datamodules.arc import ARC as ARC
+    from promptstage.datamodules.custom import Custom as Custom
     from promptstage.datamodules.generated import Generated as Generated
     from promptstage.datamodules.gsm8k import GSM8K as GSM8K
     from promptstage.datamodules.math import MATH as MATH
@@ -54,6 +55,7 @@ _MODULES = {
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
     "Decoder": "lightning_modules.decoding.decoder",
+    "Custom": "datamodules.custom",
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc.callback",
     "Evaluation": "composition.results",

@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
+import yaml
+from jsonargparse import _loaders_dumpers, set_dumper, set_loader, set_parsing_settings
 
 import promptstage
 from promptstage.command_line.commands.fit import OF_THE_RUN
@@ -113,6 +114,7 @@ class Importable:
         # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
         _loaders_dumpers.yaml_default_loader = Loader  # type: ignore[assignment]  # None until its first use
         set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
+        set_loader("yaml", _load_value, (yaml.YAMLError,))
 
     def check(self, name: str, where: str, option: str) -> None:
         """
@@ -128,6 +130,12 @@ class Importable:
                 f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
                 f"it on the command line, too: {option} {name}"
             )
+
+
+def _load_value(text: str) -> Any:
+    """Load a value as jsonargparse does, except for a text such as ``####``, to YAML a comment."""
+    value = _loaders_dumpers.yaml_load(text)
+    return text if value is None and text.lstrip().startswith("#") else value
 
 
 def read_configuration(

@@ -7,7 +7,7 @@ Lightning.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ARC", "GSM8K", "MATH", "AQuA", "Generated", "ProntoQA", "WorldTree"]
+__all__ = ["ARC", "GSM8K", "MATH", "AQuA", "Custom", "Generated", "ProntoQA", "WorldTree"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Multiple-choice questions, with options relabeled A, B, C, … in order."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from promptstage.datamodules.encoding import Example, worked_answer
@@ -75,18 +76,27 @@ def choice_example(
     Raises:
         MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
     """
-    if not 2 <= len(choices.texts) <= len(LETTERS):
-        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(choices.texts)}")
     label = text_field(row, key)
     if choices.labels.count(label) != 1:
         raise MalformedRow(f"field '{key}' must be one of {list_names(choices.labels)}, got {label!r:.60}")
-    answer = LETTERS[choices.labels.index(label)]
-    shown = " ".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices.texts, strict=False))
+    letter = ascii_uppercase[choices.labels.index(label)]
+    return lettered_example(id, question, choices.texts, letter, rationale)
+
+
+def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, rationale: str) -> Example:
+    """Build the example of a multiple-choice question from its options and the letter of the correct one.
+
+    Raises:
+        MalformedRow: if there are not 2 to 8 options.
+    """
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
+    shown = " ".join(f"{name}) {text}" for name, text in zip(LETTERS, texts, strict=False))
     return Example(
         id=id,
         question=f"{question}{OPTIONS_HEADER}{shown}",
         rationale=rationale,
-        answer=answer,
-        completion=worked_answer(rationale, answer),
-        options=tuple(choices.texts),
+        answer=letter,
+        completion=worked_answer(rationale, letter),
+        options=tuple(texts),
     )

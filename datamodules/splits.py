@@ -47,11 +47,11 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     """The data set's name."""
     answer_kind: str | GradeFunction | None = None
     """Kind of the answers for :func:`promptstage.grade`; None: that of the built-in data set of this name."""
-    hub_configs: ClassVar[tuple[str, ...]] = ()
+    hub_configs: tuple[str, ...] = ()
     """Configurations of the hub data set, read in this order."""
     question_field: ClassVar[str | None] = "question"
     """Field of a row that holds the whole question; None if the question has other fields, too."""
-    hub_has_validation: ClassVar[bool] = False
+    hub_has_validation: bool = False
     noise_words: ClassVar[frozenset[str] | None] = None
     """Words that noise may change; None: all that the answer does not depend on."""
 

@@ -1,0 +1,216 @@
+"""Data sets of any fields, described by options instead of a class."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.choices import lettered_example
+from promptstage.datamodules.encoding import Example, worked_answer
+from promptstage.datamodules.field_texts import FieldText, value_text
+from promptstage.datamodules.files import read_file
+from promptstage.datamodules.samplers import draw_indices
+from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
+from promptstage.grading import grade
+from promptstage.grading.choice.options import Option, letter_of_reference, parse_options
+from promptstage.grading.kinds import kind_name
+from promptstage.utilities.errors import UserError
+
+CHECKED_FORMULAS = 200  # of a split; comparing formulas takes milliseconds each
+
+
+class Custom(ReasoningDataModule):
+    """Questions of your own, from a file, a folder or the hub.
+
+    A field is given by its name, or as a text with fields in braces, such as ``{context} {question}``.
+
+    Args:
+        source: hub id; local folder with train, test and optionally validation files; or one file, a tenth of
+            which, at most 500 rows, are the test questions. Formats: jsonl, json, csv, tsv, parquet; also gz.
+        question: field with the question.
+        answer: field with the final answer, or with worked steps and the final answer after ``answer_after``.
+        answer_kind: kind of the answer: number, choice, text, formula, ``regex:PATTERN`` (its last match in
+            the generation is the answer), or ``package.module.function`` that grades.
+        answer_after: text before the final answer in ``answer``, such as ``####`` or ``The answer is:``.
+        rationale: field with the worked steps; default: what stands before ``answer_after``.
+        completion: field with the text to learn; default: with ``answer_after``, the text of ``answer``, else
+            the worked steps and a line ``#### ANSWER``.
+        options: for choice: field with a list of texts (or an object with the lists ``text`` and ``label``),
+            or a list such as ["{A}", "{B}"] or [yes, no]. The answer is then an option's label, letter or
+            text, or its number from 0 if it is a JSON number; true and false are yes and no.
+        subset: configuration of a hub data set, or subfolder.
+        train_split, test_split: names of the splits in the source.
+        validation_split: likewise; default: ``validation`` in a local folder that has one; otherwise
+            validation questions are held out from the training questions.
+        name: the data set's name in results; default: that of the source.
+
+    Raises:
+        UserError: if a value is not allowed.
+    """
+
+    question_field = None
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        question: str,
+        answer: str,
+        answer_kind: str,
+        answer_after: str | None = None,
+        rationale: str | None = None,
+        completion: str | None = None,
+        options: str | list[str] | None = None,
+        subset: str | None = None,
+        train_split: str = "train",
+        validation_split: str | None = None,
+        test_split: str = "test",
+        name: str | None = None,
+        revision: str | None = None,
+        max_new_tokens: int = 400,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
+        self.name = name or _name_of(source)
+        self.answer_kind = answer_kind
+        self.is_choice = kind_name(answer_kind) == "choice"
+        if self.is_choice != (options is not None):
+            raise UserError(
+                "options are required for answer_kind choice, and allowed for no other, got answer_kind "
+                f"{answer_kind!r:.80} {'without' if options is None else 'with'} options"
+            )
+        self.question, self.answer = FieldText(question, "question"), FieldText(answer, "answer")
+        self.answer_after = answer_after
+        self.rationale = None if rationale is None else FieldText(rationale, "rationale")
+        self.completion = None if completion is None else FieldText(completion, "completion")
+        self.options: FieldText | list[FieldText] = []
+        if isinstance(options, str):
+            self.options = FieldText(options, "options")
+        else:
+            self.options = [FieldText(text, "options", literal=True) for text in options or ()]
+        self.subset = subset
+        self.hub_configs = (subset or "default",)
+        self.hub_has_validation = validation_split is not None
+        self.splits = {
+            "train": train_split,
+            "validation": validation_split or "validation",
+            "test": test_split,
+        }
+
+    def folder(self) -> Path | None:
+        """Return the folder of the rows, or the file that holds all of them; None for a hub id."""
+        path = local_path(self.source)
+        return path / self.subset if path is not None and path.is_dir() and self.subset else path
+
+    def stored_as(self, split: str) -> str:
+        """Return the name of a split in the source."""
+        return self.splits[split]
+
+    def local_files(self, split: str) -> list[Path] | None:
+        """Return the files of a split; of a single file, which has no validation split, the file."""
+        path = self.folder()
+        if path is None or path.is_dir():
+            return super().local_files(split)
+        return [] if split == "validation" else [path]
+
+    def rows(self, split: str) -> list[Row]:
+        """Read all rows of a split; test rows of a single file are a fixed part of it."""
+        path = self.folder()
+        if path is None or path.is_dir():
+            return super().rows(split)
+        rows = read_file(path)
+        held_out = min(500, len(rows) // 10)
+        if not held_out:
+            raise UserError(f"{path} must have at least 10 rows to hold out test questions, got {len(rows)}")
+        part = slice(held_out) if split == "test" else slice(held_out, None)
+        return [rows[i] for i in draw_indices(len(rows), "test questions of a file", part, None)]
+
+    def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
+        """Parse a row by the options.
+
+        Raises:
+            MalformedRow: if a field is missing, or the grader does not read the answer in the text to learn.
+        """
+        name, question = f"{self.name}/{split}/{index}", self.question(row)
+        rationale = "" if self.rationale is None else self.rationale(row)
+        value, learned = self.answer.value(row), ""
+        if self.answer_after is not None:
+            learned = self.answer(row)
+            before, mark, value = learned.rpartition(self.answer_after)
+            if not mark or not value.strip():
+                raise MalformedRow(
+                    f"the answer has no {self.answer_after!r:.60} with a final answer after it"
+                )
+            rationale = rationale or before.strip()
+        if self.is_choice:
+            options = self._options(row)
+            texts = [option.text for option in options]
+            example = lettered_example(name, question, texts, _letter(value, options), rationale)
+        else:
+            answer = value_text(value, "answer")
+            example = Example(name, question, rationale, answer, worked_answer(rationale, answer))
+        if self.completion is not None:
+            learned = self.completion(row)
+        example = example._replace(completion=learned or example.completion)
+        self._check_gold(example, index)
+        return example
+
+    def _options(self, row: Mapping[str, Any]) -> list[Option]:
+        """Return the options of a question.
+
+        Raises:
+            MalformedRow: if they have another form.
+        """
+        if isinstance(self.options, list):
+            return parse_options([text(row) for text in self.options])
+        values = self.options.value(row)
+        try:
+            if not isinstance(values, Sequence | Mapping) or isinstance(values, str) or not values:
+                raise TypeError
+            return parse_options(values)
+        except (TypeError, KeyError):
+            raise MalformedRow(
+                f"the options must be a list of texts, or an object with the lists text and label, got "
+                f"{values!r:.60}"
+            ) from None
+
+    def _check_gold(self, example: Example, index: int) -> None:
+        """Check that the text to learn would be graded as correct."""
+        kind = self.resolve_kind()
+        if kind == "formula" and index >= CHECKED_FORMULAS:
+            return
+        result = grade(kind, example.completion, example.answer, example.options)
+        if not result.correct:
+            raise MalformedRow(
+                f"the grader reads {result.prediction!r:.60} ({result.reason}) in the text to learn, not "
+                f"{example.answer!r:.60}: answer_kind {self.answer_kind!r:.60} may be wrong"
+            )
+
+
+def _letter(value: Any, options: Sequence[Option]) -> str:
+    """Return the letter of the option that an answer names.
+
+    Raises:
+        MalformedRow: if it names none.
+    """
+    letter = None
+    if isinstance(value, bool):
+        meanings = ("yes", "true") if value else ("no", "false")
+        letter = next((option.letter for option in options if option.text.casefold() in meanings), None)
+    elif isinstance(value, int) and all(option.label == option.letter for option in options):
+        letter = options[value].letter if 0 <= value < len(options) else None
+    else:
+        letter = letter_of_reference(value_text(value, "answer"), options)
+    if letter is None or letter not in [option.letter for option in options]:
+        names = list_names(option.text or option.label for option in options)
+        raise MalformedRow(
+            f"the answer must be a label, letter or text of the options ({names}), got {value!r:.60}"
+        )
+    return letter
+
+
+def _name_of(source: str) -> str:
+    """Return the name of a data set: that of the file or folder without its suffix, or of the hub id."""
+    name = os.path.basename(os.path.normpath(os.path.expanduser(source))).partition(".")[0]
+    return name or "custom"
