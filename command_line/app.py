@@ -169,14 +169,18 @@ class PromptCLI(LightningCLI):
         return self._parser(self.name).dump(self.config[self.name], skip_validation=True, **kwargs)
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
+        config = self.config
+        if not self.command.loads_backbone:
+            config = config.clone()
+            config[self.name].pop("model")
+        self.config_init = self.parser.instantiate_classes(config)
         objects = self.config_init[self.name]
-        self.model, self.datamodule = objects.model, objects.data
+        self.model, self.datamodule = objects.get("model"), objects.data
 
     def after_instantiate_classes(self) -> None:
         hide_loading_bar()
         config, objects = self.config[self.name], self.config_init[self.name]
-        if self.checkpoint:
+        if self.checkpoint and self.command.loads_backbone:
             self.model.adopt(self.checkpoint)
         used = yaml.safe_load(self._dumped(skip_link_targets=True))
         trained = used if self.command.resumes else self.stored  # a fit has its own options

@@ -210,6 +210,10 @@ class ReasoningDataModule(Splits):
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
 
+    def encoded(self, split: str) -> TokenTable:
+        """Return the tokens of a split that is set up."""
+        return self._encoded[split]
+
     def example_ids(self, split: str) -> list[str]:
         """Return the ids of a split that is set up, in the order of the source."""
         return [example.id for example in self._encoded[split].examples]

@@ -139,9 +139,7 @@ class Custom(ReasoningDataModule):
             learned = self.answer(row)
             before, mark, value = learned.rpartition(self.answer_after)
             if not mark or not value.strip():
-                raise MalformedRow(
-                    f"the answer has no {self.answer_after!r:.60} with a final answer after it"
-                )
+                raise MalformedRow(f"the answer has no text after {self.answer_after!r:.60}")
             rationale = rationale or before.strip()
         if self.is_choice:
             options = self._options(row)
@@ -204,9 +202,7 @@ def _letter(value: Any, options: Sequence[Option]) -> str:
         letter = letter_of_reference(value_text(value, "answer"), options)
     if letter is None or letter not in [option.letter for option in options]:
         names = list_names(option.text or option.label for option in options)
-        raise MalformedRow(
-            f"the answer must be a label, letter or text of the options ({names}), got {value!r:.60}"
-        )
+        raise MalformedRow(f"the answer must be one of the options ({names}), got {value!r:.60}")
     return letter
 
 

@@ -61,7 +61,7 @@ def _parts(text: str, option: str) -> Iterator[tuple[str, str | None]]:
             yield brace, None
         elif match.group(1) is None or not match.group(1).strip():
             raise UserError(
-                f"{option} {text!r:.80} must have a field between each pair of braces, such as {{problem}}"
+                f"{option} must have a field in each pair of braces, {{problem}}, got {text!r:.80}"
             )
         else:
             yield "", match.group(1).strip()
