@@ -20,7 +20,7 @@ from promptstage.composition.configuration import flatten, hyperparameters
 from promptstage.composition.quiet import hide_loading_bar
 from promptstage.composition.session import DEFAULTS, Session
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.templates import CHAT
+from promptstage.datamodules.prompt_format import CHAT
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.errors import UserError, shown

@@ -1,14 +1,15 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
 import hashlib
+import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from promptstage.datamodules.chat import to_date
 from promptstage.datamodules.encoding import Collate, Example
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.loaders import (
@@ -20,9 +21,10 @@ from promptstage.datamodules.loaders import (
 )
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
+from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
-from promptstage.datamodules.templates import CHAT, Template, check_template
+from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_cache import tokens_of
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.datamodules.token_table import TokenTable
@@ -47,6 +49,11 @@ class ReasoningDataModule(Splits):
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
         date: today's date for chat templates, such as 2026-01-31; default: the day on which the fit started.
+        system: system message of ``chat``; default: the template's own, if any.
+        template_args: arguments of the chat template, such as ``{enable_thinking: false}``.
+        demonstrations: number of training questions with worked answers before each question (few-shot), as
+            text or as turns of the chat, the same for all questions and never the question itself.
+        demonstration_seed: seed of their draw.
         batch_size: training questions per rank and batch.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
@@ -80,6 +87,10 @@ class ReasoningDataModule(Splits):
         revision: str | None = None,
         template: str = "plain",
         date: str | None = None,
+        system: str | None = None,
+        template_args: dict[str, bool | int | float | str] | None = None,
+        demonstrations: int = 0,
+        demonstration_seed: int = 0,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         max_length: int | None = None,
@@ -107,11 +118,14 @@ class ReasoningDataModule(Splits):
             1,
         )
         check_minimum({"num_workers": num_workers, "perturbation_seed": perturbation_seed}, 0)
+        check_minimum({"demonstrations": demonstrations, "demonstration_seed": demonstration_seed}, 0)
         check_workers(num_workers)
         check_stop(stop)
         self.source, self.revision = source, revision
-        self.template = check_template(template)
-        self.date = None if date is None else to_date(date).isoformat()
+        given: TemplateArgs = template_args or {}
+        self._format = PromptFormat(template, date, system, given, demonstrations)  # checks the values
+        self.template, self.date = template, date
+        self.demonstration_seed = demonstration_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
@@ -127,6 +141,23 @@ class ReasoningDataModule(Splits):
         self.skipped: set[str] | None = None
         self.parsed: dict[str, list[Example]] = {}
         self._encoded: dict[str, TokenTable] = {}
+
+    def prompt_format(self) -> PromptFormat:
+        """Return the format of prompts, with the demonstrations, which are read from the training split.
+
+        Raises:
+            UserError: if the training rows cannot be read, or are too few.
+        """
+        format = replace(self._format, date=self.date)
+        if not format.shots or format.demonstrations:
+            return format
+        rows = self.examples("train")
+        check_maximum({"demonstrations": format.shots}, len(rows), f"training questions of {self.name}")
+        draw = random.Random(f"demonstrations/{self.demonstration_seed}")
+        drawn = draw.sample(range(len(rows)), min(format.shots + 1, len(rows)))
+        pairs = tuple(Demonstration(rows[i].question, rows[i].completion) for i in drawn)
+        self._format = replace(format, demonstrations=pairs)
+        return self._format
 
     def set_chat_date(self, today: date) -> None:
         """Set the date that a chat template sees, unless it is set, so that later runs render alike."""
@@ -205,7 +236,7 @@ class ReasoningDataModule(Splits):
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> TokenTable:
-        rows = tokens_of(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+        rows = tokens_of(examples, Template(self.prompt_format(), self.tokenizer), self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows

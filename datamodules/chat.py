@@ -1,6 +1,8 @@
 """Chat templates: code that comes with a tokenizer, run with a deadline and a memory limit."""
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ LONGEST = 100_000  # characters that a template may add to a question
 INSTEAD = "use plain, cot, or a text with one {question}"
 
 Messages = list[dict[str, str]]
+Conversation = tuple[Sequence[tuple[str, str]], str]
+"""Questions with their answers, and the question to answer."""
 
 
 class ChatTemplate:
@@ -23,12 +27,20 @@ class ChatTemplate:
 
     Args:
         today: the date that the template sees, in ISO form; None: today's.
+        system: system message; None: none, so that a template may add its own.
+        arguments: further arguments of the template, such as ``enable_thinking``.
 
     Raises:
         UserError: if the tokenizer has no chat template, or the date is invalid.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", today: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        today: str | None = None,
+        system: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         template = tokenizer.chat_template
         if not template:
             raise UserError(
@@ -42,22 +54,34 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
         self._today = date.today() if today is None else to_date(today)
+        self._system: Messages = [] if system is None else [{"role": "system", "content": system}]
+        self._arguments = dict(arguments or {})
+        _check_used(self._arguments, str(template))
 
-    def prompts(self, questions: Sequence[str]) -> list[str]:
-        """Render the prompt of each question, generation prompt included.
+    def prompts(self, conversations: Sequence[Conversation]) -> list[str]:
+        """Render the prompt of each conversation, generation prompt included.
 
         Raises:
             UserError: if the template fails, or takes too long or too much memory.
         """
-        return self._render([[{"role": "user", "content": question}] for question in questions], True)
+        return self._render([self._messages(*conversation) for conversation in conversations], True)
+
+    def _messages(self, answered: Sequence[tuple[str, str]], question: str) -> Messages:
+        turns = [text for one in answered for text in one] + [question]
+        roles = ("user", "assistant")
+        return [
+            *self._system,
+            *({"role": roles[i % 2], "content": text} for i, text in enumerate(turns)),
+        ]
 
     def description(self) -> list[str]:
-        """Return the template and the date that prompts depend on."""
-        return [str(self._tokenizer.chat_template), self._today.isoformat()]
+        """Return all that prompts depend on, besides the messages of a conversation."""
+        arguments = sorted(self._arguments.items())
+        return [str(self._tokenizer.chat_template), self._today.isoformat(), repr((self._system, arguments))]
 
     def answered(self, question: str, answer: str) -> str | None:
         """Render a question and its answer; None for a template that cannot render an answer."""
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        turns = [*self._messages((), question), {"role": "assistant", "content": answer}]
         try:
             return self._render([turns], False)[0]
         except UserError:
@@ -74,12 +98,42 @@ class ChatTemplate:
             raise UserError(f"the backbone's chat template cannot be used: {error}; {INSTEAD}") from error
 
     def _render_one(self, messages: Messages, generation: bool) -> str:
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+        text = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation, **self._arguments
+        )
         room = LONGEST + sum(len(message["content"]) for message in messages)
         if not isinstance(text, str) or len(text) > room:
             raise ValueError(f"it makes a prompt of {len(text)} characters of a question")
         text.encode()  # a lone surrogate cannot be tokenized
         return text
+
+
+def check_template_args(arguments: Mapping[str, Any]) -> None:
+    """Check the names and values of arguments of a chat template.
+
+    Raises:
+        UserError: if one is an argument of transformers' own, or no plain value.
+    """
+    if not arguments:
+        return
+    from transformers import PreTrainedTokenizerBase
+
+    taken = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}
+    for name, value in arguments.items():
+        if not name.isidentifier() or name in taken:
+            raise UserError(f"template_args: {name!r:.60} cannot be set")
+        if not isinstance(value, bool | int | float | str):
+            raise UserError(f"template_args: {name} must be a boolean, number or text, got {value!r:.60}")
+
+
+def _check_used(arguments: Mapping[str, Any], template: str) -> None:
+    """
+    Raises:
+        UserError: for an argument that does not occur in the template, which would have no effect.
+    """
+    for name in arguments:
+        if not re.search(rf"\b{name}\b", template):
+            raise UserError(f"template_args: the backbone's chat template has no {name!r:.60}")
 
 
 def to_date(text: str) -> date:

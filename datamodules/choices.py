@@ -76,11 +76,21 @@ def choice_example(
     Raises:
         MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
     """
+    check_count(choices.texts)
     label = text_field(row, key)
     if choices.labels.count(label) != 1:
         raise MalformedRow(f"field '{key}' must be one of {list_names(choices.labels)}, got {label!r:.60}")
     letter = ascii_uppercase[choices.labels.index(label)]
     return lettered_example(id, question, choices.texts, letter, rationale)
+
+
+def check_count(texts: Sequence[str]) -> None:
+    """
+    Raises:
+        MalformedRow: if there are not 2 to 8 options.
+    """
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
 
 
 def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, rationale: str) -> Example:
@@ -89,8 +99,7 @@ def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, 
     Raises:
         MalformedRow: if there are not 2 to 8 options.
     """
-    if not 2 <= len(texts) <= len(LETTERS):
-        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
+    check_count(texts)
     shown = " ".join(f"{name}) {text}" for name, text in zip(LETTERS, texts, strict=False))
     return Example(
         id=id,

@@ -35,6 +35,8 @@ class Tokens:
         labels: (B, n) int64, -100 where nothing is trained.
         question: (B, 2) int64, columns of the question's text.
         rationale: (B, 2) int64, columns of the completion without its end token; (n, n) if there is none.
+        demonstrations: (B, k, 4) int64, columns of the question and of the completion of each demonstration
+            in the prompt; zeros where a prompt has fewer; default: none.
     """
 
     input_ids: Tensor
@@ -42,6 +44,11 @@ class Tokens:
     labels: Tensor
     question: Tensor
     rationale: Tensor
+    demonstrations: Tensor = None  # type: ignore[assignment]  # made for the batch
+
+    def __post_init__(self) -> None:
+        if self.demonstrations is None:
+            self.demonstrations = self.question.new_zeros(len(self.question), 0, 4)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Tokens":
         """Move the batch to ``device``."""
@@ -62,7 +69,13 @@ class Tokens:
             labels=self.labels.gather(1, columns),
             question=self.question - start,
             rationale=self.rationale - start,
+            demonstrations=shifted(self.demonstrations, -start[:, :, None]),
         )
+
+
+def shifted(spans: Tensor, by: Tensor) -> Tensor:
+    """Shift spans of demonstrations; those that a prompt lacks stay zeros."""
+    return torch.where((spans == 0).all(-1, keepdim=True), spans, spans + by)
 
 
 @dataclass
@@ -130,6 +143,7 @@ def _join(parts: Sequence[Tokens], left: bool) -> Tokens:
                 labels=pad(part.labels, sides, value=IGNORED),
                 question=part.question + shift,
                 rationale=part.rationale + shift,
+                demonstrations=shifted(part.demonstrations, torch.tensor(shift)),
             )
         )
     return Tokens(**{name: torch.cat([getattr(part, name) for part in wide]) for name in vars(wide[0])})
@@ -156,15 +170,18 @@ def encode(
         template.separator + example.completion if example.completion else "" for example in examples
     ]
     prompts, ends = Growing(), Growing()
-    questions: list[tuple[int, int]] = []
+    spans: list[list[int]] = []
     for start in range(0, len(examples), CHUNK):  # a tokenizer's own results take 20 KB per text
         part = slice(start, start + CHUNK)
-        for prompt, completion, question in _tokenize(rendered[part], completions[part], template, tokenizer):
+        for prompt, completion, columns in _tokenize(rendered[part], completions[part], template, tokenizer):
             prompts.append(prompt)
             ends.append(completion)
-            questions.append(question)
-    columns = np.array(questions, np.int32).reshape(-1, 2)
-    return TokenTable(examples, prompts.lists(), ends.lists(), columns)
+            spans.append(columns)
+    width = 2 + 4 * template.format.shots
+    table = np.zeros((len(examples), width), np.int32)
+    for row, columns in zip(table, spans, strict=True):
+        row[: len(columns)] = columns
+    return TokenTable(examples, prompts.lists(), ends.lists(), table)
 
 
 class Growing:
@@ -186,8 +203,8 @@ def _tokenize(
     completions: Sequence[str],
     template: Template,
     tokenizer: "PreTrainedTokenizerBase",
-) -> Iterator[tuple[list[int], list[int], tuple[int, int]]]:
-    """Yield the ids of each prompt and completion, and the columns of the question."""
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yield the ids of each prompt and completion, and the columns of question and demonstrations."""
     tokenize = partial(
         tokenizer.__call__,
         add_special_tokens=not template.is_chat,
@@ -203,8 +220,14 @@ def _tokenize(
         completion = joint_ids[end : len(joint_ids) - closing]
         if joint_ids[:end] != ids[:end]:
             completion = continuation(tokenizer, text)
-        columns = question_columns(offsets[:end], prompt.start, prompt.end)
-        yield ids[:end], [*completion, tokenizer.eos_token_id], columns
+        parts = [prompt.question, *(span for both in prompt.demonstrations for span in both)]
+        columns = [column for span in parts for column in question_columns(offsets[:end], *span)]
+        yield ids[:end], _ended(completion, tokenizer.eos_token_id), columns
+
+
+def _ended(completion: list[int], end_token: int) -> list[int]:
+    """Return a completion with the end token, which its text may already have."""
+    return completion if completion[-1:] == [end_token] else [*completion, end_token]
 
 
 @dataclass(frozen=True)
@@ -238,12 +261,16 @@ class Collate:
 
     def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:
         shape = (len(rows), width)
+        spans = (
+            torch.stack([row.spans for row in rows]).long() if rows else torch.zeros(0, 2, dtype=torch.int64)
+        )
         return Tokens(
             input_ids=torch.full(shape, self.pad_token_id),
             attention_mask=torch.zeros(shape, dtype=torch.int64),
             labels=torch.full(shape, IGNORED),
-            question=torch.tensor([row.question for row in rows], dtype=torch.int64).reshape(-1, 2),
+            question=spans[:, :2],
             rationale=torch.full((len(rows), 2), width),
+            demonstrations=spans[:, 2:].reshape(len(rows), (spans.shape[1] - 2) // 4, 4),
         )
 
     def _gold(self, rows: Sequence[Encoded]) -> Tokens:
@@ -265,4 +292,5 @@ class Collate:
             tokens.input_ids[i, start:] = row.prompt
             tokens.attention_mask[i, start:] = 1
             tokens.question[i] += start
+            tokens.demonstrations[i] = shifted(tokens.demonstrations[i], torch.tensor(start))
         return tokens

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 class Encoded(NamedTuple):
     """Token ids of an example, 1-D int32; ``completion`` ends in the end token.
 
-    ``question`` holds the columns of the question in ``prompt``.
+    Attributes:
+        spans: (2 + 4 k,) int32, columns of ``prompt``: start and end of the question, then for each of k
+            demonstrations start and end of its question and of its completion.
     """
 
     example: Example
     prompt: Tensor
     completion: Tensor
-    question: tuple[int, int]
+    spans: Tensor
 
     @property
     def length(self) -> int:
@@ -35,8 +37,7 @@ class Encoded(NamedTuple):
         """Return the example without ``token`` if the prompt begins with it and has more tokens."""
         if len(self.prompt) < 2 or self.prompt[0] != token:
             return self
-        start, end = self.question
-        return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
+        return self._replace(prompt=self.prompt[1:], spans=(self.spans - 1).clamp(min=0))
 
 
 class Lists(NamedTuple):
@@ -84,13 +85,13 @@ class TokenTable(Sequence[Encoded]):
     Args:
         examples: n examples.
         prompt, completion: token ids, by example.
-        question: (n, 2) int32, columns of the question in the prompt.
+        spans: (n, 2 + 4 k) int32, see :class:`Encoded`.
     """
 
     def __init__(
-        self, examples: Sequence[Example], prompt: Lists, completion: Lists, question: NDArray[np.int32]
+        self, examples: Sequence[Example], prompt: Lists, completion: Lists, spans: NDArray[np.int32]
     ) -> None:
-        self.examples, self.question = examples, question
+        self.examples, self.spans = examples, spans
         self.prompt, self.completion = prompt, completion
 
     def __len__(self) -> int:
@@ -101,16 +102,15 @@ class TokenTable(Sequence[Encoded]):
         if isinstance(i, slice):
             return self.take(range(*i.indices(len(self))))
         i = range(len(self))[i]
-        start, end = self.question[i].tolist()
-        prompt, completion = torch.from_numpy(self.prompt[i]), torch.from_numpy(self.completion[i])
-        return Encoded(self.examples[i], prompt, completion, (start, end))
+        parts = self.prompt[i], self.completion[i], self.spans[i]
+        return Encoded(self.examples[i], *map(torch.from_numpy, parts))
 
     def take(self, rows: Sequence[int]) -> "TokenTable":
         """Select examples by number, in this order."""
         numbers = np.asarray(rows, np.int64)
         examples = [self.examples[i] for i in rows]
         return TokenTable(
-            examples, self.prompt.take(numbers), self.completion.take(numbers), self.question[numbers]
+            examples, self.prompt.take(numbers), self.completion.take(numbers), self.spans[numbers]
         )
 
     @property
@@ -129,11 +129,11 @@ class TokenTable(Sequence[Encoded]):
 
 
 def to_arrow(rows: TokenTable) -> "pa.Table":
-    """Return the tokens as Arrow columns ``prompt``, ``completion`` and ``question``."""
+    """Return the tokens as Arrow columns ``prompt``, ``completion`` and ``spans``."""
     import pyarrow as pa
 
-    question = Lists.of(rows.question.ravel(), np.full(len(rows), 2))
-    columns = {"prompt": rows.prompt, "completion": rows.completion, "question": question}
+    spans = Lists.of(rows.spans.ravel(), np.full(len(rows), rows.spans.shape[1]))
+    columns = {"prompt": rows.prompt, "completion": rows.completion, "spans": spans}
     arrays = {
         name: pa.LargeListArray.from_arrays(pa.array(lists.ends), lists.values)
         for name, lists in columns.items()
@@ -147,10 +147,10 @@ def from_arrow(examples: Sequence[Example], table: "pa.Table") -> TokenTable:
     Raises:
         ValueError: if the columns do not fit the examples.
     """
-    prompt, completion, question = (_lists(table, name) for name in ("prompt", "completion", "question"))
-    if len(examples) != table.num_rows or (question.lengths != 2).any():
+    prompt, completion, spans = (_lists(table, name) for name in ("prompt", "completion", "spans"))
+    if len(examples) != table.num_rows or len(set(spans.lengths.tolist())) != 1:
         raise ValueError(f"{table.num_rows} rows for {len(examples)} examples")
-    return TokenTable(examples, prompt, completion, question.values.reshape(-1, 2))
+    return TokenTable(examples, prompt, completion, spans.values.reshape(len(examples), -1))
 
 
 def _lists(table: "pa.Table", name: str) -> Lists:
@@ -161,7 +161,7 @@ def _lists(table: "pa.Table", name: str) -> Lists:
 
 def checksum(table: TokenTable) -> int:
     """Compute the CRC-32 of all tokens and spans."""
-    parts = (*table.prompt, *table.completion, table.question)
+    parts = (*table.prompt, *table.completion, table.spans)
     value = 0
     for part in parts:
         value = zlib.crc32(np.ascontiguousarray(part).tobytes(), value)

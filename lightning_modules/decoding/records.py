@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
+from promptstage.datamodules.encoding import IGNORED, Batch, Tokens, shifted
 from promptstage.grading import grade, harness_verdicts
 from promptstage.grading.data_sets import default_options
 from promptstage.grading.kinds import kind_name
@@ -69,12 +69,14 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
     tokens = batch.prompt
     lengths = tokens.attention_mask.sum(1)
     width = int(max(length + len(output) for length, output in zip(lengths.tolist(), outputs, strict=True)))
+    padding = (tokens.input_ids.shape[1] - lengths)[:, None]
     made = Tokens(
         input_ids=tokens.input_ids.new_zeros(len(outputs), width),
         attention_mask=tokens.attention_mask.new_zeros(len(outputs), width),
         labels=tokens.labels.new_full((len(outputs), width), IGNORED),
-        question=tokens.question - (tokens.input_ids.shape[1] - lengths)[:, None],
+        question=tokens.question - padding,
         rationale=torch.stack([lengths, lengths], dim=1),
+        demonstrations=shifted(tokens.demonstrations, -padding[:, :, None]),
     )
     for row, (length, output) in enumerate(zip(lengths.tolist(), outputs, strict=True)):
         end = length + len(output)

@@ -252,5 +252,5 @@ def test_generated_questions_are_never_malformed() -> None:
     assert outcome.code == 2
     assert outcome.errors == [
         "error: option --data.on_bad_row belongs to another class: "
-        "AQuA, ARC, GSM8K, MATH, ProntoQA, WorldTree"
+        "AQuA, ARC, Custom, GSM8K, MATH, ProntoQA, WorldTree"
     ]

@@ -9,6 +9,7 @@ import pytest
 from promptstage.datamodules import token_cache
 from promptstage.datamodules.encoding import encode
 from promptstage.datamodules.example import Example
+from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_cache import key_of, tokens_of
 from promptstage.datamodules.token_table import Lists, TokenTable, checksum
@@ -30,7 +31,12 @@ PLAIN, COT = "plain", "cot"
 
 
 def encoded(tokenizer: Any, template: str = PLAIN, examples: list[Example] = EXAMPLES) -> TokenTable:
-    return tokens_of(examples, Template(template, tokenizer), tokenizer)
+    return tokens_of(examples, Template(PromptFormat(template), tokenizer), tokenizer)
+
+
+def key(examples: list[Example], template: str = PLAIN, kind: str = "llama3") -> str:
+    tokenizer = make(kind)
+    return key_of(examples, Template(PromptFormat(template), tokenizer), tokenizer)
 
 
 def assert_same(one: TokenTable, other: TokenTable) -> None:
@@ -50,23 +56,17 @@ def test_the_second_time_tokens_are_read(cache: Path, monkeypatch: pytest.Monkey
     assert row.example is again.example
     assert row.prompt.equal(again.prompt)
     assert row.completion.equal(again.completion)
-    assert row.question == again.question
+    assert row.spans.equal(again.spans)
     assert file.exists()
 
 
 def test_other_text_template_or_tokenizer_is_another_file(cache: Path) -> None:
-    tokenizer, other = make("llama3"), make("gpt2")
-    keys = {
-        key_of(EXAMPLES, Template(PLAIN, tokenizer), tokenizer),
-        key_of(EXAMPLES, Template(COT, tokenizer), tokenizer),
-        key_of(EXAMPLES, Template(PLAIN, other), other),
-        key_of(EXAMPLES[1:], Template(PLAIN, tokenizer), tokenizer),
-        key_of([EXAMPLES[0]._replace(completion="9"), *EXAMPLES[1:]], Template(PLAIN, tokenizer), tokenizer),
-    }
+    changed = [EXAMPLES[0]._replace(completion="9"), *EXAMPLES[1:]]
+    keys = {key(EXAMPLES), key(EXAMPLES, COT), key(EXAMPLES, PLAIN, "gpt2"), key(EXAMPLES[1:]), key(changed)}
     assert len(keys) == 5
     # Ids and references are not part of the text.
     renamed = [EXAMPLES[0]._replace(id="y", answer="?"), *EXAMPLES[1:]]
-    assert key_of(renamed, Template(PLAIN, tokenizer), tokenizer) in keys
+    assert key(renamed) in keys
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "flipped", "other"])
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(cache: Path) -> None:
     cache.parent.mkdir()
     cache.write_text("a file", encoding="utf-8")
     tokenizer = make("llama3")
-    assert_same(encoded(tokenizer), encode(EXAMPLES, Template(PLAIN, tokenizer), tokenizer))
+    assert_same(encoded(tokenizer), encode(EXAMPLES, Template(PromptFormat(PLAIN), tokenizer), tokenizer))
 
 
 def test_few_examples_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
