@@ -66,7 +66,7 @@ def _grade(data: ReasoningDataModule, rows: TokenTable, number: int) -> Grade:
 def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterator[str]:
     """Yield the lines about one example."""
     row, result = rows[number], _grade(data, rows, number)
-    first, last = row.question
+    first, last = row.spans[:2].tolist()
     yield f"  {row.example.id}"
     yield f"    prompt      {len(row.prompt)} tokens  {_text(data, row.prompt.tolist())}"
     yield f"    question    {last - first} tokens  {_text(data, row.prompt[first:last].tolist())}"

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -61,12 +61,13 @@ class Lists(NamedTuple):
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.ends)
 
-    def __getitem__(self, i: Any) -> Any:
+    def row(self, i: int) -> NDArray[np.int32]:
+        """Return one list."""
         return self.values[self.ends[i] : self.ends[i + 1]]
 
     def take(self, rows: NDArray[np.int64]) -> "Lists":
         """Select lists by number."""
-        parts = [self[i] for i in rows]
+        parts = [self.row(i) for i in rows]
         values: NDArray[np.int32] = np.concatenate(parts) if parts else self.values[:0]
         return Lists.of(values, self.lengths[rows])
 
@@ -97,12 +98,18 @@ class TokenTable(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, i: Any) -> Any:
+    @overload
+    def __getitem__(self, i: int) -> Encoded: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> "TokenTable": ...
+
+    def __getitem__(self, i: int | slice) -> "Encoded | TokenTable":
         """Return the example of a number, or a table of the examples of a slice."""
         if isinstance(i, slice):
             return self.take(range(*i.indices(len(self))))
         i = range(len(self))[i]
-        parts = self.prompt[i], self.completion[i], self.spans[i]
+        parts = self.prompt.row(i), self.completion.row(i), self.spans[i]
         return Encoded(self.examples[i], *map(torch.from_numpy, parts))
 
     def take(self, rows: Sequence[int]) -> "TokenTable":

@@ -103,8 +103,8 @@ def test_few_examples_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_lists() -> None:
     lists = Lists.of([5, 6, 7, 8], [2, 0, 1, 1])
-    assert [lists[i].tolist() for i in range(4)] == [[5, 6], [], [7], [8]]
+    assert [lists.row(i).tolist() for i in range(4)] == [[5, 6], [], [7], [8]]
     assert lists.maxima().tolist() == [6, 0, 7, 8]
     taken = lists.take(np.array([3, 1, 0]))
-    assert [taken[i].tolist() for i in range(3)] == [[8], [], [5, 6]]
+    assert [taken.row(i).tolist() for i in range(3)] == [[8], [], [5, 6]]
     assert lists.take(np.array([], np.int64)).lengths.tolist() == []
