@@ -8,7 +8,7 @@ from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from promptstage.datamodules.encoding import Collate, Example
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP = ("\nQuestion:",)
+THINKS = (
+    "note: the backbone's chat template has a thinking mode, which is usually on; to train on worked answers "
+    "without thoughts, set --data.template_args.enable_thinking false"
+)
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
 
 
@@ -137,6 +141,7 @@ class ReasoningDataModule(Splits):
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
+        self._noted_thinking = False
         self._questions: list[Example] = []
         self.skipped: set[str] | None = None
         self.parsed: dict[str, list[Example]] = {}
@@ -236,7 +241,11 @@ class ReasoningDataModule(Splits):
             self._encoded["predict"] = self._encode(self._questions)
 
     def _encode(self, examples: Sequence[Example]) -> TokenTable:
-        rows = tokens_of(examples, Template(self.prompt_format(), self.tokenizer), self.tokenizer)
+        template = Template(self.prompt_format(), self.tokenizer)
+        if template.thinks and not self._noted_thinking:
+            self._noted_thinking = True
+            rank_zero_info(THINKS)
+        rows = tokens_of(examples, template, self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows

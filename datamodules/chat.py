@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0  # for a few prompts; more for many
 PROMPTS_PER_SECOND = 100  # thousands are usual
 LONGEST = 100_000  # characters that a template may add to a question
+THINKING = "enable_thinking"  # its name in the templates of Qwen3, SmolLM3 and others
 INSTEAD = "use plain, cot, or a text with one {question}"
 
 Messages = list[dict[str, str]]
@@ -73,6 +74,11 @@ class ChatTemplate:
             *self._system,
             *({"role": roles[i % 2], "content": text} for i, text in enumerate(turns)),
         ]
+
+    def thinks(self) -> bool:
+        """Return whether the template has a thinking mode that is not set."""
+        template = str(self._tokenizer.chat_template)
+        return THINKING in template and THINKING not in self._arguments
 
     def description(self) -> list[str]:
         """Return all that prompts depend on, besides the messages of a conversation."""

@@ -38,6 +38,7 @@ class Template:
 
     Attributes:
         is_chat: whether the text already contains special tokens.
+        thinks: whether the chat template has a thinking mode that the format does not set.
         separator: text between prompt and completion.
 
     Raises:
@@ -47,8 +48,10 @@ class Template:
     def __init__(self, format: PromptFormat, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.format = format
         self.is_chat = format.template == CHAT
+        self.thinks = False
         if self.is_chat:
             self._chat = ChatTemplate(tokenizer, format.date, format.system, format.template_args)
+            self.thinks = self._chat.thinks()
             (prompt,) = self._chat.prompts([((), SLOT)])
             # A question may also occur earlier in the chat template: locate its place by the slot.
             self._before = len(prompt.partition(SLOT)[0])

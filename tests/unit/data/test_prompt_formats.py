@@ -175,3 +175,12 @@ def test_a_template_that_rejects_a_system_message(source: str) -> None:
     )
     with pytest.raises(UserError, match=r"cannot be used: .*System role not supported"):
         data_with(tokenizer, source, template="chat", system="Be brief.")
+
+
+@pytest.mark.parametrize(("arguments", "noted"), [(None, 1), ({"enable_thinking": False}, 0)])
+def test_a_thinking_mode_that_is_not_set_is_noted_once(
+    arguments: dict[str, Any] | None, noted: int, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        data_with(tokenizer_of("qwen"), source, template="chat", template_args=arguments)
+    assert caplog.text.count("has a thinking mode") == noted
