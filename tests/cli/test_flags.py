@@ -132,6 +132,7 @@ OTHERS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "calibrate": {"--examples": ("0", "examples must be >= 1, got 0"), **DECODER},
     "partition": {},
+    "data": {"--show": ("-1", "show must be >= 0, got -1")},
 }
 
 
