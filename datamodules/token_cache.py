@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -18,9 +19,10 @@ from promptstage.utilities.user_cache import recall_bytes, remember
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_DIGESTS: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 KIND = "tokens"
 FORMAT = 1  # raised when the tokens of a text would differ
-FEWEST = 1000  # examples; tokenizing fewer takes less than a second
+FEWEST = 2000  # examples; tokenizing fewer takes less than a second
 LARGEST = 4 << 30  # bytes
 
 
@@ -45,14 +47,20 @@ def key_of(examples: Sequence[Example], template: Template, tokenizer: "PreTrain
     """Return a digest of all that token ids depend on."""
     import tokenizers
 
-    fast: Any = tokenizer
-    about = [FORMAT, tokenizers.__version__, template.description(), tokenizer.eos_token_id]
+    about = [FORMAT, tokenizers.__version__, template.description(), tokenizer.eos_token_id, len(tokenizer)]
     digest = hashlib.sha256(json.dumps(about).encode())
     if tokenizer.is_fast:
-        digest.update(fast.backend_tokenizer.to_str().encode())
+        digest.update(_digest(tokenizer))
     for example in examples:
         digest.update(repr((example.question, example.completion)).encode())
     return digest.hexdigest()
+
+
+def _digest(tokenizer: Any) -> bytes:
+    """Return a digest of a fast tokenizer, kept with it: large vocabularies take a second."""
+    if tokenizer not in _DIGESTS:
+        _DIGESTS[tokenizer] = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).digest()
+    return _DIGESTS[tokenizer]
 
 
 def _read(key: str, examples: Sequence[Example]) -> TokenTable | None:
