@@ -40,6 +40,15 @@ FORMATS: dict[str, dict[str, Any]] = {
 CHAT = {"template": "chat"}
 
 
+@pytest.fixture
+def tokenizer(kind: str, request: pytest.FixtureRequest) -> Any:
+    if kind != "smollm2":
+        return tokenizer_of(kind)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(request.getfixturevalue("smollm2"))
+
+
 def tokenizer_of(kind: str) -> Any:
     tokenizer = make(kind)
     tokenizer.chat_template = TOKENIZERS[kind]
@@ -75,18 +84,18 @@ def batches(data: GSM8K) -> list[Batch]:
     return [*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]
 
 
+KINDS = (*TOKENIZERS, "smollm2")
 CASES = [
     (kind, name)
-    for kind in TOKENIZERS
+    for kind in KINDS
     for name, options in FORMATS.items()
-    if kind != "gemma" or "template_args" not in options  # its template has none
+    if kind not in ("gemma", "smollm2") or "template_args" not in options  # their templates have none
 ]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_ids_at_training_are_those_at_generation(kind: str, name: str, source: str) -> None:
+def test_ids_at_training_are_those_at_generation(tokenizer: Any, name: str, source: str) -> None:
     options = FORMATS[name]
-    tokenizer = tokenizer_of(kind)
     data = data_with(tokenizer, source, **options)
     special = set(tokenizer.all_special_ids)
     for batch in batches(data):
@@ -113,11 +122,10 @@ def span_text(tokens: Tokens, row: int, span: torch.Tensor, tokenizer: Any) -> s
 
 
 @pytest.mark.parametrize("name", ["few-shot", "chat few-shot"])
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_demonstrations_are_training_questions_and_never_the_question(
-    kind: str, name: str, source: str
+    tokenizer: Any, name: str, source: str
 ) -> None:
-    tokenizer = tokenizer_of(kind)
     data = data_with(tokenizer, source, **FORMATS[name])
     count = FORMATS[name]["demonstrations"]
     training = {row.question: row.completion for row in data.examples("train")}
