@@ -60,7 +60,8 @@ def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
 
 def _grade(data: ReasoningDataModule, rows: TokenTable, number: int) -> Grade:
     example = rows.examples[number]
-    return grade(data.answer_kind or data.name, example.completion, example.answer, example.options)
+    kind = example.kind or data.resolve_kind()
+    return grade(kind, example.completion, example.answer, example.options)
 
 
 def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterator[str]:

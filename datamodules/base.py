@@ -263,8 +263,10 @@ class ReasoningDataModule(Splits):
         limits = self.name, self.resolve_kind(), self.max_new_tokens, self.stop
         digest = hashlib.sha256(repr(limits).encode())
         for row in self._encoded[split]:
-            own = row.example.id, row.prompt.tolist(), row.example.answer, row.example.options
-            digest.update(repr(own).encode())
+            example = row.example
+            own = example.id, row.prompt.tolist(), example.answer, example.options
+            named = tuple(filter(None, (example.dataset, example.kind)))
+            digest.update(repr(own + named).encode())
         return digest.hexdigest()
 
     def skip(self, ids: Collection[str]) -> None:

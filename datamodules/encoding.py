@@ -80,16 +80,16 @@ def shifted(spans: Tensor, by: Tensor) -> Tensor:
 
 @dataclass
 class Batch:
-    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``); may be empty.
+    """Questions to train on (``gold``) and to generate from (``prompt``); may be empty.
 
     Attributes:
         examples: the B questions, in the order of the rows.
         gold: right padded: prompt, completion, end token; labels on the last two.
         prompt: left padded: prompt alone; all labels -100.
-        dataset: name of the data set.
+        dataset: name of the data set of examples that do not name their own.
         max_new_tokens: generation limit.
         stop: texts that end a generation.
-        kind: kind of the answers for the grader; None: that of the data set's name.
+        kind: kind of the answers of such examples for the grader; None: that of the data set's name.
     """
 
     examples: list[Example]

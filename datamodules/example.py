@@ -13,6 +13,8 @@ class Example(NamedTuple):
         answer: the reference for the grader.
         completion: the target text after the prompt, without leading space and end token.
         options: texts of the answer options of a multiple-choice question, in order.
+        dataset: name of the data set in records; None: that of the batch.
+        kind: kind of the answer for the grader; None: that of the batch.
     """
 
     id: str
@@ -21,6 +23,8 @@ class Example(NamedTuple):
     answer: str
     completion: str
     options: tuple[str, ...] | None = None
+    dataset: str | None = None
+    kind: str | None = None
 
 
 def worked_answer(rationale: str, answer: str) -> str:

@@ -230,8 +230,8 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
 
 
 def harness_accuracies(records: Sequence[Record]) -> dict[str, float]:
-    """Compute the accuracies by the rules of lm-evaluation-harness; none if the answers are not numbers."""
-    if records[0].strict_match is None:
+    """Compute the accuracies by the rules of lm-evaluation-harness; none unless all answers are numbers."""
+    if any(record.strict_match is None for record in records):
         return {}
     return {
         "strict_match": sum(bool(record.strict_match) for record in records) / len(records),

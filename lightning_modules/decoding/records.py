@@ -100,15 +100,16 @@ def grade_batch(
         return []  # batch_decode would return one text
     texts = tokenizer.batch_decode([list(output) for output in outputs], skip_special_tokens=True)
     lengths = batch.prompt.attention_mask.sum(-1).tolist()
-    kind = kind_name(batch.kind or batch.dataset)
     records = []
     for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):
-        result = grade(kind, text, example.answer, example.options or default_options(batch.dataset))
+        dataset = example.dataset or batch.dataset
+        kind = kind_name(example.kind or batch.kind or dataset)
+        result = grade(kind, text, example.answer, example.options or default_options(dataset))
         strict, flexible = harness_verdicts(kind, text, example.answer)
         records.append(
             Record(
                 id=example.id,
-                dataset=batch.dataset,
+                dataset=dataset,
                 question=example.question,
                 options=example.options,
                 generation=text,
