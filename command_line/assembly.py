@@ -22,20 +22,19 @@ from promptstage.command_line.configuration import (
 )
 from promptstage.command_line.file_values import sets_output_path
 from promptstage.command_line.includes import Document, read_file, with_included
-from promptstage.command_line.schema import (
-    FAMILIES,
-    OptionPath,
-    is_choice,
-    is_text,
-    is_text_list,
-    option_types,
-    takes_list,
-    takes_null,
-)
+from promptstage.command_line.schema import FAMILIES, option_types
 from promptstage.composition.user_callbacks import as_list
 from promptstage.datamodules.sources import text_problem
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.option_types import (
+    OptionPath,
+    is_choice,
+    is_text,
+    is_text_list,
+    takes_list,
+    takes_null,
+)
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import read_text
 from promptstage.utilities.shipped_files import existing_or_shipped

@@ -25,17 +25,9 @@ from promptstage.command_line.file_values import (
     written_paths,
 )
 from promptstage.command_line.nulls import null_options, trainer_options
-from promptstage.command_line.schema import (
-    FAMILIES,
-    OptionPath,
-    is_choice,
-    is_ours,
-    is_text,
-    is_text_list,
-    option_types,
-    takes_null,
-)
+from promptstage.command_line.schema import FAMILIES, is_ours, option_types
 from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.option_types import OptionPath, keeps_text
 from promptstage.utilities.yaml_values import Loader, Scalar, Tree, dump_yaml, parse_yaml, plain
 
 PACKAGES = tuple(f"promptstage.{name}" for name in ("lightning_modules", "datamodules", "callbacks"))
@@ -263,16 +255,9 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
     options = option_types(classes, importable.typed)
 
     def as_text(path: OptionPath, scalar: Scalar) -> bool:
-        if isinstance(scalar.value, str) or path[-1:] == ("class_path",):
-            return True
-        if path[-1:] == ("[]",):
-            return is_text_list(options.get(path[:-1], int))
-        kind = options.get(path, int)
-        if is_choice(kind) or not is_text(kind):
-            return False
         if scalar.value is None and path == ("backbone", "name"):
             return False  # no backbone has this name
-        return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
+        return keeps_text(options, path, scalar)
 
     values = with_current_names(plain(tree, as_text))
     for name in null_options(values, options | trainer_options()):
