@@ -13,18 +13,16 @@ from typing import Any
 from promptstage.command_line.arguments import logger_options, options_of
 from promptstage.command_line.commands import loaded_commands
 from promptstage.command_line.commands.base import Command
-from promptstage.command_line.configuration import (
-    CLASSES,
-    Importable,
-    classes_in,
-    is_known_class,
-    read_configuration,
-)
+from promptstage.command_line.configuration import CLASSES, classes_in, read_configuration
 from promptstage.command_line.file_values import sets_output_path
+from promptstage.command_line.importable import Importable, is_known_class
 from promptstage.command_line.includes import Document, read_file, with_included
 from promptstage.command_line.schema import FAMILIES, option_types
 from promptstage.composition.user_callbacks import as_list
+from promptstage.datamodules.data_sections import OPTIONS as DATA_SETS
+from promptstage.datamodules.data_sections import complete, function_kinds
 from promptstage.datamodules.sources import text_problem
+from promptstage.grading.functions import is_function_name
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.option_types import (
@@ -44,6 +42,7 @@ SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
 # Options whose value may be a mapping with more options.
 _GROUPS = (*CLASSES, "init_args", "dict_kwargs", "backbone")
 TYPED = "--config"  # name of YAML that is typed on the command line, in messages
+KIND = "--data.answer_kind"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -57,7 +56,8 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
             rest.rstrip("+").removesuffix(".help") in (*CLASSES, "help", "") or rest.endswith("class_path")
         )
         inline = name in ("-c", "--config") and "class_path" in value
-        if (of_class or inline) and not os.path.exists(value):
+        grades = name == KIND and is_function_name(value)
+        if (of_class or inline or grades) and not os.path.exists(value):
             typed |= dict.fromkeys(_DOTTED.findall(value), name)
     return typed
 
@@ -84,6 +84,9 @@ def check_flags(flags: list[str], where: str) -> None:
             written = section in ("run_dir", "answers")
         if written:
             raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
+        if section == "data" and path and path[-1] in DATA_SETS:
+            for function in function_kinds(_data_sets(value, name)):
+                raise UserError(f"{where} names the function '{function}': give {name} on the command line")
         holds_options = section in (*SECTIONS, "-c") and (not path or path[-1] in _GROUPS)
         if holds_options and any(mark in value for mark in ("{\n" if name == "-c" else "{[:\n")):
             raise UserError(f"{where}: {name} must be one value, not several options: got {value!a:.60}")
@@ -209,6 +212,9 @@ def _extract_texts(
         path = _path(name)
         kind = kinds.get(path, int)
         one_value = len(option) == (1 if "=" in option[0] else 2)
+        if one_value and path in kinds and _names_data_sets(path):
+            texts.setdefault("data", {}).setdefault("init_args", {})[path[-1]] = _data_sets(value, name)
+            continue
         if not one_value or is_choice(kind) or not (is_text(kind) or is_text_list(kind)):
             rest.append(option)
             continue
@@ -223,6 +229,16 @@ def _extract_texts(
                 raise UserError(f"--{section} is required: one of {', '.join(sorted(FAMILIES[section]))}")
             texts[section] = {"class_path": classes[section]} | texts[section]
     return texts, rest
+
+
+def _names_data_sets(path: OptionPath) -> bool:
+    return path[:2] == ("data", "init_args") and path[2:] in {(name,) for name in DATA_SETS}
+
+
+def _data_sets(value: str, name: str) -> Any:
+    """Return the data sets that an option names, without file names."""
+    tree = parse_yaml(value, f"option {name}") if value.lstrip().startswith(("{", "[")) else value
+    return complete(name.rpartition(".")[2], None if value == "null" else tree, f"option {name}")
 
 
 def _path(name: str) -> OptionPath:

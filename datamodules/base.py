@@ -5,20 +5,14 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from promptstage.datamodules.encoding import Collate, Example
+from promptstage.datamodules.batches import Batches
+from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
+from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
-from promptstage.datamodules.loaders import (
-    EvaluationLoader,
-    TrainLoader,
-    position,
-    probe_loader,
-    round_robin_loader,
-)
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
@@ -26,7 +20,6 @@ from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_cache import tokens_of
-from promptstage.datamodules.token_ids import adds_bos
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
@@ -42,7 +35,7 @@ THINKS = (
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
 
 
-class ReasoningDataModule(Splits):
+class ReasoningDataModule(Batches):
     """Questions with worked answers, as token batches for a frozen language model.
 
     In a trainer the module's tokenizer is used; a data module used without a trainer needs :meth:`connect`.
@@ -68,6 +61,10 @@ class ReasoningDataModule(Splits):
         validation_size: number of validation questions. For a data set without validation split they are
             held out from the training questions, drawn by ``seed``; default then: a tenth, at most 500.
         test_size: number of test questions, the same for every seed; default: all.
+        test_on: another data set to test on: the class name of one of promptstage's, a YAML file with a
+            section ``data``, or a mapping with ``class_path`` and ``init_args``. Its test questions, answers
+            and kind of answers are used; template, stop texts, ``max_new_tokens`` and demonstrations remain
+            those of this data set. ``test_size`` and ``perturbation``, if given here, apply to it.
         perturbation: ask ``paraphrase`` or ``noise`` copies of the test questions (by rules, with the same
             answers); ``none``: the original questions. Training and validation questions are not changed.
         perturbation_seed: seed of the copies; a question's copy depends on its id and this seed only.
@@ -79,9 +76,6 @@ class ReasoningDataModule(Splits):
     Raises:
         UserError: if a value is not allowed.
     """
-
-    overlap: str = ""
-    """Warning about questions that the test split shares with other data, logged at a test."""
 
     def __init__(
         self,
@@ -102,6 +96,7 @@ class ReasoningDataModule(Splits):
         train_size: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
+        test_on: str | dict[str, Any] | None = None,
         perturbation: Perturbation = "none",
         perturbation_seed: int = 0,
         on_bad_row: str = "raise",
@@ -142,10 +137,26 @@ class ReasoningDataModule(Splits):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
         self._noted_thinking = False
-        self._questions: list[Example] = []
-        self.skipped: set[str] | None = None
-        self.parsed: dict[str, list[Example]] = {}
-        self._encoded: dict[str, TokenTable] = {}
+        self._questions = []
+        self.skipped = None
+        self.parsed = {}
+        self._encoded = {}
+        self.other = self._tested_on(test_on)
+
+    def _tested_on(self, value: str | dict[str, Any] | None) -> Splits | None:
+        """Make the data set of ``test_on``."""
+        section = complete(TEST_ON, value, TEST_ON)
+        if not isinstance(section, dict):
+            return None
+        self.constructor_arguments[TEST_ON] = section  # without file names, so that a run's files suffice
+        given: dict[str, Any] = {}
+        if self.sizes["test"] is not None:
+            given["test_size"] = self.sizes["test"]
+        if self.perturbation != "none":
+            given |= {"perturbation": self.perturbation, "perturbation_seed": self.perturbation_seed}
+        other = make_data_set(section, TEST_ON, **given)
+        assert isinstance(other, Splits)
+        return other
 
     def prompt_format(self) -> PromptFormat:
         """Return the format of prompts, with the demonstrations, which are read from the training split.
@@ -230,8 +241,8 @@ class ReasoningDataModule(Splits):
         self._connect_module()
         for split in STAGES[stage]:
             if split not in self._encoded:
-                if split == "test" and self.overlap:
-                    rank_zero_warn(self.overlap)
+                if split == "test" and (overlap := self.used_for(split).overlap):
+                    rank_zero_warn(overlap)
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
@@ -260,7 +271,8 @@ class ReasoningDataModule(Splits):
 
     def digest(self, split: str) -> str:
         """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
-        limits = self.name, self.resolve_kind(), self.max_new_tokens, self.stop
+        used = self.used_for(split)
+        limits = used.name, used.resolve_kind(), self.max_new_tokens, self.stop
         digest = hashlib.sha256(repr(limits).encode())
         for row in self._encoded[split]:
             example = row.example
@@ -284,92 +296,3 @@ class ReasoningDataModule(Splits):
             UserError: for the first example that does not fit, with the numbers.
         """
         check_positions(self._encoded, self.max_new_tokens, limit, reserved)
-
-    def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
-        """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
-
-        Raises:
-            UserError: if there are fewer.
-        """
-        rows = self._encoded["train"]
-        check_maximum({"search.examples": size}, len(rows), f"training examples of {self.name} in use")
-        collate = self._collate(soft_prompt=False)
-        return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
-
-    def training_questions(self, count: int) -> EvaluationLoader:
-        """Build a loader of the first ``count`` training questions, to generate from in any stage.
-
-        Raises:
-            UserError: if there are fewer.
-        """
-        examples = self.examples("train")
-        check_maximum({"examples": count}, len(examples), f"training questions of {self.name} in use")
-        rows = self._encoded["training questions"] = self._encode(examples[:count])
-        return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
-
-    def _collate(self, soft_prompt: bool = True) -> Collate:
-        """
-        Args:
-            soft_prompt: whether batches follow the module's soft prompt, and the BOS before it, if any.
-        """
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        model = self.trainer.lightning_module if self.trainer else None
-        has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
-        omitted = self.tokenizer.bos_token_id if has_own_bos else None
-        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind())
-
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> TrainLoader:
-        """Build batches in an order that depends on seed, epoch and global batch size only."""
-        rank, world_size = self._ranks()
-        return TrainLoader(
-            self._encoded["train"],
-            self._collate(),
-            self.num_workers,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            accumulated=self.trainer.accumulate_grad_batches if self.trainer else 1,
-            position=partial(position, self.trainer),
-        )
-
-    def val_dataloader(self) -> EvaluationLoader:
-        """Build batches of every validation question; with ``limit_val_batches`` of the first ones."""
-        return self._evaluation("validation", limit=self._limit("val"))
-
-    def test_dataloader(self) -> EvaluationLoader:
-        """Build batches of every test question; with ``limit_test_batches`` of the first ones."""
-        return self._evaluation("test", limit=self._limit("test"))
-
-    def predict_dataloader(self) -> EvaluationLoader:
-        """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
-        if not self._questions:
-            raise UserError("no questions given: predict needs at least one")
-        return self._evaluation("predict", limit=self._limit("predict"))
-
-    def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
-        """Build batches of the first ``count`` questions of a split that is set up; None: all."""
-        return self._evaluation(split, count)
-
-    def _limit(self, loop: str) -> int | float:
-        """Return the trainer's limit of batches for ``val``, ``test`` or ``predict``: number or fraction."""
-        return getattr(self.trainer, f"limit_{loop}_batches") if self.trainer else 1.0
-
-    def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
-        rank, world_size = self._ranks()
-        rows = self._encoded[split][:count]
-        if split == "test" and self.skipped:
-            rows = rows.take([i for i, row in enumerate(rows.examples) if row.id not in self.skipped])
-        return EvaluationLoader(
-            rows,
-            self._collate(),
-            self.num_workers,
-            self.eval_batch_size,
-            rank,
-            world_size,
-            limit,
-        )

@@ -32,6 +32,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         perturbation_seed: seed of the copies.
         seed: seed of the draws of training and validation questions.
         parsed: all examples of the splits read so far.
+        other: the data set to test on; None: this one.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     perturbation_seed: int
     seed: int
     parsed: dict[str, list[Example]]
+    other: "Splits | None"
 
     name: str
     """The data set's name."""
@@ -54,6 +56,12 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     hub_has_validation: bool = False
     noise_words: ClassVar[frozenset[str] | None] = None
     """Words that noise may change; None: all that the answer does not depend on."""
+    overlap: str = ""
+    """Warning about questions that the test split shares with other data, logged at a test."""
+
+    def used_for(self, split: str) -> "Splits":
+        """Return the data set that the questions of a split are of: for ``test``, that of ``test_on``."""
+        return self.other.used_for(split) if split == "test" and self.other is not None else self
 
     def resolve_kind(self) -> str:
         """Return the name of the kind of answers.
@@ -125,6 +133,8 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         Raises:
             UserError: if the rows cannot be read, one is malformed, or too few are left to train on.
         """
+        if split == "test" and self.other is not None:
+            return self.other.named_examples(split)
         carved = split != "test" and not self.has_validation()
         stored = "train" if carved else split
         if stored not in self.parsed:
@@ -148,6 +158,14 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         how = (self.perturbation, self.perturbation_seed, self.noise_words)
         return [perturb(example, *how) for example in chosen]
 
+    def named_examples(self, split: str) -> list[Example]:
+        """Read the examples of a split, with the name and the kind of answers of their data set."""
+        kind = self.resolve_kind()
+        return [
+            example._replace(dataset=example.dataset or self.name, kind=example.kind or kind)
+            for example in self.examples(split)
+        ]
+
     def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Parse a row, and check that an answer can equal its reference."""
         example = self.parse(row, split, index)
@@ -156,6 +174,8 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         return example
 
     def check_test_split(self) -> None:
-        """Check a local test split, so that a test after the fit does not fail."""
-        if self.on_bad_row == "raise" and self.local_files("test"):
+        """Check a local test split, and that of ``test_on``, so that a test after the fit does not fail."""
+        if self.other is not None:
+            self.other.examples("test")
+        elif self.on_bad_row == "raise" and self.local_files("test"):
             parse_rows(self.rows("test"), self._checked, "test", skip=False)

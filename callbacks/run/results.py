@@ -170,11 +170,12 @@ class Results(L.Callback):
             return
         seconds = time.monotonic() - self.started
         data = data_of(trainer)
-        measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
+        used = data.used_for(split)
+        measured: dict[str, Any] = {"dataset": used.name, "split": split, "template": data.template}
         measured["questions"] = len(ids)
         if split == "test":
-            seed = None if data.perturbation == "none" else data.perturbation_seed
-            measured |= {"perturbation": data.perturbation, "perturbation_seed": seed}
+            seed = None if used.perturbation == "none" else used.perturbation_seed
+            measured |= {"perturbation": used.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)

@@ -9,7 +9,8 @@ import yaml
 
 from promptstage.command_line.assembly import assemble, typed_classes
 from promptstage.command_line.commands import load_command
-from promptstage.command_line.configuration import Importable, read_configuration
+from promptstage.command_line.configuration import read_configuration
+from promptstage.command_line.importable import Importable
 from promptstage.utilities.yaml_values import dump_yaml, parse_yaml, plain
 from tests.tiny_folder import QUIET, call
 

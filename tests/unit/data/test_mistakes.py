@@ -40,7 +40,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
         ),
         ({"template": "{question} {question}"}, "has 2 {question}: write exactly one"),
         ({"task": "adition"}, "task 'adition' is unknown: did you mean 'addition'?"),
-        ({"test_on": "out"}, "test_on 'out' is unknown"),
+        ({"test_on": "out"}, "test_on: data set 'out' is unknown"),
         (
             {"lengths": [3]},
             "lengths must be the shortest and the longest length, such as [2, 4], >= 1 and <= 1000, got [3]",
