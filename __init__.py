@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.generated import Generated as Generated
     from promptstage.datamodules.gsm8k import GSM8K as GSM8K
     from promptstage.datamodules.math import MATH as MATH
+    from promptstage.datamodules.mixture import Mixture as Mixture
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
     from promptstage.grading import grade as grade
@@ -65,6 +66,7 @@ _MODULES = {
     "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",
+    "Mixture": "datamodules.mixture",
     "PrefixTuning": "lightning_modules.prefix_tuning",
     "Pretrained": "lightning_modules.pretrained",
     "PromptTuning": "lightning_modules.prompt_tuning",

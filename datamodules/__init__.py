@@ -7,10 +7,21 @@ Lightning.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ARC", "GSM8K", "MATH", "AQuA", "Custom", "Generated", "ProntoQA", "WorldTree"]
+_MODULES = {
+    "AQuA": "aqua",
+    "ARC": "arc",
+    "Custom": "custom",
+    "GSM8K": "gsm8k",
+    "Generated": "generated",
+    "MATH": "math",
+    "Mixture": "mixture",
+    "ProntoQA": "prontoqa",
+    "WorldTree": "worldtree",
+}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{name.lower()}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
