@@ -10,12 +10,17 @@ from typing import Any
 _MODULES = {
     "AQuA": "aqua",
     "ARC": "arc",
+    "ASDiv": "asdiv",
     "Custom": "custom",
     "GSM8K": "gsm8k",
+    "GSMPlus": "gsmplus",
     "Generated": "generated",
     "MATH": "math",
+    "MetaMathQA": "metamathqa",
     "Mixture": "mixture",
     "ProntoQA": "prontoqa",
+    "SVAMP": "svamp",
+    "StrategyQA": "strategyqa",
     "WorldTree": "worldtree",
 }
 __all__ = list(_MODULES)

@@ -54,9 +54,7 @@ class Mixture(ReasoningDataModule):
             raise UserError("parts must name at least one data set with its weight, such as {GSM8K: 1}")
         names = [part.name for part in self.parts]
         if repeated := {name for name in names if names.count(name) > 1}:
-            raise UserError(
-                f"parts must be data sets of different names, got {min(repeated)!r} several times"
-            )
+            raise UserError(f"parts must have different names, got {min(repeated)!r} several times")
         self.overlap = "; ".join(part.overlap for part in self.parts if part.overlap)
 
     def _part(self, section: Mapping[str, Any]) -> Splits:

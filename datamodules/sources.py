@@ -106,16 +106,19 @@ def text_problem(text: str) -> str:
 
 
 def parse_rows(
-    rows: Sequence[Row], parse: Callable[[Mapping[str, Any], str, int], T], split: str, skip: bool
+    rows: Sequence[Row],
+    parse: Callable[[Mapping[str, Any], str, int], T | None],
+    split: str,
+    skip: bool,
 ) -> list[T]:
     """Parse every well-formed row by ``parse(fields, split, number)``.
 
     Args:
-        parse: raises :class:`MalformedRow` for a malformed row.
+        parse: returns None for a row that is not used; raises :class:`MalformedRow` for a malformed row.
         skip: leave malformed rows out, and log their number.
 
     Raises:
-        UserError: for a malformed row, or with ``skip`` if all rows are malformed.
+        UserError: for a malformed row, or if no row is left.
     """
     parsed: list[T] = []
     bad: list[str] = []
@@ -123,13 +126,16 @@ def parse_rows(
         try:
             if row.problem:
                 raise MalformedRow(row.problem)
-            parsed.append(parse(row.fields, split, number))
+            if (result := parse(row.fields, split, number)) is not None:
+                parsed.append(result)
         except MalformedRow as error:
             if not skip:
                 raise UserError(
                     f"{row.where}: {error} (on_bad_row 'skip' leaves malformed rows out)"
                 ) from error
             bad.append(f"{row.where}: {error}")
+    if not parsed and not bad:
+        raise UserError(f"none of the {len(rows)} {split} rows is selected")
     if not parsed:
         raise UserError(f"all {len(rows)} rows are malformed, the first is {bad[0]}")
     if bad:

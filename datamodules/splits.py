@@ -89,6 +89,10 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
             MalformedRow: if a field is missing or invalid.
         """
 
+    def selects(self, row: Mapping[str, Any], split: str) -> bool:
+        """Return whether a row is used; True unless a data set says otherwise."""
+        return True
+
     def folder(self) -> Path | None:
         """Return the local folder with the rows, or None for a hub id.
 
@@ -166,8 +170,10 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
             for example in self.examples(split)
         ]
 
-    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """Parse a row, and check that an answer can equal its reference."""
+    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example | None:
+        """Parse a row that is used, and check that an answer can equal its reference."""
+        if not self.selects(row, split):
+            return None
         example = self.parse(row, split, index)
         if problem := reference_problem(self.resolve_kind(), example.answer, example.options):
             raise MalformedRow(problem)

@@ -111,7 +111,7 @@ def test_a_configuration_may_name_files(work: Path) -> None:
         ([{"class_path": "GSM8K"}], "weight of GSM8K must be a number > 0, got None"),
         (
             {"GSM8K": 1, "sums.yaml": 1},
-            "parts must be data sets of different names, got 'gsm8k' several times",
+            "parts must have different names, got 'gsm8k' several times",
         ),
         ({"GSM9K": 1}, "parts: data set 'GSM9K' is unknown: did you mean 'GSM8K'?"),
         ("GSM8K", "parts must be data sets with weights, such as {GSM8K: 2}, got 'GSM8K'"),
