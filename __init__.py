@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.aqua import AQuA as AQuA
     from promptstage.datamodules.arc import ARC as ARC
     from promptstage.datamodules.asdiv import ASDiv as ASDiv
+    from promptstage.datamodules.classification import Classification as Classification
     from promptstage.datamodules.custom import Custom as Custom
     from promptstage.datamodules.generated import Generated as Generated
     from promptstage.datamodules.gsm8k import GSM8K as GSM8K
@@ -61,6 +62,7 @@ _MODULES = {
     "ASDiv": "datamodules.asdiv",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
+    "Classification": "datamodules.classification",
     "Decoder": "lightning_modules.decoding.decoder",
     "Custom": "datamodules.custom",
     "DHAM": "lightning_modules.dham",

@@ -31,6 +31,7 @@ from promptstage.utilities.option_types import (
     is_text,
     is_text_list,
     takes_list,
+    takes_mapping,
     takes_null,
 )
 from promptstage.utilities.processes import note
@@ -251,6 +252,8 @@ def _text(value: str, kind: Any, name: str) -> Any:
         raise UserError(f"option {name} {problem}")
     if value == "null" and takes_null(kind):
         return None
+    if takes_mapping(kind) and value.lstrip().startswith("{"):
+        return plain(parse_yaml(value, f"option {name}"), lambda *_: True)
     if takes_list(kind) and value.lstrip().startswith("["):
         texts = is_text_list(kind)
         return plain(parse_yaml(value, f"option {name}"), lambda path, scalar: texts or _is_str(scalar))

@@ -11,6 +11,7 @@ _MODULES = {
     "AQuA": "aqua",
     "ARC": "arc",
     "ASDiv": "asdiv",
+    "Classification": "classification",
     "Custom": "custom",
     "GSM8K": "gsm8k",
     "GSMPlus": "gsmplus",

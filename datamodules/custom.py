@@ -114,6 +114,17 @@ class Custom(ReasoningDataModule):
             return super().local_files(split)
         return [] if split == "validation" else [path]
 
+    def has_validation(self) -> bool:
+        """Return whether there is a validation split: the one that is named, or ``validation`` of a folder.
+
+        Raises:
+            UserError: if a split of a single file is named.
+        """
+        path = self.folder()
+        if self.hub_has_validation and path is not None and path.is_file():
+            raise UserError(f"validation_split must not be set for a single file, got source {self.source}")
+        return self.hub_has_validation or super().has_validation()
+
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split; test rows of a single file are a fixed part of it."""
         path = self.folder()

@@ -66,6 +66,11 @@ def takes_list(kind: Any) -> bool:
     return any(get_origin(member) in (list, tuple, dict) for member in alternatives(kind))
 
 
+def takes_mapping(kind: Any) -> bool:
+    """Return whether an option may be a mapping of texts."""
+    return any(get_origin(member) is dict and get_args(member) == (str, str) for member in alternatives(kind))
+
+
 def takes_null(kind: Any) -> bool:
     """Return whether an option may be null."""
     return any(member in (None, type(None)) for member in alternatives(kind))
@@ -87,6 +92,8 @@ def keeps_text(options: Mapping[OptionPath, Any], path: OptionPath, scalar: Scal
         return True
     if path[-1:] == ("[]",):
         return is_text_list(options.get(path[:-1], int))
+    if takes_mapping(options.get(path[:-1], int)):
+        return True
     kind = options.get(path, int)
     if is_choice(kind) or not is_text(kind):
         return False

@@ -102,8 +102,8 @@ def test_questions_and_answers(tmp_path: Path) -> None:
 def test_asdiv_tests_on_single_numbers(tmp_path: Path) -> None:
     examples = ps.ASDiv(source=write(tmp_path, validation=ASDIV)).examples("test")
     assert [(example.id, example.answer) for example in examples] == [
-        ("asdiv/validation/0", "9"),
-        ("asdiv/validation/3", "1/2"),
+        ("asdiv/test/0", "9"),
+        ("asdiv/test/3", "1/2"),
     ]
 
 

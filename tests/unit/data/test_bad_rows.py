@@ -252,5 +252,6 @@ def test_generated_questions_are_never_malformed() -> None:
     assert outcome.code == 2
     assert outcome.errors == [
         "error: option --data.on_bad_row belongs to another class: "
-        "AQuA, ARC, Custom, GSM8K, MATH, ProntoQA, WorldTree"
+        "AQuA, ARC, ASDiv, Classification, Custom, GSM8K, GSMPlus, MATH, MetaMathQA, ProntoQA, SVAMP, "
+        "StrategyQA, WorldTree"
     ]
