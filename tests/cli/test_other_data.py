@@ -9,6 +9,11 @@ import yaml
 
 import promptstage as ps
 from promptstage.callbacks.run.results import Results
+from promptstage.command_line.assembly import check_flags
+from promptstage.command_line.configuration import stored_configuration
+from promptstage.command_line.importable import Importable
+from promptstage.composition.configuration import data_from
+from promptstage.utilities.errors import UserError
 from tests.tiny_folder import QUIET, call
 
 SUMS = [{"q": f"What is {i} + {i}?", "a": i + i} for i in range(20)]
@@ -197,3 +202,28 @@ def test_no_file_chooses_a_function_that_grades(work: Path) -> None:
         outcome = call("data", *QUIET, "-c", "evil.yaml")
         assert outcome.code == 2
         assert "names the function 'os.path.samefile', which grades answers" in outcome.errors[0]
+
+
+STORED = [
+    "answer_kind: os.path.samefile",
+    "test_on: {class_path: Custom, init_args: {answer_kind: os.path.samefile}}",
+    "parts: [{class_path: Custom, init_args: {answer_kind: os.path.samefile}, weight: 1}]",
+]
+
+
+@pytest.mark.parametrize("option", STORED)
+def test_neither_does_a_checkpoint_or_an_interrupted_test(option: str, work: Path) -> None:
+    text = f"data: {{class_path: Custom, init_args: {{{option}}}}}"
+    with pytest.raises(UserError, match=r"names the function 'os\.path\.samefile'"):
+        stored_configuration(text, "the checkpoint", Importable({}))
+    name, _, value = option.partition(": ")
+    with pytest.raises(UserError, match=r"names the (function|class) 'os\.path\.samefile'"):
+        check_flags([f"--data.{name}={value}"], "the test")
+    with pytest.raises(UserError, match=r"names the function 'os\.path\.samefile'"):
+        data_from(yaml.safe_load(text), "the configuration")
+
+
+def test_a_checkpoint_names_no_file(work: Path) -> None:
+    text = "data: {class_path: Custom, init_args: {test_on: gsm8k.yaml}}"
+    with pytest.raises(UserError, match=r"data set 'gsm8k\.yaml' is unknown"):
+        stored_configuration(text, "the checkpoint", Importable({}))
