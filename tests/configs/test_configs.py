@@ -72,7 +72,7 @@ def test_files_of_a_folder_have_the_same_section(path: Path) -> None:
     include = values.pop("include", [])
     if folder == "experiment":
         assert [file.split("/")[1] for file in include] == ["model", "data", "backbone", "trainer"]
-        assert set(values) <= {"model", "data", "trainer"}
+        assert set(values) <= {"model", "data", "trainer", "early_stopping"}
     else:
         shared = {"backbone"} if path.name == "fsdp.yaml" else set()  # which is what it shards
         assert set(values) - shared <= {folder}
