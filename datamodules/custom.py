@@ -40,9 +40,10 @@ class Custom(ReasoningDataModule):
             or a list such as ["{A}", "{B}"] or [yes, no]. The answer is then an option's label, letter or
             text, or its number from 0 if it is a JSON number; true and false are yes and no.
         subset: configuration of a hub data set, or subfolder.
-        train_split, test_split: names of the splits in the source.
-        validation_split: likewise; default: ``validation`` in a local folder that has one; otherwise
-            validation questions are held out from the training questions.
+        train_split: name of the training split in the source.
+        validation_split: name of the validation split; default: ``validation`` in a local folder that has
+            one; otherwise validation questions are held out from the training questions.
+        test_split: name of the test split.
         name: the data set's name in results; default: that of the source.
 
     Raises:
