@@ -14,7 +14,7 @@ from promptstage.grading.number.numbers import (
     reference_value,
     to_fraction,
 )
-from promptstage.grading.number.quantities import same_quantity, unit_after
+from promptstage.grading.number.quantities import same_quantity, unit_after, units_differ
 from promptstage.grading.number.stated import stated_number
 from promptstage.grading.number.words import last_number_in_words, leading_number_in_words
 
@@ -39,6 +39,8 @@ class Amount(NamedTuple):
 
     def equals(self, other: "Amount") -> bool:
         """Return whether two amounts are equal; a missing unit is taken to be the other's."""
+        if units_differ(self.unit, other.unit):
+            return False
         return same_quantity(self.value, self.unit, other.value, other.unit)
 
 
@@ -110,7 +112,20 @@ def option_by_value(sentence: str, options: Sequence[Option]) -> Option | None:
     matches = [option for option, amount in amounts if stated.equals(amount)]
     if not matches and decimals > 1:
         matches = [option for option, amount in amounts if round(amount.value, decimals) == stated.value]
+    if not matches and stated.unit:
+        matches = _options_in_other_units(sentence, amounts)
     return matches[0] if len(matches) == 1 else None
+
+
+def _options_in_other_units(sentence: str, amounts: Sequence[tuple[Option, Amount]]) -> list[Option]:
+    """Return the options with an amount of ``sentence`` in their own unit: "0 °C, which is 32 °F"."""
+    text = normalize_numbers(sentence)
+    mentioned = [
+        Amount(value, unit)
+        for number in find_numbers(text)
+        if (value := match_value(number)) is not None and (unit := unit_after(text, number.end()))
+    ]
+    return [option for option, own in amounts if own.unit and any(map(own.equals, mentioned))]
 
 
 def _stated_amount(sentence: str) -> tuple[Amount | None, int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from promptstage.grading.choice.lines import option_in_line, strip_markup, with_alternative
 from promptstage.grading.choice.listed_options import strip_option_lists
 from promptstage.grading.choice.options import Option
-from promptstage.grading.choice.unmarked import find_unmarked_choice
+from promptstage.grading.choice.unmarked import find_unmarked_choice, letter_at_end
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, Commitment, find_commitments
 from promptstage.grading.reading.letter_ranges import strip_letter_ranges
@@ -34,7 +34,9 @@ def find_choice(text: str, options: Sequence[Option]) -> Answer | None:
             return answer
     if valid and not valid[-1].body.strip(_IGNORED):
         return None
-    return find_unmarked_choice(strip_markup(text[retraction:]), options)
+    return letter_at_end(text[retraction:], options) or find_unmarked_choice(
+        strip_markup(text[retraction:]), options
+    )
 
 
 def _committed_option(commitment: Commitment, text: str, options: Sequence[Option]) -> Answer | None:

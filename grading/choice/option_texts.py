@@ -10,6 +10,7 @@ from promptstage.grading.choice.amounts import (
     option_by_value,
 )
 from promptstage.grading.choice.letters import is_negated, starts_with_label
+from promptstage.grading.choice.option_words import option_by_words
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
 from promptstage.grading.choice.truth import truth_values
 from promptstage.grading.formula.flat import flatten_formula
@@ -77,6 +78,7 @@ def option_by_text(sentence: str, options: Sequence[Option], rule: str, committe
         option = _select_option(text, mentioned, committed) or option_by_value(sentence, options)
     if option is None and committed:
         option = _option_by_part(text, options)
+    option = option or option_by_words(sentence, options)
     return Answer(option.letter, rule) if option else None
 
 

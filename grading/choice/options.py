@@ -30,6 +30,13 @@ _IGNORED = re.compile(
     """,
     re.VERBOSE,
 )
+# Different spellings of the same words.
+_SPELLINGS = (
+    (re.compile(r"\bcan(?: not|'t)\b"), "cannot"),
+    (re.compile(r"(?<=\d)\s?per\s?cent\b"), "%"),
+    (re.compile(r"(?<=\d) to (?=\d)"), ":"),
+    (re.compile(r"\bnone of (?:(?:the )?(?:above|options|choices)|these)\b(?! other)"), "none of these"),
+)
 _FIRST_WORD = re.compile(r"^(?:its?|to|by|in) ")
 _ARTICLE = re.compile(r"\b(?:an?|the) (?=\w)")
 
@@ -126,6 +133,8 @@ def simplify(text: str) -> str:
     """
     text = _IGNORED.sub("", _SUBSCRIPT.sub(r"\1", text))
     text = " ".join(text.casefold().split()).strip(" .;:,!()")
+    for pattern, spelling in _SPELLINGS:
+        text = pattern.sub(spelling, text)
     return _ARTICLE.sub("", _FIRST_WORD.sub("", text))
 
 

@@ -28,12 +28,16 @@ _CHOOSING = any_of(
         namely, means, gives, mark, answer(?:ed|ing)?, points? to, leads? to"""
     )
 )
+# The option's text in "B) 3 hours is correct", without another letter or verb.
+_TEXT = r"""(?: \s (?! \.\s | (?:is|are|was|and|or|but|[A-Z])\b ) [^\s!?;,]+ ){1,8}?"""
 _SO = any_of(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
 
 _WORD = re.compile(r"\s+[a-z]")
 _ADVERBIALS = phrases("best, most, more, exactly, here, again, then, only, not, option")
 _ADVERBIAL = re.compile(rf"\s+{any_of(_ADVERBIALS)}\b")
-_WRONG = re.compile(r"[)\]]?\s+(?:is|was)\s+(?:not|in|wrong|false)")
+_WRONG = re.compile(
+    r"[)\]]?\s+(?:(?:is|was)\s+(?:not|in|wrong|false|ruled)|(?:does|did|can|could|would|will)(?:\s?not|n't)\b|fails)"
+)
 
 
 def stated_option(text: str, options: Sequence[Option]) -> Answer | None:
@@ -79,7 +83,7 @@ def _statement_pattern(names: str) -> re.Pattern[str]:
     return re.compile(
         rf"""
         # "Option B is clearly the correct one"
-        \b {_KIND} (?<![\w'-]) {letter("subject", small)} [.:]?
+        \b {_KIND} (?<![\w'-]) {letter("subject", small)} (?: [.:]? | (?<=\)){_TEXT} )
            \s+{_IS}\s+ (?:{_ADVERB}\s+)? (?:to\ be\s+)? (?:the\s+)? (?:{_DEGREE}\s+)? {_RIGHT} \b
         # "I choose option B", "it's B"
         | \b (?i:{_CHOOSING}) \s+ (?:either\s+)? (?:the\s+)? (?:answer\s+|correct\s+)?

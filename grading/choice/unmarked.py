@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from promptstage.grading.choice.letters import (
+    find_mentions,
     leading_option,
     letter_patterns,
     option_by_name,
@@ -12,13 +13,16 @@ from promptstage.grading.choice.letters import (
 )
 from promptstage.grading.choice.lines import option_by_mention, second_option, with_alternative
 from promptstage.grading.choice.option_texts import option_by_text, option_by_whole_text
+from promptstage.grading.choice.option_words import option_by_clauses, says_undetermined
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
 from promptstage.grading.choice.stated import stated_option
+from promptstage.grading.choice.truth import truth_at_start
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.sentences import concluding_sentences
 
 # "Options: A) 1 B) 2"
 _LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[a-z)][.!?])\s")
 _FORMULA_MARKS = str.maketrans("", "", "${}")
 _LABEL = re.compile(r"^\W*\w\W")
 _SENTENCES = re.compile(r"[.:]\s")
@@ -35,8 +39,29 @@ _CONCESSION = re.compile(
 )
 # At the end of a text: "This means C joined 4 months after B.", often a comment on the answer.
 _CONSEQUENCE = re.compile(r"(?<=[.!?]\s)(?:This|That) means [^.!?\n]*[.!?]?\s*$")
+_END_WINDOW = 20  # characters at the end searched for a letter
 _LAST = "last sentence"  # name of the rule
 _LAST_PART = re.compile(r"\n|:\s|->|→|=>")
+# "… to the next one. **B**", but not the article of "… to the next one. A"
+_LETTER_AT_END = re.compile(
+    r"""
+    (?<=[.!?:]) \s+ (?: \*\*\(?(?P<bold>[A-Z])[).:]{0,2}\*\*[.:]? | \((?P<bracketed>[A-Z])\)\.?
+                      | (?P<final>[A-Z])\. | (?P<plain>[B-HJ-Z]) ) \s* $
+    """,
+    re.VERBOSE,
+)
+# "D) 5 and E) 3.5 do not fit either.", "Options A and C are wrong."
+_REJECTION = re.compile(
+    r"""
+    \b (?: (?:do|does|did|can|could|would|will) (?:[ ]not|n't) | cannot )
+        [ ] (?:fit|work|match|apply|make[ ]sense|be) \b
+    | \b (?:is|are|was|were) [ ] (?: (?:all|both|also|clearly|therefore)[ ] )*
+      (?: not[ ](?:correct|right|possible|true|the[ ]answer) | wrong | incorrect | false | too[ ]\w+
+        | ruled[ ]out | eliminated )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|leaves|leaving|only|but)\b", re.IGNORECASE)
 
 
 def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
@@ -50,6 +75,7 @@ def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
         or _letter_at_start(text, options)
         or _option_at_end(text, options)
         or _concluding_option(text, options)
+        or _truth_at_start(text, options)
     )
 
 
@@ -74,6 +100,13 @@ def _is_copied(line: str, options: Sequence[Option]) -> bool:
 def _label_pattern(label: str) -> re.Pattern[str]:
     """Compile the pattern of a line's start in a list of options."""
     return re.compile(rf"\s*[-*]?\s*\(?{re.escape(label)}[).:]")
+
+
+def letter_at_end(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the letter that alone follows the last sentence of a text with markup."""
+    match = _LETTER_AT_END.search(text[-_END_WINDOW:])
+    option = option_by_name(options, match[match.lastindex or 0]) if match else None
+    return Answer(option.letter, "letter at the end") if option else None
 
 
 def _letter_alone(text: str, options: Sequence[Option]) -> Answer | None:
@@ -113,9 +146,12 @@ def _option_at_end(text: str, options: Sequence[Option]) -> Answer | None:
 def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     """Return the option stated by the last sentence, or else by the first or the two before the last."""
     # "It cannot be determined" may be an option.
-    closing = concluding_sentences(text, refusals=not any("determined" in option.text for option in options))
+    closing = concluding_sentences(
+        text, refusals=not any(says_undetermined(option.text) for option in options)
+    )
     if closing is None:
         return _option_in_last_part(text, options)
+    closing = _without_rejections(closing, options)
     last, first = closing[-1], option_by_whole_text(closing[0], options)
     answer = None
     if concession := _CONCESSION.match(last):
@@ -140,12 +176,40 @@ def _earlier_option(text: str, closing: Sequence[str], options: Sequence[Option]
         if len(options_named_in(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
             return option_by_text(sentence, options, _LAST, committed=False)
     consequence = _CONSEQUENCE.search(text)
-    return option_by_text(consequence[0], options, _LAST, committed=False) if consequence else None
+    if consequence and (answer := option_by_text(consequence[0], options, _LAST, committed=False)):
+        return answer
+    option = option_by_clauses(closing[-3:], options)
+    return Answer(option.letter, "last sentences, option's text") if option else None
+
+
+def _without_rejections(closing: list[str], options: Sequence[Option]) -> list[str]:
+    """Remove sentences at the end that only reject options, unless no other sentence is left."""
+    end = len(closing)
+    while end > 1 and _rejects_options(closing[end - 1], options):
+        end -= 1
+    return closing[:end]
+
+
+def _rejects_options(sentence: str, options: Sequence[Option]) -> bool:
+    """Return whether a sentence names options by letter and says that they are wrong."""
+    if not _REJECTION.search(sentence) or _CONCLUDES.search(sentence):
+        return False
+    return any(True for _ in find_mentions(sentence, options))
+
+
+def _truth_at_start(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option "True" or "False" of a text that starts with "Yes" or "No"."""
+    letters = {simplify(option.text): option.letter for option in options}
+    value = truth_at_start(text) if letters.keys() == {"true", "false"} else None
+    return None if value is None else Answer(letters[str(value).lower()], "yes or no at the start")
 
 
 def _option_in_last_part(text: str, options: Sequence[Option]) -> Answer | None:
     """Return the option that equals the last line, or the part of it after the last colon or arrow."""
     last = _LAST_PART.split(text.strip())[-1]
+    after = _SENTENCE_END.split(last)[-1]
+    if leading_option(after, options):
+        last = after
     if start := leading_option(last, options):
         last = last[start[1] :].lstrip(").: ")
     option = option_by_whole_text(last, options)

@@ -2,6 +2,8 @@
 
 import re
 
+from promptstage.grading.formula.environments import inline_environments
+from promptstage.grading.formula.listed import leading_list, trailing_list
 from promptstage.grading.formula.math_in_text import (
     ALTERNATIVE_WINDOW,
     first_formulas,
@@ -85,6 +87,7 @@ def find_formula(text: str, reference: str) -> Answer | None:
         text: a normalized generation.
         reference: the gold answer; it determines the kind of answer to look for if none is marked.
     """
+    text = inline_environments(text)
     retraction = last_retraction(text) or 0
     commitments = find_commitments(text)
     for i in reversed(range(len(commitments))):
@@ -136,6 +139,8 @@ def _committed_formula(commitment: Commitment, reference: str) -> Answer | None:
     paragraph = body.partition("\n\n")[0]
     if "boxed" in paragraph[:_BOX_WINDOW]:
         return None
+    if solutions := leading_list(body, reference):
+        return solutions
     line = paragraph.partition("\n")[0]
     is_price = _MONEY.match(line) and line.count("$") == 1
     if _OPENS_FORMULA.match(body) and not is_price:
@@ -166,4 +171,8 @@ def _concluding_answer(text: str, reference: str) -> Answer | None:
     closing = concluding_sentences(text)
     if closing is None or _UNCLOSED_FORMULA.search(text.rpartition("\n")[2].replace("\\$", "")):
         return None
-    return find_named_answer(closing[-1], reference) or stated_formula(closing[-1], reference)
+    return (
+        trailing_list(text, reference)
+        or find_named_answer(closing[-1], reference)
+        or stated_formula(closing[-1], reference)
+    )

@@ -82,6 +82,8 @@ _STEPS = (
         """,
         ",",
     ),
+    # The union of "(0,1) U (2,3)".
+    _step(r"(?<=[)\]]) \s* U \s* (?=[(\[])", r"\\cup "),
     # Sizes.
     _commands("left right displaystyle textstyle bigl? bigr? Bigl? Bigr? limits nolimits", ""),
     _step(r"\\\\ (?: \[ -?[\d.]+ \s* (?:pt|em|ex|mm|cm) \] )?", _ROW_END),

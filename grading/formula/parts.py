@@ -13,6 +13,8 @@ from promptstage.grading.formula.verdicts import Same, Verdict, all_true
 _OPENING, _CLOSING = "([{", ")]}"
 _ORDERED = {"()", "[]", "(]", "[)"}
 _SET = re.compile(r"^\\\{(.*)\\\}$")
+_UNION = re.compile(r",*(?:\\cup(?![a-z])|∨|(?<=[)\]]),),*")
+_NAMED = re.compile("[a-z]=")
 _COMMAS = re.compile(",+")
 
 
@@ -29,8 +31,9 @@ def same_parts(prediction: str, reference: str, same: Same) -> Verdict:
     Args:
         same: compares two members.
     """
-    if r"\cup" in prediction and r"\cup" in reference:
-        return _same_members(prediction.split(r"\cup"), reference.split(r"\cup"), same)
+    if r"\cup" in reference:
+        # Members of a union may be joined by "or" and "and".
+        return _same_members(_split(_UNION.sub(",", prediction)), reference.split(r"\cup"), same)
     left, right = (_parse_collection(strip_membership(text)) for text in (prediction, reference))
     if len(left.members) < 2 and len(right.members) < 2 and not (left.brackets and right.brackets):
         return None
@@ -79,8 +82,15 @@ def _parse_collection(text: str) -> _Collection:
             return _Collection(brackets, members)
     members = _split(text)
     if len(members) > 1:  # x=2,x=3
-        members = [strip_name(member) for member in members]
+        members = [strip_name(member) for member in _in_order_of_names(members)]
     return _Collection("", [value for member in members for value in _expand_plus_minus(member)])
+
+
+def _in_order_of_names(members: list[str]) -> list[str]:
+    """Sort equations for successive variables: y=5,x=3 to x=3,y=5; return other members unchanged."""
+    names = [member[0] if _NAMED.match(member) else "" for member in members]
+    successive = all(names) and ord(max(names)) - ord(min(names)) == len(set(names)) - 1 == len(names) - 1
+    return sorted(members) if successive else members
 
 
 def _strip_brackets(text: str) -> tuple[str, str] | None:

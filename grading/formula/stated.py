@@ -10,6 +10,7 @@ from promptstage.grading.formula.math_in_text import (
     formula_content,
     strip_reason,
 )
+from promptstage.grading.formula.plain import enclosed_value, plain_expression
 from promptstage.grading.number.numbers import find_numbers, normalize_numbers
 from promptstage.grading.number.stated import stated_number
 from promptstage.grading.reading.answer import Answer
@@ -38,10 +39,22 @@ _EXPRESSION = re.compile(
     """,
     re.VERBOSE,
 )
+# "is 5 at x = 3", "is 2x + 1 when divided by x^2"
+_CONDITION = re.compile(
+    r"""
+    (?P<main> .* (?:\bis|\bequals|=) \s+ [^\s=]* [\d)] [^=]*? )
+    \s (?:when|if|for|at) \s (?: divid(?:ed|ing) | [$]?[a-z]\s?= ) [^,]* $
+    """,
+    re.VERBOSE,
+)
+# "the probability is 3 out of 8"
+_ODDS = re.compile(r"\b(?:probability|chances?|fraction)\b.*\b(\d+) out of (?:every )?(\d+)")
 # "70√2 ≈ 98.99"
 _APPROXIMATION = re.compile(r"(?<=\S)\s*(?:≈|\\approx(?![a-zA-Z]))\s*\$?-?[\d.,]*\d\.?$")
-_FINAL = re.compile(r"^final(?: answer)?:\s*", re.IGNORECASE)
+# "- Area: 6"
+_LABEL = re.compile(r"^(?:[-•]\s+)?(?:[a-z]{3,}(?: answer)?:\s+)?", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
+_MATHEMATICAL = re.compile(r"[\d√π∞\\(]|^[a-zA-Z]\W*$")
 _WORDS = re.compile("[a-z]{3}")
 
 
@@ -53,7 +66,9 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
     """
     main = strip_reason(sentence)
     if "$" not in main:
-        main = _APPROXIMATION.sub("", main)
+        main = _CONDITION.sub(r"\g<main>", _APPROXIMATION.sub("", main))
+    if odds := _ODDS.search(main):
+        return Answer(f"{odds[1]}/{odds[2]}", "last sentence")
     if bold := list(_BOLD.finditer(main)):
         return _in_bold(main, bold, reference)
     if between := _BETWEEN.search(main):
@@ -61,11 +76,15 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
         return Answer(f"{between[1]}, {between[2]}", "last sentence", ambiguous=not is_pair)
     if formulas := list(FORMULA.finditer(main)):
         return _in_formula(main, formulas)
+    if value := enclosed_value(main, reference) or plain_expression(main, reference):
+        return Answer(value, "last sentence")
     if "=" in main and "=" in reference and not _WORDS.search(main):
         return Answer(main.strip(" .*_"), "last line")
     if len(main.split()) <= 3:
-        return Answer(_FINAL.sub("", main.strip(" .*_")), "last line")
-    if stated := _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main):
+        return Answer(_LABEL.sub("", main.strip(" .*_")), "last line")
+    stated = _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main)
+    # "2/15 is left over": words are no answer if the reference is a number.
+    if stated and (_MATHEMATICAL.search(stated[1]) or not _DIGIT.search(reference)):
         return Answer(stated[1].strip().rstrip("."), "last sentence")
     return _last_number(normalize_numbers(main))
 

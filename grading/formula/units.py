@@ -25,7 +25,7 @@ _COUNTED_IN_STORIES = """
     people students? boys? girls? children apples? marbles? coins? balls? votes? books? cookies? games?
     tiles? pages? boxes bags? cars? cats? dogs? meals? pencils?
 """
-_UNIT = any_of(
+UNIT = any_of(
     f"""
     {_ANGLES} {_LENGTHS} {_VOLUMES} {_WEIGHTS} {_TIMES} {_SPEEDS} {_MONEY} {_LINKS}
     {_COUNTED_IN_MATHEMATICS} {_COUNTED_IN_STORIES}
@@ -38,14 +38,14 @@ _AT_END = re.compile(
     {_SPACING}
     (?: \\(?:text\w*|mbox|mathrm|hbox|rm) \s* \{{ \s* (?P<text>[^{{}}]*) \}}
       | (?<=[\d}})$.\s]) (?<![a-zA-Z\\]) (?<![,=(]\s)
-        (?P<bare> {_UNIT}\b (?: [\s/.]+ {_UNIT}\b )* )
+        (?P<bare> {UNIT}\b (?: [\s/.]+ {UNIT}\b )* )
     )
     (?P<power> \s* \^ \s* \{{? \s* [23] \s* \}}? )?
     \.? \s* $
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_KNOWN = re.compile(rf"\s* {_UNIT} (?: [\s/^.23{{}}-]+ (?:{_UNIT}\b)? )* \s*", re.IGNORECASE | re.VERBOSE)
+_KNOWN = re.compile(rf"\s* {UNIT} (?: [\s/^.23{{}}-]+ (?:{UNIT}\b)? )* \s*", re.IGNORECASE | re.VERBOSE)
 _AFTER_NUMBER = re.compile(rf"[\d}})] {_SPACING} $", re.VERBOSE)
 _CURRENCY = re.compile(r"\s*\\?\$\s*(?=[\d.])|US\\?\$")
 # 5 \frac{\text{m}}{\text{s}}

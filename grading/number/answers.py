@@ -27,7 +27,8 @@ _HEAD = re.compile(rf"(?: [\s*_(:>=\"'\[{{,] | \$(?![\d.]) | {_HEDGE}\s )*", re.
 # After the number: the sentence continues to another one ("5 + 3", "5 apples = 10").
 _CONTINUED = re.compile(
     r"""
-    \s?[+×÷*/=^]
+    \s?[+×÷*=^]
+    | \s?/(?!\s?[A-Za-z])
     | \s?-\s?[$]?\d
     | \s?x\s?\d
     | \s(?: times(?=\s[\d$]) | plus | minus | more[ ]than | less[ ]than | divided )\b

@@ -26,6 +26,8 @@ _UNITS = {
     "English weight": (("ounces?, oz", 1), ("pounds?, lbs?", 16)),
     "volume": (("milliliters?, millilitres?, ml", 1), ("liters?, litres?, l", 1_000)),
     "money": (("cents?", 1), ("dollars?", 100)),
+    "Celsius": (("(?:°|degrees?) ?C, (?:degrees? )?Celsius", 1),),
+    "Fahrenheit": (("(?:°|degrees?) ?F, (?:degrees? )?Fahrenheit", 1),),
 }
 _SIZES = [
     (re.compile(any_of(phrases(names)), re.IGNORECASE), dimension, size)
@@ -67,6 +69,16 @@ def same_quantity(value: Fraction, unit: str, expected: Fraction, expected_unit:
     if left is None or right is None or left[0] != right[0]:
         return value == expected
     return value * left[1] == expected * right[1]
+
+
+def units_differ(unit: str, other: str) -> bool:
+    """Return whether two units measure different things; one letter may stand for several units.
+
+    >>> units_differ("°C", "°F"), units_differ("hours", "minutes"), units_differ("m", "minutes")
+    (True, False, False)
+    """
+    left, right = _size(unit), _size(other)
+    return left is not None and right is not None and left[0] != right[0] and min(len(unit), len(other)) > 1
 
 
 def _size(unit: str) -> tuple[str, int] | None:

@@ -73,6 +73,13 @@ _SUBORDINATE = (
     re.compile(r"(?<=\d)(?:\s[a-zA-Z%-]+){0,8}\s(?:in\sorder|so\sas)\sto\s.*$"),
     # "$16, of which $1 is tax"
     re.compile(r"(?<=\d)[^=:\d]{0,40},\sof\s(?:which|whom|these)\b.*$"),
+    # "3 hours more than James, who slept 6 hours", but not "who now has 6"
+    re.compile(
+        r"""
+        (?<=\d) [^=:\d]{0,60} ,\s who(?:se|m)? \s (?!.*\b(?:now|then|left|ends?|will|would)\b) [^,;=]* $
+        """,
+        re.VERBOSE,
+    ),
     # "7 years old now, and he will be 9 in two years"
     re.compile(r"(?<=\snow),?\sand\s(?:\w+\s){1,3}will\sbe\b.*$"),
     # "; 10 days would be …"
@@ -94,7 +101,8 @@ _RESULT = re.compile(r"(?: [=≈] | \bequals ) [\s*_($]* (?:about[ ]|approximate
 _OPERATOR = re.compile(
     r"""
     \s* [)\]]? \s*
-    (?: [+×*/÷^](?!\*)
+    (?: [+×*÷^](?!\*)
+      | /(?!\s?[A-Za-z*])       # but not "$5/hour"
       | -(?=\s?[\d(])
       | x(?=\s?\d)
       | \\div
@@ -126,6 +134,17 @@ _PREPOSITION = phrases(
 )
 _DETERMINER = phrases("all, those, these, the, first, last, next, other, remaining, original")
 _ASIDE = re.compile(rf"\b{any_of((*_PREPOSITION, *_DETERMINER))}\s[\s*_($]*$", re.IGNORECASE)
+# "a wage of $15/hour"
+_RATE = re.compile(r"\b(?:rate|price|wage|speed|pay|salary)\sof\s[$]?[\d.,]+\s?/\s?[a-z]", re.IGNORECASE)
+# "the area increases by 44 percent"
+_CHANGE = re.compile(
+    r"""
+    \b (?: increas | decreas | reduc | r[io]se | fell | fall | drop | gr[eo]w | chang | exceed | w[io]n | beat )
+    \w*
+    \s (?:\w+\s){0,2} by \s (?:(?:about|exactly)[ ])? [*$]* (?=\d)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 # "from her $20"
 _OWN = re.compile(r"\b(?:from|of|out of|with)\s(?:his|her|their|its|my|your|our)\s[*_$]*$", re.IGNORECASE)
 # "multiply 10 by 1.5": the second number is no aside, the first is an operand.
@@ -175,9 +194,15 @@ def stated_number(sentence: str) -> re.Match[str] | None:
     main = _blank_asides(sentence)
     if conclusions := list(_CONCLUSION.finditer(sentence)):
         start = conclusions[-1].end()
-        if match := _stated_in(" " * start + main[start:]):
+        if match := _stated_in(" " * start + main[start:]) or _change(main, start):
             return match
     return _stated_in(main) or _stated_in(sentence)
+
+
+def _change(sentence: str, start: int) -> re.Match[str] | None:
+    """Return the number by which something changes, in a sentence from ``start`` on."""
+    changes = list(_CHANGE.finditer(sentence, start))
+    return NUMBER.match(sentence, changes[-1].end()) if changes else None
 
 
 def number_in_words_alone(sentence: str) -> str | None:
@@ -235,6 +260,8 @@ def _is_aside(sentence: str, match: re.Match[str]) -> bool:
     """Return whether a number is an aside ("in 5 days") or part of a name or date."""
     before = sentence[max(0, match.start() - 28) : match.start()]
     around = sentence[max(0, match.start() - 12) : match.end() + 12]
+    if _RATE.search(sentence[max(0, match.start() - 12) : match.end() + 3]):
+        return True
     if _FACTOR.search(sentence[max(0, match.start() - 40) : match.start()]):
         return False
     is_money = "$" in match[0]  # "it cost John $5", but "his Nokia 3310"

@@ -37,6 +37,7 @@ def _read_unclosed_box(text: str, start: int) -> tuple[str | None, int]:
     stop = end.start() if end else min(len(text), start + MAX_LENGTH)
     content = text[start:stop].strip().removesuffix(".").strip()
     balanced = content.count("{") == content.count("}")
+    balanced &= sum(map(content.count, "([")) == sum(map(content.count, ")]"))
     return (content, stop) if content and balanced and not _INCOMPLETE.search(content) else (None, stop)
 
 

@@ -2,6 +2,7 @@
 
 import re
 
+from promptstage.grading.reading.repetitions import strip_cut_off_repetition
 from promptstage.grading.reading.turns import truncate_at_next_turn
 
 MAX_LENGTH = 8_000  # characters at the end of a generation that are searched for an answer
@@ -57,7 +58,8 @@ def normalize_generation(generation: str) -> str:
     for pattern in (_DRAWING, _STRIKETHROUGH, _SCORE):
         text = pattern.sub("", text)
     text = _ANSWER_TAG.sub(lambda tag: "\n" if tag["closing"] else "\nAnswer: ", text)
-    return _collapse_runs(_HORIZONTAL_RULE.sub("\n", text).rstrip())[-MAX_LENGTH:]
+    text = _collapse_runs(_HORIZONTAL_RULE.sub("\n", text).rstrip())[-MAX_LENGTH:]
+    return strip_cut_off_repetition(text)
 
 
 def _strip_thinking(text: str) -> str:

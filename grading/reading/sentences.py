@@ -3,6 +3,7 @@
 import re
 
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.verifications import verification_start
 
 MAX_SENTENCE_END = 1_000  # characters that are read, from the end of a sentence
 MAX_LINE = 2_000  # characters that are read of a line with an answer
@@ -15,8 +16,9 @@ _BRACKETED = re.compile(r"\(.*\)\.?")
 _AFTERTHOUGHT = any_of(
     phrases(
         r"""i hope, hope (?:this|that), feel free, is there anything, please, if you, would you, that's it,
-        great, good luck, remember, in other words, e\.g\., disclaimer, for comparison, by comparison,
-        a common mistake, (?:2nd|second)(?: choice| best), double-check, verif\w+, \(note"""
+        great, good luck, remember, in other words, e\.g\., disclaimer, (?:for|by|in) comparison,
+        (?:in|by) contrast, a common mistake, (?:2nd|second)(?: choice| best), double-check, verif\w+,
+        \(note"""
     )
 )
 _AFTERTHOUGHT_WORD = any_of(
@@ -38,13 +40,18 @@ _COMMENT = re.compile(
     (?: {_AFTERTHOUGHT_WORD}\b
       | {_AFTERTHOUGHT}
       | this[ ]{_SHOWS}
-      | to[ ](?:check|verify|confirm|double-check)
+      | to[ ](?:check|verify|confirm|double[ -]?check)
       | let(?:'s|[ ]me|[ ]us)[ ](?:double-?\s?check|check|verify|know)
       | (?:because|since|if)\b (?![^,]*,)       # "Because he has 5.", not "If he has 5, he needs 3."
       | (?:he|she|it|they)'?s?[ ](?:started|began|had[ ]originally)
       | there,
     )
     """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# "The small boxes would instead cost $8.", "A smaller one would only hold 5 for the same price."
+_COUNTERFACTUAL = re.compile(
+    r"\bwould\sinstead\b | \bwould\s(?:only|just|still)\b [^.]* \b(?:for|at|with|in)\sthe\ssame\b",
     re.IGNORECASE | re.VERBOSE,
 )
 # "Is there any other word that you want me to reverse?"
@@ -116,6 +123,7 @@ _OPEN_WORD = any_of((*_FUNCTION_WORDS, *_VERBS, *_OPERATIONS, *_OTHER_WORDS))
 _BREAK = re.compile(rf"(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $", re.IGNORECASE | re.VERBOSE)
 
 _DIGITS = re.compile(r"[\d.,]*\d")
+_BULLET = re.compile(r"^[*+•-]\s+")
 _UNIT_SIGNS = " %°*_"
 # Between the last number and the end: another clause.
 _CLAUSE = re.compile(r"[,;:]|\b(?:and then|so|but|which|then|because|while|who)\b")
@@ -126,6 +134,11 @@ _COUNTED_BEFORE = re.compile(rf"\b{_COUNTED}\s[$*]*$", re.IGNORECASE)
 _FOR = re.compile(r"\bfor\s[$*]*$", re.IGNORECASE)
 # An operator before a number or the end of the text; a minus sign only after a number.
 _CALCULATES = re.compile(r"[+*/×÷]\s?[$]?(?:\d|$)|(?<=[\d\s])-\s?[$]?(?:\d|$)")
+
+# Before the denominator of a fraction that is a result: "is 3/".
+_FRACTION = re.compile(r"(?:\b(?:is|are|was)|[=:])\s*-?\d+/$")
+# A calculation with variables may be a result: "(3x + 2) / 5".
+_VARIABLE = re.compile(r"(?<![a-zA-Z])(?:[b-z]|(?<=\d)a)(?![a-zA-Z])(?!\s\d)")
 
 
 def concluding_sentences(text: str, refusals: bool = True) -> list[str] | None:
@@ -140,8 +153,9 @@ def concluding_sentences(text: str, refusals: bool = True) -> list[str] | None:
     if _CODE_ONLY.search(text):
         return None
     block = _BLOCK.search(text)
-    if block and _SIGN.search(text, 0, block.start()):
-        text = text[: block.start()]
+    end = block.start() if block else verification_start(text)
+    if end is not None and _SIGN.search(text, 0, end):
+        text = text[:end]
     elif is_truncated(text):
         return None
     sentences = [part[-MAX_SENTENCE_END:] for part in _SPLIT.split(text) if part and _SIGN.search(part)]
@@ -154,7 +168,12 @@ def concluding_sentences(text: str, refusals: bool = True) -> list[str] | None:
 
 def _is_comment(sentence: str) -> bool:
     """Return whether a sentence after the conclusion comments on it, or offers further help."""
-    return bool(_COMMENT.match(sentence) or _BRACKETED.fullmatch(sentence) or _OFFER.fullmatch(sentence))
+    return bool(
+        _COMMENT.match(sentence)
+        or _BRACKETED.fullmatch(sentence)
+        or _OFFER.fullmatch(sentence)
+        or _COUNTERFACTUAL.search(sentence)
+    )
 
 
 def is_truncated(text: str) -> bool:
@@ -168,7 +187,7 @@ def is_truncated(text: str) -> bool:
         return True
     if text.endswith((".", "!", "?", ")", "]", "$")):
         return False
-    last = _SPLIT.split(text)[-1].strip()[-MAX_SENTENCE_END:]
+    last = _BULLET.sub("", _SPLIT.split(text)[-1].strip()[-MAX_SENTENCE_END:])
     if _BREAK.search(last):
         return True
     if numbers := list(_DIGITS.finditer(last)):
@@ -191,4 +210,6 @@ def _is_incomplete(before: str, after: str) -> bool:
 def _lacks_result(before: str) -> bool:
     """Return whether a calculation up to its last number has no result: 5 + 3, but not 8 = 5 + 3."""
     left, equals, right = before.replace("≈", "=").rpartition("=")
+    if _FRACTION.search(before) or _VARIABLE.search(right):
+        return False
     return bool(_CALCULATES.search(right) and (not equals or _CALCULATES.search(left)))

@@ -19,18 +19,46 @@ _MARKUP = re.compile(
     """,
     re.VERBOSE,
 )
-# Everything before the word: "The letters spell", "The result =".
+# Before the word: "The letters spell", "The result =", "we get the word".
 _VERB = any_of(
     phrases(
         """is, are, be, becomes, gives, get, yields, produces, spells, equals, makes, reads, form, forms,
-        into, to"""
+        into, to, as"""
     )
 )
-_IS = re.compile(rf".*(?:\b{_VERB}\b|[:=]|=>|->|→)\s*(?=\S)", re.DOTALL | re.IGNORECASE)
+_NOUN = any_of(
+    phrases("word, words, string, letters, sequence, result, answer, reverse, reversed, new, original")
+)
+_FILLER = rf"(?: (?:us|the|{_NOUN}) \s+ )*"
+_IS = re.compile(
+    rf"(?: \b{_VERB}\b | [:=] | => | -> | → ) \s* {_FILLER} (?=[A-Za-z]) (?!{_NOUN}\b)",
+    re.IGNORECASE | re.VERBOSE,
+)
 WORD = re.compile(r"[A-Za-z]+")
-_RESULT = re.compile(r"=\s*([A-Za-z]+)$")  # n + e + y = ney
-_SPELLED = re.compile(r"[A-Za-z](?:[ -][A-Za-z])+")  # t a c, t-a-c
-_SEPARATORS = re.compile(r"[ -]")
+# Letters with the same separator: t a c, t-a-c, t → a → c, and "t, a and c".
+_SPELLED = re.compile(
+    r"""
+    [A-Za-z] (?P<separator> [ -] | ,\s? | \s?(?:->|→)\s? | \s?\+\s? ) [A-Za-z]
+    (?: (?P=separator) [A-Za-z] )* (?: ,?\sand\s [A-Za-z] )?
+    """,
+    re.VERBOSE,
+)
+_SEPARATORS = re.compile(r"\band\b|[^A-Za-z]")
+# "trap, which is a word, too"
+_CLAUSE = re.compile(r",\s(?:which|because|since|as|and|not|the)\b.*$", re.IGNORECASE)
+# "trap from right to left"
+_DIRECTION = re.compile(
+    r"\s(?:when\s)?(?:read\s)?(?:backwards?|in\sreverse(?:\sorder)?|from\s(?:right\sto\sleft|(?:the\s)?(?:back|end)[\w\s]*))$"
+)
+# "'trap' is what you get", "trap is the reverse of part"
+_SUBJECT = re.compile(
+    r"""
+    (?:\w+\s){0,3}? ["'`*]{1,2}(?P<quoted>[A-Za-z]+)["'`*]{1,2} \sis\s
+        (?: what | how | the\s(?!original|given|input|first) )
+    | (?P<plain>[A-Za-z]+) \sis\sthe\srevers
+    """,
+    re.VERBOSE,
+)
 _SENTENCE_END = re.compile(r"[.;,(!]|\s-\s")
 _BOLD_LINE = re.compile(r"^\s*\*\*([A-Za-z]+)\*\*\s*$", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([A-Za-z]+)\*\*")
@@ -70,23 +98,28 @@ def _committed_word(commitment: Commitment) -> Answer | None:
     stripped = _MARKUP.sub("", line).strip(" .!:,")
     if _ALTERNATIVE.search(stripped) and len(stripped.split()) <= 4:
         return Answer(stripped, commitment.rule, ambiguous=True)
-    if WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
-        return Answer(_SEPARATORS.sub("", stripped), commitment.rule)
+    if word := _whole_word(stripped):
+        return Answer(word, commitment.rule)
     if quoted := _QUOTED_SOON.match(line):
         return Answer(quoted[1], commitment.rule)
     sentence = _SENTENCE_END.split(stripped, maxsplit=1)[0].strip()
-    word = _stated_word(sentence)
+    word = _whole_word(sentence) or _stated_word(sentence)
     if word is None and commitment.rule == MARKED and (start := WORD.match(sentence)):
         word = start[0]
     return Answer(word, commitment.rule) if word else None
 
 
 def _stated_word(sentence: str) -> str | None:
-    """Return the word that is the whole ``sentence`` or follows its "is"."""
-    if WORD.fullmatch(sentence):
-        return sentence
-    verb = _IS.match(sentence)
-    return sentence[verb.end() :] if verb and WORD.fullmatch(sentence, verb.end()) else None
+    """Return the word, in one piece or spelled, that ends ``sentence`` after "is" and similar words."""
+    parts = (sentence[verb.end() :] for verb in _IS.finditer(sentence))
+    return next(filter(None, map(_whole_word, parts)), None)
+
+
+def _whole_word(text: str) -> str | None:
+    """Return the word, in one piece or spelled, that is the whole ``text``; None for any other text."""
+    if WORD.fullmatch(text):
+        return text
+    return _SEPARATORS.sub("", text) if _SPELLED.fullmatch(text) else None
 
 
 def _word_at_end(text: str) -> Answer | None:
@@ -97,13 +130,13 @@ def _word_at_end(text: str) -> Answer | None:
     closing = concluding_sentences(text)
     last = closing[-1] if closing else text.strip().rpartition("\n")[2]
     stripped = _MARKUP.sub("", last).strip(" .!")
-    if WORD.fullmatch(stripped) or _SPELLED.fullmatch(stripped):
-        return Answer(_SEPARATORS.sub("", stripped), "last line")
-    if result := _RESULT.search(stripped):
-        return Answer(result[1], "last line")
-    if not closing:
-        return None
-    if quoted := _QUOTED.findall(last):
-        return Answer("".join(quoted[-1]), "last sentence")
-    word = _stated_word(stripped)
+    # A list with commas may be cut off in the reasoning.
+    if "," not in stripped and (word := _whole_word(stripped)):
+        return Answer(word, "last line")
+    if subject := _SUBJECT.match(last):
+        return Answer(subject["quoted"] or subject["plain"], "last sentence")
+    stripped = _DIRECTION.sub("", stripped)
+    word = _stated_word(_CLAUSE.sub("", stripped)) or _stated_word(stripped)
+    if word is None and closing and (quoted := _QUOTED.findall(last)):
+        word = "".join(quoted[-1])
     return Answer(word, "last sentence") if word else None
