@@ -18,7 +18,7 @@ _WORD = any_of(
 _TOKEN = rf"""(?:
     [\d.,;\s()\[\]{{}}|!%°'²³⁴:^_*/+<>=≤≥≠±×·÷√π∞∪∩∈θ-]
     | (?<![a-zA-Z\\]) (?! {_WORD} \b ) [a-zA-Z]{{1,2}} (?! [a-zA-Z] | '[a-z] )
-    | \\[a-zA-Z]+
+    | \\ (?!rightarrow|Rightarrow|implies) [a-zA-Z]+
     | (?<![a-zA-Z\\]) (?: sin | cos | tan | cot | sec | csc | log | exp | sqrt ) (?![a-zA-Z])
     | (?<=[\d\s)\]}},]) (?:and|or) (?=\s)
 )"""
@@ -30,7 +30,7 @@ _INTRODUCING = any_of(
 )
 # "is", "simplifies to", "Solution:", or the start of the sentence.
 _INTRODUCTION = rf"""(?:
-    ^ | \b (?i: {_INTRODUCING} ) \b ,? | : | → | =>
+    ^ | \b (?i: {_INTRODUCING} ) \b ,? | : | → | => | \\rightarrow | \\Rightarrow | \\implies
 )"""
 _EXPRESSION = re.compile(
     rf"""
@@ -41,13 +41,15 @@ _EXPRESSION = re.compile(
     re.VERBOSE,
 )
 _OPERATOR = re.compile(r"[-+*/^=<>≤≥≠±×·÷√π∪∩∈(\[{,]|\b(?:and|or)\b")
-_COMPARISON = re.compile("[<>≤≥≠!]")
+_COMPARISON = re.compile(r"[<>≤≥≠]|\\(?:le|ge|lt|gt|ne)q?(?![a-zA-Z])")
 _CASES = re.compile(r"\s(?:and|or)\s|,")
 _NAMED = re.compile(r"\s*(?:and\s|or\s)?\s*([a-zA-Z](?:_\w)?)\s*=[^=]+")
 
 _ENCLOSED = r"[(\[] [^()\[\]=]* , [^()\[\]=]* [)\]]"
 # "(0, 9) ∪ (9, 36)"
 _UNION = rf"{_ENCLOSED} (?: \s* (?: ∪ | U | \\cup | or | and | , ) \s* {_ENCLOSED} )*"
+_GROUP = re.compile(_ENCLOSED, re.VERBOSE)
+_UNITED = re.compile(r"∪|U|\\cup|\bor\b")
 _ENCLOSED_VALUES = re.compile(_UNION, re.VERBOSE)
 # "So (3, 5) is the midpoint …"
 _SUBJECT = re.compile(
@@ -56,8 +58,8 @@ _SUBJECT = re.compile(
 )
 # Before the point or interval that a sentence states: "is", "at the point", "x ∈".
 _STATING = any_of(phrases("is, are, be, at, in, point, interval, pair, gives, get, equals"))
-_STATES = re.compile(rf"(?: \b {_STATING} \s | [:=∈] \s? ) $", re.IGNORECASE | re.VERBOSE)
-_REMARK = re.compile(r",\s(?:which|so|where|because|since|while)\b.*$")
+_STATES = re.compile(rf"(?: \b {_STATING} \s | [:=∈] \s? ) (?:\\left)? $", re.IGNORECASE | re.VERBOSE)
+_EQUALS = re.compile(r"\s*=")
 _COLLECTION = re.compile(r"[(\[][^()]*,.*[)\]]|.*\\cup.*")
 
 
@@ -74,13 +76,21 @@ def plain_expression(sentence: str, reference: str) -> str | None:
     if match is None or not _OPERATOR.search(match["expression"]):
         return None
     expression = match["expression"].strip()
-    names = {part[1] for part in map(_NAMED.fullmatch, _CASES.split(expression)) if part}
-    has_cases = _CASES.search(expression) and not _ENCLOSED_VALUES.search(expression)
-    if has_cases and len(names) != 1 and not is_collection(reference):
-        return None
+    if _CASES.search(expression) and not _ENCLOSED_VALUES.search(expression):
+        return expression if _are_solutions(expression, reference) else None
     # "sin x = 3/5"
-    is_value = not has_cases and "=" not in reference and not _COMPARISON.search(expression)
+    is_value = "=" not in reference and not _COMPARISON.search(expression)
     return expression.rpartition("=")[2].strip() if is_value else expression
+
+
+def _are_solutions(expression: str, reference: str) -> bool:
+    """Return whether expressions joined by commas, "and" or "or" are solutions: "x = 3 or x = 5"."""
+    cases = [case for case in _CASES.split(expression) if case.strip()]
+    names = [match[1] if (match := _NAMED.fullmatch(case)) else "" for case in cases]
+    if "=" in expression and "" in names:
+        return False
+    # "3/8, or 0.375" is one value.
+    return (len(set(names)) == 1 and "" not in names) or is_collection(reference)
 
 
 def is_collection(reference: str) -> bool:
@@ -103,9 +113,12 @@ def enclosed_value(sentence: str, reference: str) -> str | None:
         return None
     if subject := _SUBJECT.match(sentence):
         return subject["value"]
-    sentence = _REMARK.sub("", sentence)
-    values = list(_ENCLOSED_VALUES.finditer(sentence))
+    values = [
+        value for value in _ENCLOSED_VALUES.finditer(sentence) if not _EQUALS.match(sentence, value.end())
+    ]
     stated = [value for value in values if _STATES.search(sentence[: value.start()])]
-    if stated or len(values) == 1:
-        return (stated or values)[-1][0]
-    return None
+    if not stated and len(values) != 1:
+        return None
+    value = (stated or values)[-1][0]
+    several = len(_GROUP.findall(normalize_formula(reference))) > 1
+    return value if several or _UNITED.search(value) else _GROUP.findall(value)[-1]

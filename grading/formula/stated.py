@@ -42,7 +42,7 @@ _EXPRESSION = re.compile(
 # "is 5 at x = 3", "is 2x + 1 when divided by x^2"
 _CONDITION = re.compile(
     r"""
-    (?P<main> .* (?:\bis|\bequals|=) \s+ [^\s=]* [\d)] [^=]*? )
+    (?P<main> .* (?:\bis|\bequals|=) \s+ [^\s=]* [\d)] (?: (?!\b[a-z]{3}) [^=,] )*? )
     \s (?:when|if|for|at) \s (?: divid(?:ed|ing) | [$]?[a-z]\s?= ) [^,]* $
     """,
     re.VERBOSE,

@@ -139,7 +139,8 @@ _RATE = re.compile(r"\b(?:rate|price|wage|speed|pay|salary)\sof\s[$]?[\d.,]+\s?/
 # "the area increases by 44 percent"
 _CHANGE = re.compile(
     r"""
-    \b (?: increas | decreas | reduc | r[io]se | fell | fall | drop | gr[eo]w | chang | exceed | w[io]n | beat )
+    \b (?: increas | decreas | reduc | r[io]se | fell | fall | drop | gr[eo]w | chang | exceed | w[io]n
+      | beat )
     \w*
     \s (?:\w+\s){0,2} by \s (?:(?:about|exactly)[ ])? [*$]* (?=\d)
     """,
