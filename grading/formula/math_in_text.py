@@ -31,7 +31,9 @@ _ALTERNATIVE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-_REASON = re.compile(rf",?\s{any_of(phrases('because, since, as there, whereas, while'))}\b.*$")
+# "…, since x > 0", but not "…, and since x > 0, we need 5"
+_GIVING_REASON = any_of(phrases("because, since, as there, whereas, while"))
+_REASON = re.compile(rf",?\s{_GIVING_REASON}\b(?!.*,\s(?:we|the|it|there|so)\b).*$")
 
 
 def formula_content(formula: re.Match[str]) -> str:

@@ -35,7 +35,7 @@ _INTRODUCTION = rf"""(?:
 _EXPRESSION = re.compile(
     rf"""
     {_INTRODUCTION} \s* (?<![a-zA-Z])
-    (?P<expression> (?![\s,.;:)=]) {_TOKEN}+? (?: \s{UNIT}\b (?:\s{UNIT}\b)? )? )
+    (?P<expression> (?![\s,.;:)=]|(?:and|or)\b) {_TOKEN}+? (?: \s{UNIT}\b (?:\s{UNIT}\b)? )? )
     [.!]? $
     """,
     re.VERBOSE,
@@ -77,20 +77,21 @@ def plain_expression(sentence: str, reference: str) -> str | None:
         return None
     expression = match["expression"].strip()
     if _CASES.search(expression) and not _ENCLOSED_VALUES.search(expression):
-        return expression if _are_solutions(expression, reference) else None
+        return expression if are_solutions(expression, reference) else None
     # "sin x = 3/5"
     is_value = "=" not in reference and not _COMPARISON.search(expression)
     return expression.rpartition("=")[2].strip() if is_value else expression
 
 
-def _are_solutions(expression: str, reference: str) -> bool:
+def are_solutions(expression: str, reference: str) -> bool:
     """Return whether expressions joined by commas, "and" or "or" are solutions: "x = 3 or x = 5"."""
     cases = [case for case in _CASES.split(expression) if case.strip()]
-    names = [match[1] if (match := _NAMED.fullmatch(case)) else "" for case in cases]
-    if "=" in expression and "" in names:
+    equations = [case for case in cases if "=" in case]
+    names = {match[1] for match in map(_NAMED.fullmatch, equations) if match}
+    if equations and not all(map(_NAMED.fullmatch, equations)):
         return False
     # "3/8, or 0.375" is one value.
-    return (len(set(names)) == 1 and "" not in names) or is_collection(reference)
+    return len(names) == 1 or is_collection(reference)
 
 
 def is_collection(reference: str) -> bool:

@@ -10,7 +10,7 @@ from promptstage.grading.formula.math_in_text import (
     formula_content,
     strip_reason,
 )
-from promptstage.grading.formula.plain import enclosed_value, plain_expression
+from promptstage.grading.formula.plain import are_solutions, enclosed_value, plain_expression
 from promptstage.grading.number.numbers import find_numbers, normalize_numbers
 from promptstage.grading.number.stated import stated_number
 from promptstage.grading.reading.answer import Answer
@@ -52,7 +52,11 @@ _ODDS = re.compile(r"\b(?:probability|chances?|fraction)\b.*\b(\d+) out of (?:ev
 # "70√2 ≈ 98.99"
 _APPROXIMATION = re.compile(r"(?<=\S)\s*(?:≈|\\approx(?![a-zA-Z]))\s*\$?-?[\d.,]*\d\.?$")
 # "- Area: 6"
-_LABEL = re.compile(r"^(?:[-•]\s+)?(?:[a-z]{3,}(?: answer)?:\s+)?", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:[-•]\s+)?(?:(?:so|thus|hence|therefore|finally),?\s+)?(?:[a-z]{3,}(?: answer)?:\s+)?", re.IGNORECASE
+)
+_VARIABLE = re.compile(r"[a-z][.,]?")
+_OF = re.compile(r"\b(?:of|in|for|by|with)\s$")
 _DIGIT = re.compile(r"\d")
 _MATHEMATICAL = re.compile(r"[\d√π∞\\(]|^[a-zA-Z]\W*$")
 _WORDS = re.compile("[a-z]{3}")
@@ -75,7 +79,7 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
         is_pair = "and" in reference or "," in reference
         return Answer(f"{between[1]}, {between[2]}", "last sentence", ambiguous=not is_pair)
     if formulas := list(FORMULA.finditer(main)):
-        return _in_formula(main, formulas)
+        return _in_formula(main, formulas, reference)
     if value := enclosed_value(main, reference) or plain_expression(main, reference):
         return Answer(value, "last sentence")
     if "=" in main and "=" in reference and not _WORDS.search(main):
@@ -99,17 +103,32 @@ def _in_bold(main: str, bold: list[re.Match[str]], reference: str) -> Answer | N
     return Answer(last, "bold")
 
 
-def _in_formula(main: str, formulas: list[re.Match[str]]) -> Answer:
+def _in_formula(main: str, formulas: list[re.Match[str]], reference: str) -> Answer:
     """Return the last formula, all formulas of a list, or a number stated after them."""
+    # "there are $8$ solutions in $z$"
+    if not _VARIABLE.fullmatch(reference):
+        while len(formulas) > 1 and _is_variable(main, formulas[-1]):
+            formulas = formulas[:-1]
     first, last = formulas[0], formulas[-1]
     after = _EXPRESSION.search(main)
     if after and after.start(1) > last.end() and _DIGIT.search(after[1]):
         return Answer(after[1], "last sentence")
     joined = first_formulas(main[first.start() :], "last formula")
     gaps = [main[left.end() : right.start()] for left, right in pairwise(formulas)]
-    if joined and gaps and all(map(JOINED.fullmatch, gaps)):
+    if joined and gaps and all(map(JOINED.fullmatch, gaps)) and _form_list(joined.text, reference):
         return joined
     return Answer(formula_content(last).rstrip(".,"), "last formula")
+
+
+def _is_variable(main: str, formula: re.Match[str]) -> bool:
+    """Return whether a formula is a variable after a preposition: "values of $c$"."""
+    is_letter = _VARIABLE.fullmatch(formula_content(formula)) is not None
+    return is_letter and _OF.search(main, 0, formula.start()) is not None
+
+
+def _form_list(joined: str, reference: str) -> bool:
+    """Return whether joined formulas are an answer together, unlike the equations of a derivation."""
+    return "=" not in joined or are_solutions(joined, reference)
 
 
 def _last_number(sentence: str) -> Answer | None:

@@ -54,7 +54,7 @@ _SUBORDINATE = (
     re.compile(
         r"""
         (?<=\d) [^:=\d]{0,40}
-        (?: :\s (?![*$]*[\d.,]+\W*\w*\W*$) | \s-\s (?![$]?[\d.,]+(?![\d.,%])) (?!.*=) ) .*$
+        (?: :\s (?![*$]*[\d.,]+\W*\w*\W*$) (?!.*=) | \s-\s (?![$]?[\d.,]+(?![\d.,%])) (?!.*=) ) .*$
         """,
         re.VERBOSE,
     ),
@@ -66,7 +66,7 @@ _SUBORDINATE = (
     re.compile(
         r"""
         (?<=\d) (?:\s(?:more|full))? \s(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
-        \s to\s[a-z] .*$
+        \s to\s[a-z] (?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*
         """,
         re.VERBOSE,
     ),

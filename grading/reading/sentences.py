@@ -30,8 +30,8 @@ _AFTERTHOUGHT_WORD = any_of(
 )
 _SHOWS = any_of(
     phrases(
-        """is because, means, matches, includes, covers, assumes, confirms, makes sense, can be, shows,
-        equals"""
+        """is because, means(?![^\n]*=), matches, includes, covers, assumes, confirms, makes sense, can be,
+        shows, equals"""
     )
 )
 _COMMENT = re.compile(
@@ -123,6 +123,7 @@ _OPEN_WORD = any_of((*_FUNCTION_WORDS, *_VERBS, *_OPERATIONS, *_OTHER_WORDS))
 _BREAK = re.compile(rf"(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $", re.IGNORECASE | re.VERBOSE)
 
 _DIGITS = re.compile(r"[\d.,]*\d")
+_COUNT_END = re.compile(r"\d (?:\w+ )?(?:times|each)$")  # "600 times", "15 liters each"
 _BULLET = re.compile(r"^[*+•-]\s+")
 _UNIT_SIGNS = " %°*_"
 # Between the last number and the end: another clause.
@@ -188,7 +189,7 @@ def is_truncated(text: str) -> bool:
     if text.endswith((".", "!", "?", ")", "]", "$")):
         return False
     last = _BULLET.sub("", _SPLIT.split(text)[-1].strip()[-MAX_SENTENCE_END:])
-    if _BREAK.search(last):
+    if _BREAK.search(last) and not _COUNT_END.search(last):
         return True
     if numbers := list(_DIGITS.finditer(last)):
         return _is_incomplete(last[: numbers[-1].start()], last[numbers[-1].end() :])
