@@ -37,6 +37,8 @@ _GOAL = any_of(
 _NOT_OBLIGED = "".join(
     f"(?<!{verb}[ ])" for verb in phrases("need, needs, have, has, able, had, going, wants, want")
 )
+# To the end of the sentence, but not into ", then …" or ", the rest …".
+_SAME_CLAUSE = r"(?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*"
 # Parts of a sentence that follow the stated number and state nothing themselves.
 _SUBORDINATE = (
     re.compile(r"\([^()]*\)"),
@@ -61,12 +63,15 @@ _SUBORDINATE = (
     # "5 apples, while he had 3", "5 apples, a 20% rise"
     re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
     # "5 more apples to reach 20", but not "5 of them need to reach 20"
-    re.compile(rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s .*$", re.VERBOSE),
+    re.compile(
+        rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s {_SAME_CLAUSE}",
+        re.VERBOSE,
+    ),
     # "22 days to draw all 45 scenes", "5 apples in order to have 20"
     re.compile(
-        r"""
+        rf"""
         (?<=\d) (?:\s(?:more|full))? \s(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
-        \s to\s[a-z] (?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*
+        \s to\s[a-z] {_SAME_CLAUSE}
         """,
         re.VERBOSE,
     ),

@@ -94,7 +94,7 @@ def test_true_and_false_are_read_as_options() -> None:
         ("t,a,c\n#### tac", "tac", Grade("tac", True, "after ####")),
         ("so\n tac\n", "tac", Grade("tac", True, "last line")),
         ('The word is "tac".', "tac", Grade("tac", True, "last sentence")),
-        ("t + a + c = tac", "tac", Grade("tac", True, "last line")),
+        ("t + a + c = tac", "tac", Grade("tac", True, "last sentence")),
         ("t-a-c", "tac", Grade("tac", True, "last line")),
         ("t,a", "tac", Grade(None, False, "no answer found")),
         ("####", "tac", Grade(None, False, "no answer found")),
