@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
@@ -30,12 +31,16 @@ _IGNORED = re.compile(
     """,
     re.VERBOSE,
 )
-# Different spellings of the same words.
-_SPELLINGS = (
-    (re.compile(r"\bcan(?: not|'t)\b"), "cannot"),
-    (re.compile(r"(?<=\d)\s?per\s?cent\b"), "%"),
-    (re.compile(r"(?<=\d) to (?=\d)"), ":"),
-    (re.compile(r"\bnone of (?:(?:the )?(?:above|options|choices)|these)\b(?! other)"), "none of these"),
+# Different spellings of the same words, by the name of their group.
+_SPELLINGS = {"cannot": "cannot", "percent": "%", "ratio": ":", "none": "none of these"}
+_SPELLING = re.compile(
+    r"""
+    (?P<cannot> \bcan(?:[ ]not|'t)\b )
+    | (?P<percent> (?<=\d) \s?per\s?cent\b )
+    | (?P<ratio> (?<=\d) [ ]to[ ] (?=\d) )
+    | (?P<none> \bnone[ ]of[ ](?:(?:the[ ])?(?:above|options|choices)|these)\b (?![ ]other) )
+    """,
+    re.VERBOSE,
 )
 _FIRST_WORD = re.compile(r"^(?:its?|to|by|in) ")
 _ARTICLE = re.compile(r"\b(?:an?|the) (?=\w)")
@@ -125,6 +130,7 @@ def ambiguous_choice(options: Sequence[Option], rule: str) -> Answer:
     return Answer(" or ".join(option.letter for option in options), rule, ambiguous=True)
 
 
+@lru_cache(maxsize=256)
 def simplify(text: str) -> str:
     """Normalize a text for comparison: lower case, without markup, articles and final punctuation.
 
@@ -133,8 +139,7 @@ def simplify(text: str) -> str:
     """
     text = _IGNORED.sub("", _SUBSCRIPT.sub(r"\1", text))
     text = " ".join(text.casefold().split()).strip(" .;:,!()")
-    for pattern, spelling in _SPELLINGS:
-        text = pattern.sub(spelling, text)
+    text = _SPELLING.sub(lambda match: _SPELLINGS[match.lastgroup or ""], text)
     return _ARTICLE.sub("", _FIRST_WORD.sub("", text))
 
 

@@ -40,6 +40,7 @@ _BASES = {
 _WHOLE_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
 # 2 1/2, 2-1/2, 2 and 1/2
 _MIXED = re.compile(r"(?<![\d/.}])(\d+)(?: |\s?-\s?| and )(\d+)/(\d+)(?![\d/])")
+_UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")  # (0,1) U (2,3)
 # 413 in base 5, 413 base five
 _WORDED_BASE = re.compile(r"\b(\w+),?\s+(?:in\s+)?base[ -](\w+)$", re.IGNORECASE)
 # 413_{\text{five}}
@@ -82,8 +83,6 @@ _STEPS = (
         """,
         ",",
     ),
-    # The union of "(0,1) U (2,3)".
-    _step(r"(?<=[)\]]) \s* U \s* (?=[(\[])", r"\\cup "),
     # Sizes.
     _commands("left right displaystyle textstyle bigl? bigr? Bigl? Bigr? limits nolimits", ""),
     _step(r"\\\\ (?: \[ -?[\d.]+ \s* (?:pt|em|ex|mm|cm) \] )?", _ROW_END),
@@ -156,6 +155,8 @@ def unify_notation(formula: str) -> str:
     formula = formula.translate(_SIGNS).strip().strip("*\"'").strip()
     if text := _WHOLE_TEXT.fullmatch(formula):
         formula = text[1].strip()
+    if "U" in formula:
+        formula = _UNION.sub(r"\\cup ", formula)
     formula = _NAMED_BASE.sub(lambda base: f"_{{{_BASES[base[1].lower()]}}}", formula)
     formula = _MIXED.sub(r"\1\\frac{\2}{\3}", formula)
     return _WORDED_BASE.sub(

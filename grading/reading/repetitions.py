@@ -5,6 +5,7 @@ from collections import Counter
 
 _SPLIT = re.compile(r"(?<=[.!?])\s+|\n+")
 _SHORTEST = 5  # characters of a repetition: "#### 1"
+_WINDOW = 500  # characters at the end in which the last sentence is searched
 _BOX = re.compile(r"\\f?boxed\s*\{")
 
 
@@ -16,10 +17,12 @@ def strip_cut_off_repetition(text: str) -> str:
     >>> strip_cut_off_repetition("#### 18\n#### 18\n#### 1")
     '#### 18\n#### 18\n'
     """
-    parts = [part.strip() for part in _SPLIT.split(text)]
-    last = parts.pop()
-    if len(last) < _SHORTEST:
+    if text.endswith((".", "!", "?")):
         return text
+    last = _SPLIT.split(text[-_WINDOW:])[-1].strip()
+    if len(last) < _SHORTEST or text.find(last) == text.rfind(last):
+        return text
+    parts = map(str.strip, _SPLIT.split(text))
     longer = Counter(part for part in parts if len(part) > len(last) and part.startswith(last))
     needed = 1 if _BOX.search(last) and last.count("{") > last.count("}") else 2
     return text[: text.rindex(last)] if longer and max(longer.values()) >= needed else text

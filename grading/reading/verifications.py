@@ -47,6 +47,9 @@ def verification_start(text: str) -> int | None:
     >>> verification_start("So it cost $26. To check: 26 - 6 = 20.")
     15
     """
+    lowered = text.lower()
+    if not any(word in lowered for word in ("check", "verif", "confirm")):
+        return None
     for match in _VERIFICATION.finditer(text):
         if not _RESULT.search(_SENTENCES.split(text[: match.start()])[-1]):
             continue
