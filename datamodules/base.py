@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP = ("\nQuestion:",)
+BACKSLASH = (
+    "note: the template has a backslash followed by n; for a line break, write $'\\n' in a shell, or the template "
+    "in double quotes in YAML"
+)
 THINKS = (
     "note: the backbone's chat template has a thinking mode, which is usually on; to train on worked answers "
     "without thoughts, set --data.template_args.enable_thinking false"
@@ -136,7 +140,7 @@ class ReasoningDataModule(Batches):
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
-        self._noted_thinking = False
+        self._noted = False
         self._questions = []
         self.skipped = None
         self.parsed = {}
@@ -253,9 +257,11 @@ class ReasoningDataModule(Batches):
 
     def _encode(self, examples: Sequence[Example]) -> TokenTable:
         template = Template(self.prompt_format(), self.tokenizer)
-        if template.thinks and not self._noted_thinking:
-            self._noted_thinking = True
-            rank_zero_info(THINKS)
+        if not self._noted:
+            self._noted = True
+            for note, applies in ((THINKS, template.thinks), (BACKSLASH, "\\n" in self.template)):
+                if applies:
+                    rank_zero_info(note)
         rows = tokens_of(examples, template, self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)

@@ -59,7 +59,8 @@ class Batches(Splits):
             UserError: if there are fewer.
         """
         rows = self._encoded["train"]
-        check_maximum({"search.examples": size}, len(rows), f"training examples of {self.name} in use")
+        limit = f"training examples of {self.name} in use; option --model.search.examples"
+        check_maximum({"search.examples": size}, len(rows), limit)
         collate = self._collate(soft_prompt=False)
         return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
 

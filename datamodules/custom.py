@@ -17,6 +17,7 @@ from promptstage.grading.choice.options import Option, letter_of_reference, pars
 from promptstage.grading.kinds import kind_name
 from promptstage.utilities.errors import UserError
 
+MARK = "####"  # before the final answer of a worked answer
 CHECKED_FORMULAS = 200  # of a split; comparing formulas takes milliseconds each
 
 
@@ -134,6 +135,9 @@ class Custom(ReasoningDataModule):
         rows = read_file(path)
         held_out = min(500, len(rows) // 10)
         if not held_out:
+            for row in rows:
+                if row.problem:  # the likelier mistake
+                    raise UserError(f"{row.where}: {row.problem}")
             raise UserError(f"{path} must have at least 10 rows to hold out test questions, got {len(rows)}")
         part = slice(held_out) if split == "test" else slice(held_out, None)
         return [rows[i] for i in draw_indices(len(rows), "test questions of a file", part, None)]
@@ -156,9 +160,12 @@ class Custom(ReasoningDataModule):
         if self.is_choice:
             options = self._options(row)
             texts = [option.text for option in options]
-            example = lettered_example(name, question, texts, _letter(value, options), rationale)
+            example = lettered_example(
+                name, question, texts, _letter(value, options, self.answer.name), rationale
+            )
         else:
-            answer = value_text(value, "answer")
+            answer = value_text(value, self.answer.name)
+            self._check_final(answer)
             example = Example(name, question, rationale, answer, worked_answer(rationale, answer))
         if self.completion is not None:
             learned = self.completion(row)
@@ -185,6 +192,16 @@ class Custom(ReasoningDataModule):
                 f"{values!r:.60}"
             ) from None
 
+    def _check_final(self, answer: str) -> None:
+        """Check that an answer has no worked steps before it: the marker would be learned before them."""
+        if self.answer_after is None and (
+            MARK in answer or (self.answer_kind == "number" and "\n" in answer)
+        ):
+            raise MalformedRow(
+                f"field '{self.answer.name}' has more than the final answer, {answer!r:.60}: set "
+                f"answer_after to the text before it, such as {MARK}"
+            )
+
     def _check_gold(self, example: Example, index: int) -> None:
         """Check that the text to learn would be graded as correct."""
         kind = self.resolve_kind()
@@ -194,27 +211,44 @@ class Custom(ReasoningDataModule):
         if not result.correct:
             raise MalformedRow(
                 f"the grader reads {result.prediction!r:.60} ({result.reason}) in the text to learn, not "
-                f"{example.answer!r:.60}: answer_kind {self.answer_kind!r:.60} may be wrong"
+                f"{example.answer!r:.60}, with answer_kind {self.answer_kind!r:.60}"
             )
 
 
-def _letter(value: Any, options: Sequence[Option]) -> str:
+MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
+
+
+def _letter(value: Any, options: Sequence[Option], field: str) -> str:
     """Return the letter of the option that an answer names.
 
+    Args:
+        field: name of the answer's field, for messages.
+
     Raises:
-        MalformedRow: if it names none.
+        MalformedRow: if it names none, or may mean two.
     """
-    letter = None
-    if isinstance(value, bool):
-        meanings = ("yes", "true") if value else ("no", "false")
-        letter = next((option.letter for option in options if option.text.casefold() in meanings), None)
-    elif isinstance(value, int) and all(option.label == option.letter for option in options):
-        letter = options[value].letter if 0 <= value < len(options) else None
-    else:
-        letter = letter_of_reference(value_text(value, "answer"), options)
-    if letter is None or letter not in [option.letter for option in options]:
-        names = list_names(option.text or option.label for option in options)
-        raise MalformedRow(f"the answer must be one of the options ({names}), got {value!r:.60}")
+    text = value_text(value, field)
+    named = letter_of_reference(text, options)
+    letters = [option.letter for option in options]
+    if named not in letters:
+        meanings = MEANINGS.get(text.casefold(), ())
+        named = next((option.letter for option in options if option.text.casefold() in meanings), None)
+    counted = None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        counted = letters[value]
+    own_labels = any(option.label != option.letter for option in options)
+    if named and counted and named != counted and not own_labels:
+        raise MalformedRow(
+            f"field '{field}' is {value}, the text of option {named} and the position of option {counted}: "
+            "write a letter or a text"
+        )
+    letter = named or counted
+    if letter is None:
+        allowed = list_names(option.text or option.label for option in options)
+        raise MalformedRow(
+            f"field '{field}' must be one of the options ({allowed}) or a letter, got {value!r:.60} (a "
+            "number that is no text counts them from 0)"
+        )
     return letter
 
 

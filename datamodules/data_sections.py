@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from promptstage import datamodules
+from promptstage.datamodules.sources import FILE
 from promptstage.grading.functions import is_function_name
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError, nearest
@@ -150,6 +151,12 @@ def _options(name: str, tree: dict[str, Tree], where: str, files: bool, depth: i
 def _from_file(name: str, where: str, files: bool) -> Tree:
     """Read the section ``data`` of a YAML file."""
     path = existing_or_shipped(os.path.expanduser(name))
+    if FILE.search(name):
+        raise UserError(
+            f"{where}: {name:.80} is a file of rows: name a YAML file whose section 'data' has it as source"
+        )
+    if files and name.endswith((".yaml", ".yml")) and not os.path.lexists(path):
+        raise UserError(f"{where}: file {name:.80} does not exist")
     if not files or not os.path.lexists(path):
         lengths = "; for Generated also in and ood" if where.endswith(TEST_ON) else ""
         raise UserError(

@@ -31,6 +31,7 @@ class FieldText:
             raise UserError(f"{option} must name a field, or be a text with fields in braces, got {text!r}")
         if "{" not in text and "}" not in text and not literal:
             text = f"{{{text.strip()}}}"
+        self.option = option
         self.parts = list(_parts(text, option))
 
     def __call__(self, row: Mapping[str, Any]) -> str:
@@ -43,6 +44,12 @@ class FieldText:
             text if name is None else value_text(row_value(row, name), name) for text, name in self.parts
         ]
         return "".join(texts).strip()
+
+    @property
+    def name(self) -> str:
+        """Name of the single field, or of the option."""
+        names = [name for _, name in self.parts if name is not None]
+        return names[0] if len(names) == 1 else self.option
 
     def value(self, row: Mapping[str, Any]) -> Any:
         """Return the value of the single field, or the text of several."""
@@ -69,8 +76,11 @@ def _parts(text: str, option: str) -> Iterator[tuple[str, str | None]]:
         yield text[end:], None
 
 
-def row_value(row: Mapping[str, Any], name: str) -> Any:
+def row_value(row: Mapping[str, Any], name: str, outside: str = "") -> Any:
     """Return the field ``name`` of a row, or of an object in it for ``object.field``.
+
+    Args:
+        outside: the objects that the row is in, for messages.
 
     Raises:
         MalformedRow: if it is missing.
@@ -79,8 +89,9 @@ def row_value(row: Mapping[str, Any], name: str) -> Any:
         return row[name]
     outer, _, inner = name.partition(".")
     if inner and isinstance(row.get(outer), Mapping):
-        return row_value(row[outer], inner)
-    raise MalformedRow(f"no field '{name}' (fields: {list_names(row) or 'none'})")
+        return row_value(row[outer], inner, f"{outside}{outer}.")
+    fields = list_names(f"{outside}{key}" for key in row) or "none"
+    raise MalformedRow(f"no field '{outside}{name}' (fields: {fields})")
 
 
 def value_text(value: Any, name: str) -> str:

@@ -6,8 +6,9 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ OTHER_FORMATS = {
     b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
 }
 UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
+DELIMITERS = ",;\t|"
 ALIASES = {"validation": ("validation", "valid", "val", "dev")}
 
 
@@ -156,9 +158,11 @@ def _read_csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
     text = io.TextIOWrapper(counted, "utf-8-sig", errors="surrogateescape", newline="")
     first = text.readline(LONGEST_LINE)
     _first_line(path, first.encode("utf-8", "surrogateescape"))
-    delimiter = max(",;\t", key=first.count)
+    if UNDECODED.search(first):
+        raise UserError(f"{path} is not UTF-8")
+    second = text.readline(LONGEST_LINE)
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(_chain(first, text), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain([first, second], text), delimiter=_delimiter(first, second), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         repeated = {name for name in header if header.count(name) > 1}
@@ -171,9 +175,14 @@ def _read_csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
         raise UserError(f"{path}:{reader.line_num} is not valid CSV: {error}") from error
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+def _delimiter(first: str, second: str) -> str:
+    """Return the delimiter with the most columns, preferably as many in the second line as in the header."""
+
+    def columns(line: str, delimiter: str) -> int:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+
+    counts = {mark: (columns(first, mark), columns(second, mark)) for mark in DELIMITERS}
+    return max(DELIMITERS, key=lambda mark: (counts[mark][0] == counts[mark][1] > 1, counts[mark][0]))
 
 
 def _csv_row(header: list[str], values: list[str], where: str) -> Row:
@@ -249,8 +258,20 @@ def split_files(folder: Path, split: str) -> list[Path]:
                     f"folder {place} has several files of split {split}: {list_names(map(_name, files))}"
                 )
             if files:
+                _check_parts(files)
                 return files
     return []
+
+
+def _check_parts(files: Sequence[Path]) -> None:
+    """Check that no part of a split is missing, as after a download that was interrupted.
+
+    Raises:
+        UserError: with the number of parts.
+    """
+    totals = {int(match.group(1)) for file in files if (match := re.search(r"-of-(\d+)\.", file.name))}
+    if totals and totals != {len(files)}:
+        raise UserError(f"{files[0]}: expected {max(totals)} parts of the split, got {len(files)}")
 
 
 def missing_split(folder: Path, split: str) -> UserError:

@@ -1,5 +1,6 @@
 """Rows of a data set, their fields, and their places: local files or the Hugging Face hub."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +14,9 @@ T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
 
 LONGEST_TEXT = 1_000_000  # characters; more than any context, and minutes of tokenization
+
+
+FILE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet)(\.gz)?$", re.IGNORECASE)  # a name that no hub id has
 
 
 class Row(NamedTuple):
@@ -156,9 +160,10 @@ def local_path(source: str) -> Path | None:
         raise UserError(f"data folder {source!r:.200} cannot be opened: {error!s:.200}") from error
     if exists:
         return path
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+    kind = "file" if FILE.search(source) else "folder"
+    if kind == "file" or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise UserError(
-            f"data folder {source} does not exist (allowed: a local file or folder, or a hub id owner/name)"
+            f"data {kind} {source} does not exist (allowed: a local file or folder, or a hub id owner/name)"
         )
     return None
 

@@ -174,7 +174,7 @@ def test_options(
     ("flags", "message"),
     [
         (["--data.question={Problem}"], "rows.json [0]: no field 'Problem' (fields: Problem text, Σ, grade)"),
-        (["--data.answer=grade"], "field 'answer' is {'level': 0}: expected a non-empty text or a number"),
+        (["--data.answer=grade"], "field 'grade' is {'level': 0}: expected a non-empty text or a number"),
         (["--data.answer=x{"], "answer must have a field in each pair of braces, {problem}, got 'x{'"),
         (["--data.question= "], "question must name a field, or be a text with fields in braces, got ' '"),
         (["--data.answer_kind=numbers"], "kind 'numbers' is unknown: did you mean 'number'?"),
@@ -186,7 +186,7 @@ def test_options(
             ["--data.answer_kind=regex:Answer (.+)"],
             "the grader reads None (no answer found) in the text to learn",
         ),
-        (["--data.source=nothing.csv"], "data folder nothing.csv does not exist"),
+        (["--data.source=nothing.csv"], "data file nothing.csv does not exist"),
     ],
 )
 def test_mistakes_are_found_before_the_first_step(
@@ -199,6 +199,52 @@ def test_mistakes_are_found_before_the_first_step(
     (error,) = outcome.errors
     assert message in error
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        (
+            {"q": "?", "a": "10+10=20\n#### 20"},
+            ["--data.answer_kind=number"],
+            "field 'a' has more than the final answer, '10+10=20\\n#### 20': set answer_after to the text",
+        ),
+        (
+            {"q": "?", "a": 1, "o": ["1", "2", "3"]},
+            ["--data.answer_kind=choice", "--data.options=o"],
+            "field 'a' is 1, the text of option A and the position of option B: write a letter or a text",
+        ),
+        (
+            {"q": "?", "a": "7", "o": ["1", "2", "3"]},
+            ["--data.answer_kind=choice", "--data.options=o"],
+            "field 'a' must be one of the options (1, 2, 3) or a letter, got '7'",
+        ),
+        (
+            {"q": "?", "a": {"b": 1}},
+            ["--data.answer_kind=number", "--data.answer=a.c"],
+            "no field 'a.c' (fields: a.b)",
+        ),
+    ],
+)
+def test_answers_that_could_be_read_wrongly(
+    row: dict[str, Any], flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text((json.dumps(row) + "\n") * 20, encoding="utf-8")
+    outcome = call("data", *QUIET, *CUSTOM, "--data.source=rows.jsonl", "--data.question=q", ANSWER, *flags)
+    assert outcome.code == 2, outcome.err
+    (error,) = outcome.errors
+    assert message in error
+
+
+def test_truth_in_a_csv_file_is_yes_and_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("q,a\n" + "Sky?,True\nSea?,false\n" * 10, encoding="utf-8")
+    flags = ["--data.source=rows.csv", *CHOICES, ANSWER, "--data.options=[yes, no]", "--show=3"]
+    outcome = call("data", *QUIET, *CUSTOM, *flags)
+    assert outcome.code == 0, outcome.err
+    assert "reference   'A'" in outcome.out
+    assert "reference   'B'" in outcome.out
 
 
 def test_the_test_questions_of_a_file_are_never_trained_on(

@@ -119,8 +119,34 @@ def test_files_of_a_split(tmp_path: Path) -> None:
     assert split_files(tmp_path, "validation") == [tmp_path / "dev.json"]
     assert split_files(tmp_path, "test") == parts
     assert split_files(tmp_path, "other") == []
+    (tmp_path / "data" / "validation-00000-of-00003.parquet").touch()
+    (tmp_path / "dev.json").unlink()
+    with pytest.raises(UserError, match="expected 3 parts of the split, got 1"):
+        split_files(tmp_path, "validation")
     (tmp_path / "train.parquet").touch()
     with pytest.raises(UserError, match=r"several files of split train: train.csv, train.parquet"):
         split_files(tmp_path, "train")
     (tmp_path / "train.jsonl").touch()  # as in earlier versions
     assert split_files(tmp_path, "train") == [tmp_path / "train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Frage, lang";"ans"\n"1; 2, 3";4\n',
+        "Frage, lang;ans\n5;4\n",
+        "Frage|ans\n1, 2;|4\n",
+        "Frage\tans\na,b\t4\n",
+    ],
+)
+def test_the_delimiter_of_csv(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    (row,) = read_file(tmp_path / "a.csv")
+    assert not row.problem
+    assert row.fields["ans"] == "4"
+
+
+def test_a_header_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("Lösung,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        read_file(tmp_path / "a.csv")

@@ -192,3 +192,12 @@ def test_a_thinking_mode_that_is_not_set_is_noted_once(
     with caplog.at_level("INFO"):
         data_with(tokenizer_of("qwen"), source, template="chat", template_args=arguments)
     assert caplog.text.count("has a thinking mode") == noted
+
+
+@pytest.mark.parametrize(("template", "noted"), [("Q: {question}\\nA:", 1), ("Q: {question}\nA:", 0)])
+def test_a_line_break_that_is_written_out_is_noted(
+    template: str, noted: int, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        data_with(tokenizer_of("qwen"), source, template=template)
+    assert caplog.text.count("has a backslash followed by n") == noted
