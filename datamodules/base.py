@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 STOP = ("\nQuestion:",)
 BACKSLASH = (
-    "note: the template has a backslash followed by n; for a line break, write $'\\n' in a shell, or the template "
-    "in double quotes in YAML"
+    "note: the template has a backslash followed by n; for a line break, write $'\\n' in a shell, or the "
+    "template in double quotes in YAML"
 )
 THINKS = (
     "note: the backbone's chat template has a thinking mode, which is usually on; to train on worked answers "
