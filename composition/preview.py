@@ -1,4 +1,4 @@
-"""Preview of a data set: prompts and labels as tokens, and grades of the texts to learn."""
+"""Preview of a data set: prompts and completions as tokens, and grades of the completions."""
 
 from collections.abc import Iterator
 
@@ -51,8 +51,9 @@ def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
     prompts, texts = rows.prompt_lengths, rows.lengths
     completions = [text - prompt for text, prompt in zip(texts, prompts, strict=True)]
     summary = (
-        f"{name}: {len(rows):,} questions; prompts of {min(prompts)} to {max(prompts)} tokens, labels of "
-        f"{min(completions)} to {max(completions)}; {correct} of {len(grades)} labels are graded as correct"
+        f"{name}: {len(rows):,} questions; prompts of {min(prompts)} to {max(prompts)} tokens, completions "
+        f"of {min(completions)} to {max(completions)}; {correct} of {len(grades)} completions are graded as "
+        "correct"
     )
     wrong = next((number for number, result in enumerate(grades) if not result.correct), None)
     return summary if wrong is None else f"{summary}; the first that is not: {rows.examples[wrong].id}"
@@ -71,11 +72,11 @@ def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterat
     yield f"  {row.example.id}"
     yield f"    prompt      {len(row.prompt)} tokens  {_text(data, row.prompt.tolist())}"
     yield f"    question    {last - first} tokens  {_text(data, row.prompt[first:last].tolist())}"
-    yield f"    labels      {len(row.completion)} tokens  {_text(data, row.completion.tolist())}"
-    read = "no answer" if result.prediction is None else repr(result.prediction)
+    yield f"    completion  {len(row.completion)} tokens  {_text(data, row.completion.tolist())}"
+    answer = "no answer" if result.prediction is None else repr(result.prediction)
     yield (
-        f"    reference   {printable(repr(row.example.answer))}; the grader reads {printable(read)} in the "
-        f"labels ({result.reason}): {'correct' if result.correct else 'incorrect'}"
+        f"    reference   {printable(repr(row.example.answer))}; the grader extracts {printable(answer)} "
+        f"from the completion ({result.reason}): {'correct' if result.correct else 'incorrect'}"
     )
 
 

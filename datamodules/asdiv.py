@@ -57,7 +57,7 @@ class ASDiv(Custom):
             UserError: if training rows are requested from the hub; otherwise as in the base class.
         """
         if split == "train" and not self.folder():
-            raise UserError("ASDiv has no training questions: use it to test, with --data.test_on ASDiv")
+            raise UserError("ASDiv has no training questions: use it for testing, with --data.test_on ASDiv")
         return super().rows(split)
 
     def selects(self, row: Mapping[str, Any], split: str) -> bool:

@@ -31,21 +31,21 @@ class Custom(ReasoningDataModule):
             which, at most 500 rows, are the test questions. Formats: jsonl, json, csv, tsv, parquet; also gz.
         question: field with the question.
         answer: field with the final answer, or with worked steps and the final answer after ``answer_after``.
-        answer_kind: kind of the answer: number, choice, text, formula, ``regex:PATTERN`` (its last match in
-            the generation is the answer), or ``package.module.function`` that grades.
+        answer_kind: kind of answer: number, choice, text, formula, ``regex:PATTERN`` (its last match in the
+            generation is the answer), or ``package.module.function``, a function that grades.
         answer_after: text before the final answer in ``answer``, such as ``####`` or ``The answer is:``.
-        rationale: field with the worked steps; default: what stands before ``answer_after``.
-        completion: field with the text to learn; default: with ``answer_after``, the text of ``answer``, else
-            the worked steps and a line ``#### ANSWER``.
+        rationale: field with the worked steps; default: the text before ``answer_after``.
+        completion: field with the completion, the target text after the prompt; default: the text of
+            ``answer`` if ``answer_after`` is set, otherwise the worked steps and a line ``#### ANSWER``.
         options: for choice: field with a list of texts (or an object with the lists ``text`` and ``label``),
             or a list such as ["{A}", "{B}"] or [yes, no]. The answer is then an option's label, letter or
-            text, or its number from 0 if it is a JSON number; true and false are yes and no.
-        subset: configuration of a hub data set, or subfolder.
+            text, or its index from 0 if it is a number in JSON or Parquet; true and false mean yes and no.
+        subset: configuration of a hub data set, or subfolder of a local folder.
         train_split: name of the training split in the source.
         validation_split: name of the validation split; default: ``validation`` in a local folder that has
             one; otherwise validation questions are held out from the training questions.
         test_split: name of the test split.
-        name: the data set's name in results; default: that of the source.
+        name: the data set's name in results; default: the name of the file, folder or hub repository.
 
     Raises:
         UserError: if a value is not allowed.
@@ -146,7 +146,7 @@ class Custom(ReasoningDataModule):
         """Parse a row by the options.
 
         Raises:
-            MalformedRow: if a field is missing, or the grader does not read the answer in the text to learn.
+            MalformedRow: if a field is missing, or the completion is not graded as correct.
         """
         name, question = f"{self.name}/{split}/{index}", self.question(row)
         rationale = "" if self.rationale is None else self.rationale(row)
@@ -193,7 +193,7 @@ class Custom(ReasoningDataModule):
             ) from None
 
     def _check_final(self, answer: str) -> None:
-        """Check that an answer has no worked steps before it: the marker would be learned before them."""
+        """Check that an answer has no worked steps before it, which would then follow the marker."""
         if self.answer_after is None and (
             MARK in answer or (self.answer_kind == "number" and "\n" in answer)
         ):
@@ -203,15 +203,15 @@ class Custom(ReasoningDataModule):
             )
 
     def _check_gold(self, example: Example, index: int) -> None:
-        """Check that the text to learn would be graded as correct."""
+        """Check that the completion would be graded as correct."""
         kind = self.resolve_kind()
         if kind == "formula" and index >= CHECKED_FORMULAS:
             return
         result = grade(kind, example.completion, example.answer, example.options)
         if not result.correct:
             raise MalformedRow(
-                f"the grader reads {result.prediction!r:.60} ({result.reason}) in the text to learn, not "
-                f"{example.answer!r:.60}, with answer_kind {self.answer_kind!r:.60}"
+                f"the grader extracts {result.prediction!r:.60} ({result.reason}) from the completion, but "
+                f"the reference is {example.answer!r:.60} (answer_kind {self.answer_kind!r:.60})"
             )
 
 
@@ -219,13 +219,13 @@ MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
 
 
 def _letter(value: Any, options: Sequence[Option], field: str) -> str:
-    """Return the letter of the option that an answer names.
+    """Return the letter of the option that an answer names by letter, label, text or index.
 
     Args:
         field: name of the answer's field, for messages.
 
     Raises:
-        MalformedRow: if it names none, or may mean two.
+        MalformedRow: if it names none, or could name two.
     """
     text = value_text(value, field)
     named = letter_of_reference(text, options)
@@ -239,15 +239,15 @@ def _letter(value: Any, options: Sequence[Option], field: str) -> str:
     own_labels = any(option.label != option.letter for option in options)
     if named and counted and named != counted and not own_labels:
         raise MalformedRow(
-            f"field '{field}' is {value}, the text of option {named} and the position of option {counted}: "
+            f"field '{field}' is {value}, the text of option {named} and the index of option {counted}: "
             "write a letter or a text"
         )
     letter = named or counted
     if letter is None:
         allowed = list_names(option.text or option.label for option in options)
         raise MalformedRow(
-            f"field '{field}' must be one of the options ({allowed}) or a letter, got {value!r:.60} (a "
-            "number that is no text counts them from 0)"
+            f"field '{field}' must be one of the options ({allowed}), a letter, or an index from 0 "
+            f"(an integer in JSON or Parquet), got {value!r:.60}"
         )
     return letter
 

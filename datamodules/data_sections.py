@@ -1,4 +1,4 @@
-"""Data sets that options name: by class, by YAML file, or by class and options as in a configuration."""
+"""Data sets named in options: by class, by YAML file, or by class and options as in a configuration."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from promptstage.utilities.yaml_values import LIMIT, Scalar, Tree, parse_yaml, p
 TEST_ON, PARTS = "test_on", "parts"
 OPTIONS = (TEST_ON, PARTS)  # options that name other data sets
 LENGTHS = ("in", "ood")  # values of the option test_on of generated questions
-DEEPEST = 4  # data sets that name others, one inside the other
+DEEPEST = 4  # levels of data sets that name others
 
 Section = dict[str, Any]
 """``class_path``, the full name of one of promptstage's data sets, and ``init_args``, its options."""
@@ -47,7 +47,7 @@ def complete(option: str, value: Any, where: str, files: bool = True, depth: int
     """
     tree = _as_tree(value)
     if depth > DEEPEST:
-        raise UserError(f"{where}: data sets must name others at most {DEEPEST} levels deep")
+        raise UserError(f"{where}: data sets can be nested at most {DEEPEST} levels deep")
     if option == PARTS:
         return [
             _section(part, where, files, depth) | {"weight": weight} for part, weight in _parts(tree, where)
@@ -131,7 +131,7 @@ def _section(tree: Tree, where: str, files: bool, depth: int) -> Section:
             f"{nearest(shown, datamodules.__all__)}"
         )
     for key in tree.keys() - {"class_path", "init_args"}:
-        raise UserError(f"{where} must have class_path and init_args, got {key!r:.60}")
+        raise UserError(f"{where} must have class_path and init_args only, got {key!r:.60}")
     inner = tree.get("init_args", {})
     if not isinstance(inner, dict):
         raise UserError(f"{where}: init_args must be a mapping of options, got {inner!r:.60}")

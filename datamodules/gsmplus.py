@@ -52,7 +52,9 @@ class GSMPlus(Custom):
             UserError: if training rows are requested from the hub; otherwise as in the base class.
         """
         if split == "train" and not self.folder():
-            raise UserError("GSM-Plus has no training questions: use it to test, with --data.test_on GSMPlus")
+            raise UserError(
+                "GSM-Plus has no training questions: use it for testing, with --data.test_on GSMPlus"
+            )
         return super().rows(split)
 
     def selects(self, row: Mapping[str, Any], split: str) -> bool:

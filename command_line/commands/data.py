@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Data(TrainerCommand):
     """Print examples of each split, and check all of them, without loading the backbone's weights."""
 
-    description = "Show prompts, labels and grades of a data set as the model and the grader see them."
+    description = "Show prompts, completions and grades of a data set as the model and the grader see them."
     own_options = ("show", "early_stopping", "save_every")  # the last two for experiment files
     defaults = {"model": {"class_path": "promptstage.Pretrained"}}
     trains = True

@@ -44,7 +44,7 @@ def test_templates_and_label_words_of_the_tasks(task: str, tmp_path: Path) -> No
     prompt, word = PROMPTS[task]
     assert quoted(prompt) in shown.out
     assert f"' {word}<" in shown.out  # the word follows with a space; then the end token
-    assert shown.out.count("12 of 12 labels are graded as correct") == 3
+    assert shown.out.count("12 of 12 completions are graded as correct") == 3
     data = ps.Classification(source=source, task=task)
     assert list(data.label_words.values()) == list(TASKS[task].words)
     assert data.name == task

@@ -92,7 +92,7 @@ def test_trained_and_graded(
     splits = (27, 3, 10) if name == "hub folder" else (33, 3, 4)
     for split, count in zip(("training", "validation", "test"), splits, strict=True):
         assert f"{split}: {count} questions" in shown.out
-    assert shown.out.count(" labels are graded as correct") == 3
+    assert shown.out.count(" completions are graded as correct") == 3
     fit = call("fit", *QUIET, *model, *CUSTOM, *flags, "--trainer.max_steps=2", "--run_dir=run")
     assert fit.code == 0, fit.err
     tested = call("test", *QUIET, "--ckpt_path=run")
@@ -167,7 +167,7 @@ def test_options(
     outcome = call("data", *QUIET, *CUSTOM, "--data.source=rows.jsonl", *CHOICES, *flags, "--show=1")
     assert outcome.code == 0, outcome.err
     assert f"Answer choices: {shown}" in outcome.out
-    assert f"reference   '{answer}'; the grader reads '{answer}'" in outcome.out
+    assert f"reference   '{answer}'; the grader extracts '{answer}'" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_options(
         (["--data.answer_after=zzz"], "the answer has no text after 'zzz'"),
         (
             ["--data.answer_kind=regex:Answer (.+)"],
-            "the grader reads None (no answer found) in the text to learn",
+            "the grader extracts None (no answer found) from the completion",
         ),
         (["--data.source=nothing.csv"], "data file nothing.csv does not exist"),
     ],
@@ -212,12 +212,13 @@ def test_mistakes_are_found_before_the_first_step(
         (
             {"q": "?", "a": 1, "o": ["1", "2", "3"]},
             ["--data.answer_kind=choice", "--data.options=o"],
-            "field 'a' is 1, the text of option A and the position of option B: write a letter or a text",
+            "field 'a' is 1, the text of option A and the index of option B: write a letter or a text",
         ),
         (
             {"q": "?", "a": "7", "o": ["1", "2", "3"]},
             ["--data.answer_kind=choice", "--data.options=o"],
-            "field 'a' must be one of the options (1, 2, 3) or a letter, got '7'",
+            "field 'a' must be one of the options (1, 2, 3), a letter, or an index from 0 "
+            "(an integer in JSON or Parquet), got '7'",
         ),
         (
             {"q": "?", "a": {"b": 1}},

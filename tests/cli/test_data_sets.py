@@ -80,8 +80,8 @@ def test_rows_are_read_and_graded(name: str, tmp_path: Path) -> None:
     assert shown.code == 0, shown.err
     for line in ("training: 18 questions", "validation: 2 questions", "test: 3 questions"):
         assert line in shown.out
-    assert shown.out.count("18 of 18 labels are graded as correct") == 1
-    assert shown.out.count("3 of 3 labels are graded as correct") == 1
+    assert shown.out.count("18 of 18 completions are graded as correct") == 1
+    assert shown.out.count("3 of 3 completions are graded as correct") == 1
 
 
 def test_questions_and_answers(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_other_data_sets_are_tested_on(tmp_path: Path, tiny: Path) -> None:
     ("name", "split", "message"),
     [
         ("MetaMathQA", "test", "MetaMathQA has no test questions: name another data set with test_on"),
-        ("ASDiv", "train", "ASDiv has no training questions: use it to test"),
-        ("GSMPlus", "train", "GSM-Plus has no training questions: use it to test"),
+        ("ASDiv", "train", "ASDiv has no training questions: use it for testing"),
+        ("GSMPlus", "train", "GSM-Plus has no training questions: use it for testing"),
     ],
 )
 def test_missing_splits_of_the_hub(name: str, split: str, message: str) -> None:

@@ -74,7 +74,7 @@ def test_a_run_needs_no_other_file(work: Path, tiny: Path) -> None:
     data = ["--data=Mixture", "--data.max_new_tokens=6", "--data.parts={sums.yaml: 2, choices.yaml: 0.5}"]
     shown = call("data", *QUIET, *data, "--show=0")
     assert shown.code == 0, shown.err
-    assert shown.out.count(" labels are graded as correct") == 3
+    assert shown.out.count(" completions are graded as correct") == 3
     model = [f"--backbone.name={tiny}", "--model=PromptTuning", "--model.num_virtual_tokens=4"]
     fit = call("fit", *QUIET, *model, *data, "--trainer.max_steps=2", "--run_dir=run")
     assert fit.code == 0, fit.err

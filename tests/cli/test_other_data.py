@@ -119,7 +119,7 @@ def test_the_preview_shows_the_other_test_questions(work: Path) -> None:
     assert shown.code == 0, shown.err
     assert "test: 3 questions" in shown.out
     assert "gsm8k/test/0" in shown.out
-    assert shown.out.count(" labels are graded as correct") == 3
+    assert shown.out.count(" completions are graded as correct") == 3
 
 
 def test_a_configuration_names_the_other_data_set(work: Path, model: list[str]) -> None:
@@ -157,7 +157,7 @@ def test_generated_questions_keep_their_own_option(work: Path) -> None:
         ("GSM9K", "option --data.test_on: data set 'GSM9K' is unknown: did you mean 'GSM8K'?"),
         ("os.system", "option --data.test_on: data set 'os.system' is unknown"),
         ("{class_path: os.system}", "names the data set 'os.system', which is not one of promptstage's"),
-        ("{class_path: GSM8K, init_arg: {}}", "must have class_path and init_args, got 'init_arg'"),
+        ("{class_path: GSM8K, init_arg: {}}", "must have class_path and init_args only, got 'init_arg'"),
         (
             "{class_path: GSM8K, init_args: {surce: gsm8k}}",
             "GSM8K has no option 'surce': did you mean 'source'?",
@@ -169,7 +169,7 @@ def test_generated_questions_keep_their_own_option(work: Path) -> None:
         ("{class_path: Custom, init_args: {source: gsm8k}}", "test_on: Custom missing"),
         ("sums.jsonl", "sums.jsonl is a file of rows: name a YAML file"),
         ("empty.yaml", "configuration empty.yaml has no section 'data'"),
-        ("loop.yaml", "data sets must name others at most 4 levels deep"),
+        ("loop.yaml", "data sets can be nested at most 4 levels deep"),
         ("{class_path: GSM8K, init_args: {source: aqua}}", "aqua/test.jsonl:1: no field 'answer'"),
         ("{class_path: GSM8K, init_args: {source: .}}", "has no test.jsonl"),
     ],
