@@ -24,7 +24,7 @@ Conversation = tuple[Sequence[tuple[str, str]], str]
 
 
 class ChatTemplate:
-    """Chat template of a tokenizer, for conversations of one question.
+    """Chat template of a tokenizer, for conversations that end in a question.
 
     Args:
         today: the date that the template sees, in ISO form; None: today's.
@@ -68,7 +68,7 @@ class ChatTemplate:
         return self._render([self._messages(*conversation) for conversation in conversations], True)
 
     def _messages(self, answered: Sequence[tuple[str, str]], question: str) -> Messages:
-        turns = [text for one in answered for text in one] + [question]
+        turns = [text for pair in answered for text in pair] + [question]
         roles = ("user", "assistant")
         return [
             *self._system,

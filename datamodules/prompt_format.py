@@ -1,4 +1,4 @@
-"""Settings of the text around a question."""
+"""Format of the text around a question."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Demonstration(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a question becomes a prompt.
+    """Format of prompts: template, system message and demonstrations.
 
     Attributes:
         template: ``plain``, ``cot``, ``chat`` or a text with one ``{question}``.
@@ -40,7 +40,7 @@ class PromptFormat:
         system: system message of ``chat``; None: the template's own, if any.
         template_args: arguments of the chat template, such as ``enable_thinking``.
         shots: number of demonstrations in a prompt.
-        demonstrations: these, and one more, which replaces the one that is the question itself.
+        demonstrations: ``shots`` demonstrations and a spare, which replaces one that is the question itself.
 
     Raises:
         UserError: if a value is not allowed.
@@ -67,7 +67,7 @@ class PromptFormat:
 
     def before(self, question: str) -> tuple[Demonstration, ...]:
         """Return the demonstrations in the prompt of a question, never the question itself."""
-        others = [one for one in self.demonstrations if one.question.strip() != question.strip()]
+        others = [shot for shot in self.demonstrations if shot.question.strip() != question.strip()]
         return tuple(others[: self.shots])
 
 

@@ -1,4 +1,4 @@
-"""Prompts rendered from questions: demonstrations, question, and where they are in the text."""
+"""Prompts rendered from questions, with the spans of the question and the demonstrations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,7 +34,7 @@ class Template:
 
     Args:
         format: the format.
-        tokenizer: tokenizer whose chat template ``chat`` uses, with one user message.
+        tokenizer: tokenizer whose chat template ``chat`` uses.
 
     Attributes:
         is_chat: whether the text already contains special tokens.
@@ -63,7 +63,7 @@ class Template:
 
     def description(self) -> list[str | bool]:
         """Return all that a rendered text depends on, besides the question."""
-        demonstrations = [part for one in self.format.demonstrations for part in one]
+        demonstrations = [text for demonstration in self.format.demonstrations for text in demonstration]
         common = [str(self.format.shots), self.separator, *demonstrations]
         own = self._chat.description() if self.is_chat else [self._head, self._tail]
         return [self.is_chat, *common, *own]
@@ -98,32 +98,32 @@ class Template:
     def _joined(self, demonstrations: Sequence[Demonstration], question: str) -> Rendered:
         """Render a plain text: each demonstration as the question, with its completion."""
         text, spans = "", []
-        for one in demonstrations:
-            asked = _behind(len(text + self._head), one.question)
-            text += f"{self._head}{one.question}{self._tail}{self.separator}"
-            spans.append((asked, _behind(len(text), one.completion)))
-            text += f"{one.completion}{BETWEEN}"
-        asked = _behind(len(text + self._head), question)
-        return Rendered(f"{text}{self._head}{question}{self._tail}", asked, tuple(spans))
+        for worked_question, completion in demonstrations:
+            question_span = _span(len(text + self._head), worked_question)
+            text += f"{self._head}{worked_question}{self._tail}{self.separator}"
+            spans.append((question_span, _span(len(text), completion)))
+            text += f"{completion}{BETWEEN}"
+        question_span = _span(len(text + self._head), question)
+        return Rendered(f"{text}{self._head}{question}{self._tail}", question_span, tuple(spans))
 
     def _located(self, text: str, demonstrations: Sequence[Demonstration], question: str) -> Rendered:
         """Find the spans in a rendered conversation."""
         spans, end = [], self._before
-        for one in demonstrations:
-            asked = self._find(text, one.question, end)
-            answered = self._find(text, one.completion, asked[1])
-            spans.append((asked, answered))
-            end = answered[1]
+        for demonstration in demonstrations:
+            question_span = self._find(text, demonstration.question, end)
+            completion_span = self._find(text, demonstration.completion, question_span[1])
+            spans.append((question_span, completion_span))
+            end = completion_span[1]
         return Rendered(text, self._find(text, question, end), tuple(spans))
 
     @staticmethod
     def _find(text: str, part: str, start: int) -> Span:
         # Chat templates commonly trim a message.
-        found = text.find(part.strip(), start)
-        if found < 0:
+        start = text.find(part.strip(), start)
+        if start < 0:
             raise UserError(f"the backbone's chat template changes the text {part[:40]!r}: {INSTEAD}")
-        return _behind(found, part.strip())
+        return _span(start, part.strip())
 
 
-def _behind(start: int, part: str) -> Span:
+def _span(start: int, part: str) -> Span:
     return start, start + len(part)

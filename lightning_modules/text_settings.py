@@ -64,7 +64,7 @@ def text_settings_of(data: object) -> TextSettings | None:
         own.system,
         dict(own.template_args),
         own.shots,
-        tuple((one.question, one.completion) for one in own.demonstrations),
+        tuple((shot.question, shot.completion) for shot in own.demonstrations),
     )
 
 
