@@ -27,16 +27,16 @@ class Document(NamedTuple):
 def read_file(name: str, what: str) -> list[Document]:
     """Read a YAML file and the files that it includes, which come first.
 
-    Paths in ``include`` start from the folder of the including file; ``configs/…`` also names the files that
-    ship with promptstage.
+    Paths in ``include`` are relative to the folder of the including file; ``configs/…`` also names the files
+    that ship with promptstage.
 
     Args:
         name: path of the file, as it was typed.
         what: kind of file in messages, such as ``configuration``.
 
     Raises:
-        UserError: if a file cannot be read or parsed, or ``include`` holds anything but paths, makes a
-            circle, or asks for more than 64 files.
+        UserError: if a file cannot be read or parsed, or ``include`` contains anything but paths, creates
+            a cycle, or asks for more than 64 files.
     """
     path = existing_or_shipped(os.path.expanduser(name))
     text = read_text(path, what, LIMIT)
@@ -47,7 +47,7 @@ def with_included(document: Document, what: str, path: str = "") -> list[Documen
     """Return a document after the files that it includes; see :func:`read_file`.
 
     Args:
-        path: file of the document; empty: it was typed, and paths start from the working directory.
+        path: file of the document; empty: it was typed, and paths are relative to the working directory.
     """
     documents: list[Document] = []
     _append(document, what, (path,), documents)
@@ -65,9 +65,11 @@ def _append(document: Document, what: str, chain: tuple[str, ...], documents: li
         path = _resolve(value, os.path.dirname(chain[-1]))
         text = read_text(path, f"{where}: included file", LIMIT)
         if os.path.realpath(path) in map(os.path.realpath, chain):
-            raise UserError(f"{where}: included file {path} is this file, or includes this file")
+            raise UserError(f"{where}: including {path} creates a cycle")
         if len(documents) + len(chain) > MAX_FILES:
-            raise UserError(f"{where}: more than {MAX_FILES} files are included")
+            raise UserError(
+                f"{where}: a file must include at most {MAX_FILES} files, directly and through others"
+            )
         inner = Document(f"{what} {path}", parse_yaml(text, f"{what} {path}"))
         _append(inner, what, (*chain, path), documents)
     documents.append(document)
