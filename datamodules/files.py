@@ -1,4 +1,4 @@
-"""Rows of local files: JSON lines, JSON, CSV and Parquet, also compressed with gzip."""
+"""Rows of local files: JSON Lines, JSON, CSV and Parquet, also compressed with gzip."""
 
 import csv
 import gzip
@@ -92,7 +92,7 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[bytes]:
 
 def _check_size(path: Path, size: int) -> None:
     if size > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB: split it, or take a part of it")
+        raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB: split it, or use a part of it")
 
 
 def _first_line(path: Path, line: bytes) -> bytes:
@@ -103,7 +103,7 @@ def _first_line(path: Path, line: bytes) -> bytes:
     """
     for start, name in OTHER_FORMATS.items():
         if line.startswith(start):
-            kind = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON"}.get(
+            kind = {".jsonl": "JSON Lines", ".ndjson": "JSON Lines", ".json": "JSON"}.get(
                 _format(path), "text"
             )
             raise UserError(f"{path} is {name}: expected {kind} in UTF-8")
@@ -146,9 +146,11 @@ def _read_json(path: Path, stream: BinaryIO) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error} (JSON lines have the name .jsonl)") from error
+        raise UserError(
+            f"{path} is not valid JSON: {error} (JSON Lines files have the suffix .jsonl)"
+        ) from error
     if not isinstance(value, list):
-        raise UserError(f"{path} must hold a list of objects, got {_shown(value)}")
+        raise UserError(f"{path} must contain a list of objects, got {_shown(value)}")
     for number, item in enumerate(value):
         yield _object_row(item, f"{path} [{number}]")
 
@@ -176,7 +178,7 @@ def _read_csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _delimiter(first: str, second: str) -> str:
-    """Return the delimiter with the most columns, preferably as many in the second line as in the header."""
+    """Return the delimiter that gives the most columns, preferably equally many in the first two lines."""
 
     def columns(line: str, delimiter: str) -> int:
         return len(next(csv.reader([line], delimiter=delimiter), []))

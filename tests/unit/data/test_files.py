@@ -53,7 +53,7 @@ def test_other_formats_are_named_in_the_message(content: bytes, name: str, tmp_p
     (tmp_path / "test.jsonl").write_bytes(content)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl is {name}")
-    assert line.endswith("expected JSON lines in UTF-8")
+    assert line.endswith("expected JSON Lines in UTF-8")
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_endless_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with file.open("wb") as out:
         out.truncate(10**12)
     start = time.monotonic()
-    assert problem(tmp_path) == f"{file} is larger than 2 GiB: split it, or take a part of it"
+    assert problem(tmp_path) == f"{file} is larger than 2 GiB: split it, or use a part of it"
     with file.open("wb") as out:
         out.truncate(1 << 30)
     assert problem(tmp_path) == f"{file}:1: the line is longer than 16 MiB"

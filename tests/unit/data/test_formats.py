@@ -62,8 +62,8 @@ def test_values_of_csv_stay_as_they_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b'{"rows": []}', "must hold a list of objects, got {'rows'"),
-        ("a.json", LINES.encode(), r"is not valid JSON: .*\(JSON lines have the name .jsonl\)"),
+        ("a.json", b'{"rows": []}', "must contain a list of objects, got {'rows'"),
+        ("a.json", LINES.encode(), r"is not valid JSON: .*\(JSON Lines files have the suffix .jsonl\)"),
         ("a.json", b"[" * 100_000, "is not valid JSON"),
         ("a.json", b"[]", "has no rows"),
         ("a.csv", b"a,b\n", "has no rows"),
