@@ -1,6 +1,6 @@
 """Time and memory from a file of 100,000 short questions to the first batch, without and with cached tokens.
 
-Each start is a process of its own. ``--reference FOLDER`` measures another checkout, in turns with this one.
+Each start is a process of its own. ``--reference FOLDER`` also measures another checkout, in alternation.
 """
 
 import argparse

@@ -28,7 +28,7 @@ EPILOG = (
 # Descriptions of options from libraries.
 HELP = {
     "--config": "YAML file with options; may be repeated, later files override earlier ones",
-    "--print_config": "print the values of all options as YAML and exit; =comments adds their help",
+    "--print_config": "print the values of all options as YAML and exit; =comments adds their descriptions",
     "--seed_everything": "random seed; true: draw one",
     "--model": "method, by its name or class path",
     "--model.help": "show the options of a method and exit",

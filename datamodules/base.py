@@ -52,9 +52,9 @@ class ReasoningDataModule(Batches):
         date: today's date for chat templates, such as 2026-01-31; default: the day on which the fit started.
         system: system message of ``chat``; default: the template's own, if any.
         template_args: arguments of the chat template, such as ``{enable_thinking: false}``.
-        demonstrations: number of training questions with worked answers before each question (few-shot), as
-            text or as turns of the chat, the same for all questions and never the question itself.
-        demonstration_seed: seed of their draw.
+        demonstrations: number of demonstrations (few-shot): training questions with worked answers before
+            each question, as text or as chat turns; the same for all questions, never the question itself.
+        demonstration_seed: seed by which demonstrations are drawn.
         batch_size: training questions per rank and batch.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
@@ -67,7 +67,7 @@ class ReasoningDataModule(Batches):
         test_size: number of test questions, the same for every seed; default: all.
         test_on: another data set to test on: the class name of one of promptstage's, a YAML file with a
             section ``data``, or a mapping with ``class_path`` and ``init_args``. Its test questions, answers
-            and kind of answers are used; template, stop texts, ``max_new_tokens`` and demonstrations remain
+            and kind of answer are used; template, stop texts, ``max_new_tokens`` and demonstrations remain
             those of this data set. ``test_size`` and ``perturbation``, if given here, apply to it.
         perturbation: ask ``paraphrase`` or ``noise`` copies of the test questions (by rules, with the same
             answers); ``none``: the original questions. Training and validation questions are not changed.
@@ -239,7 +239,7 @@ class ReasoningDataModule(Batches):
         """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done.
 
         Raises:
-            UserError: if the kind of answers is not set, or rows are malformed.
+            UserError: if the kind of answer is not set, or rows are malformed.
         """
         self.resolve_kind()  # raises before any row is read
         self._connect_module()

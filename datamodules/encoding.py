@@ -89,7 +89,7 @@ class Batch:
         dataset: name of the data set of examples that do not name their own.
         max_new_tokens: generation limit.
         stop: texts that end a generation.
-        kind: kind of the answers of such examples for the grader; None: that of the data set's name.
+        kind: kind of answer of examples that do not name their own; None: that of the data set's name.
     """
 
     examples: list[Example]
@@ -236,7 +236,7 @@ class Collate:
 
     Attributes:
         omitted: a first token to remove from prompts, since the model prepends it to its soft prompt.
-        kind: kind of the answers, as in :class:`Batch`.
+        kind: kind of answer, as in :class:`Batch`.
     """
 
     pad_token_id: int

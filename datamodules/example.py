@@ -14,7 +14,7 @@ class Example(NamedTuple):
         completion: the target text after the prompt, without leading space and end token.
         options: texts of the answer options of a multiple-choice question, in order.
         dataset: name of the data set in records; None: that of the batch.
-        kind: kind of the answer for the grader; None: that of the batch.
+        kind: kind of answer, for the grader; None: that of the batch.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Data set of questions from several others."""
+"""Mixture of several data sets."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ class Mixture(ReasoningDataModule):
     """Questions of several data sets, in proportion to weights.
 
     Training and validation questions are drawn from the parts by ``seed``, without repetition. The test
-    questions are those of all parts. Records name the data set of each question, which is graded by its kind
-    of answer. A part's own template, batch size, limits and stop texts are not used.
+    questions are those of all parts. Records name the data set of each question, by whose kind of answer it
+    is graded. A part's own template, batch size, limits and stop texts are not used.
 
     Args:
-        parts: weights of data sets, such as ``{GSM8K: 2, mine.yaml: 1}``, by the class name of one of
+        parts: weight of each data set, such as ``{GSM8K: 2, mine.yaml: 1}``, by the class name of one of
             promptstage's or a YAML file with a section ``data``; or a list of mappings with ``class_path``,
             ``init_args`` and ``weight``.
         train_size: number of training questions; default: as many as the weights allow.
-        validation_size: number of validation questions; default: likewise.
+        validation_size: number of validation questions; default: as many as the weights allow.
         test_size: number of test questions, drawn from those of all parts; default: all.
 
     Raises:
@@ -66,7 +66,7 @@ class Mixture(ReasoningDataModule):
         return part
 
     def resolve_kind(self) -> str:
-        """Return the kind of answers of the first part, by which questions of ``predict`` are graded.
+        """Return the kind of answer of the first part, for examples that do not name their own.
 
         Raises:
             UserError: if the kind of a part is not set, or unknown.

@@ -48,7 +48,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     name: str
     """The data set's name."""
     answer_kind: str | GradeFunction | None = None
-    """Kind of the answers for :func:`promptstage.grade`; None: that of the built-in data set of this name."""
+    """Kind of answer for :func:`promptstage.grade`; None: that of the built-in data set of this name."""
     hub_configs: tuple[str, ...] = ()
     """Configurations of the hub data set, read in this order."""
     question_field: ClassVar[str | None] = "question"
@@ -60,11 +60,11 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     """Warning about questions that the test split shares with other data, logged at a test."""
 
     def used_for(self, split: str) -> "Splits":
-        """Return the data set that the questions of a split are of: for ``test``, that of ``test_on``."""
+        """Return the data set of the questions of a split: for ``test``, that of ``test_on``, if any."""
         return self.other.used_for(split) if split == "test" and self.other is not None else self
 
     def resolve_kind(self) -> str:
-        """Return the name of the kind of answers.
+        """Return the name of the kind of answer.
 
         Raises:
             UserError: if it is not set, or unknown.
@@ -90,7 +90,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         """
 
     def selects(self, row: Mapping[str, Any], split: str) -> bool:
-        """Return whether a row is used; True unless a data set says otherwise."""
+        """Return whether a row is used; by default, all rows are."""
         return True
 
     def folder(self) -> Path | None:
@@ -102,7 +102,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         path = local_path(self.source)
         if path is not None and not path.is_dir():
             raise UserError(
-                f"data source {self.source} is a file: give the folder that holds train.jsonl, test.jsonl, …"
+                f"data source {self.source} is a file: give the folder with train.jsonl, test.jsonl, …"
             )
         return path
 
@@ -163,7 +163,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         return [perturb(example, *how) for example in chosen]
 
     def named_examples(self, split: str) -> list[Example]:
-        """Read the examples of a split, with the name and the kind of answers of their data set."""
+        """Read the examples of a split, with the name and the kind of answer of their data set."""
         kind = self.resolve_kind()
         return [
             example._replace(dataset=example.dataset or self.name, kind=example.kind or kind)

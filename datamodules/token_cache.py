@@ -1,4 +1,4 @@
-"""Cache of token ids, by the texts, the template and the tokenizer that they are of."""
+"""Cache of token ids, keyed by texts, template and tokenizer."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DIGESTS: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 KIND = "tokens"
-FORMAT = 1  # raised when the tokens of a text would differ
+FORMAT = 1  # increase it when a text is tokenized differently
 FEWEST = 2000  # examples; tokenizing fewer takes less than a second
 LARGEST = 4 << 30  # bytes
 
@@ -34,7 +34,7 @@ def tokens_of(
         return encode(examples, template, tokenizer)
     key = key_of(examples, template, tokenizer)
     if (rows := _read(key, examples)) is not None:
-        rank_zero_info(f"tokens of {len(examples):,} examples are read from the cache")
+        rank_zero_info(f"read the tokens of {len(examples):,} examples from the cache")
         return rows
     started = time.monotonic()
     rows = encode(examples, template, tokenizer)
@@ -57,7 +57,7 @@ def key_of(examples: Sequence[Example], template: Template, tokenizer: "PreTrain
 
 
 def _digest(tokenizer: Any) -> bytes:
-    """Return a digest of a fast tokenizer, kept with it: large vocabularies take a second."""
+    """Return a digest of a fast tokenizer, computed once: large vocabularies take a second."""
     if tokenizer not in _DIGESTS:
         _DIGESTS[tokenizer] = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).digest()
     return _DIGESTS[tokenizer]

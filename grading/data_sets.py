@@ -1,4 +1,4 @@
-"""Data sets as names of kinds: the kind of answer and the default options of each."""
+"""Built-in data sets: the kind of answer and the default options of each."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Grading of a generation by the kind of its answer."""
+"""Grading of a generation by kind of answer."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ def grade(kind: str | GradeFunction, generation: str, reference: str, options: A
     """Grade ``generation`` against ``reference``.
 
     Args:
-        kind: kind of the answer: ``number`` (exactly equal), ``choice`` (the same option), ``text`` (equal up
+        kind: kind of answer: ``number`` (exactly equal), ``choice`` (the same option), ``text`` (equal up
             to case), ``formula`` (mathematically equal), ``regex:PATTERN`` (the last match, equal up to
             case), the name of a built-in data set, or a function of the normalized generation, the reference
             and the options that returns a bool or a :class:`Grade`, given as such or by its dotted name.

@@ -1,4 +1,4 @@
-"""Description of a kind of answer: its name, and how generations and references of it are read."""
+"""Kind of answer: its name, the function that grades it, and the check of its references."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Names of kinds of answers: the four built-in ones, regular expressions, functions and data sets."""
+"""Kinds of answers by name: the four built-in ones, regular expressions, functions and data sets."""
 
 from promptstage.grading.choice.kind import CHOICE
 from promptstage.grading.data_sets import DATA_SETS
@@ -41,7 +41,7 @@ def stored_kind(kind: str) -> AnswerKind:
     if kind.startswith(PREFIX):
         return regex_kind(kind.removeprefix(PREFIX))
     if is_function_name(kind):
-        raise UserError(f"kind '{kind}' is a Python function, which no file can choose: use --kind {kind}")
+        raise UserError(f"kind '{kind}' is a Python function, which cannot be named in a file: use --kind {kind}")
     name = DATA_SETS[kind].kind if kind in DATA_SETS else kind
     if name not in KINDS:
         raise UserError(f"kind '{kind}' is unknown: {nearest(kind, (*KINDS, *FORMS, *DATA_SETS))}")

@@ -107,7 +107,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     if options.path is None:
         raise UserError("grade needs a path: results.jsonl, its folder, or a run folder")
     if options.dataset is not None and options.kind is not None:
-        raise UserError("--dataset and --kind cannot be combined: --kind alone says how answers are graded")
+        raise UserError(
+            "--dataset and --kind cannot be combined: --kind alone determines how answers are graded"
+        )
     return options
 
 

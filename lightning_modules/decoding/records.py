@@ -39,7 +39,7 @@ class Record(NamedTuple):
         prompt_tokens: length of the prompt in tokens, without virtual tokens.
         new_tokens: number of generated tokens, of all samples.
         samples: all sampled generations, if there are several; the record's own is the majority's.
-        kind: kind of the answer for the grader; None in records of older versions.
+        kind: kind of answer, for the grader; None in records of older versions.
         strict_match, flexible_extract: verdicts of lm-evaluation-harness on a number; None for other kinds.
     """
 

@@ -117,7 +117,7 @@ def test_a_function_of_the_current_folder_grades_only_if_it_is_named(records: Re
         record["kind"] = f"{name}.any_text"
     outcome = call("grade", write(records))
     assert_one_error(
-        outcome, f"results.jsonl:1: kind '{name}.any_text' is a Python function, which no file can"
+        outcome, f"results.jsonl:1: kind '{name}.any_text' is a Python function, which cannot be"
     )
     graded = call("grade", "results.jsonl", f"--kind={name}.any_text")
     assert graded.code == 0, graded.err
@@ -205,7 +205,7 @@ LINES = [
     ({"kind": "regex:("}, "pattern '(' is not valid: missing ) at position 1"),
     (
         {"kind": "os.path.samefile"},
-        "kind 'os.path.samefile' is a Python function, which no file can choose: ",
+        "kind 'os.path.samefile' is a Python function, which cannot be named in a file: ",
     ),
     ({"kind": ..., "dataset": "gms8k"}, "data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: "),
     ({"kind": None, "dataset": ..., "id": "mth/test/3"}, "data set 'mth' is unknown: did you mean 'math'?"),
