@@ -1,4 +1,4 @@
-"""Part of a data module that makes batches of tokenized examples."""
+"""Part of a data module that builds batches of tokenized examples."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Batches(Splits):
-    """Loaders of a data module; the base class encodes the splits.
+    """Data loaders of a data module; a subclass encodes the splits.
 
     Attributes:
         batch_size: training questions per rank and batch.

@@ -118,7 +118,7 @@ def check_template_args(arguments: Mapping[str, Any]) -> None:
     """Check the names and values of arguments of a chat template.
 
     Raises:
-        UserError: if one is an argument of transformers' own, or no plain value.
+        UserError: if a name is one of transformers' own arguments, or a value is not plain.
     """
     if not arguments:
         return
@@ -135,11 +135,11 @@ def check_template_args(arguments: Mapping[str, Any]) -> None:
 def _check_used(arguments: Mapping[str, Any], template: str) -> None:
     """
     Raises:
-        UserError: for an argument that does not occur in the template, which would have no effect.
+        UserError: if an argument does not occur in the template: it would have no effect.
     """
     for name in arguments:
         if not re.search(rf"\b{name}\b", template):
-            raise UserError(f"template_args: the backbone's chat template has no {name!r:.60}")
+            raise UserError(f"template_args: the backbone's chat template has no argument {name!r:.60}")
 
 
 def to_date(text: str) -> date:

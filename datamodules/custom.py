@@ -101,7 +101,7 @@ class Custom(ReasoningDataModule):
         }
 
     def folder(self) -> Path | None:
-        """Return the folder of the rows, or the file that holds all of them; None for a hub id."""
+        """Return the folder of the rows, or the file with all of them; None for a hub id."""
         path = local_path(self.source)
         return path / self.subset if path is not None and path.is_dir() and self.subset else path
 

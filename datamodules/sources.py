@@ -1,4 +1,4 @@
-"""Rows of a data set, their fields, and their places: local files or the Hugging Face hub."""
+"""Rows of a data set, their fields, and their sources: local files or the Hugging Face hub."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ class Row(NamedTuple):
     """Row of a data set.
 
     Attributes:
-        fields: what it holds.
-        where: where it stands, for messages (``train.jsonl:12``).
-        problem: why it could not be read; then there are no fields.
+        fields: values by field name.
+        where: location for messages, such as ``train.jsonl:12``.
+        problem: reason why it could not be read, with empty ``fields``; "" if it was read.
     """
 
     fields: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class MalformedRow(ValueError):
-    """Error for a row that lacks a field; the reader of rows adds its place to the message."""
+    """Error for a malformed row; the reader of rows adds its location to the message."""
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:

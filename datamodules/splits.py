@@ -1,4 +1,4 @@
-"""Examples of a data set's splits: rows are read, checked, held out and drawn."""
+"""Examples of a data set's splits: reading, checking, holding out and drawing of rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -180,7 +180,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         return example
 
     def check_test_split(self) -> None:
-        """Check a local test split, and that of ``test_on``, so that a test after the fit does not fail."""
+        """Check the local test split, or that of ``test_on``, so that a test after the fit does not fail."""
         if self.other is not None:
             self.other.examples("test")
         elif self.on_bad_row == "raise" and self.local_files("test"):

@@ -41,7 +41,9 @@ def stored_kind(kind: str) -> AnswerKind:
     if kind.startswith(PREFIX):
         return regex_kind(kind.removeprefix(PREFIX))
     if is_function_name(kind):
-        raise UserError(f"kind '{kind}' is a Python function, which cannot be named in a file: use --kind {kind}")
+        raise UserError(
+            f"kind '{kind}' is a Python function, which cannot be named in a file: use --kind {kind}"
+        )
     name = DATA_SETS[kind].kind if kind in DATA_SETS else kind
     if name not in KINDS:
         raise UserError(f"kind '{kind}' is unknown: {nearest(kind, (*KINDS, *FORMS, *DATA_SETS))}")

@@ -164,7 +164,7 @@ def test_demonstrations_depend_on_their_seed_alone(source: str) -> None:
         ),
         ({"template": "chat", "template_args": {"a b": 1}}, "template_args: 'a b' cannot be set"),
         ({"template": "chat", "template_args": {"x": [1]}}, "x must be a boolean, number or text"),
-        ({"template": "chat", "template_args": {"thinking": 1}}, "chat template has no 'thinking'"),
+        ({"template": "chat", "template_args": {"thinking": 1}}, "chat template has no argument 'thinking'"),
         ({"demonstrations": 13}, "demonstrations must be <= 12"),
         ({"demonstrations": -1}, "demonstrations must be >= 0"),
         ({"template": "chat", "system": "\ud800"}, "system has a lone surrogate"),

@@ -105,7 +105,9 @@ def test_a_function_is_imported_by_its_name_but_never_for_a_file() -> None:
         grade("no.such", "", "")
     with pytest.raises(UserError, match=r"kind 'sys.path' must be a function"):
         grade("sys.path", "", "")
-    with pytest.raises(UserError, match=r"'os.getcwd' is a Python function, which cannot be named in a file: use"):
+    with pytest.raises(
+        UserError, match=r"'os.getcwd' is a Python function, which cannot be named in a file: use"
+    ):
         stored_kind("os.getcwd")
 
 
