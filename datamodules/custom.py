@@ -210,8 +210,8 @@ class Custom(ReasoningDataModule):
         result = grade(kind, example.completion, example.answer, example.options)
         if not result.correct:
             raise MalformedRow(
-                f"the grader extracts {result.prediction!r:.60} ({result.reason}) from the completion, but "
-                f"the reference is {example.answer!r:.60} (answer_kind {self.answer_kind!r:.60})"
+                f"with answer_kind {self.answer_kind!r:.60}, the grader extracts {result.prediction!r:.60} "
+                f"({result.reason}) from the completion, but the reference is {example.answer!r:.60}"
             )
 
 
