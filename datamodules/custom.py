@@ -14,7 +14,6 @@ from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
 from promptstage.grading import grade
 from promptstage.grading.choice.options import Option, letter_of_reference, parse_options
-from promptstage.grading.kinds import kind_name
 from promptstage.utilities.errors import UserError
 
 MARK = "####"  # before the final answer of a worked answer
@@ -76,7 +75,7 @@ class Custom(ReasoningDataModule):
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
         self.name = name or _name_of(source)
         self.answer_kind = answer_kind
-        self.is_choice = kind_name(answer_kind) == "choice"
+        self.is_choice = self.resolve_kind() == "choice"
         if self.is_choice != (options is not None):
             raise UserError(
                 "options are required for answer_kind choice, and allowed for no other, got answer_kind "

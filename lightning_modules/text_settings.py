@@ -40,7 +40,7 @@ class TextSettings:
     def __post_init__(self) -> None:
         check_stop(list(self.stop))
         check_minimum({"max_new_tokens": self.max_new_tokens}, 1)
-        assert self.format  # raises for values that are not allowed
+        _ = self.format  # raises for values that are not allowed
 
     @property
     def format(self) -> PromptFormat:

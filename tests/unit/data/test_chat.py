@@ -79,7 +79,7 @@ def test_a_template_that_exhausts_memory_is_rejected(template: str, monkeypatch:
 
 
 def test_a_template_that_hangs_on_one_question_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "SECONDS", 0.3)
+    monkeypatch.setattr(chat, "SECONDS", 1.0)
     loop = ENDLESS[0]
     ready = Template(
         PromptFormat("chat"),
