@@ -67,7 +67,7 @@ def _worker() -> None:
 def test_hostile_generations_are_graded_quickly(dataset: str, kind: str) -> None:
     start = time.monotonic()
     result = grade(dataset, HOSTILE[kind], REFERENCES[dataset], OPTIONS.get(dataset))
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 8  # seconds, on a busy machine
     assert not result.correct
 
 
