@@ -57,7 +57,7 @@ _MARK = re.compile(
         # "Final Answer" on its own line, "A:"; not options "A:" and "B:"
         | (?:^|\n) [ \t*_\#]* (?:(?:Final|Correct|My|FINAL)[ ])?
           A (?: (?:nswer|NSWER) [*_]* [ \t]* (?: [:=] | (?=\n) ) | [*_]* [ \t]* : )
-          (?! \s*\n [ \t*]* \(?B[).:] )
+          (?! [^\n]* \n [ \t*]* \(?[B-E][).:] )
     )
     """,
     re.VERBOSE,

@@ -49,6 +49,11 @@ _COMMENT = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# "This matches the statement, so it is true.", but not "…, so the answer is right."
+_CONCLUDES = re.compile(
+    r"^[\s*_(]*this\s[^,]*,\s(?:so|thus|therefore|hence)\b(?!.*\b(?:correct|right|valid|verified|checks?|works?)\b)",
+    re.IGNORECASE,
+)
 # "The small boxes would instead cost $8.", "A smaller one would only hold 5 for the same price."
 _COUNTERFACTUAL = re.compile(
     r"\bwould\sinstead\b | \bwould\s(?:only|just|still)\b [^.]* \b(?:for|at|with|in)\sthe\ssame\b",
@@ -170,7 +175,7 @@ def concluding_sentences(text: str, refusals: bool = True) -> list[str] | None:
 def _is_comment(sentence: str) -> bool:
     """Return whether a sentence after the conclusion comments on it, or offers further help."""
     return bool(
-        _COMMENT.match(sentence)
+        (_COMMENT.match(sentence) and not _CONCLUDES.search(sentence))
         or _BRACKETED.fullmatch(sentence)
         or _OFFER.fullmatch(sentence)
         or _COUNTERFACTUAL.search(sentence)
