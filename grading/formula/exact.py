@@ -70,6 +70,8 @@ def same_in_base(prediction: str, reference: str) -> bool | None:
     """
     if not _IN_BASE.fullmatch(prediction) and not _IN_BASE.fullmatch(reference):
         return None
+    if "=" in prediction:  # 101_2 = 5_8
+        return None
     (digits, base), (expected, target) = _split_base(prediction), _split_base(reference)
     return digits == expected and (base is None or target is None or base == target)
 

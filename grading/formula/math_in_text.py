@@ -8,7 +8,7 @@ from promptstage.grading.reading.patterns import any_of, phrases
 FORMULA = re.compile(
     r"""
     \$\$ (.+?) \$\$
-    | (?<!\\)\$ (.+?) (?<!\\)\$
+    | (?<!\\)\$ ((?:[^$\\]|\\.)+?) (?<!\\)\$ (?!\d)     # but not "$5 + $"6
     | \\\( (.+?) \\\)
     | \\\[ (.+?) \\\]
     """,

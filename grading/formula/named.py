@@ -27,8 +27,13 @@ _LETTER_MENTION = re.compile(
 # \text{C, F, H}, and "F, C and H" in a sentence
 _LETTERS = re.compile(r"(?:\\text\w*\s*\{)?\s*[A-Z](?:\s*,\s*[A-Z])+\s*\}?")
 _LETTER_LIST = re.compile(r"\b[A-Z](?:, [A-Z])*,? and [A-Z]\b|\b[A-Z](?:, [A-Z])+\b")
-_TEXT_MARKS = re.compile(r"\\text\s*|[{}]")
-_PERSON = re.compile(r"\\text\{ ?[A-Z][a-z]+ ?\}")
+_TEXT_MARKS = re.compile(r"\\(?:text[a-z]*|mbox|mathrm|textbf)\s*|[{}]")
+_PERSON = re.compile(r"\\(?:text|mbox|mathrm)\{ ?[A-Z][a-z]+ ?\}")
+# "neither even nor odd", "not odd or even"
+_NEITHER = re.compile(
+    r"\b(?:neither|not)\W+(?:(?:an?|the)\s)?(odd|even)\W+(?:and\s|function\s)?(?:nor|or|not)\W+(?:(?:an?|the)\s)?(?!\1)(?:odd|even)\b",
+    re.IGNORECASE,
+)
 _CONCLUSION = re.compile(r"(?:^|,?\s)(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?\s")
 _VERB = any_of(phrases("has, is, was, had, wins, won, gets, got, finishes, runs, ate, sold, drove, will"))
 _SUBJECT = re.compile(rf"\s*([A-Z][a-z]+)\s{_VERB}\b")
@@ -57,7 +62,7 @@ def find_named_answer(sentence: str, reference: str) -> Answer | None:
     name = _TEXT_MARKS.sub("", reference).strip().casefold()
     for names, mention in _MENTIONS.items():
         if name in names:
-            mentioned = mention.findall(sentence)
+            mentioned = mention.findall(_NEITHER.sub("neither", sentence.replace("*", "")))
             return Answer(mentioned[-1], _RULE) if mentioned else None
     if _PERSON.fullmatch(reference) and (subject := _SUBJECT.match(_CONCLUSION.split(sentence)[-1])):
         return Answer(subject[1], _RULE)

@@ -40,6 +40,8 @@ _BASES = {
 _WHOLE_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{([^{}]*)\}")
 # 2 1/2, 2-1/2, 2 and 1/2
 _MIXED = re.compile(r"(?<![\d/.}])(\d+)(?: |\s?-\s?| and )(\d+)/(\d+)(?![\d/])")
+# √39, √(x + 1)
+_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]*)\))")
 _UNION = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")  # (0,1) U (2,3)
 # 413 in base 5, 413 base five
 _WORDED_BASE = re.compile(r"\b(\w+),?\s+(?:in\s+)?base[ -](\w+)$", re.IGNORECASE)
@@ -152,6 +154,7 @@ def unify_notation(formula: str) -> str:
     >>> unify_notation("*413 base five*"), unify_notation("2 1/2 π")
     ('413_{5}', '2\\frac{1}{2} \\pi')
     """
+    formula = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", formula)
     formula = formula.translate(_SIGNS).strip().strip("*\"'").strip()
     if text := _WHOLE_TEXT.fullmatch(formula):
         formula = text[1].strip()

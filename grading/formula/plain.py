@@ -30,7 +30,7 @@ _INTRODUCING = any_of(
 )
 # "is", "simplifies to", "Solution:", or the start of the sentence.
 _INTRODUCTION = rf"""(?:
-    ^ | \b (?i: {_INTRODUCING} ) \b ,? | : | → | => | \\rightarrow | \\Rightarrow | \\implies
+    ^ | \b (?i: {_INTRODUCING} ) \b ,? | [:=] | → | => | \\rightarrow | \\Rightarrow | \\implies
 )"""
 _EXPRESSION = re.compile(
     rf"""

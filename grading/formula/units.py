@@ -56,6 +56,7 @@ _COUNT = re.compile(r"(-?[\d.,/]*\d)\s+[a-zA-Z][a-zA-Z' -]{2,40}")
 _AMOUNT = re.compile(r"[\d\\})]")  # not in "no solution", "all integers"
 _SEPARATORS = re.compile(r"[\s.{}^]+")
 _BRITISH_RE = re.compile(r"(met|lit)re")
+_HALF_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")  # p.m.
 _PER = re.compile(r"\s*(?:/|\bper\b)\s*")
 _NO_POWER = re.compile("[^23]")
 
@@ -119,7 +120,8 @@ def _is_unit(unit: re.Match[str], amount: str) -> bool:
 
 def _normalize_unit(name: str, power: str) -> str:
     """Normalize a unit: ``square inches`` to ``inch^2``, ``miles per hour`` to ``mile/hour``."""
-    name = _BRITISH_RE.sub(r"\1er", _SEPARATORS.sub(" ", name.lower()).strip())
+    name = _HALF_OF_DAY.sub(r"\1m", name.lower())
+    name = _BRITISH_RE.sub(r"\1er", _SEPARATORS.sub(" ", name).strip())
     for prefix, exponent in _POWERS.items():
         if name.startswith(prefix):
             name, power = name.removeprefix(prefix), exponent
