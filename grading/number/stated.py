@@ -3,6 +3,7 @@
 import re
 
 from promptstage.grading.number.numbers import NUMBER, find_numbers
+from promptstage.grading.number.subordinate import blank_subordinate_clauses
 from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.patterns import any_of, phrases
 
@@ -26,79 +27,6 @@ _CONCLUSION = re.compile(
       | which[ ](?:means|gives|leaves) | for[ ]a[ ]total[ ]of ) \b
     """,
     re.VERBOSE,
-)
-
-_GOAL = any_of(
-    phrases(
-        """reach, sell, earn, get, make, buy, cover, finish, complete, achieve, pay, fill, feed, build, win,
-        pass, save, travel, go"""
-    )
-)
-_NOT_OBLIGED = "".join(
-    f"(?<!{verb}[ ])" for verb in phrases("need, needs, have, has, able, had, going, wants, want")
-)
-# To the end of the sentence, but not into ", then …" or ", the rest …".
-_SAME_CLAUSE = r"(?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*"
-# Parts of a sentence that follow the stated number and state nothing themselves.
-_SUBORDINATE = (
-    re.compile(r"\([^()]*\)"),
-    # ", not 5"
-    re.compile(r",?\s(?:and )?not\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE),
-    # "5 apples, because he had 3"
-    re.compile(
-        r"""
-        (?<=\d) [^=:\d]{0,60} (?:,\s|\s-\s|\s)
-        (?: because | since | as[ ]there | given[ ]that | which[ ]is[ ](?:more|less) | compared ) \b .*$
-        """,
-        re.IGNORECASE | re.VERBOSE,
-    ),
-    # "5 apples: 2 and 3", "5 apples - 2 for him", but neither "for 2 days: 5 apples" nor a difference
-    re.compile(
-        r"""
-        (?<=\d) [^:=\d]{0,40}
-        (?: :\s (?![*$]*[\d.,]+\W*\w*\W*$) (?!.*=) | \s-\s (?![$]?[\d.,]+(?![\d.,%])) (?!.*=) ) .*$
-        """,
-        re.VERBOSE,
-    ),
-    # "5 apples, while he had 3", "5 apples, a 20% rise"
-    re.compile(r"(?<=\d)[^:=\d]{0,40},\s(?:while|whereas|unlike|compared|an?\s[$]?\d).*$"),
-    # "5 more apples to reach 20", but not "5 of them need to reach 20"
-    re.compile(
-        rf"(?<=\d) (?:\s[a-zA-Z%-]+){{1,8}} \s (?=to\s{_GOAL}\b) {_NOT_OBLIGED} to\s {_SAME_CLAUSE}",
-        re.VERBOSE,
-    ),
-    # "22 days to draw all 45 scenes", "5 apples in order to have 20"
-    re.compile(
-        rf"""
-        (?<=\d) (?:\s(?:more|full))? \s(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
-        \s to\s[a-z] {_SAME_CLAUSE}
-        """,
-        re.VERBOSE,
-    ),
-    re.compile(r"(?<=\d)(?:\s[a-zA-Z%-]+){0,8}\s(?:in\sorder|so\sas)\sto\s.*$"),
-    # "$16, of which $1 is tax"
-    re.compile(r"(?<=\d)[^=:\d]{0,40},\sof\s(?:which|whom|these)\b.*$"),
-    # "3 hours more than James, who slept 6 hours", but not "who now has 6"
-    re.compile(
-        r"""
-        (?<=\d) [^=:\d]{0,60} ,\s who(?:se|m)? \s (?!.*\b(?:now|then|left|ends?|will|would)\b) [^,;=]* $
-        """,
-        re.VERBOSE,
-    ),
-    # "7 years old now, and he will be 9 in two years"
-    re.compile(r"(?<=\snow),?\sand\s(?:\w+\s){1,3}will\sbe\b.*$"),
-    # "; 10 days would be …"
-    re.compile(r";[^;]*\bwould be\b[^;]*"),
-)
-
-# "So each child gets 6 stickers, and there are 4 children.", but not "5 apples, and there are 8 left".
-_THERE_ARE = re.compile(
-    r"""
-    (?P<main> (?: (?! \bthere\b | [=:] ) . )* \d (?: (?! \bthere\b | [=:] ) . )*? )
-    (?: ,?\sand | ; | ,\swhere ) \s there\s(?:are|were)\s
-    (?! [^,;]* \b(?:total|altogether|left|remain\w*|now|overall|all|so)\b ) [^,;=]*
-    """,
-    re.IGNORECASE | re.VERBOSE,
 )
 
 # Before and after a number in a calculation; "5 * 3", but not "5** 3" in bold.
@@ -152,7 +80,13 @@ _CHANGE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # "from her $20"
-_OWN = re.compile(r"\b(?:from|of|out of|with)\s(?:his|her|their|its|my|your|our)\s[*_$]*$", re.IGNORECASE)
+_OWN = re.compile(r"\b(?:from|of|out of|with|for)\s(?:his|her|their|its|my|your|our)\s[*_$]*$", re.IGNORECASE)
+# "of his weekly target of 120", "short of 120"
+_GOAL_OF = re.compile(
+    r"\b(?:(?:of|than|from|to|for)\s(?:his|her|their|its|my|your|our|the)\s(?:\w+\s)?"
+    r"(?:target|goal|quota|budget|limit|capacity|allowance)|short)\sof\s[*_$]*$",
+    re.IGNORECASE,
+)
 # "multiply 10 by 1.5": the second number is no aside, the first is an operand.
 _MULTIPLIES = r"\b(?i:multipl(?:y|ies|ied|ying)|divid(?:e|es|ed|ing))"
 _FACTOR = re.compile(rf"{_MULTIPLIES}\s[$]?[\d.,]+\s(?:\w+\s)?by\s[$]?$")
@@ -197,7 +131,7 @@ def stated_number(sentence: str) -> re.Match[str] | None:
     """
     if (subject := _SUBJECT.match(sentence)) and (match := NUMBER.match(sentence, subject.end())):
         return match
-    main = _blank_asides(sentence)
+    main = blank_subordinate_clauses(sentence)
     if conclusions := list(_CONCLUSION.finditer(sentence)):
         start = conclusions[-1].end()
         if match := _stated_in(" " * start + main[start:]) or _change(main, start):
@@ -216,19 +150,10 @@ def number_in_words_alone(sentence: str) -> str | None:
 
     None if the sentence has no digits, or states a number in digits.
     """
-    main = _blank_asides(sentence)
+    main = blank_subordinate_clauses(sentence)
     if main == sentence or find_numbers(main) or not find_numbers(sentence):
         return None
     return last_number_in_words(main)
-
-
-def _blank_asides(sentence: str) -> str:
-    """Replace parentheses, negations and subordinate clauses by spaces, which keeps all positions."""
-    if match := _THERE_ARE.fullmatch(sentence):
-        sentence = match["main"].ljust(len(sentence))
-    for pattern in _SUBORDINATE:
-        sentence = pattern.sub(lambda match: " " * len(match[0]), sentence)
-    return sentence
 
 
 def _stated_in(sentence: str) -> re.Match[str] | None:
@@ -264,7 +189,7 @@ def _is_operand(before: str, after: str) -> bool:
 
 def _is_aside(sentence: str, match: re.Match[str]) -> bool:
     """Return whether a number is an aside ("in 5 days") or part of a name or date."""
-    before = sentence[max(0, match.start() - 28) : match.start()]
+    before = sentence[max(0, match.start() - 40) : match.start()]
     around = sentence[max(0, match.start() - 12) : match.end() + 12]
     if _RATE.search(sentence[max(0, match.start() - 12) : match.end() + 3]):
         return True
@@ -272,4 +197,10 @@ def _is_aside(sentence: str, match: re.Match[str]) -> bool:
         return False
     is_money = "$" in match[0]  # "it cost John $5", but "his Nokia 3310"
     is_name = not is_money and _NAME.search(before[-24:])
-    return bool(_ASIDE.search(before) or _OWN.search(before) or is_name or _DATE.search(around))
+    return bool(
+        _ASIDE.search(before)
+        or _GOAL_OF.search(before)
+        or _OWN.search(before)
+        or is_name
+        or _DATE.search(around)
+    )
