@@ -1,10 +1,13 @@
 """Extraction of the chosen option of a multiple-choice question, by letter, label or text."""
 
+import re
 from collections.abc import Sequence
 
 from promptstage.grading.choice.lines import option_in_line, strip_markup, with_alternative
 from promptstage.grading.choice.listed_options import strip_option_lists
-from promptstage.grading.choice.options import Option
+from promptstage.grading.choice.option_texts import option_in_bold
+from promptstage.grading.choice.options import Option, ambiguous_choice
+from promptstage.grading.choice.truth import alternates, truth_options
 from promptstage.grading.choice.unmarked import find_unmarked_choice, letter_at_end
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, Commitment, find_commitments
@@ -12,6 +15,7 @@ from promptstage.grading.reading.letter_ranges import strip_letter_ranges
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE
 
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _BEFORE_ANSWER = " :*_\n>#\"'"
 _IGNORED = " \n*_:$.{}()"
 
@@ -28,6 +32,8 @@ def find_choice(text: str, options: Sequence[Option]) -> Answer | None:
     """
     text = strip_option_lists(strip_letter_ranges(text), options)
     retraction = last_retraction(text) or 0
+    if (by_value := truth_options(options)) and alternates(text[retraction:]):
+        return ambiguous_choice(list(by_value.values()), "alternating verdicts")
     valid = [commitment for commitment in find_commitments(text) if commitment.start >= retraction]
     for commitment in reversed(valid):
         if answer := _committed_option(commitment, text, options):
@@ -35,8 +41,14 @@ def find_choice(text: str, options: Sequence[Option]) -> Answer | None:
     if valid and not valid[-1].body.strip(_IGNORED):
         return None
     return letter_at_end(text[retraction:], options) or find_unmarked_choice(
-        strip_markup(text[retraction:]), options
+        strip_markup(text[retraction:]), options, _option_in_last_bold(text[retraction:], options)
     )
+
+
+def _option_in_last_bold(text: str, options: Sequence[Option]) -> Option | None:
+    """Return the option whose text is the only one in bold in the last sentence."""
+    last = _SENTENCES.split(text.strip())[-1]
+    return None if truth_options(options) else option_in_bold(last, options)
 
 
 def _committed_option(commitment: Commitment, text: str, options: Sequence[Option]) -> Answer | None:

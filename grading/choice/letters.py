@@ -17,7 +17,11 @@ _DENIAL = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_DENIAL_WINDOW = 30  # characters before the letter that are searched
+# "…, not a magnet (C)", "rather than a magnet (C)"
+_REJECTED_NOUN = re.compile(
+    r"(?:,\s(?:and\s)?not|\b(?:rather\sthan|instead\sof|unlike))\s(?:(?!but\b)[a-z]+\s){1,4}$", re.IGNORECASE
+)
+_DENIAL_WINDOW = 50  # characters before the letter that are searched
 
 # Words between "the answer is" and the letter: "most likely the best choice, described in (C)".
 _ADVERBS = phrases(
@@ -192,4 +196,5 @@ def sole_option(text: str, options: Sequence[Option]) -> Option | None:
 
 def is_negated(text: str, start: int) -> bool:
     """Return whether the option named at ``start`` is rejected, as in "rather than B"."""
-    return bool(_DENIAL.search(text[max(0, start - _DENIAL_WINDOW) : start]))
+    before = text[max(0, start - _DENIAL_WINDOW) : start]
+    return bool(_DENIAL.search(before) or (text[start : start + 1] in "([" and _REJECTED_NOUN.search(before)))

@@ -1,7 +1,7 @@
 """Extraction of options that are named by their text instead of their letter."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from promptstage.grading.choice.amounts import (
     option_by_amount,
@@ -12,13 +12,22 @@ from promptstage.grading.choice.amounts import (
 from promptstage.grading.choice.letters import is_negated, starts_with_label
 from promptstage.grading.choice.option_words import option_by_words
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
-from promptstage.grading.choice.truth import truth_values
+from promptstage.grading.choice.truth import truth_options, truth_values
 from promptstage.grading.formula.flat import flatten_formula
 from promptstage.grading.reading.answer import Answer
 
 _ONE_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _PARENTHESIS = re.compile(r"\([^()]*[a-z]{3}[^()]*\)")  # "(not the moon)"
 _OR = re.compile(r"\W*(?:or|and|and/or|/)\W*(?:\w+\W+){0,2}")
+# "a funnel, or it might be a filter"
+_MAY_BE = re.compile(
+    r"\b(?:or|and)\s(?:\w+\s){0,2}(?:might|may|could|maybe|perhaps|possibly)\s(?:\w+\s)?(?:be\s)?$"
+)
+_BOLD = re.compile(r"\*\*([^*\n]{2,300})\*\*")
+# "do not use **a funnel**"
+_REJECTS = re.compile(
+    r"(?:\b(?:not|never|unlike|avoid|than|instead|except|neither|nor)\b|n't\b)[^,;.:]*$", re.IGNORECASE
+)
 _CONCLUSION = re.compile(r"(?:^|[,;]?\s)(?:so|thus|therefore|hence)\b,?\s", re.IGNORECASE)
 _BEFORE_TEXT = re.compile(r"\b(?:the|an?|be)\s+$")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$ | \$(.+?)\$ | \\\((.+?)\\\) | \\\[(.+?)\\\]", re.DOTALL | re.VERBOSE)
@@ -45,6 +54,17 @@ def option_by_whole_text(text: str, options: Sequence[Option]) -> Option | None:
     return matches[0] if len(matches) == 1 and (len(words) > 1 or words.isdigit()) else None
 
 
+def option_in_bold(text: str, options: Sequence[Option]) -> Option | None:
+    """Return the only option whose text is in bold; None for several, and for "not **a funnel**"."""
+    matches = set()
+    for bold in _BOLD.finditer(text):
+        if option := option_by_whole_text(bold[1].strip(" .:"), options):
+            if _REJECTS.search(text[max(0, bold.start() - 40) : bold.start()]):
+                return None
+            matches.add(option)
+    return matches.pop() if len(matches) == 1 else None
+
+
 def option_by_text(sentence: str, options: Sequence[Option], rule: str, committed: bool) -> Answer | None:
     """Return the option whose text a sentence states; None if it states none or several.
 
@@ -54,8 +74,8 @@ def option_by_text(sentence: str, options: Sequence[Option], rule: str, committe
             unless they are joined by "or".
     """
     rule = f"{rule}, option's text"
-    if {simplify(option.text) for option in options} == {"true", "false"}:
-        return _option_by_truth(sentence, options, rule, committed)
+    if by_value := truth_options(options):
+        return _option_by_truth(sentence, by_value, rule, committed)
     if not any(option.text for option in options):
         return None
     main = _PARENTHESIS.sub(" ", sentence)
@@ -82,13 +102,14 @@ def option_by_text(sentence: str, options: Sequence[Option], rule: str, committe
     return Answer(option.letter, rule) if option else None
 
 
-def _option_by_truth(sentence: str, options: Sequence[Option], rule: str, committed: bool) -> Answer | None:
-    """Return the option "True" or "False" that a sentence asserts."""
-    values = truth_values(sentence, committed)
+def _option_by_truth(
+    sentence: str, by_value: Mapping[bool, Option], rule: str, committed: bool
+) -> Answer | None:
+    """Return the option, of True and False or of yes and no, that a sentence asserts."""
+    values = truth_values(sentence, committed, yes_or_no=simplify(by_value[True].text) == "yes")
     if len(values) > 1:
-        return ambiguous_choice(options[:2], rule)
-    letters = {simplify(option.text) == "true": option.letter for option in options}
-    return Answer(letters[values.pop()], rule) if values else None
+        return ambiguous_choice(list(by_value.values()), rule)
+    return Answer(by_value[values.pop()].letter, rule) if values else None
 
 
 def _is_negated(text: str, option: Option) -> bool:
@@ -122,7 +143,7 @@ def _select_option(text: str, mentioned: Sequence[Option], committed: bool) -> O
     if last is None:
         return None
     between = text[_text_end(text, mentioned[0]) : text.rfind(simplify(last.text))]
-    return None if _OR.search(between[-8:]) else last
+    return None if _OR.search(between[-8:]) or _MAY_BE.search(between) else last
 
 
 def _option_by_formula(sentence: str, options: Sequence[Option]) -> Option | None:

@@ -18,6 +18,11 @@ _KIND = rf"(?:{any_of(phrases('options?, choices?, answers?, letters?, statement
 _IS = any_of(phrases("is, must be, would be, seems, appears"))
 _ADVERB = any_of(phrases("indeed, therefore, thus, clearly"))
 _DEGREE = any_of(("only", "most", r"one\s+that\s+is"))
+_FITTING = any_of(
+    phrases(
+        "useful, suitable, helpful, effective, logical, reasonable, sensible, plausible, fitting, probable"
+    )
+)
 _RIGHT = any_of(phrases("correct, right, best, true, accurate, answer, valid, appropriate, likely"))
 
 # Words before the letter of the chosen option.
@@ -32,7 +37,10 @@ _CHOOSING = any_of(
 _TEXT = r"""(?: \s (?! \.\s | (?:is|are|was|and|or|but|[A-Z])\b ) [^\s!?;,]+ ){1,8}?"""
 _SO = any_of(phrases("therefore, thus, so, hence, consequently, conclusion, =>, →"))
 
-_WORD = re.compile(r"\s+[a-z]")
+# "It might be A, and it might be C."
+_HEDGE = re.compile(r"\b(?:might|may|could|maybe|perhaps|possibly)(?:\s(?:well|also|it))?\s$", re.IGNORECASE)
+_HEDGE_WINDOW = 20  # characters before a statement
+_WORD = re.compile(r"\s+(?!(?:or|and|but|because|since|as)\b)[a-z]")
 _ADVERBIALS = phrases("best, most, more, exactly, here, again, then, only, not, option")
 _ADVERBIAL = re.compile(rf"\s+{any_of(_ADVERBIALS)}\b")
 _WRONG = re.compile(
@@ -42,13 +50,27 @@ _WRONG = re.compile(
 
 def stated_option(text: str, options: Sequence[Option]) -> Answer | None:
     """Return the option that is last stated to be right; None if there is none."""
-    for match in reversed(list(_statement_pattern(option_names(options)).finditer(text))):
+    matches = list(_statement_pattern(option_names(options)).finditer(text))
+    for match in reversed(matches):
         if option := _asserted_option(match, options):
+            if _is_doubtful(match) and (others := _doubtful_options(matches, options) - {option}):
+                return ambiguous_choice(sorted([option, *others]), _RULE)
             line = text[match.start(_statement_kind(match)) :].partition("\n")[0]
             other = second_option(line, 1, options, option)
             answer = ambiguous_choice([option, other], _RULE) if other else Answer(option.letter, _RULE)
             return with_alternative(answer, line, options)
     return None
+
+
+def _is_doubtful(match: re.Match[str]) -> bool:
+    """Return whether a statement is hedged: "it might be A"."""
+    return bool(_HEDGE.search(match.string[max(0, match.start() - _HEDGE_WINDOW) : match.start()]))
+
+
+def _doubtful_options(matches: Sequence[re.Match[str]], options: Sequence[Option]) -> set[Option]:
+    """Return the options of all hedged statements."""
+    stated = (_asserted_option(match, options) for match in matches if _is_doubtful(match))
+    return {option for option in stated if option}
 
 
 def _statement_kind(match: re.Match[str]) -> str:
@@ -84,7 +106,8 @@ def _statement_pattern(names: str) -> re.Pattern[str]:
         rf"""
         # "Option B is clearly the correct one"
         \b {_KIND} (?<![\w'-]) {letter("subject", small)} (?: [.:]? | (?<=\)){_TEXT} )
-           \s+{_IS}\s+ (?:{_ADVERB}\s+)? (?:to\ be\s+)? (?:the\s+)? (?:{_DEGREE}\s+)? {_RIGHT} \b
+           \s+{_IS}\s+ (?:{_ADVERB}\s+)? (?:to\ be\s+)? (?:the\s+)?
+           (?: (?:{_DEGREE}\s+)? {_RIGHT} | most\s+{_FITTING} ) \b
         # "I choose option B", "it's B"
         | \b (?i:{_CHOOSING}) \s+ (?:either\s+)? (?:the\s+)? (?:answer\s+|correct\s+)?
              {_KIND} {letter("chosen")} (?=[\s.,;:!)*]|$)

@@ -1,7 +1,10 @@
-"""Extraction of true or false as an answer in words."""
+"""Extraction of true or false, or of yes or no, as an answer in words."""
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
+from promptstage.grading.choice.options import Option, simplify
 from promptstage.grading.reading.patterns import any_of, phrases
 
 _TRUTH = re.compile(r"\b(?P<un>un)?(?P<value>true|false)(?:ly)?\b", re.IGNORECASE)
@@ -59,13 +62,74 @@ _CONCLUDING = (
     rf"(?: {any_of(phrases('so, thus, therefore, hence, and so, the answer is, answer:?'))} [,:]? \s+ )"
 )
 _YES_OR_NO = re.compile(
-    rf"(?: ^ \W* | [.:;,]\s ) {_CONCLUDING}* (?P<word> yes | no ) \b (?= \s* (?: [,.;:!)] | $ ) )",
+    rf"""
+    (?: ^ \W* | [.:;,]\s | \s-\s | \( ) {_CONCLUDING}*
+        (?P<word> yes | no ) \b (?= \s* (?: [,.;:!)] | $ | -\s ) )
+    # "I would say no."
+    | \b (?: say | is | be | means | clearly | definitely | probably | actually | therefore | indeed | simply
+      | a | a[ ](?:clear|definite) ) \s
+      (?P<last> yes | no ) (?= [.!]? $ )
+    # "Yes it can", "No because"
+    | ^ \W* (?P<first> yes | no ) \s (?= (?: it | they | he | she | you | we | this | because | since ) \b )
+    """,
     re.IGNORECASE | re.VERBOSE,
 )
-_AT_START = re.compile(r"\W*(?P<word>yes|no)\s*(?:[,.:;!]|\s-\s|\n|$)", re.IGNORECASE)
+# "The statement is true.", "False.", "No": a sentence that is only a verdict.
+_VERDICT = re.compile(
+    r"""
+    \W*
+    (?: (?: (?:the|this|that)[ ](?:statement|claim|answer|conclusion) | it | this | that ) [ ] is [ ] )?
+    (?: (?P<yes> yes | true | correct ) | no | false | incorrect | not[ ]true ) \W*
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# "Yes or no", "maybe yes, maybe no"
+_EITHER = re.compile(
+    r"\b(?:yes|no)\W+(?:(?:and|or|but)\W+)?(?:(?:also|maybe|perhaps|possibly|then)\W+){0,2}(?:yes|no)\b(?=\W*$)",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_MIN_CHANGES = 2  # of the verdict, for a text without an answer
+# "None of the facts is false": a truth value of other sentences than the statement.
+_OTHER_FACTS = re.compile(
+    r"""
+    \b (?:none|neither|all|each|some|one|both|every|no) \s (?:of\s)? (?:(?:the|these|those|them|its)\s)?
+    (?: (?! (?:is|are|was|were|statement|claim|conclusion)\b ) [a-z]+\s ){0,3}
+    (?:is|are|was|were) \s (?:true|false) \b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# A truth value that ends a clause, unlike that of "a true story".
+_ENDS_CLAUSE = re.compile(r"\s*(?:[.,;:!)\"'-]|$|(?:because|since|as|that)\b)")
+TRUTH_NAMES = {"true": True, "false": False, "yes": True, "no": False}
 
 
-def truth_values(sentence: str, committed: bool) -> set[bool]:
+def truth_options(options: Sequence[Option]) -> dict[bool, Option] | None:
+    """Return the options by truth value if they are True and False, or yes and no; None for any others."""
+    texts = {simplify(option.text): option for option in options}
+    if texts.keys() not in ({"true", "false"}, {"yes", "no"}):
+        return None
+    return {TRUTH_NAMES[text]: option for text, option in texts.items()}
+
+
+def alternates(text: str) -> bool:
+    """Return whether a text ends in verdicts that contradict each other again and again.
+
+    >>> alternates("It is true. It is false. It is true."), alternates("It is true. No, it is false.")
+    (True, False)
+    """
+    verdicts = []
+    for sentence in reversed(_SENTENCES.split(text)):
+        if not sentence.strip():
+            continue
+        verdict = _VERDICT.fullmatch(sentence)
+        if verdict is None:
+            break
+        verdicts.append(bool(verdict["yes"]))
+    return sum(left != right for left, right in pairwise(verdicts)) >= _MIN_CHANGES
+
+
+def truth_values(sentence: str, committed: bool, yes_or_no: bool = False) -> set[bool]:
     """Return the truth values that a sentence asserts: one, both or none.
 
     "Yes" and "no" count as true and false if the sentence has no such word itself.
@@ -76,28 +140,55 @@ def truth_values(sentence: str, committed: bool) -> set[bool]:
     Args:
         committed: whether the sentence is marked as the answer. Then its first value counts, otherwise the
             last. A repeated question ("true or false") counts as both if it is marked, otherwise as none.
+        yes_or_no: whether the options are yes and no. These words then precede "true" and "false".
     """
-    rest = _SYNONYMS.sub(_as_truth, _QUESTION.sub(" ", sentence))
+    if yes_or_no:
+        return _yes_or_no(sentence, committed)
+    rest = _OTHER_FACTS.sub(" ", _SYNONYMS.sub(_as_truth, _QUESTION.sub(" ", sentence)))
     main = _REASON.split(rest, maxsplit=1)[0]
     rest = main if _TRUTH.search(main) else rest
     values = [_value(match) for match in _TRUTH.finditer(rest)]
     if not values:
         if committed and _QUESTION.search(sentence):
             return {True, False}
-        values = [match["word"].lower() == "yes" for match in _YES_OR_NO.finditer(sentence)]
+        values = _yes_and_no(sentence)
     if _BOTH.search(rest):
         return {True, False}
     return {values[0] if committed else values[-1]} if values else set()
 
 
 def truth_at_start(text: str) -> bool | None:
-    """Return the truth value of "Yes" or "No" at the start of a text; None without it.
+    """Return the verdict with which a text starts: "Yes", "No" or a sentence such as "It is false."
 
     >>> truth_at_start("Yes. Max is a cat."), truth_at_start("No cat is blue.")
     (True, None)
     """
-    match = _AT_START.match(text)
-    return match["word"].lower() == "yes" if match else None
+    first = _SENTENCES.split(text.lstrip(), maxsplit=1)[0]
+    if verdict := _VERDICT.fullmatch(first):
+        return bool(verdict["yes"])
+    match = _YES_OR_NO.match(first)
+    return _is_yes(match) if match and (match["first"] or match["word"]) else None
+
+
+def _yes_or_no(sentence: str, committed: bool) -> set[bool]:
+    """Return the truth values that a sentence asserts as "yes" or "no", or else as "true" or "false"."""
+    if _EITHER.search(sentence):
+        return {True, False}
+    values = _yes_and_no(sentence)
+    if values:
+        return {values[0] if committed else values[-1]}
+    rest = _OTHER_FACTS.sub(" ", _SYNONYMS.sub(_as_truth, sentence))
+    if not any(_ENDS_CLAUSE.match(rest, match.end()) for match in _TRUTH.finditer(rest)):
+        return set()
+    return truth_values(rest, committed)
+
+
+def _yes_and_no(sentence: str) -> list[bool]:
+    return [_is_yes(match) for match in _YES_OR_NO.finditer(sentence)]
+
+
+def _is_yes(match: re.Match[str]) -> bool:
+    return (match["word"] or match["last"] or match["first"]).lower() == "yes"
 
 
 def _as_truth(match: re.Match[str]) -> str:

@@ -16,17 +16,17 @@ from promptstage.grading.choice.option_texts import option_by_text, option_by_wh
 from promptstage.grading.choice.option_words import option_by_clauses, says_undetermined
 from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
 from promptstage.grading.choice.stated import stated_option
-from promptstage.grading.choice.truth import truth_at_start
+from promptstage.grading.choice.truth import truth_at_start, truth_options, truth_values
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.sentences import concluding_sentences
 
 # "Options: A) 1 B) 2"
 _LISTED = re.compile(r"^[ *_]*(?:answer )?(?:options|choices)[ *_]*:.*$", re.IGNORECASE | re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[a-z)][.!?])\s")
+_SENTENCE_END = re.compile(r"(?<=[a-z0-9)%\"'][.!?])\s")
 _FORMULA_MARKS = str.maketrans("", "", "${}")
 _LABEL = re.compile(r"^\W*\w\W")
 _SENTENCES = re.compile(r"[.:]\s")
-_TRUTH_END = re.compile(r"\b(?:true|false)\W*$", re.IGNORECASE)  # a truth value without a full stop
+_TRUTH_END = re.compile(r"\b(?:true|false|yes|no)\W*$", re.IGNORECASE)  # a truth value without a full stop
 # "B or D could do it, too, but …", "Yes, it is tall, but …"
 _CONCESSION = re.compile(
     r"""
@@ -42,11 +42,12 @@ _CONSEQUENCE = re.compile(r"(?<=[.!?]\s)(?:This|That) means [^.!?\n]*[.!?]?\s*$"
 _END_WINDOW = 20  # characters at the end searched for a letter
 _LAST = "last sentence"  # name of the rule
 _LAST_PART = re.compile(r"\n|:\s|->|→|=>")
-# "… to the next one. **B**", but not the article of "… to the next one. A"
+# "… to the next one. **B**" and "… gives buoyancy - B.", but not the article of "… to the next one. A"
 _LETTER_AT_END = re.compile(
     r"""
-    (?<=[.!?:]) \s+ (?: \*\*\(?(?P<bold>[A-Z])[).:]{0,2}\*\*[.:]? | \((?P<bracketed>[A-Z])\)\.?
-                      | (?P<final>[A-Z])\. | (?P<plain>[B-HJ-Z]) ) \s* $
+    (?: (?<=[.!?:]) | (?<=[a-z]{2}\s-) ) \s+
+    (?: \*\*\(?(?P<bold>[A-Z])[).:]{0,2}\*\*[.:]? | \((?P<bracketed>[A-Z])\)\.?
+      | (?P<final>[A-Z])\. | (?P<plain>[B-HJ-Z]) ) \s* $
     """,
     re.VERBOSE,
 )
@@ -64,8 +65,12 @@ _REJECTION = re.compile(
 _CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence|leaves|leaving|only|but)\b", re.IGNORECASE)
 
 
-def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
-    """Return the option that a text without a marked answer chooses; None if it chooses none."""
+def find_unmarked_choice(text: str, options: Sequence[Option], bold: Option | None = None) -> Answer | None:
+    """Return the option that a text without a marked answer chooses; None if it chooses none.
+
+    Args:
+        bold: option whose text is the only one in bold, from the text before its markup was removed.
+    """
     if option := option_by_whole_text(text, options):
         return Answer(option.letter, "option's text")
     text = _strip_copied_options(text, options)
@@ -74,6 +79,7 @@ def find_unmarked_choice(text: str, options: Sequence[Option]) -> Answer | None:
         or _letter_alone(text, options)
         or _letter_at_start(text, options)
         or _option_at_end(text, options)
+        or (Answer(bold.letter, "option's text in bold") if bold else None)
         or _concluding_option(text, options)
         or _truth_at_start(text, options)
     )
@@ -156,7 +162,8 @@ def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     answer = None
     if concession := _CONCESSION.match(last):
         answer = _stated_option(last[concession.end() :], options)
-    if answer is None and not (concession and (first or concession["modal"])):
+    contradicts = concession and len(closing) > 1 and _truth_at_start(text, options)
+    if answer is None and not (concession and (first or concession["modal"] or contradicts)):
         answer = _stated_option(last, options)
     if answer or first is None:
         return answer or _earlier_option(text, closing, options)
@@ -173,13 +180,19 @@ def _stated_option(sentence: str, options: Sequence[Option]) -> Answer | None:
 def _earlier_option(text: str, closing: Sequence[str], options: Sequence[Option]) -> Answer | None:
     """Return the option of one of the two sentences before the last, or of a consequence after it."""
     for sentence in reversed(closing[-3:-1]):
-        if len(options_named_in(sentence, options)) == 1 and not sentence.strip("$. ").isdecimal():
+        if _names_one_option(sentence, options) and not sentence.strip("$. ").isdecimal():
             return option_by_text(sentence, options, _LAST, committed=False)
     consequence = _CONSEQUENCE.search(text)
     if consequence and (answer := option_by_text(consequence[0], options, _LAST, committed=False)):
         return answer
     option = option_by_clauses(closing[-3:], options)
     return Answer(option.letter, "last sentences, option's text") if option else None
+
+
+def _names_one_option(sentence: str, options: Sequence[Option]) -> bool:
+    if truth_options(options):
+        return len(truth_values(sentence, committed=False, yes_or_no=True)) == 1
+    return len(options_named_in(sentence, options)) == 1
 
 
 def _without_rejections(closing: list[str], options: Sequence[Option]) -> list[str]:
@@ -198,16 +211,20 @@ def _rejects_options(sentence: str, options: Sequence[Option]) -> bool:
 
 
 def _truth_at_start(text: str, options: Sequence[Option]) -> Answer | None:
-    """Return the option "True" or "False" of a text that starts with "Yes" or "No"."""
-    letters = {simplify(option.text): option.letter for option in options}
-    value = truth_at_start(text) if letters.keys() == {"true", "false"} else None
-    return None if value is None else Answer(letters[str(value).lower()], "yes or no at the start")
+    """Return the option of a text that starts with its verdict, such as "No"."""
+    by_value = truth_options(options)
+    value = truth_at_start(text) if by_value else None
+    return (
+        None if by_value is None or value is None else Answer(by_value[value].letter, "verdict at the start")
+    )
 
 
 def _option_in_last_part(text: str, options: Sequence[Option]) -> Answer | None:
     """Return the option that equals the last line, or the part of it after the last colon or arrow."""
     last = _LAST_PART.split(text.strip())[-1]
     after = _SENTENCE_END.split(last)[-1]
+    if option := option_by_whole_text(after, options):
+        return Answer(option.letter, "last line, option's text")
     if leading_option(after, options):
         last = after
     if start := leading_option(last, options):
