@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.choices import lettered_example
+from promptstage.datamodules.choices import lettered_example, own_choices
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.field_texts import FieldText, value_text
 from promptstage.datamodules.files import read_file
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
 from promptstage.grading import grade
-from promptstage.grading.choice.options import Option, letter_of_reference, parse_options
+from promptstage.grading.choice.options import Option, letter_of_reference, parse_options, simplify
 from promptstage.utilities.errors import UserError
 
 MARK = "####"  # before the final answer of a worked answer
@@ -157,11 +157,9 @@ class Custom(ReasoningDataModule):
                 raise MalformedRow(f"the answer has no text after {self.answer_after!r:.60}")
             rationale = rationale or before.strip()
         if self.is_choice:
-            options = self._options(row)
-            texts = [option.text for option in options]
-            example = lettered_example(
-                name, question, texts, _letter(value, options, self.answer.name), rationale
-            )
+            options, labeled = self._options(row)
+            letter = _letter(value, options, labeled, self.answer.name)
+            example = lettered_example(name, question, [option.text for option in options], letter, rationale)
         else:
             answer = value_text(value, self.answer.name)
             self._check_final(answer)
@@ -172,24 +170,19 @@ class Custom(ReasoningDataModule):
         self._check_gold(example, index)
         return example
 
-    def _options(self, row: Mapping[str, Any]) -> list[Option]:
-        """Return the options of a question.
+    def _options(self, row: Mapping[str, Any]) -> tuple[list[Option], bool]:
+        """Return the options of a question, and whether they have labels of their own.
 
         Raises:
             MalformedRow: if they have another form.
         """
         if isinstance(self.options, list):
-            return parse_options([text(row) for text in self.options])
-        values = self.options.value(row)
-        try:
-            if not isinstance(values, Sequence | Mapping) or isinstance(values, str) or not values:
-                raise TypeError
-            return parse_options(values)
-        except (TypeError, KeyError):
-            raise MalformedRow(
-                f"the options must be a list of texts, or an object with the lists text and label, got "
-                f"{values!r:.60}"
-            ) from None
+            return parse_options([text(row) for text in self.options]), False
+        choices = own_choices(self.options.value(row), self.options.name)
+        options = parse_options(
+            {"text": choices.texts, "label": choices.labels} if choices.labels else choices.texts
+        )
+        return options, bool(choices.labels)
 
     def _check_final(self, answer: str) -> None:
         """Check that an answer has no worked steps before it, which would then follow the marker."""
@@ -217,10 +210,11 @@ class Custom(ReasoningDataModule):
 MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
 
 
-def _letter(value: Any, options: Sequence[Option], field: str) -> str:
+def _letter(value: Any, options: Sequence[Option], labeled: bool, field: str) -> str:
     """Return the letter of the option that an answer names by letter, label, text or index.
 
     Args:
+        labeled: the options have labels of their own, which take precedence over their texts.
         field: name of the answer's field, for messages.
 
     Raises:
@@ -240,6 +234,12 @@ def _letter(value: Any, options: Sequence[Option], field: str) -> str:
         raise MalformedRow(
             f"field '{field}' is {value}, the text of option {named} and the index of option {counted}: "
             "write a letter or a text"
+        )
+    same = [option.letter for option in options if simplify(option.text) == simplify(text)]
+    if named and same and named not in same and not labeled:
+        raise MalformedRow(
+            f"field '{field}' is {text!r:.60}, the letter of option {named} and the text of option "
+            f"{same[0]}: give options as an object with the lists text and label"
         )
     letter = named or counted
     if letter is None:

@@ -1,7 +1,9 @@
 """Texts made of the fields of a row, such as ``{problem}`` or ``{context} {question}``."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from promptstage.datamodules.sources import MalformedRow, list_names, text_problem
@@ -23,7 +25,7 @@ class FieldText:
         literal: a text without braces stands for itself.
 
     Raises:
-        UserError: if the text is empty or braces are not closed.
+        UserError: if the text is empty or has no field, or braces are not closed.
     """
 
     def __init__(self, text: str, option: str, literal: bool = False) -> None:
@@ -33,6 +35,11 @@ class FieldText:
             text = f"{{{text.strip()}}}"
         self.option = option
         self.parts = list(_parts(text, option))
+        if not literal and all(name is None for _, name in self.parts):
+            # The same text for every row; {{problem}} is how other template languages write a field.
+            raise UserError(
+                f"{option} must name a field, such as {{problem}}, got {text!r:.80}, where {{{{ is a brace"
+            )
 
     def __call__(self, row: Mapping[str, Any]) -> str:
         """Fill in the fields of a row, stripped.
@@ -98,13 +105,17 @@ def value_text(value: Any, name: str) -> str:
     """Return a value as text: numbers as they are usually written, 70.0 as 70.
 
     Raises:
-        MalformedRow: if it is empty, or neither text, number nor boolean.
+        MalformedRow: if it is empty, not a finite number, or neither text, number nor boolean.
 
     >>> value_text(70.0, "answer"), value_text(True, "answer"), value_text(" x ", "answer")
     ('70', 'True', 'x')
     """
+    if isinstance(value, float | Decimal) and not math.isfinite(value):  # pandas writes missing values as NaN
+        raise MalformedRow(f"field '{name}' is {value}: expected a non-empty text or a number")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
+    if isinstance(value, Decimal):  # of Parquet
+        return f"{value.normalize():f}"
     if isinstance(value, bool | int | float):
         return str(value)
     if not isinstance(value, str) or not value.strip():
