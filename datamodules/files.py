@@ -1,6 +1,7 @@
 """Rows of local files: JSON Lines, JSON, CSV and Parquet, also compressed with gzip."""
 
 import csv
+import glob
 import gzip
 import io
 import os
@@ -74,18 +75,18 @@ def _format(path: Path) -> str:
     return suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) == 2 else (suffixes or [""])[-1]
 
 
-def _lines(path: Path, stream: BinaryIO) -> Iterator[bytes]:
+def _lines(path: Path, stream: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[bytes]:
     """Yield the lines of a text file, without the byte-order mark.
 
     Bytes, since lines of text also end at characters that JSON allows inside a string.
     """
     number = size = 0
-    while line := stream.readline(LONGEST_LINE + 1):
+    while line := stream.readline(longest + 1):
         number, size = number + 1, size + len(line)
         if number == 1:
             line = _first_line(path, line)
-        if len(line) > LONGEST_LINE:
-            raise UserError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
+        if len(line) > longest:
+            raise UserError(f"{path}:{number}: the line is longer than {longest >> 20} MiB")
         _check_size(path, size)
         yield line
 
@@ -142,7 +143,7 @@ def _shown(value: object) -> str:
 
 def _read_json(path: Path, stream: BinaryIO) -> Iterator[Row]:
     try:
-        value = parse_unique(b"".join(_lines(path, stream)).decode())
+        value = parse_unique(b"".join(_lines(path, stream, LARGEST_FILE)).decode())
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -167,14 +168,21 @@ def _read_csv(path: Path, stream: BinaryIO) -> Iterator[Row]:
     reader = csv.reader(chain([first, second], text), delimiter=_delimiter(first, second), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        repeated = {name for name in header if header.count(name) > 1}
-        if repeated:
-            raise UserError(f"{path} has several columns named {list_names(sorted(repeated))}")
+        _check_columns(path, header)
         for values in reader:
             if values:
                 yield _csv_row(header, values, f"{path}:{reader.line_num}")
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num} is not valid CSV: {error}") from error
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: if two columns have the same name.
+    """
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path} has several columns named {list_names(repeated)}")
 
 
 def _delimiter(first: str, second: str) -> str:
@@ -219,12 +227,15 @@ def _read_parquet(path: Path, stream: BinaryIO) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
+        file = parquet.ParquetFile(stream)
+        _check_columns(path, file.schema_arrow.names)
         number = 0
-        for batch in parquet.ParquetFile(stream).iter_batches():
+        for batch in file.iter_batches():
             for fields in batch.to_pylist():
                 yield Row(fields, f"{path} row {number}")
                 number += 1
-    except pa.ArrowException as error:
+    # ValueError, OverflowError: values that Python does not have, such as text that is not UTF-8.
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} cannot be read as Parquet: {reason}") from error
 
@@ -253,7 +264,9 @@ def split_files(folder: Path, split: str) -> list[Path]:
         formats = "|".join(re.escape(suffix) for suffix in FORMATS)
         pattern = re.compile(rf"{re.escape(name)}(-\d+-of-\d+)?({formats})(\.gz)?", re.IGNORECASE)
         for place in (folder, folder / "data"):
-            files = sorted(file for file in place.glob(f"{name}*") if pattern.fullmatch(file.name))
+            files = sorted(
+                file for file in place.glob(f"{glob.escape(name)}*") if pattern.fullmatch(file.name)
+            )
             whole = [file for file in files if "-of-" not in file.name]
             if len(whole) > 1 or (whole and len(files) > 1):
                 raise UserError(

@@ -83,7 +83,7 @@ def list_names(values: Iterable[object]) -> str:
     "question, 'a\\\\x1b[2J'"
     """
     texts = [str(value) for value in values]
-    shown = [text[:60] if text.isprintable() else repr(text[:60]) for text in texts[:10]]
+    shown = [text[:60] if text and text.isprintable() else repr(text[:60]) for text in texts[:10]]
     return ", ".join([*shown, "…"] if len(texts) > 10 else shown)
 
 

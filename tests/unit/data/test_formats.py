@@ -69,6 +69,7 @@ def test_values_of_csv_stay_as_they_are_written(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n", "has no rows"),
         ("a.csv", b"", "has no rows"),
         ("a.csv", b"a,a\n1,2\n", "has several columns named a"),
+        ("a.csv", b",a,\n1,2,3\n", "has several columns named ''"),
         ("a.csv", b'a,b\n"1,2\n', ":2 is not valid CSV"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16"), "is UTF-16: expected text in UTF-8"),
         ("a.parquet", b"PAR1 nothing PAR1", "cannot be read as Parquet"),
@@ -150,3 +151,35 @@ def test_a_header_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("Lösung,b\n1,2\n".encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8"):
         read_file(tmp_path / "a.csv")
+
+
+def parquet_columns() -> dict[str, pa.Table]:
+    texts = pa.array([b"\xff\xfe"] * 3)
+    broken = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
+    two = [pa.array([1, 2, 3]), pa.array([4, 5, 6])]
+    return {
+        "has several columns named a": pa.table(two, names=["a", "a"]),
+        "cannot be read as Parquet: Converting": pa.table({"a": pa.StructArray.from_arrays(two, ["x", "x"])}),
+        "cannot be read as Parquet: 'utf-8' codec": pa.table({"a": broken}),
+        "cannot be read as Parquet: days=1073741824": pa.table({"a": pa.array([1 << 30] * 3, pa.date32())}),
+    }
+
+
+@pytest.mark.parametrize("message", parquet_columns())
+def test_columns_of_parquet_that_are_not_read(message: str, tmp_path: Path) -> None:
+    parquet.write_table(parquet_columns()[message], tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        read_file(tmp_path / "a.parquet")
+
+
+def test_json_on_one_line_may_be_as_large_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 10)
+    (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    assert len(read_file(tmp_path / "a.json")) == len(ROWS)
+
+
+def test_the_name_of_a_split_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("train.csv", "t[r]ain.csv"):
+        (tmp_path / name).touch()
+    assert split_files(tmp_path, "t[r]ain") == [tmp_path / "t[r]ain.csv"]
+    assert split_files(tmp_path, "t*") == split_files(tmp_path, "**") == []
