@@ -5,8 +5,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -19,7 +18,6 @@ from promptstage.utilities.user_cache import recall_bytes, remember
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DIGESTS: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 KIND = "tokens"
 FORMAT = 1  # increase it when a text is tokenized differently
 FEWEST = 2000  # examples; tokenizing fewer takes less than a second
@@ -46,21 +44,23 @@ def tokens_of(
 def key_of(examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return a digest of all that token ids depend on."""
     import tokenizers
+    import transformers
 
-    about = [FORMAT, tokenizers.__version__, template.description(), tokenizer.eos_token_id, len(tokenizer)]
+    about = [
+        FORMAT,
+        (tokenizers.__version__, transformers.__version__),
+        template.description(),
+        (tokenizer.eos_token_id, len(tokenizer)),
+        # Not in a fast tokenizer's own file: chat templates write special tokens by their names.
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        bool(getattr(tokenizer, "split_special_tokens", False)),
+    ]
     digest = hashlib.sha256(json.dumps(about).encode())
     if tokenizer.is_fast:
-        digest.update(_digest(tokenizer))
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for example in examples:
         digest.update(repr((example.question, example.completion)).encode())
     return digest.hexdigest()
-
-
-def _digest(tokenizer: Any) -> bytes:
-    """Return a digest of a fast tokenizer, computed once: large vocabularies take a second."""
-    if tokenizer not in _DIGESTS:
-        _DIGESTS[tokenizer] = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).digest()
-    return _DIGESTS[tokenizer]
 
 
 def _read(key: str, examples: Sequence[Example]) -> TokenTable | None:

@@ -3,12 +3,17 @@
 import contextlib
 import os
 import re
+import secrets
 import stat
+import time
 from pathlib import Path
 
 _LARGEST = 4096
+_ABANDONED = 3600  # seconds after which the writer of a temporary file has died
+_MOST = 16 << 30  # bytes of a subfolder
 _NO_LINKS, _NONBLOCK = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _KEY = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(rf"{_KEY.pattern}|\.{_KEY.pattern}\.\w+")
 
 
 def recall(kind: str, key: str, pattern: str) -> str | None:
@@ -43,7 +48,10 @@ def recall_bytes(kind: str, key: str, limit: int) -> bytes | None:
             state = os.fstat(descriptor)
             if not _ours(state) or not _ours(path.parent.lstat(), folder=True):
                 return None
-            return file.read(limit)
+            content = file.read(limit)
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the time of its last use
+        return content
     except OSError:
         return None
 
@@ -53,9 +61,11 @@ def remember(kind: str, key: str, content: str | bytes = "") -> None:
     path = _path(kind, key)
     if path is None:
         return
-    temporary = path.with_name(f".{key}.{os.getpid()}")
+    # Not the process id, which is the same in every container: a file left by a killed one would block it.
+    temporary = path.with_name(f".{key}.{secrets.token_hex(8)}")
     with contextlib.suppress(OSError, ValueError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_room(path.parent, len(content))
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -63,6 +73,27 @@ def remember(kind: str, key: str, content: str | bytes = "") -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _make_room(folder: Path, size: int) -> None:
+    """Remove temporary files of killed processes, and the least recently used files beyond the limit.
+
+    Only files that the cache has written, and none in a folder that is a link.
+    """
+    if not _ours(folder.lstat(), folder=True):
+        return
+    files = [
+        (state.st_mtime, state.st_size, entry)
+        for entry in folder.iterdir()
+        if _NAME.fullmatch(entry.name) and stat.S_ISREG((state := entry.lstat()).st_mode)
+    ]
+    used = size + sum(length for _, length, _ in files)
+    for when, length, file in sorted(files):
+        abandoned = file.name.startswith(".") and time.time() - when > _ABANDONED
+        if used > _MOST or abandoned:
+            with contextlib.suppress(OSError):
+                file.unlink()
+                used -= length
 
 
 def _path(kind: str, key: str) -> Path | None:

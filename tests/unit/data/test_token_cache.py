@@ -1,10 +1,13 @@
 """Tokens from the cache are those that would be computed; a damaged file is replaced."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from promptstage.datamodules import token_cache
 from promptstage.datamodules.encoding import encode
@@ -13,6 +16,7 @@ from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_cache import key_of, tokens_of
 from promptstage.datamodules.token_table import Lists, TokenTable, checksum
+from promptstage.utilities import user_cache
 from tests.unit.data.tokenizers import make
 
 
@@ -108,3 +112,55 @@ def test_lists() -> None:
     taken = lists.take(np.array([3, 1, 0]))
     assert [taken.row(i).tolist() for i in range(3)] == [[8], [], [5, 6]]
     assert lists.take(np.array([], np.int64)).lengths.tolist() == []
+
+
+def changed_special_tokens(tokenizer: Any) -> None:
+    tokenizer.bos_token = tokenizer.eos_token
+
+
+def changed_splitting(tokenizer: Any) -> None:
+    tokenizer.split_special_tokens = True
+
+
+def changed_normalizer(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+
+@pytest.mark.parametrize("change", [changed_special_tokens, changed_splitting, changed_normalizer])
+def test_a_tokenizer_that_was_changed_has_another_key(change: Callable[[Any], None]) -> None:
+    """Also if its vocabulary is the same: chat templates write special tokens by their names."""
+    tokenizer = make("llama3")
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    template = Template(PromptFormat("chat", "2026-01-31"), tokenizer)
+    before = key_of(EXAMPLES, template, tokenizer)
+    assert key_of(EXAMPLES, template, tokenizer) == before
+    change(tokenizer)
+    assert key_of(EXAMPLES, template, tokenizer) != before
+
+
+def test_a_file_of_a_killed_process_blocks_nothing(cache: Path) -> None:
+    tokenizer = make("llama3")
+    name = key_of(EXAMPLES, Template(PromptFormat(PLAIN), tokenizer), tokenizer)
+    cache.mkdir(parents=True, mode=0o700)
+    recent, old, foreign = cache / f".{name}.{os.getpid()}", cache / f".{name}.1", cache / ".foreign"
+    for file in (recent, old, foreign):
+        file.write_bytes(b"half")
+    for file in (old, foreign):
+        os.utime(file, (0, 0))
+    encoded(tokenizer)
+    assert {file.name for file in cache.iterdir()} == {name, recent.name, foreign.name}
+
+
+def test_the_least_recently_used_files_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make("llama3")
+    encoded(tokenizer)
+    encoded(tokenizer, COT)
+    first, second = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime)
+    for file, when in ((first, 100), (second, 200)):
+        os.utime(file, (when, when))
+    encoded(tokenizer)  # used again
+    monkeypatch.setattr(user_cache, "_MOST", first.stat().st_size + second.stat().st_size)
+    encoded(tokenizer, PLAIN, EXAMPLES[1:])
+    assert first.exists()
+    assert not second.exists()
+    assert len(list(cache.iterdir())) == 2
