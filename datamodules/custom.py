@@ -17,6 +17,8 @@ from promptstage.grading.choice.options import Option, letter_of_reference, pars
 from promptstage.utilities.errors import UserError
 
 MARK = "####"  # before the final answer of a worked answer
+# Options that a single file cannot follow, with their defaults.
+OF_FOLDERS = {"subset": None, "train_split": "train", "validation_split": None, "test_split": "test"}
 CHECKED_FORMULAS = 200  # of a split; comparing formulas takes milliseconds each
 
 
@@ -98,11 +100,29 @@ class Custom(ReasoningDataModule):
             "validation": validation_split or "validation",
             "test": test_split,
         }
+        if validation_split == train_split:
+            raise UserError(
+                f"validation_split must differ from train_split, got {train_split!r:.60} for both"
+            )
+        for option, used in (("train_split", train_split), ("validation_split", validation_split)):
+            if test_split == used:
+                self.overlap = f"{self.name}: test_split and {option} are the same, {test_split!r:.60}"
 
     def folder(self) -> Path | None:
-        """Return the folder of the rows, or the file with all of them; None for a hub id."""
+        """Return the folder of the rows, or the file with all of them; None for a hub id.
+
+        Raises:
+            UserError: if a subset or a split of a single file is named.
+        """
         path = local_path(self.source)
+        if path is not None and path.is_file():
+            self._check_single_file()
         return path / self.subset if path is not None and path.is_dir() and self.subset else path
+
+    def _check_single_file(self) -> None:
+        for option, default in OF_FOLDERS.items():
+            if self.constructor_arguments.get(option, default) != default:
+                raise UserError(f"{option} must not be set for a single file, got source {self.source}")
 
     def stored_as(self, split: str) -> str:
         """Return the name of a split in the source."""
@@ -116,14 +136,7 @@ class Custom(ReasoningDataModule):
         return [] if split == "validation" else [path]
 
     def has_validation(self) -> bool:
-        """Return whether there is a validation split: the one that is named, or ``validation`` of a folder.
-
-        Raises:
-            UserError: if a split of a single file is named.
-        """
-        path = self.folder()
-        if self.hub_has_validation and path is not None and path.is_file():
-            raise UserError(f"validation_split must not be set for a single file, got source {self.source}")
+        """Return whether there is a validation split, named or ``validation`` of a folder."""
         return self.hub_has_validation or super().has_validation()
 
     def rows(self, split: str) -> list[Row]:

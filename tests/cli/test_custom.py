@@ -186,6 +186,10 @@ def test_options(
             ["--data.answer_kind=regex:Answer (.+)"],
             "the grader extracts None (no answer found) from the completion",
         ),
+        (["--data.subset=main"], "subset must not be set for a single file, got source rows.json"),
+        (["--data.test_split=dev"], "test_split must not be set for a single file, got source rows.json"),
+        (["--data.validation_split=dev"], "validation_split must not be set for a single file, got source"),
+        (["--data.validation_split=train"], "validation_split must differ from train_split, got 'train'"),
         (["--data.source=nothing.csv"], "data file nothing.csv does not exist"),
     ],
 )

@@ -64,3 +64,11 @@ def test_an_answer_that_is_a_letter_and_a_text(tmp_path: Path) -> None:
     assert first(tmp_path, {"q": "?", "a": "A", "o": ["A", "B", "AB"]}, **CHOICE).answer == "A"
     labeled = {"text": ["B", "C", "A"], "label": ["A", "B", "C"]}
     assert first(tmp_path, {"q": "?", "a": "A", "o": labeled}, **CHOICE).answer == "A"
+
+
+def test_a_test_on_training_questions_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"q": "?", "a": "x"}\n' * 20, encoding="utf-8")
+    options = {"source": str(tmp_path), "question": "q", "answer": "a", "answer_kind": "text", "name": "own"}
+    data = ps.Custom(**options, test_split="train")
+    assert data.overlap == "own: test_split and train_split are the same, 'train'"
+    assert not ps.Custom(**options).overlap
