@@ -16,7 +16,6 @@ from promptstage.command_line.commands.base import Command
 from promptstage.command_line.configuration import CLASSES, classes_in, read_configuration
 from promptstage.command_line.file_values import sets_output_path
 from promptstage.command_line.importable import Importable, is_known_class
-from promptstage.command_line.includes import Document, read_file, with_included
 from promptstage.command_line.schema import FAMILIES, option_types
 from promptstage.composition.user_callbacks import as_list
 from promptstage.datamodules.data_sections import OPTIONS as DATA_SETS
@@ -25,6 +24,7 @@ from promptstage.datamodules.sources import text_problem
 from promptstage.grading.functions import is_function_name
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.includes import Document, read_file, with_included
 from promptstage.utilities.option_types import (
     OptionPath,
     is_choice,

@@ -11,11 +11,11 @@ import yaml
 
 from promptstage import datamodules
 from promptstage.command_line.assembly import check_flags
-from promptstage.command_line.includes import Document, read_file
 from promptstage.comparisons.results import folder_name
 from promptstage.comparisons.table import FigureKind
 from promptstage.datamodules.sources import local_path
 from promptstage.utilities.errors import UserError, choose, nearest, printable
+from promptstage.utilities.includes import Document, read_file
 from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import plain
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 from promptstage import datamodules
@@ -9,10 +10,11 @@ from promptstage.datamodules.sources import FILE
 from promptstage.grading.functions import is_function_name
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError, nearest
+from promptstage.utilities.includes import read_file
 from promptstage.utilities.option_types import class_options, keeps_text
-from promptstage.utilities.reading import read_text, validated
+from promptstage.utilities.reading import validated
 from promptstage.utilities.shipped_files import existing_or_shipped
-from promptstage.utilities.yaml_values import LIMIT, Scalar, Tree, parse_yaml, plain
+from promptstage.utilities.yaml_values import Scalar, Tree, plain
 
 TEST_ON, PARTS = "test_on", "parts"
 OPTIONS = (TEST_ON, PARTS)  # options that name other data sets
@@ -149,7 +151,7 @@ def _options(name: str, tree: dict[str, Tree], where: str, files: bool, depth: i
 
 
 def _from_file(name: str, where: str, files: bool) -> Tree:
-    """Read the section ``data`` of a YAML file."""
+    """Read the section ``data`` of a YAML file, and of those that it includes, as ``-c`` does."""
     path = existing_or_shipped(os.path.expanduser(name))
     if FILE.search(name):
         raise UserError(
@@ -163,7 +165,27 @@ def _from_file(name: str, where: str, files: bool) -> Tree:
             f"{where}: data set '{name:.80}' is unknown: {nearest(name, datamodules.__all__)}, or a YAML "
             f"file with a section 'data'{lengths}"
         )
-    tree = parse_yaml(read_text(path, "configuration", LIMIT), f"configuration {name}")
-    if not isinstance(tree, dict) or "data" not in tree:
+    trees = [document.tree for document in read_file(name, "configuration")]
+    sections = [tree["data"] for tree in trees if isinstance(tree, dict) and "data" in tree]
+    if not sections:
         raise UserError(f"configuration {name} has no section 'data'")
-    return tree["data"]
+    return reduce(_overridden, sections)
+
+
+def _overridden(first: Tree, second: Tree) -> Tree:
+    """Return a section with the values of a later file, which may name another class."""
+    first, second = (
+        {"class_path": section} if isinstance(section, Scalar) else section for section in (first, second)
+    )
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    before, after = first.get("init_args", {}), second.get("init_args", {})
+    joint = {**first, **second}
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return joint
+    name = joint.get("class_path")
+    short = own_class(name.text if isinstance(name, Scalar) else name)
+    if short is not None and joint.get("class_path") != first.get("class_path"):
+        options = {name for (name, *_) in class_options(getattr(datamodules, short))}
+        before = {name: value for name, value in before.items() if name in options}
+    return {**joint, "init_args": {**before, **after}}

@@ -13,6 +13,7 @@ from promptstage.command_line.assembly import check_flags
 from promptstage.command_line.configuration import stored_configuration
 from promptstage.command_line.importable import Importable
 from promptstage.composition.configuration import data_from
+from promptstage.datamodules.data_sections import complete
 from promptstage.utilities.errors import UserError
 from tests.tiny_folder import QUIET, call
 
@@ -91,6 +92,29 @@ def test_a_run_tests_on_another_data_set(work: Path, model: list[str]) -> None:
     own = call("test", *QUIET, "--ckpt_path=run", "--data.test_on=null")
     assert own.code == 0, own.err
     assert results(work / "run" / "test-3")[1]["dataset"] == "sums"
+
+
+def test_a_file_that_includes_others(work: Path) -> None:
+    """Options of included files count as with ``-c``, also where a later file names another class."""
+    common = {"source": "gsm8k", "test_size": 2, "keep_calculator": True}
+    texts: dict[str, Any] = {
+        "base.yaml": {"data": {"class_path": "GSM8K", "init_args": common}},
+        "only.yaml": {"include": "base.yaml"},
+        "more.yaml": {"include": "base.yaml", "data": {"init_args": {"test_size": 1}}},
+        "other.yaml": {"include": ["base.yaml"], "data": "AQuA"},
+        "circle.yaml": {"include": "circle.yaml", "data": "AQuA"},
+    }
+    for name, values in texts.items():
+        (work / name).write_text(yaml.safe_dump(values), encoding="utf-8")
+    sections = {
+        name: complete("test_on", name, "test_on") for name in ("only.yaml", "more.yaml", "other.yaml")
+    }
+    assert sections["only.yaml"] == {"class_path": "promptstage.GSM8K", "init_args": common}
+    assert sections["more.yaml"]["init_args"] == {**common, "test_size": 1}
+    assert sections["other.yaml"]["class_path"] == "promptstage.AQuA"
+    assert sections["other.yaml"]["init_args"] == {"source": "gsm8k", "test_size": 2}
+    with pytest.raises(UserError, match=r"included file circle\.yaml is this file"):
+        complete("test_on", "circle.yaml", "test_on")
 
 
 def test_an_interrupted_test_goes_on(work: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
