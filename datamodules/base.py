@@ -16,6 +16,7 @@ from promptstage.datamodules.limits import check_positions, check_vocabulary, lo
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
+from promptstage.datamodules.repeats import warn_shared
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template
@@ -171,11 +172,12 @@ class ReasoningDataModule(Batches):
         format = replace(self._format, date=self.date)
         if not format.shots or format.demonstrations:
             return format
-        rows = self.examples("train")
-        check_maximum({"demonstrations": format.shots}, len(rows), f"training questions of {self.name}")
+        rows = list({row.question.strip(): row for row in self.examples("train")}.values())
+        limit = f"distinct training questions of {self.name}"
+        check_maximum({"demonstrations": format.shots}, len(rows), limit)
         draw = random.Random(f"demonstrations/{self.demonstration_seed}")
-        drawn = draw.sample(range(len(rows)), min(format.shots + 1, len(rows)))
-        pairs = tuple(Demonstration(rows[i].question, rows[i].completion) for i in drawn)
+        drawn = draw.sample(rows, min(format.shots + 1, len(rows)))
+        pairs = tuple(Demonstration(row.question, row.completion) for row in drawn)
         self._format = replace(format, demonstrations=pairs)
         return self._format
 
@@ -250,6 +252,7 @@ class ReasoningDataModule(Batches):
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
+                warn_shared(split, self._encoded)
         if stage == "fit":
             self.check_test_split()
         if stage == "predict" and "predict" not in self._encoded:
