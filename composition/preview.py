@@ -56,7 +56,9 @@ def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
         "correct"
     )
     wrong = next((number for number, result in enumerate(grades) if not result.correct), None)
-    return summary if wrong is None else f"{summary}; the first that is not: {rows.examples[wrong].id}"
+    if wrong is None:
+        return summary
+    return f"{summary}; the first that is not: {printable(rows.examples[wrong].id)}"
 
 
 def _grade(data: ReasoningDataModule, rows: TokenTable, number: int) -> Grade:
@@ -69,7 +71,7 @@ def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterat
     """Yield the lines about one example."""
     row, result = rows[number], _grade(data, rows, number)
     first, last = row.spans[:2].tolist()
-    yield f"  {row.example.id}"
+    yield f"  {printable(row.example.id)}"
     yield f"    prompt      {len(row.prompt)} tokens  {_text(data, row.prompt.tolist())}"
     yield f"    question    {last - first} tokens  {_text(data, row.prompt[first:last].tolist())}"
     yield f"    completion  {len(row.completion)} tokens  {_text(data, row.completion.tolist())}"

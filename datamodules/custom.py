@@ -14,7 +14,7 @@ from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
 from promptstage.grading import grade
 from promptstage.grading.choice.options import Option, letter_of_reference, parse_options, simplify
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, printable
 
 MARK = "####"  # before the final answer of a worked answer
 # Options that a single file cannot follow, with their defaults.
@@ -75,7 +75,9 @@ class Custom(ReasoningDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(source=source, revision=revision, max_new_tokens=max_new_tokens, **kwargs)
-        self.name = name or _name_of(source)
+        if name is not None and not (name and name.isprintable()):
+            raise UserError(f"name must be a text without control characters, got {name!r:.80}")
+        self.name = _name_of(source) if name is None else name
         self.answer_kind = answer_kind
         self.is_choice = self.resolve_kind() == "choice"
         if self.is_choice != (options is not None):
@@ -267,4 +269,4 @@ def _letter(value: Any, options: Sequence[Option], labeled: bool, field: str) ->
 def _name_of(source: str) -> str:
     """Return the name of a data set: that of the file or folder without its suffix, or of the hub id."""
     name = os.path.basename(os.path.normpath(os.path.expanduser(source))).partition(".")[0]
-    return name or "custom"
+    return printable(name) or "custom"

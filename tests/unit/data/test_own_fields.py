@@ -72,3 +72,14 @@ def test_a_test_on_training_questions_is_reported(tmp_path: Path) -> None:
     data = ps.Custom(**options, test_split="train")
     assert data.overlap == "own: test_split and train_split are the same, 'train'"
     assert not ps.Custom(**options).overlap
+
+
+def test_names_have_no_control_characters(tmp_path: Path) -> None:
+    """They are part of ids, which are printed."""
+    source = tmp_path / "a\x1b[2J.jsonl"
+    source.write_text('{"q": "?", "a": "x"}\n' * 20, encoding="utf-8")
+    options = {"source": str(source), "question": "q", "answer": "a", "answer_kind": "text"}
+    assert ps.Custom(**options).name == r"a\x1b[2J"
+    for name in ("a\x1b[2J", "a\n", ""):
+        with pytest.raises(UserError, match="name must be a text without control characters, got"):
+            ps.Custom(**options, name=name)
