@@ -4,10 +4,14 @@ from argparse import _ArgumentGroup
 from typing import Any, NoReturn
 
 from jsonargparse._actions import _ActionPrintConfig
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from promptstage.command_line.commented import commented
 from promptstage.command_line.messages import ParserMessage
+from promptstage.utilities.plain_values import Plain
+
+register_type(Plain, lambda value: value, lambda value: value, type_check=lambda value, _: True)
 
 TRAINER = "trainer"
 # Groups of the help in their order, by the first part of their options.

@@ -24,6 +24,7 @@ from promptstage.datamodules.token_cache import tokens_of
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.plain_values import Plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,7 +102,7 @@ class ReasoningDataModule(Batches):
         train_size: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
-        test_on: str | dict[str, Any] | None = None,
+        test_on: str | dict[str, Plain] | None = None,
         perturbation: Perturbation = "none",
         perturbation_seed: int = 0,
         on_bad_row: str = "raise",

@@ -13,6 +13,7 @@ from promptstage.datamodules.sources import Row
 from promptstage.datamodules.tasks import TASKS, sample_questions
 from promptstage.grading.data_sets import DATA_SETS
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.plain_values import Plain
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 MAX_QUESTIONS = 1_000_000  # all questions are generated at setup and kept in memory
@@ -45,7 +46,7 @@ class Generated(ReasoningDataModule):
         task: str = "addition",
         lengths: list[int] | None = None,
         ood_lengths: list[int] | None = None,
-        test_on: str | dict[str, Any] = "in",
+        test_on: str | dict[str, Plain] = "in",
         max_new_tokens: int = 128,
         **kwargs: Any,
     ) -> None:

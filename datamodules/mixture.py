@@ -12,6 +12,7 @@ from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.splits import Splits
 from promptstage.utilities.checks import check_maximum, check_positive
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.plain_values import Plain
 
 
 class Mixture(ReasoningDataModule):
@@ -39,7 +40,7 @@ class Mixture(ReasoningDataModule):
     def __init__(
         self,
         *,
-        parts: dict[str, float] | list[dict[str, Any]],
+        parts: dict[str, float] | list[dict[str, Plain]],
         max_new_tokens: int = 400,
         **kwargs: Any,
     ) -> None:

@@ -94,6 +94,35 @@ def test_a_run_tests_on_another_data_set(work: Path, model: list[str]) -> None:
     assert results(work / "run" / "test-3")[1]["dataset"] == "sums"
 
 
+TEXTS = {"source": "words.jsonl", "question": "Is it so: {q}", "answer": "a", "answer_kind": "choice"}
+TEXTS |= {"options": ["yes", "no"], "name": "007", "system": "on", "template": "chat", "stop": ["# ", "null"]}
+
+
+@pytest.mark.parametrize("option", ["test_on", "parts"])
+def test_texts_that_yaml_reads_otherwise_stay_texts(option: str, work: Path, model: list[str]) -> None:
+    """Also when the parser reads the configuration and writes it to the run, which a test reads again."""
+    write(work / "words.jsonl", [{"q": f"{i}?", "a": "yes"} for i in range(20)])
+    section = {"class_path": "promptstage.Custom", "init_args": TEXTS}
+    inner: dict[str, Any] = {"parts": [section | {"weight": 1}], "max_new_tokens": 6}
+    given: dict[str, Any] = {"data": {"class_path": "Mixture", "init_args": inner}}
+    if option == "test_on":
+        given = {"data": {"class_path": "Custom", "init_args": {"test_on": section}}}
+    (work / "given.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    data = DATA if option == "test_on" else []
+    flags = [*model, *data, "-c", "given.yaml", "--trainer.max_steps=1", "--run_dir=run"]
+    fit = call("fit", *QUIET, *flags)
+    assert fit.code == 0, fit.err
+    config = yaml.safe_load((work / "run" / "config.yaml").read_text(encoding="utf-8"))
+    written = config["data"]["init_args"][option]
+    assert (written if option == "test_on" else written[0])["init_args"] == TEXTS
+    tested = call("test", *QUIET, "--ckpt_path=run")
+    assert tested.code == 0, tested.err
+    assert f"--data.{option}" not in tested.err
+    records, _ = results(work / "run" / "test")
+    assert {record["dataset"] for record in records} == {"007"}
+    assert all(record["options"] == ["yes", "no"] for record in records)
+
+
 def test_a_file_that_includes_others(work: Path) -> None:
     """Options of included files count as with ``-c``, also where a later file names another class."""
     common = {"source": "gsm8k", "test_size": 2, "keep_calculator": True}
