@@ -142,7 +142,7 @@ def test_a_file_that_includes_others(work: Path) -> None:
     assert sections["more.yaml"]["init_args"] == {**common, "test_size": 1}
     assert sections["other.yaml"]["class_path"] == "promptstage.AQuA"
     assert sections["other.yaml"]["init_args"] == {"source": "gsm8k", "test_size": 2}
-    with pytest.raises(UserError, match=r"included file circle\.yaml is this file"):
+    with pytest.raises(UserError, match=r"including circle\.yaml creates a cycle"):
         complete("test_on", "circle.yaml", "test_on")
 
 
