@@ -21,6 +21,7 @@ from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arit
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.token_mixers import wrap_token_mixers
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
@@ -57,11 +58,11 @@ class _Differs(Exception):
 # --- the checks -----------------------------------------------------------------------------------
 
 
-def check_structure(backbone: FrozenModel) -> bool:
-    """Check that the attention of every layer can be extended by a prefix.
+def check_structure(backbone: FrozenModel) -> None:
+    """Find out where a prefix can enter, and set the backbone's attributes accordingly.
 
-    Returns:
-        Whether the logits are the output matrix applied to the last hidden states, and nothing else.
+    Sets the layers with attention that can be extended, the token mixers that can start from a state, and
+    whether the logits are the output matrix applied to the last hidden states, and nothing else.
 
     Raises:
         UserError: naming what the model lacks.
@@ -76,6 +77,7 @@ def check_structure(backbone: FrozenModel) -> bool:
     try:
         # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
         ids = draw_tokens(backbone, 0, 7)[0][None]
+        backbone.mixers = wrap_token_mixers(model, backbone.layers, backbone.cache_argument, ids)
         with torch.no_grad():
             logits = model(input_ids=ids, use_cache=False, context=context).logits
             hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
@@ -83,12 +85,9 @@ def check_structure(backbone: FrozenModel) -> bool:
             plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
     except Exception as error:
         raise _refusal(backbone, reason(error)) from error
-    if sorted(hook.recorded) != list(range(backbone.num_layers)):
-        raise _refusal(
-            backbone,
-            f"{len(hook.recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
-        )
-    return plain
+    backbone.plain_head, backbone.attention_layers = plain, tuple(sorted(hook.recorded))
+    if not backbone.attention_layers and not backbone.mixers:
+        raise _refusal(backbone, "none of its layers has attention that can be extended or a state in the cache")
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
@@ -248,7 +247,7 @@ def _generated(backbone: FrozenModel, rows: Sequence[Tensor], prefix: Prefix) ->
     ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows])
     positions = prefix.num_positions + (mask.cumsum(-1) - 1).clamp(min=0)
     steps = min(_STEPS, min(map(len, rows)) - 1)
-    cache = PrefixCache(prefix, backbone.num_layers, width)
+    cache = PrefixCache(prefix, backbone.num_layers, width, backbone.attention_layers)
     logits, begin = [], 0
     for end in range(width - steps, width + 1):
         context = AttentionContext(prefix=prefix, prefix_in_cache=True)
