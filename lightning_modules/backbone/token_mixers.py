@@ -61,9 +61,8 @@ class _StateLayer(LinearAttentionLayer):
 class TokenMixer:
     """Forward method of a module that mixes tokens, run over each example's own tokens from a given state.
 
-    It replaces the module's forward method. Without an ``AttentionContext`` it is the original one. A hook
-    passes the context of the decoder block, whose keyword arguments are the same when gradient checkpointing
-    runs it again.
+    It replaces the module's forward method. Without an ``AttentionContext`` among the keyword arguments,
+    which decoder blocks pass on as they do to attention, it is the original one.
     """
 
     def __init__(self, layer: int, module: nn.Module, number_of_states: int) -> None:
@@ -78,24 +77,13 @@ class TokenMixer:
         self._names = tuple(inspect.signature(module.forward).parameters)
         self._cache_name = next(name for name in self._names if name in _CACHE_ARGUMENTS)
         self._number = number_of_states
-        self._context: AttentionContext | None = None
 
-    def enter(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take the context of a decoder block's forward pass."""
-        self._context = kwargs.get("context")
-
-    def leave(self, *args: Any) -> None:
-        """Release the context, and the prefix with it."""
-        self._context = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        context = self._context
+    def __call__(self, *args: Any, context: AttentionContext | None = None, **kwargs: Any) -> Any:
         if context is None:
             return self._forward(*args, **kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         # Padding is removed here, since a masked token would change the state.
         arguments = {name: None if "mask" in name else value for name, value in arguments.items()}
-        arguments.pop("context", None)
         hidden = arguments.pop(self._names[0])
         if context.mixing is not None:
             return self._run_and_store(hidden, context, arguments)
@@ -236,14 +224,6 @@ def wrap_token_mixers(
     for layer, modules in sorted(cache.callers.items()):
         if len(modules) > 1:
             raise ValueError(f"layer {layer} has {len(modules)} modules with a state of their own")
-        mixers[layer] = _wrap(layer, modules[0], layers, getattr(config, "number_of_conv_states", 1))
+        mixers[layer] = TokenMixer(layer, modules[0], getattr(config, "number_of_conv_states", 1))
+        modules[0].forward = mixers[layer]
     return mixers
-
-
-def _wrap(layer: int, module: nn.Module, layers: Sequence[nn.Module], number_of_states: int) -> TokenMixer:
-    mixer = TokenMixer(layer, module, number_of_states)
-    module.forward = mixer
-    (block,) = (block for block in layers if any(part is module for part in block.modules()))
-    block.register_forward_pre_hook(mixer.enter, with_kwargs=True)
-    block.register_forward_hook(mixer.leave, always_call=True)
-    return mixer
