@@ -215,8 +215,11 @@ def wrap_token_mixers(
     for module in (module for layer in layers for module in layer.modules()):
         handles.append(module.register_forward_pre_hook(cache.enter))
         handles.append(module.register_forward_hook(cache.leave))
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     try:
-        model(input_ids=input_ids, use_cache=True, **{cache_argument: cache})
+        model(input_ids=input_ids, position_ids=positions, use_cache=True, **{cache_argument: cache})
+    except Exception:  # a family with a cache of its own: only its attention takes a prefix
+        return {}
     finally:
         for handle in handles:
             handle.remove()
