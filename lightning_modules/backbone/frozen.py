@@ -251,10 +251,10 @@ class FrozenModel(nn.Module):
             use_cache=False,
             context=AttentionContext(hooks=[hook], mixing=mixing),
         )
-        states = [
-            LayerState(*hook.recorded.get(layer, (None, None)), mixing.states.get(layer))
-            for layer in range(self.num_layers)
-        ]
+        states = []
+        for layer in range(self.num_layers):
+            keys, values = hook.recorded.get(layer, (None, None))
+            states.append(LayerState(keys, values, mixing.states.get(layer)))
         unshard_before_backward(self.layers, states)
         return states
 

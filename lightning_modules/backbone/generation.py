@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
-from promptstage.lightning_modules.backbone.prefix import LayerState, MixerState, Prefix, map_state
+from promptstage.lightning_modules.backbone.prefix import (
+    LayerState,
+    MixerState,
+    Prefix,
+    map_state,
+    select_rows,
+)
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
@@ -98,22 +104,23 @@ class PrefixCache(Cache):
         """
         entries = (None,) * num_layers if prefix is None else prefix.layers
         attending = range(num_layers) if attention_layers is None else attention_layers
-        self.buffers = {layer: _PrefixCacheLayer(entries[layer], capacity) for layer in attending}
         # transformers takes the number of cached tokens from the first layer that is not a dummy.
-        layers = [self.buffers.get(layer) or DummyLayer() for layer in range(num_layers)]
+        layers: list[Any] = [DummyLayer() for _ in range(num_layers)]
+        self.buffers = [_PrefixCacheLayer(entries[layer], capacity) for layer in attending]
+        for layer, buffer in zip(attending, self.buffers, strict=True):
+            layers[layer] = buffer
         super().__init__(layers=layers)
         self.states: dict[int, MixerState] = {}
         for layer, entry in enumerate(entries):
-            state = None if entry is None else map_state(entry.mixer, Tensor.clone)
-            if state is not None:
-                self.states[layer] = state
+            if entry is not None and entry.mixer is not None:
+                self.states[layer] = map_state(entry.mixer, Tensor.clone)
 
     def select(self, rows: Tensor) -> None:
         """Keep some rows of the batch, or repeat some."""
-        for buffer in self.buffers.values():
+        for buffer in self.buffers:
             buffer.select(rows)
         for layer, state in self.states.items():
-            self.states[layer] = tuple(None if part is None else part[rows] for part in state)
+            self.states[layer] = select_rows(state, rows)
 
 
 def end_tokens(backbone: FrozenModel, tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -14,11 +14,11 @@ class TokenRows(NamedTuple):
 
     Attributes:
         sequences: (r,) indices of the sequences.
-        index: (r, c) for each of their tokens ``sequence * n + column``.
+        tokens: (r, c) for each of their tokens ``sequence * n + column``.
     """
 
     sequences: Tensor
-    index: Tensor
+    tokens: Tensor
 
 
 class MixerPass:
@@ -76,7 +76,7 @@ def expanded(state: MixerState | None, batch: int) -> MixerState | None:
 def merged(states: list[MixerState], rows: list[TokenRows], batch: int) -> MixerState:
     """Merge the states of groups of sequences to one of ``batch`` rows, zero for sequences without tokens."""
     order = torch.cat([group.sequences for group in rows])
-    parts = []
+    parts: list[Tensor | None] = []
     for same in zip(*states, strict=True):
         values = [part for part in same if part is not None]
         if not values:

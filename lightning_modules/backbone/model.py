@@ -1,5 +1,6 @@
 """The frozen backbone: a language model loaded by its configuration and verified."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,27 @@ class Backbone(FrozenModel):
         note_batch_dependence(self.model.config.get_text_config(), config.name)
         check_structure(self)
         verify(self, remember=files is not None)
+
+    def check_attention(self, option: str, layers: Iterable[int]) -> None:
+        """Check that layers have attention.
+
+        Args:
+            option: what names the layers, for the message.
+
+        Raises:
+            UserError: naming the first layer without attention, and those with it.
+        """
+        for layer in layers:
+            if layer not in self.attention_layers:
+                raise UserError(
+                    f"{option} names layer {layer}, but only layers {self.attending} of backbone "
+                    f"'{self.config.name}' have attention"
+                )
+
+    @property
+    def attending(self) -> str:
+        """The layers with attention, for messages."""
+        return ", ".join(map(str, self.attention_layers)) or "none"
 
     def check_belongs(self, subject: str, fingerprint: str, name: str = "") -> None:
         """Check that a file was written with this backbone.

@@ -7,7 +7,7 @@ evaluation.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -46,22 +46,33 @@ class LayerState(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "LayerState":
         """Apply a function to every tensor of the state."""
-        keys, values = (None if part is None else change(part) for part in (self.keys, self.values))
+        keys, values = map_state((self.keys, self.values), change)
         return LayerState(keys, values, map_state(self.mixer, change), map_state(self.leading, change))
 
     def part(self, rows: slice, length: int) -> "LayerState | None":
         """Select rows, and the first ``length`` columns of keys and values; None if nothing is left."""
         if not length or (self.keys is None and self.mixer is None):
             return None
-        keys, values = (
-            None if part is None else part[rows, :, :length] for part in (self.keys, self.values)
-        )
-        return LayerState(keys, values, map_state(self.mixer, lambda part: part[rows]), self.leading)
+        keys, values = map_state((self.keys, self.values), lambda part: part[rows, :, :length])
+        return LayerState(keys, values, select_rows(self.mixer, rows), self.leading)
 
 
+@overload
+def map_state(state: MixerState, change: Callable[[Tensor], Tensor]) -> MixerState: ...
+@overload
+def map_state(state: None, change: Callable[[Tensor], Tensor]) -> None: ...
 def map_state(state: MixerState | None, change: Callable[[Tensor], Tensor]) -> MixerState | None:
     """Apply a function to every tensor of a token mixer's state."""
     return None if state is None else tuple(None if part is None else change(part) for part in state)
+
+
+@overload
+def select_rows(state: MixerState, rows: Tensor | slice) -> MixerState: ...
+@overload
+def select_rows(state: None, rows: Tensor | slice) -> None: ...
+def select_rows(state: MixerState | None, rows: Tensor | slice) -> MixerState | None:
+    """Select rows of a token mixer's state."""
+    return map_state(state, lambda part: part[rows])
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from transformers.cache_utils import (
 )
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.mixer_pass import expanded, merged
-from promptstage.lightning_modules.backbone.prefix import MixerState, map_state
+from promptstage.lightning_modules.backbone.mixer_pass import MixerPass, expanded, merged
+from promptstage.lightning_modules.backbone.prefix import MixerState, map_state, select_rows
 
 _CACHE_ARGUMENTS = {"cache", "cache_params", "past_key_value", "past_key_values"}
 
 
 class _StateLayer(LinearAttentionLayer):
-    """State of one layer in transformers' form; new states replace the old tensors, so that gradients flow."""
+    """State of one layer in transformers' form; new states replace old tensors, so that gradients flow."""
 
     def __init__(self, state: MixerState | None, number: int) -> None:
         super().__init__(number_of_states=number)
@@ -69,7 +69,7 @@ class TokenMixer:
         """
         Args:
             layer: index of the module's layer in the cache.
-            module: takes hidden states (B, n, d), first, and a cache; returns one or more tensors (B, n, ...).
+            module: takes hidden states (B, n, d), first, and a cache; returns tensors (B, n, ...).
             number_of_states: number of convolution states, and of recurrent ones.
         """
         self.layer = layer
@@ -86,7 +86,7 @@ class TokenMixer:
         arguments = {name: None if "mask" in name else value for name, value in arguments.items()}
         hidden = arguments.pop(self._names[0])
         if context.mixing is not None:
-            return self._run_and_store(hidden, context, arguments)
+            return self._run_and_store(hidden, context.mixing, arguments)
         entry = None if context.prefix is None else context.prefix.layers[self.layer]
         state = None if entry is None else entry.mixer
         if context.packing is None:
@@ -101,42 +101,41 @@ class TokenMixer:
         length = hidden.shape[1]
         if length == 1:  # for a single token modules update their state in place
             hidden = pad(hidden, (0, 0, 0, 1))
-        cache = self._cache(expanded(state, len(hidden)))
-        output = self._forward(hidden, **arguments | {self._cache_name: cache})
+        output, _ = self._call(hidden, expanded(state, len(hidden)), arguments)
         return _each(output, lambda part: part[:, :length])
 
-    def _run_and_store(self, hidden: Tensor, context: AttentionContext, arguments: dict[str, Any]) -> Any:
-        """Run the module over the tokens of a ``MixerPass``, and store the state after each sequence's last."""
-        mixing = context.mixing
-        assert mixing is not None
+    def _run_and_store(self, hidden: Tensor, mixing: MixerPass, arguments: dict[str, Any]) -> Any:
+        """Run the module over each sequence's tokens, and store the state after them."""
         batch, rows = len(hidden), mixing.rows(self.layer)
         # Contiguous: for a single token modules update their state in place.
         before = map_state(expanded(mixing.states.get(self.layer), batch), Tensor.contiguous)
         if rows is None:
-            cache = self._cache(before)
-            output = self._forward(hidden, **arguments | {self._cache_name: cache})
-            mixing.states[self.layer] = cache.layers[self.layer].state
+            output, mixing.states[self.layer] = self._call(hidden, before, arguments)
             return output
-        flat, states, outputs = hidden.flatten(0, 1), [], []
-        for group in rows:
-            cache = self._cache(map_state(before, lambda part, group=group: part[group.sequences]))
-            outputs.append(self._forward(flat[group.index], **arguments | {self._cache_name: cache}))
-            states.append(cache.layers[self.layer].state)
         if not rows:
             return torch.zeros_like(hidden)
+        flat, outputs, states = hidden.flatten(0, 1), [], []
+        for sequences, tokens in rows:
+            output, state = self._call(flat[tokens], select_rows(before, sequences), arguments)
+            outputs.append(output)
+            states.append(state)
         mixing.states[self.layer] = merged(states, rows, batch)
-        index = torch.cat([group.index.flatten() for group in rows])
+        index = torch.cat([tokens.flatten() for _, tokens in rows])
 
-        def scattered(*parts: Tensor) -> Tensor:
+        def scatter(*parts: Tensor) -> Tensor:
             values = torch.cat([part.flatten(0, 1) for part in parts])
             whole = values.new_zeros(len(flat), *values.shape[1:]).index_put((index,), values)
             return whole.unflatten(0, hidden.shape[:2])
 
-        return _each(outputs[0], scattered, *outputs[1:])
+        return _each(outputs[0], scatter, *outputs[1:])
 
-    def _cache(self, state: MixerState | None) -> Cache:
-        layer: Any = _StateLayer(state, self._number)
-        return Cache(layers=[layer] * (self.layer + 1))
+    def _call(
+        self, hidden: Tensor, state: MixerState | None, arguments: dict[str, Any]
+    ) -> tuple[Any, MixerState]:
+        """Call the module's own forward method; return its output and the state after it."""
+        layer = _StateLayer(state, self._number)
+        cache = Cache(layers=[layer] * (self.layer + 1))
+        return self._forward(hidden, **arguments | {self._cache_name: cache}), layer.state
 
 
 def _each(output: Any, change: Callable[..., Tensor], *others: Any) -> Any:
@@ -182,9 +181,11 @@ class _CallerCache(DynamicCache):
         self._record(layer_idx)
         return super().update_conv_state(conv_states, layer_idx, *args, **kwargs)
 
-    def update_recurrent_state(self, states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Tensor:
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> Tensor:
         self._record(layer_idx)
-        return super().update_recurrent_state(states, layer_idx, *args, **kwargs)
+        return super().update_recurrent_state(recurrent_states, layer_idx, *args, **kwargs)
 
 
 @torch.no_grad()

@@ -21,13 +21,13 @@ from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arit
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.backbone.token_mixers import wrap_token_mixers
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
     limits,
     text_reference,
 )
+from promptstage.lightning_modules.backbone.token_mixers import wrap_token_mixers
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.utilities import user_cache
 from promptstage.utilities.errors import UserError
@@ -87,7 +87,7 @@ def check_structure(backbone: FrozenModel) -> None:
         raise _refusal(backbone, reason(error)) from error
     backbone.plain_head, backbone.attention_layers = plain, tuple(sorted(hook.recorded))
     if not backbone.attention_layers and not backbone.mixers:
-        raise _refusal(backbone, "none of its layers has attention that can be extended or a state in the cache")
+        raise _refusal(backbone, "no layer has attention that can be extended, or a state in the cache")
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
