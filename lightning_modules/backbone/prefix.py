@@ -5,7 +5,7 @@ the same for every example: they are computed at batch size 1, with gradient, an
 evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, overload
 
@@ -38,11 +38,10 @@ class LayerState(NamedTuple):
         """Number of columns of keys and values (m)."""
         return 0 if self.keys is None else self.keys.shape[2]
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Yield all tensors of the state."""
-        for part in (self.keys, self.values, *(self.mixer or ()), *(self.leading or ())):
-            if part is not None:
-                yield part
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the state."""
+        parts = (self.keys, self.values, *(self.mixer or ()), *(self.leading or ()))
+        return [part for part in parts if part is not None]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "LayerState":
         """Apply a function to every tensor of the state."""
