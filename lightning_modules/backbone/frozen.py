@@ -93,6 +93,11 @@ class FrozenModel(nn.Module):
         return len(self.layers)
 
     @property
+    def mixing_layers(self) -> list[int]:
+        """Indices of the blocks in which a token depends on earlier ones: by attention or a mixer."""
+        return sorted({*self.attention_layers, *self.mixers})
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
 
