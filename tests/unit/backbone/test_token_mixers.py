@@ -181,19 +181,15 @@ def test_one_prefix_an_example_with_a_dropped_token(pair: Pair, mode: str) -> No
 
 def test_leading_tokens_and_layers_that_see_no_prompt(pair: Pair) -> None:
     backbone, stock = pair
-    (prompt,), (row,) = soft_prompts([4]), random_ids(5)
-    embed = backbone.model.get_input_embeddings()
-    lead, content = embed(torch.tensor([7])), row
+    (prompt,), (content,) = soft_prompts([4]), random_ids(5)
+    lead = backbone.model.get_input_embeddings()(torch.tensor([7]))
     with torch.no_grad():
         prefix = stage_prefix(backbone, [0], [prompt], leading=lead)
         expected = grown_logits(stock, content, [0], [torch.cat([lead, prompt])])
         assert differs(backbone(content[None], prefix)[0], expected) < 1e-9
         # Content that sees the leading token alone, at positions behind the prompt's.
-        hidden = prefix.visible(0, 0)
-        alone = grown_logits(
-            stock, content, [0], [torch.cat([lead, prompt.new_zeros(4, 32)])], dropped=range(1, 5)
-        )
-        assert differs(backbone(content[None], hidden)[0], alone) < 1e-9
+        alone = grown_logits(stock, content, [0], [torch.cat([lead, prompt])], dropped=range(1, 5))
+        assert differs(backbone(content[None], prefix.visible(0, 0))[0], alone) < 1e-9
         unseen = stage_prefix(backbone, [0], [prompt]).visible(0, 0)
         assert all(entry is None for entry in unseen.layers)
 
