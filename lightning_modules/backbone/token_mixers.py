@@ -7,6 +7,7 @@ found by their use of the cache, not by the model's family.
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -208,26 +209,32 @@ def wrap_token_mixers(
     forwards = [module.__dict__.get("forward") for layer in layers for module in layer.modules()]
     if known := {forward.layer: forward for forward in forwards if isinstance(forward, TokenMixer)}:
         return known
-    config = model.config.get_text_config()
-    cache = _CallerCache(config)
-    if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
-        return {}
-    handles = []
-    for module in (module for layer in layers for module in layer.modules()):
-        handles.append(module.register_forward_pre_hook(cache.enter))
-        handles.append(module.register_forward_hook(cache.leave))
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    number_of_states = getattr(model.config.get_text_config(), "number_of_conv_states", 1)
     try:
-        model(input_ids=input_ids, position_ids=positions, use_cache=True, **{cache_argument: cache})
-    except Exception:  # a family with a cache of its own: only its attention takes a prefix
+        callers = _callers(model, layers, cache_argument, input_ids)
+    except Exception:
+        # A family with a cache of its own: the numerical check finds what a prefix lacks there.
         return {}
-    finally:
-        for handle in handles:
-            handle.remove()
     mixers = {}
-    for layer, modules in sorted(cache.callers.items()):
+    for layer, modules in sorted(callers.items()):
         if len(modules) > 1:
             raise ValueError(f"layer {layer} has {len(modules)} modules with a state of their own")
-        mixers[layer] = TokenMixer(layer, modules[0], getattr(config, "number_of_conv_states", 1))
+        mixers[layer] = TokenMixer(layer, modules[0], number_of_states)
         modules[0].forward = mixers[layer]
     return mixers
+
+
+def _callers(
+    model: Any, layers: Sequence[nn.Module], cache_argument: str, input_ids: Tensor
+) -> dict[int, list[nn.Module]]:
+    """Return the modules that use convolution or recurrent states in a forward pass, by layer."""
+    cache = _CallerCache(model.config.get_text_config())
+    if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
+        return {}
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    with ExitStack() as stack:
+        for module in (module for layer in layers for module in layer.modules()):
+            stack.callback(module.register_forward_pre_hook(cache.enter).remove)
+            stack.callback(module.register_forward_hook(cache.leave).remove)
+        model(input_ids=input_ids, position_ids=positions, use_cache=True, **{cache_argument: cache})
+    return cache.callers
