@@ -104,7 +104,7 @@ def saliency(
     """Generate an answer to a question, and compute the information flow to it, layer by layer.
 
     Args:
-        layers: layers to observe, ascending; None: all.
+        layers: layers to observe, ascending; None: all with attention.
         max_new_tokens: see :func:`generate`.
 
     Raises:
@@ -113,8 +113,9 @@ def saliency(
     prefix = _prefix(prompt)
     if prefix is None:
         raise UserError(f"{type(prompt).__name__} has no soft prompt: there is no saliency to compute")
-    observed = list(range(prompt.backbone.num_layers)) if layers is None else list(layers)
+    observed = list(prompt.backbone.attention_layers if layers is None else layers)
     prompt.check_layers("layers", observed)
+    prompt.backbone.check_attention("layers", observed)
     with torch.no_grad():
         (batch,) = _batches(prompt, prefix, [question], max_new_tokens)
         outputs = generate_batch(prompt.backbone, batch, prefix)

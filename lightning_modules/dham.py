@@ -185,6 +185,11 @@ class DHAM(SoftPromptModule):
             )
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
+        if self.gate and self.backbone.mixers:
+            raise UserError(
+                f"gate scales the values of attention, but layer {min(self.backbone.mixers)} of backbone "
+                f"'{self.backbone_config.name}' starts from a recurrent state: set gate to false"
+            )
         starts = self.stages.starts
         check_visible(self, self._attending_layers())
         lengths = split_budget(self.num_virtual_tokens, len(starts))

@@ -101,6 +101,11 @@ def diagnose(
     """
     tokens = tokens.right_padded()
     _check(backbone, tokens, prefix, layers, names)
+    if with_rollout and backbone.mixers:
+        raise UserError(
+            f"attention rollout needs attention alone, but layer {min(backbone.mixers)} of backbone "
+            f"'{backbone.config.name}' mixes tokens by a recurrent state"
+        )
     if with_rollout and list(layers) != list(range(backbone.num_layers)):
         raise UserError(
             f"attention rollout needs all layers 0 to {backbone.num_layers - 1}, got {list(layers)}"
@@ -267,6 +272,7 @@ def _check(
             f"saliency of layers {list(layers)}: backbone '{backbone.config.name}' has layers 0 to "
             f"{backbone.num_layers - 1}"
         )
+    backbone.check_attention("saliency", layers)
     if prefix is not None and not any(prefix.virtual(layer) for layer in layers):
         raise UserError(
             f"none of the layers {list(layers)} attends to the soft prompt: there is no flow to measure"

@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values of virtual tokens, trained in every layer.
+"""Prefix tuning: keys and values of virtual tokens, trained in every layer with attention.
 
 "Prefix-Tuning: Optimizing Continuous Prompts for Generation", Li and Liang, 2021, arXiv:2101.00190.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_embeddings
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -15,14 +15,16 @@ from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
 from promptstage.utilities.checks import check_minimum
+from promptstage.utilities.errors import UserError
 
 
 class PrefixTuning(SoftPromptModule):
-    """Keys K_l and values V_l, (key-value heads, m, head dim), of every layer l, with or without an MLP.
+    """Keys K_l and values V_l, (key-value heads, m, head dim), of every layer l with attention.
 
     They start from the keys and values that the embeddings of ``init`` have in the backbone; for ``random``,
     from noise at their scale in each layer. With ``mlp_width`` the trained part is a correction to these
-    starting values, E → Linear → tanh → Linear, zero at first.
+    starting values, E → Linear → tanh → Linear, zero at first. Layers without attention (linear attention,
+    state-space models, convolutions) have no prefix: their states start at zero, as at the start of a text.
 
     Usage::
 
@@ -67,11 +69,16 @@ class PrefixTuning(SoftPromptModule):
 
     @torch.no_grad()
     def configure_prompts(self, generator: torch.Generator) -> None:
-        check_visible(self, [range(self.backbone.num_layers)])
+        if not self.backbone.attention_layers:
+            raise UserError(
+                f"PrefixTuning needs attention, but no layer of backbone '{self.backbone_config.name}' has it"
+            )
+        check_visible(self, [self.backbone.attention_layers])
         source = PromptInit("vocabulary") if self.init.kind == "random" else self.init
         rows = initial_embeddings(self.backbone, source, self.num_virtual_tokens, generator)
-        recorded = self.backbone.record_keys_values(rows[None].to(self.backbone.embedding))
-        start = torch.stack([part[0].float().cpu() for entry in recorded for part in entry])
+        recorded = self.backbone.record_states(rows[None].to(self.backbone.embedding))
+        keys_values = [part for state in recorded for part in (state.keys, state.values) if part is not None]
+        start = torch.stack([part[0].float().cpu() for part in keys_values])
         if self.init.kind == "random":
             scale = start.flatten(1).std(dim=1)
             start = torch.randn(start.shape, generator=generator) * scale[:, None, None, None]
@@ -85,7 +92,7 @@ class PrefixTuning(SoftPromptModule):
         self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
 
     def trained_keys_values(self) -> Tensor:
-        """Return keys and values in turn, (2 · layers, key-value heads, m, head dim), MLP applied."""
+        """Return keys and values in turn, (2 · attention layers, heads, m, head dim), MLP applied."""
         if not self.mlp_width:
             return self.keys_values
         sets, heads, length, head_dim = self.start.shape
@@ -101,7 +108,11 @@ class PrefixTuning(SoftPromptModule):
         parts = parts if parts.ndim == 4 else parts[None]
         heads = (self.start if self.mlp_width else self.keys_values).shape[1]
         trained = parts.to(self.backbone.dtype).unflatten(-1, (heads, -1)).permute(2, 0, 3, 1, 4)
-        layers: list[LayerPrefix | None] = [(trained[i], trained[i + 1]) for i in range(0, len(trained), 2)]
+        layers: list[LayerState | None] = [None] * self.backbone.num_layers
+        for layer, keys, values in zip(
+            self.backbone.attention_layers, trained[::2], trained[1::2], strict=True
+        ):
+            layers[layer] = LayerState(keys, values)
         length = self.num_virtual_tokens
         prefix = Prefix(tuple(layers), length, (length,), dropped=dropped)
         return prefix.visible(self.visible_from, self.visible_until)

@@ -52,7 +52,8 @@ def check_visible(module: PromptModule, seeing: Sequence[Iterable[int]]) -> None
             f"{value}"
         )
     visible = range(start, layers if end is None else end)
-    unseen = [stage for stage, own in enumerate(seeing) if not any(layer in visible for layer in own)]
+    mixing = [layer for layer in module.backbone.mixing_layers if layer in visible]
+    unseen = [stage for stage, own in enumerate(seeing) if not any(layer in mixing for layer in own)]
     trainer = module._trainer
     # The partition command takes no step.
     training = trainer is not None and trainer.state.fn == TrainerFn.FITTING and trainer.max_steps != 0

@@ -21,6 +21,7 @@ from promptstage.callbacks.examples import data_of
 from promptstage.datamodules.loaders import EvaluationLoader
 from promptstage.datamodules.repeats import warn_repeated
 from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration, CalibratedHeads
+from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.act import ACTDecoder
 from promptstage.lightning_modules.decoding.decoder import Decoder
@@ -109,6 +110,11 @@ class ACT(L.Callback):
                     f"the search of ACT needs a backbone of at least {MIN_LAYERS} layers, but backbone "
                     f"'{backbone.config.name}' has {backbone.num_layers}: set heads"
                 )
+            if not _searched_layers(backbone):
+                raise UserError(
+                    f"the search of ACT needs attention in layers 2 to {backbone.num_layers - 2}, but only "
+                    f"layers {backbone.attending} of backbone '{backbone.config.name}' have it: set heads"
+                )
             self._questions = data_of(trainer).training_questions(self.examples)
             self._make_folder(trainer)
             return
@@ -117,6 +123,7 @@ class ACT(L.Callback):
         else:
             heads, source = load_search(self.heads, backbone, self.settings).heads, str(self.heads)
         pl_module.check_layers(source, list(heads))
+        backbone.check_attention(source, heads)
         for layer, chosen in heads.items():
             for head in chosen:
                 if not 0 <= head < backbone.num_heads:
@@ -165,7 +172,7 @@ class ACT(L.Callback):
     ) -> HeadSearch:
         started = time.monotonic()
         backbone, data, own = module.backbone, data_of(trainer), self.settings
-        layers, heads = range(2, backbone.num_layers - 1), range(backbone.num_heads)
+        layers, heads = _searched_layers(backbone), range(backbone.num_heads)
         alone = [self._of({layer: [head]}) for layer in layers for head in heads]
         rank_zero_info(
             f"ACT tries {len(alone)} heads of layers {layers[0]} to {layers[-1]}, each on {self.examples} "
@@ -229,3 +236,8 @@ class ACT(L.Callback):
                         counts[number] += sum(record.correct for record in records)
                 bar.update()
         return trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+
+
+def _searched_layers(backbone: Backbone) -> list[int]:
+    """Return the layers with attention among 2 to L − 2."""
+    return [layer for layer in range(2, backbone.num_layers - 1) if layer in backbone.attention_layers]

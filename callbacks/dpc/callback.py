@@ -164,6 +164,7 @@ class DPC(L.Callback):
         """Check layers, threshold and folders before the evaluation starts."""
         prefix = self._prefix(pl_module)
         self.layers = self.corruption.layers(prefix)
+        pl_module.backbone.check_attention("shallow", self.layers)
         if self.mode in THRESHOLD_MODES and self.threshold is None:
             path = self.source or calibration_file(trainer.ckpt_path)
             calibration = read_calibration(path, trainer.ckpt_path, self._conditions(trainer, pl_module))

@@ -198,8 +198,9 @@ class SaliencyDiagnostics(L.Callback):
         return prefix
 
     def _layers(self, module: SoftPromptModule) -> list[int]:
-        layers = list(range(module.backbone.num_layers)) if self.layers is None else self.layers
+        layers = list(module.backbone.attention_layers) if self.layers is None else self.layers
         module.check_layers("layers of saliency", layers)
+        module.backbone.check_attention("layers of saliency", layers)
         return layers
 
     def _about(

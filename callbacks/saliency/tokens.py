@@ -1,6 +1,7 @@
 """Inputs of a saliency measurement: the layers of a module, the tokens of one example."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from promptstage.lightning_modules.functional.information_flow import ALPHA, sha
 
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
     """Return the metadata of a module and its prompt; the caller fills in label, split and data."""
-    depth = range(module.backbone.num_layers)
-    columns = [[] if prefix is None else prefix.columns(layer)[prefix.num_leading :] for layer in depth]
+    attending = module.backbone.attention_layers
+    columns = {
+        layer: [] if prefix is None else prefix.columns(layer)[prefix.num_leading :] for layer in attending
+    }
     return About(
         layers=list(layers),
-        shallow=shallow_layers([layer for layer in depth if columns[layer]]),
-        boundaries=[layer for layer in depth[1:] if columns[layer] != columns[layer - 1]],
+        shallow=shallow_layers([layer for layer in attending if columns[layer]]),
+        boundaries=[after for before, after in pairwise(attending) if columns[after] != columns[before]],
         stages=[] if prefix is None else list(prefix.stages),
         lead=0 if prefix is None else prefix.num_leading,
         alpha=ALPHA,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
+from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import Prefix
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
@@ -60,6 +61,7 @@ class AttentionContext:
         prefix_in_cache: the cache already contains the prefix (see ``generation.PrefixCache``).
         packing: the row is a packed batch, each sequence padded on the right, if at all.
         hooks: see each layer's attention, in this order.
+        mixing: tokens that token mixers run over; None: all, from the state of the prefix.
     """
 
     def __init__(
@@ -68,20 +70,22 @@ class AttentionContext:
         prefix_in_cache: bool = False,
         packing: Packing | None = None,
         hooks: Sequence[AttentionHook] = (),
+        mixing: MixerPass | None = None,
     ) -> None:
         self.prefix = prefix
         self.prefix_in_cache = prefix_in_cache
         self.packing = packing
         self.hooks = hooks
+        self.mixing = mixing
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Prepend the layer's prefix to keys and values (B, heads, c, head dim)."""
         entry = None if self.prefix is None or self.prefix_in_cache else self.prefix.layers[layer]
-        if entry is None:
+        if entry is None or entry.keys is None or entry.values is None:
             return keys, values
         batch = keys.shape[0]
-        own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in entry]
+        own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in (entry.keys, entry.values)]
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
 
     def seen(

@@ -13,8 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix
-
 
 @dataclass(frozen=True)
 class LayerAttention:
@@ -132,7 +130,7 @@ class KeysValues(AttentionHook):
 
     def __init__(self, num_layers: int) -> None:
         self.layers = range(num_layers)
-        self.recorded: dict[int, LayerPrefix] = {}
+        self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
         own = slice(attention.prefix, None)

@@ -1,7 +1,7 @@
 """A frozen language model whose content can attend to a prefix."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
+from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
+from promptstage.lightning_modules.backbone.token_mixers import TokenMixer
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
 from promptstage.utilities.errors import UserError
 
@@ -33,6 +35,9 @@ class FrozenModel(nn.Module):
         layers: its decoder blocks, first to last.
         hidden_size: width of the hidden states (d).
         num_heads: query heads of each block (H).
+        attention_layers: indices of the blocks whose attention can be extended, ascending; none until the
+            structure is checked.
+        mixers: token mixers by the index of their block.
         plain_head: whether the logits are the output matrix applied to the last hidden states, and nothing
             else; False until that is verified.
         shards: the ranks among which the decoder blocks are sharded.
@@ -55,6 +60,8 @@ class FrozenModel(nn.Module):
         self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
+        self.attention_layers: tuple[int, ...] = ()
+        self.mixers: dict[int, TokenMixer] = {}
         self.plain_head = False
         self._identity = identify(self.model, files, config.quantization)
         self.shards = Unsharded()
@@ -86,6 +93,11 @@ class FrozenModel(nn.Module):
         return len(self.layers)
 
     @property
+    def mixing_layers(self) -> list[int]:
+        """Indices of the blocks in which a token depends on earlier ones: by attention or a mixer."""
+        return sorted({*self.attention_layers, *self.mixers})
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.get_input_embeddings().weight.dtype
 
@@ -96,9 +108,9 @@ class FrozenModel(nn.Module):
 
     @cached_property
     def cache_argument(self) -> str:
-        """Name of the argument for a key-value cache: ``cache`` from transformers 5.24 on."""
+        """Name of the argument for a cache: ``cache`` from transformers 5.24 on."""
         names = inspect.signature(self.model.forward).parameters
-        return "cache" if "cache" in names else "past_key_values"
+        return next((name for name in ("cache", "cache_params") if name in names), "past_key_values")
 
     def train(self, mode: bool = True) -> "FrozenModel":
         """Stay in eval mode: a frozen model has no dropout."""
@@ -224,29 +236,38 @@ class FrozenModel(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets, reduction="none")
 
-    def record_keys_values(self, embeddings: Tensor, mask: Tensor | None = None) -> list[LayerPrefix]:
-        """Compute each layer's keys and values (B, key-value heads, n, head dim) of embeddings (B, n, d).
+    def record_states(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None = None,
+        active: Callable[[int], Tensor | None] = lambda layer: None,
+    ) -> list[LayerState]:
+        """Compute each layer's state after embeddings (B, n, d), with keys and values of all n columns.
 
         Args:
             mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
+            active: for a layer, a mask (B, n) of the columns that its token mixer runs over; None: all.
         """
-        hook = KeysValues(self.num_layers)
+        hook, mixing = KeysValues(self.num_layers), MixerPass(active)
         self.model.base_model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
             use_cache=False,
-            context=AttentionContext(hooks=[hook]),
+            context=AttentionContext(hooks=[hook], mixing=mixing),
         )
-        keys_values = [hook.recorded[layer] for layer in sorted(hook.recorded)]
-        unshard_before_backward(self.layers, keys_values)
-        return keys_values
+        states = []
+        for layer in range(self.num_layers):
+            keys, values = hook.recorded.get(layer, (None, None))
+            states.append(LayerState(keys, values, mixing.states.get(layer)))
+        unshard_before_backward(self.layers, states)
+        return states
 
     def hidden_states(self, embeddings: Tensor, layers: list[int]) -> list[Tensor]:
         """Compute the inputs (B, n, d) of the given layers for embeddings (B, n, d)."""
         inputs: dict[int, Tensor] = {}
         with input_hooks((self.layers[layer], partial(inputs.__setitem__, layer)) for layer in layers):
-            self.record_keys_values(embeddings)
+            self.record_states(embeddings)
         return [inputs[layer] for layer in layers]
 
     @torch.no_grad()

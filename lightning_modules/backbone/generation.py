@@ -1,16 +1,23 @@
 """Batched decoding with a prefix."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
+from promptstage.lightning_modules.backbone.prefix import (
+    LayerState,
+    MixerState,
+    Prefix,
+    map_state,
+    select_rows,
+)
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
@@ -29,11 +36,11 @@ class _PrefixCacheLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, prefix: LayerPrefix | None, capacity: int) -> None:
+    def __init__(self, prefix: LayerState | None, capacity: int) -> None:
         super().__init__()
         self.prefix = prefix
         self.capacity = capacity
-        self.start = 0 if prefix is None else prefix[0].shape[2]
+        self.start = 0 if prefix is None else prefix.length
         self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -41,10 +48,10 @@ class _PrefixCacheLayer(CacheLayerMixin):
         size = (batch, heads, self.start + self.capacity)
         self.keys = key_states.new_empty(*size, width)
         self.values = value_states.new_empty(*size, value_states.shape[-1])
-        if self.prefix is not None:
-            self.keys[:, :, : self.start] = self.prefix[0]
-            self.values[:, :, : self.start] = self.prefix[1]
-            self.prefix = None
+        if self.prefix is not None and self.prefix.keys is not None and self.prefix.values is not None:
+            self.keys[:, :, : self.start] = self.prefix.keys
+            self.values[:, :, : self.start] = self.prefix.values
+        self.prefix = None
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -75,18 +82,45 @@ class _PrefixCacheLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
-    """A key-value cache that begins with a prefix, whose length may differ between layers."""
+    """A cache that begins with a prefix, whose length may differ between layers.
 
-    def __init__(self, prefix: Prefix | None, num_layers: int, capacity: int) -> None:
-        """Make room for ``capacity`` content tokens in each of ``num_layers`` layers."""
+    Attributes:
+        states: current states (B, ...) of token mixers by layer, which may be changed in place.
+    """
+
+    def __init__(
+        self,
+        prefix: Prefix | None,
+        num_layers: int,
+        capacity: int,
+        attention_layers: Collection[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            prefix: the prefix, of which the cache has a copy.
+            num_layers: number of layers.
+            capacity: number of content tokens to make room for in each layer.
+            attention_layers: layers with keys and values; None: all.
+        """
         entries = (None,) * num_layers if prefix is None else prefix.layers
-        self.buffers = [_PrefixCacheLayer(entry, capacity) for entry in entries]
-        super().__init__(layers=list(self.buffers))
+        attending = range(num_layers) if attention_layers is None else attention_layers
+        # transformers takes the number of cached tokens from the first layer that is not a dummy.
+        layers: list[Any] = [DummyLayer() for _ in range(num_layers)]
+        self.buffers = [_PrefixCacheLayer(entries[layer], capacity) for layer in attending]
+        for layer, buffer in zip(attending, self.buffers, strict=True):
+            layers[layer] = buffer
+        super().__init__(layers=layers)
+        self.states: dict[int, MixerState] = {}
+        for layer, entry in enumerate(entries):
+            if entry is not None and entry.mixer is not None:
+                self.states[layer] = map_state(entry.mixer, Tensor.clone)
 
     def select(self, rows: Tensor) -> None:
         """Keep some rows of the batch, or repeat some."""
-        for layer in self.buffers:
-            layer.select(rows)
+        for buffer in self.buffers:
+            buffer.select(rows)
+        for layer, state in self.states.items():
+            self.states[layer] = select_rows(state, rows)
 
 
 def end_tokens(backbone: FrozenModel, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
@@ -112,6 +146,11 @@ def next_logits(
         position_ids: (B, n).
         cache: begins with the prefix; the columns are added to it.
     """
+    if backbone.mixers:
+        width = input_ids.shape[1]
+        # A single token is never padding.
+        real = None if attention_mask is None or width == 1 else attention_mask[:, -width:].bool()
+        context.mixing = MixerPass(lambda layer: real, cache.states)
     return backbone.model(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -158,7 +197,7 @@ def generate(
     """
     batch, width = input_ids.shape
     first = 0 if prefix is None else prefix.num_positions
-    cache = PrefixCache(prefix, backbone.num_layers, width + max_new_tokens)
+    cache = PrefixCache(prefix, backbone.num_layers, width + max_new_tokens, backbone.attention_layers)
     mask = attention_mask
     padded = not bool(mask.all())
     positions = first + (mask.cumsum(-1) - 1).clamp(min=0)

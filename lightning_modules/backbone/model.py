@@ -1,5 +1,6 @@
 """The frozen backbone: a language model loaded by its configuration and verified."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,8 @@ from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
-from promptstage.lightning_modules.backbone.verification import check_structure, verify
+from promptstage.lightning_modules.backbone.structure import check_structure
+from promptstage.lightning_modules.backbone.verification import verify
 from promptstage.utilities.errors import UserError
 
 
@@ -32,8 +34,29 @@ class Backbone(FrozenModel):
             model, files = load_model(config)
         super().__init__(config, model, files)
         note_batch_dependence(self.model.config.get_text_config(), config.name)
-        self.plain_head = check_structure(self)
+        check_structure(self)
         verify(self, remember=files is not None)
+
+    def check_attention(self, option: str, layers: Iterable[int]) -> None:
+        """Check that layers have attention.
+
+        Args:
+            option: what names the layers, for the message.
+
+        Raises:
+            UserError: naming the first layer without attention, and those with it.
+        """
+        for layer in layers:
+            if layer not in self.attention_layers:
+                raise UserError(
+                    f"{option} names layer {layer}, but only layers {self.attending} of backbone "
+                    f"'{self.config.name}' have attention"
+                )
+
+    @property
+    def attending(self) -> str:
+        """The layers with attention, for messages."""
+        return ", ".join(map(str, self.attention_layers)) or "none"
 
     def check_belongs(self, subject: str, fingerprint: str, name: str = "") -> None:
         """Check that a file was written with this backbone.

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix
+from promptstage.lightning_modules.backbone.prefix import LayerState
 
 
 class Unsharded:
@@ -71,13 +71,13 @@ class Shards(Unsharded):
         return bool(works_somewhere)
 
 
-def unshard_before_backward(layers: Sequence[nn.Module], keys_values: Sequence[LayerPrefix]) -> None:
-    """Unshard a block as soon as a gradient reaches its keys or values.
+def unshard_before_backward(layers: Sequence[nn.Module], states: Sequence[LayerState]) -> None:
+    """Unshard a block as soon as a gradient reaches its keys, values or recurrent state.
 
-    FSDP waits for the gradient of a block's output, which the last block's keys and values do not affect.
+    FSDP waits for the gradient of a block's output, which the last block's state does not affect.
     """
-    for layer, parts in zip(layers, keys_values, strict=True):
-        for part in parts:
+    for layer, state in zip(layers, states, strict=True):
+        for part in state.tensors():
             if isinstance(layer, FSDPModule) and part.requires_grad:
                 part.register_hook(partial(_unshard, layer))
 

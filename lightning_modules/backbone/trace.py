@@ -19,6 +19,12 @@ from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
 
+def traceable(backbone: FrozenModel) -> bool:
+    """Return whether the last layer mixes tokens by attention alone, as cached activations require."""
+    last = backbone.num_layers - 1
+    return last in backbone.attention_layers and last not in backbone.mixers
+
+
 class _Step(NamedTuple):
     """The last layer's activations of one decoding step, for the examples still in the batch."""
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.structure import refusal
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
@@ -29,7 +29,6 @@ from promptstage.lightning_modules.backbone.text_reference import (
 )
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.utilities import user_cache
-from promptstage.utilities.errors import UserError
 
 _SEEDS = (0, 1)
 _STEPS = 2
@@ -55,40 +54,6 @@ class _Differs(Exception):
 
 
 # --- the checks -----------------------------------------------------------------------------------
-
-
-def check_structure(backbone: FrozenModel) -> bool:
-    """Check that the attention of every layer can be extended by a prefix.
-
-    Returns:
-        Whether the logits are the output matrix applied to the last hidden states, and nothing else.
-
-    Raises:
-        UserError: naming what the model lacks.
-    """
-    model, width = backbone.model, backbone.embedding.shape[1]
-    if width != backbone.hidden_size:
-        raise _refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
-    if model.base_model is model:
-        raise _refusal(backbone, "its layers cannot be run without its output matrix")
-    hook = KeysValues(backbone.num_layers)
-    context = AttentionContext(hooks=[hook])
-    try:
-        # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
-        ids = draw_tokens(backbone, 0, 7)[0][None]
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False, context=context).logits
-            hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
-            # Some families scale or cap their logits; the loss then uses the model's own forward.
-            plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
-    except Exception as error:
-        raise _refusal(backbone, reason(error)) from error
-    if sorted(hook.recorded) != list(range(backbone.num_layers)):
-        raise _refusal(
-            backbone,
-            f"{len(hook.recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
-        )
-    return plain
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
@@ -124,7 +89,7 @@ def verify(backbone: FrozenModel, remember: bool) -> None:
     if failure is None and half:
         failure = _attempt_half(backbone, room)
     if failure is not None:
-        raise _refusal(backbone, reason(failure)) from failure
+        raise refusal(backbone, reason(failure)) from failure
     _passed.add(key)
     if remember:
         user_cache.remember("verified", key)
@@ -190,6 +155,8 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
                 late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
                 logits = backbone.forward(rows[0][None], late)
             _check("logits behind a prompt of a later layer", logits[0], expected.logits[0], tolerance.logits)
+        if half and backbone.mixers:
+            _compare_stages(backbone, embedded, expected, prefix, tolerance)
         with _comparing("cached generation"):
             generated = _generated(backbone, rows, prefix)
         for actual, reference in zip(generated, expected.logits, strict=True):
@@ -202,6 +169,27 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
     if not float((losses.detach() - expected.loss).abs().max()) <= allowed:
         raise _Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
     _check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
+
+
+def _compare_stages(
+    backbone: FrozenModel, embedded: Tensor, expected: Reference, prefix: Prefix, tolerance: _Tolerance
+) -> None:
+    """Compare states after two prompts, of which the second enters later, with those after one prompt.
+
+    Token mixers must leave out the places of tokens that have not entered yet.
+
+    Raises:
+        _Differs: if a layer's state differs.
+    """
+    half, first = backbone.num_layers // 2, len(embedded) // 2 + 1
+    with _comparing("prompts of two layers"):
+        before = stage_prefix(backbone, [0], [embedded[:first]])
+        stages = stage_prefix(backbone, [0, half], [embedded[:first], expected.middle[first:]])
+    layers = (*before.layers[:half], *prefix.layers[half:])
+    for actual, whole in zip(stages.layers, layers, strict=True):
+        if actual is not None and whole is not None:
+            for part, reference in zip(actual.tensors(), whole.tensors(), strict=True):
+                _check("states behind prompts of two layers", part[0], reference[0], tolerance.logits)
 
 
 @contextmanager
@@ -248,7 +236,7 @@ def _generated(backbone: FrozenModel, rows: Sequence[Tensor], prefix: Prefix) ->
     ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows])
     positions = prefix.num_positions + (mask.cumsum(-1) - 1).clamp(min=0)
     steps = min(_STEPS, min(map(len, rows)) - 1)
-    cache = PrefixCache(prefix, backbone.num_layers, width)
+    cache = PrefixCache(prefix, backbone.num_layers, width, backbone.attention_layers)
     logits, begin = [], 0
     for end in range(width - steps, width + 1):
         context = AttentionContext(prefix=prefix, prefix_in_cache=True)
@@ -264,12 +252,7 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return batch, torch.tensor([len(row) for row in rows], device=batch.device)
 
 
-# --- messages and cache ---------------------------------------------------------------------------
-
-
-def _refusal(backbone: FrozenModel, why: str) -> UserError:
-    kind = backbone.model.config.model_type
-    return UserError(f"backbone '{backbone.config.name}' ({kind}) cannot take a prefix: {why}")
+# --- cache ---------------------------------------------------------------------------
 
 
 def _key(backbone: FrozenModel) -> str:

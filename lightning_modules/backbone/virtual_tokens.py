@@ -10,7 +10,7 @@ from torch import Tensor
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
-from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.utilities.errors import UserError
 
 StageMode = Literal["accumulate", "replace"]
@@ -94,16 +94,18 @@ def stage_prefix(
         mask = (~hidden).long()
 
     recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask)
-    layers: list[LayerPrefix | None] = []
+    if leading is not None and backbone.mixers:
+        alone = backbone.record_states(leading[None])
+        recorded = [state._replace(leading=own.mixer) for state, own in zip(recorded, alone, strict=True)]
+    layers: list[LayerState | None] = []
     first = []
-    for layer, (keys, values) in enumerate(recorded):
+    for layer, state in enumerate(recorded):
         active = [i for i, start in enumerate(starts) if start <= layer]
         row, visible, stage = 0, sum(lengths[i] for i in active), 0
         if mode == "replace" and active:
             stage = active[-1] if stage_of_layer is None else stage_of_layer[layer]
             row, visible = stage * batch, lengths[stage]
-        own, end = slice(row, row + batch), before + visible
-        layers.append((keys[own, :, :end], values[own, :, :end]) if end else None)
+        layers.append(state.part(slice(row, row + batch), before + visible))
         first.append(offsets[stage])
     if dropped is not None:
         dropped = torch.where(dropped < 0, -1, dropped + before)
@@ -121,8 +123,8 @@ class _Slot(NamedTuple):
 
 def _run_virtual_tokens(
     backbone: FrozenModel, slots: Sequence[_Slot], rows: int, positions: int, mask: Tensor | None
-) -> list[LayerPrefix]:
-    """Run virtual tokens as an ordinary batch; return each layer's keys and values.
+) -> list[LayerState]:
+    """Run virtual tokens as an ordinary batch; return each layer's state after those that have entered.
 
     Args:
         slots: prompts that replace hidden states of the rows.
@@ -141,9 +143,21 @@ def _run_virtual_tokens(
                 hidden = hidden.index_put(index, prompt.to(hidden.dtype))
         return hidden
 
+    masks: dict[int, Tensor | None] = {}
+
+    def active(layer: int) -> Tensor | None:
+        entered = [slot for slot in slots if slot.layer <= layer]
+        if len(entered) not in masks:
+            own = torch.zeros(rows, positions, dtype=torch.bool, device=first.device)
+            for _, row, position, prompt in entered:
+                own[row : row + prompt.shape[0], position : position + prompt.shape[1]] = True
+            own = own if mask is None else own & mask.bool()
+            masks[len(entered)] = None if own.all() else own
+        return masks[len(entered)]
+
     # Prompts of layer 0 enter as embeddings, so that a family's treatment of embeddings (learned positions,
     # scaling) applies to them, too.
     embeddings = overwrite(blank, 0)
     late = {slot.layer for slot in slots if slot.layer > 0}
     with input_hooks((backbone.layers[layer], partial(overwrite, layer=layer)) for layer in late):
-        return backbone.record_keys_values(embeddings, mask)
+        return backbone.record_states(embeddings, mask, active)

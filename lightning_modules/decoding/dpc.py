@@ -14,7 +14,7 @@ from torch import Tensor
 
 from promptstage.datamodules.encoding import Batch, join
 from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.backbone.trace import GenerationTrace, traceable
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.engines import Engine
@@ -132,12 +132,14 @@ class DPCDecoder(Decoder):
     def _first(self, batch: Batch) -> list[Record]:
         """Generate with the whole prompt; return the records that are not triggered."""
         prefix = self._prompt()
-        trace = GenerationTrace(self.backbone, batch.prompt.attention_mask)
+        trace = None
+        if traceable(self.backbone):
+            trace = GenerationTrace(self.backbone, batch.prompt.attention_mask)
         outputs = self.engine.tokens(batch, prefix, trace)
         before = self.grade(batch, outputs)
         started = time.monotonic()
         with torch.no_grad():
-            if prefix.virtual(trace.last):
+            if trace is not None and prefix.virtual(trace.last):
                 trigger = measure_trigger(trace, outputs, prefix, self.corruption.beta)
             else:
                 tokens = generated_tokens(batch, outputs)

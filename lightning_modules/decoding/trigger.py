@@ -42,9 +42,9 @@ def measure_trigger(
 def measure_trigger_anew(
     backbone: Backbone, tokens: Tokens, prefix: Prefix, generated: Sequence[Sequence[int]], beta: BetaMode
 ) -> Trigger:
-    """Compute R and β for a prompt that is hidden from the last layer, in the last layer that attends to it.
+    """Compute R and β in the last layer that attends to the prompt, from a pass over the generations.
 
-    That layer's gradients need a pass of their own.
+    For a prompt that is hidden from the last layer, and backbones whose last layer is not attention alone.
 
     Args:
         tokens: prompts with their generations.

@@ -121,7 +121,7 @@ class Slow:
         if name == "prefix":
             assert self.prefix is not None
             entries = (entry for entry in self.prefix.layers if entry is not None)
-            self.options["given"] = {i: (k[0], v[0]) for i, (k, v) in enumerate(entries)}
+            self.options["given"] = {i: (own.keys[0], own.values[0]) for i, own in enumerate(entries)}
         elif name != "pretrained":
             starts = {"prompt": [0], "dham": [0, 1, 3]}[name]
             prompts = [part[:, 0].detach() for part in module.vectors()]

@@ -87,7 +87,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[Backbone, Any, dict[int, tuple
     with torch.no_grad():
         prefix = moved("prefix", backbone).prefix()
     assert prefix is not None
-    given = {i: (entry[0][0], entry[1][0]) for i, entry in enumerate(prefix.layers) if entry is not None}
+    given = {
+        i: (entry.keys[0], entry.values[0]) for i, entry in enumerate(prefix.layers) if entry is not None
+    }
     return backbone, prefix, given, random_model(request.param, "hidden_reference")
 
 

@@ -18,13 +18,13 @@ class Calls(list):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        run = backbone.record_keys_values
+        run = backbone.record_states
 
         def counted(embeddings: torch.Tensor, *args: Any) -> list:
             self.append(embeddings.shape[0])
             return run(embeddings, *args)
 
-        backbone.__dict__["record_keys_values"] = counted
+        backbone.__dict__["record_states"] = counted
 
 
 def make_batch(seed: int) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.initialization import PromptInit
 from tests.unit.backbone.tiny import METHODS, Characters, method, moved, pad, random_ids, tiny_backbone
 
@@ -119,7 +119,11 @@ def test_stop_strings(tiny: Backbone, name: str) -> None:
 def one_each(prefixes: Sequence[Prefix]) -> Prefix:
     """Shared prefixes of equal length as one prefix an example."""
     layers = [
-        None if entries[0] is None else tuple(torch.cat(parts) for parts in zip(*entries, strict=True))
+        None
+        if entries[0] is None
+        else LayerState(
+            *(torch.cat(parts) for parts in zip(*(entry.tensors() for entry in entries), strict=True))
+        )
         for entries in zip(*(prefix.layers for prefix in prefixes), strict=True)
     ]
     return replace(prefixes[0], layers=tuple(layers))

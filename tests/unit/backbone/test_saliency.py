@@ -42,7 +42,9 @@ def materialized_saliency(
         prefix = module.prefix()
         assert prefix is not None
         entries = [entry for entry in prefix.layers if entry is not None]
-        options["given"] = {i: (k[0].detach(), v[0].detach()) for i, (k, v) in enumerate(entries)}
+        options["given"] = {
+            i: (own.keys[0].detach(), own.values[0].detach()) for i, own in enumerate(entries)
+        }
     elif name.startswith("dham"):
         options |= {"starts": list(module.stages.starts), "prompts": trained, "mode": module.mode}
     elif trained:

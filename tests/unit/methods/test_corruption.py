@@ -53,7 +53,7 @@ def test_an_uncorrupted_prompt_of_its_own(name: str, llama: Backbone) -> None:
         if ours is not None and theirs is not None:
             assert all(
                 torch.allclose(a[row], b[0], atol=1e-12)
-                for a, b in zip(ours, theirs, strict=True)
+                for a, b in zip(ours.tensors(), theirs.tensors(), strict=True)
                 for row in range(3)
             )
     assert decode(llama, own) == decode(llama, shared(module))
@@ -80,7 +80,8 @@ def test_exactly_the_named_vector(name: str, llama: Backbone) -> None:
         for ours, theirs in zip(together.layers, alone.layers, strict=True):
             if ours is not None and theirs is not None:
                 assert all(
-                    torch.allclose(a[row], b[0], atol=1e-12) for a, b in zip(ours, theirs, strict=True)
+                    torch.allclose(a[row], b[0], atol=1e-12)
+                    for a, b in zip(ours.tensors(), theirs.tensors(), strict=True)
                 )
 
 

@@ -47,7 +47,7 @@ def test_each_stages_values_are_scaled_in_every_layer(llama: Backbone, name: str
     with torch.no_grad():
         ours, theirs = module.prefix(), plain.prefix()
     for layer in range(4):
-        keys, values = ours.layers[layer]
+        keys, values = ours.layers[layer].tensors()
         assert torch.equal(keys, theirs.layers[layer][0])
         if name == "dham":  # stages at layers 0, 1 and 3
             own = [0, *([1] if layer >= 1 else []), *([2] if layer >= 3 else [])]
@@ -90,7 +90,10 @@ def test_generation_and_corruption_have_the_gates(llama: Backbone, name: str) ->
             row = torch.cat([row, torch.tensor([token])])
     own = corrupted_prefix(module, torch.tensor([-1, -1]), Corruption(gamma=0))
     for ours, theirs in zip(own.layers, prefix.layers, strict=True):
-        assert all(torch.allclose(a[1], b[0], atol=1e-12) for a, b in zip(ours, theirs, strict=True))
+        assert all(
+            torch.allclose(a[1], b[0], atol=1e-12)
+            for a, b in zip(ours.tensors(), theirs.tensors(), strict=True)
+        )
 
 
 def test_gates_are_trained_and_exported_with_the_prompts() -> None:

@@ -77,7 +77,7 @@ def test_exported_is_what_is_used(llama: Backbone, name: str) -> None:
     exported = module.exported()
     assert list(exported) == ["keys_values"]
     assert not exported["keys_values"].requires_grad
-    used = [part[0] for entry in module.prefix().layers for part in entry]
+    used = [part[0] for entry in module.prefix().layers for part in entry.tensors()]
     assert torch.equal(exported["keys_values"], torch.stack(used))
 
     direct = moved("prefix", llama, seed=9)
