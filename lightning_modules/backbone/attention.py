@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -106,17 +106,22 @@ class AttentionContext:
         return torch.cat([virtual, seen.expand(batch, -1, -1, -1)], dim=-1)
 
     def additive_mask(
-        self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
+        self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int, sinks: bool
     ) -> Tensor:
-        """Return :meth:`seen` as an additive mask, computed once per forward pass and set of columns."""
+        """Return :meth:`seen` as an additive mask, computed once per forward pass and set of columns.
+
+        Args:
+            sinks: append a column that all rows attend to.
+        """
         length = 0 if self.prefix is None else self.prefix.length(layer)
         own = layer if self.prefix is not None and self.prefix.dropped is not None else length
-        key = (id(mask), own, window, query.shape[2], columns)
+        key = (id(mask), own, window, query.shape[2], columns, sinks)
         if key not in self._masks:
             seen = self.seen(layer, mask, window, query, columns)
             # The lowest finite number, not -inf: a padding row without any column must not become NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, lowest)
+            bias = pad(bias, (0, 1)) if sinks else bias
             self._masks[key] = (mask, bias)  # stores the mask, whose id is the key
         return self._masks[key][1]
 
@@ -137,6 +142,8 @@ def prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     context: AttentionContext | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Compute scaled dot-product attention over a prefix and the content.
@@ -146,13 +153,14 @@ def prefix_attention(
         query: (B, heads, n, head dim).
         key, value: (B, key-value heads, c, head dim) of the content, cached columns included.
         attention_mask: boolean (B, 1, n, c), True where a query attends; None: causal.
+        softcap: bound of the scores, for which there is no fused kernel; None: unbounded.
+        s_aux: (heads,), logits of attention sinks; None: no sinks.
 
     Returns:
         (B, n, heads, head dim), and None instead of attention weights.
     """
-    for extra in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(extra) is not None:  # raised while the backbone is verified
-            raise NotImplementedError(f"its attention uses '{extra}'")
+    if kwargs.get("position_bias") is not None:  # raised while the backbone is verified
+        raise NotImplementedError("its attention uses 'position_bias'")
     context = context or AttentionContext()
     if context.packing is not None:
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
@@ -160,42 +168,75 @@ def prefix_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
     length = context.prefix.length(layer) if context.prefix is not None else 0
     key, value = context.extend(layer, key, value)
-    single = query.shape[2] == 1
     window = kwargs.get("sliding_window")
     if window is not None and window >= key.shape[2] - length:
         window = None
-    unmasked = attention_mask is None and window is None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    seen = partial(context.seen, layer, attention_mask, window, query, key.shape[2])
+    attention = LayerAttention(query, key, value, scale, length, window, seen, softcap, s_aux)
+    if softcap is None:
+        output = _fused(context, layer, attention, attention_mask, dropout)
+    else:
+        output = attention.output(attention.weights()).to(query.dtype)
+    for hook in context.hooks:
+        if layer in hook.layers:
+            output = hook(layer, attention, output)
+    output = output.transpose(1, 2)
+    if context.packing is not None:
+        return context.packing.pack(output), None
+    return output.contiguous(), None
+
+
+def _fused(
+    context: AttentionContext,
+    layer: int,
+    attention: LayerAttention,
+    attention_mask: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Compute the output (B, heads, n, head dim) of attention, in a fused kernel where there is one."""
+    query, key, value = attention.query, attention.key, attention.value
+    sinks = attention.sink_logits
+    single = query.shape[2] == 1
+    unmasked = attention_mask is None and attention.window is None
     unmasked &= context.prefix is None or context.prefix.dropped is None
-    causal = unmasked and length == 0 and not single
+    causal = unmasked and attention.prefix == 0 and not single and sinks is None
     mask = None
     if not causal and not (unmasked and single):
-        mask = context.additive_mask(layer, attention_mask, window, query, key.shape[2])
-    own = key, value
+        mask = context.additive_mask(
+            layer, attention_mask, attention.window, query, key.shape[2], sinks is not None
+        )
+    if sinks is not None:
+        query, key, value = _with_sinks(query, key, value, sinks / attention.scaling)
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:
         # CUDA's masked kernels do not support grouped heads; repeating is cheaper than their fallback.
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    output = scaled_dot_product_attention(
+    return scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
         dropout_p=dropout,
         is_causal=causal,
-        scale=scaling,
+        scale=attention.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    hooks = [hook for hook in context.hooks if layer in hook.layers]
-    if hooks:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        seen = partial(context.seen, layer, attention_mask, window, query, own[0].shape[2])
-        attention = LayerAttention(query, *own, scale, length, window, seen)
-        for hook in hooks:
-            output = hook(layer, attention, output)
-    output = output.transpose(1, 2)
-    if context.packing is not None:
-        return context.packing.pack(output), None
-    return output.contiguous(), None
+
+
+def _with_sinks(query: Tensor, key: Tensor, value: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Append the attention sinks' column to keys and values; its product with a head's queries is the logit.
+
+    The logits (heads,) differ between heads. As an additional coordinate of the queries, they need no mask
+    with as many heads. Fused kernels need a width that is a multiple of 8.
+    """
+    batch, heads, rows, width = query.shape
+    more = -width % 8 or 8
+    query = torch.cat([query, logits.to(query.dtype)[:, None, None].expand(batch, heads, rows, 1)], dim=-1)
+    query = pad(query, (0, more - 1))
+    key, value = pad(key, (0, more, 0, 1)), pad(value, (0, 0, 0, 1))
+    key[:, :, -1, width] = 1
+    return query, key, value
 
 
 def register() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix
+from promptstage.lightning_modules.functional.softmax import attention_softmax
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LayerAttention:
         prefix: number of columns of the prefix (p): leading and virtual tokens.
         window: number of content tokens, its own included, that a row attends to; None: all.
         mask: computes :attr:`seen`.
+        softcap: bound of the scores; None: unbounded.
+        sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
     """
 
     query: Tensor
@@ -36,6 +39,8 @@ class LayerAttention:
     prefix: int
     window: int | None
     mask: Callable[[], Tensor]
+    softcap: float | None = None
+    sink_logits: Tensor | None = None
 
     @cached_property
     def seen(self) -> Tensor:
@@ -53,7 +58,9 @@ class LayerAttention:
         return seen & seen[..., -rows:].diagonal(dim1=1, dim2=2)[..., None]
 
     def weights(self, heads: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
-        """Compute attention weights (B, heads, rows, p + c), float32 or better; uniform in fully masked rows.
+        """Compute attention weights (B, heads, rows, p + c), float32 or better.
+
+        Rows sum to 1, less the weight of an attention sink; fully masked rows mean nothing.
 
         Args:
             heads: indices of query heads; None: all.
@@ -63,7 +70,10 @@ class LayerAttention:
         query = query if heads is None else query[:, heads]
         dtype = torch.promote_types(query.dtype, torch.float32)
         scores = (query.to(dtype) * self.scaling) @ key.to(dtype).mT
-        return scores.masked_fill(~self.seen[:, :, rows], torch.finfo(dtype).min).softmax(-1)
+        sinks = self.sink_logits
+        if sinks is not None:
+            sinks = (sinks if heads is None else sinks[heads])[:, None, None]
+        return attention_softmax(scores, self.seen[:, :, rows], self.softcap, sinks)
 
     def output(self, weights: Tensor, heads: Tensor | None = None) -> Tensor:
         """Compute the output (B, heads, rows, head dim) of heads for attention weights."""

@@ -108,6 +108,8 @@ class GenerationTrace:
             content=torch.cat([self.mask.bool(), new], dim=1),
             window=seen.window,
             start=width,
+            softcap=seen.softcap,
+            sink_logits=seen.sink_logits,
         )
 
     def _gather(self, outputs: Sequence[Sequence[int]]) -> "Replayed":

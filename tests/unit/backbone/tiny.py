@@ -17,7 +17,7 @@ from promptstage.lightning_modules.prefix_tuning import PrefixTuning
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_oss")
 LAYERS, WIDTH, VOCABULARY, END = 4, 32, 64, 63
 
 
@@ -42,12 +42,28 @@ def model_config(family: str, **changes: Any) -> Any:
         "qwen2": (transformers.Qwen2Config, own),
         # head_dim is not hidden_size / heads there.
         "qwen3": (transformers.Qwen3Config, own | {"head_dim": 12}),
+        # Scores are capped; the cap is low, so that it matters.
+        "gemma2": (
+            transformers.Gemma2Config,
+            own | {"head_dim": 12, "sliding_window": 96, "attn_logit_softcapping": 2.0},
+        ),
         "gemma3": (transformers.Gemma3TextConfig, own | {"head_dim": 12, "sliding_window": 96}),
         "granite": (
             transformers.GraniteConfig,
             own | {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "attention_multiplier": 0.2},
         ),
         "gpt2": (transformers.GPT2Config, {"initializer_range": 0.2}),
+        # Its attention has sinks.
+        "gpt_oss": (
+            transformers.GptOssConfig,
+            own
+            | {"head_dim": 8, "sliding_window": 96, "num_local_experts": 4, "num_experts_per_tok": 2}
+            # Kernels for grouped experts do not support float64.
+            | {
+                "experts_implementation": "eager",
+                "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+            },
+        ),
     }
     make, extra = classes[family]
     return make(**{**shared, **extra, **changes})
@@ -70,6 +86,8 @@ def random_model(
             model_config(family, **changes), attn_implementation=attention, dtype=torch.float32
         )
         for name, parameter in model.named_parameters():
+            if name.endswith("sinks"):
+                nn.init.normal_(parameter)
             if name.endswith("bias") or "norm" in name:  # these start as constants
                 nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
     model = model.to(dtype).eval()
