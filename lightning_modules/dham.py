@@ -17,8 +17,8 @@ from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.virtual_tokens import (
     StageMode,
-    bos_row,
     bos_structure,
+    bos_token,
     stage_prefix,
 )
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -186,6 +186,7 @@ class DHAM(SoftPromptModule):
         assert self.stages is not None
         check_partition(self.stages, self.backbone, "the partition")
         starts = self.stages.starts
+        self.check_starts("the first layer of a stage", starts)
         check_visible(self, self._attending_layers())
         lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
@@ -206,7 +207,7 @@ class DHAM(SoftPromptModule):
             [part.squeeze(-2) for part in vectors],
             self.mode,
             self.stages.stage_of_layer,
-            bos_row(self.backbone) if self.bos_first else None,
+            bos_token(self.backbone) if self.bos_first else None,
             dropped,
         )
         if self.gate:

@@ -95,7 +95,7 @@ def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
     front, *rows = ids.split([PREFIX, *ROWS])
     embed = stock.get_input_embeddings()
     prompts = embed(front).detach().requires_grad_()
-    prefix = stage_prefix(backbone, [0], [prompts])
+    prefix = stage_prefix(backbone, [0], [prompts], tokens=front)
     differences = []
 
     captured: list[Any] = []

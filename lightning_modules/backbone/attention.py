@@ -4,7 +4,7 @@
 carries an ``AttentionContext`` as a keyword argument down to it; there is no global state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,7 +57,8 @@ class AttentionContext:
 
     Attributes:
         prefix: keys and values prepended to each layer's own; None: no prefix.
-        prefix_in_cache: the cache already contains the prefix (see ``generation.PrefixCache``).
+        prefix_in_cache: the cache may contain the prefix (see ``generation.PrefixCache``).
+        holds_prefix: whether the keys and values that the cache returns for a layer begin with its prefix.
         packing: the row is a packed batch, each sequence padded on the right, if at all.
         hooks: see each layer's attention, in this order.
     """
@@ -73,11 +74,23 @@ class AttentionContext:
         self.prefix_in_cache = prefix_in_cache
         self.packing = packing
         self.hooks = hooks
+        self.holds_prefix: Callable[[int], bool] = lambda layer: prefix_in_cache
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
+        self._owners: dict[int, tuple[Tensor, int]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepend the layer's prefix to keys and values (B, heads, c, head dim)."""
-        entry = None if self.prefix is None or self.prefix_in_cache else self.prefix.layers[layer]
+        """Prepend the layer's prefix to keys and values (B, heads, c, width), unless they begin with it."""
+        if self.prefix is None:
+            return keys, values
+        entry = self.prefix.layers[layer]
+        if self.prefix_in_cache:
+            # Some layers reuse keys and values of an earlier one, which the cache has extended by its prefix.
+            _, owner = self._owners.setdefault(id(keys), (keys, layer))
+            cached = self.prefix.layers[owner] if self.holds_prefix(owner) else None
+            if entry is cached:
+                return keys, values
+            if cached is not None:
+                keys, values = (part[:, :, cached[0].shape[2] :] for part in (keys, values))
         if entry is None:
             return keys, values
         batch = keys.shape[0]
@@ -151,13 +164,14 @@ def prefix_attention(
     Args:
         module: the attention module; its ``layer_idx`` selects the layer's prefix.
         query: (B, heads, n, head dim).
-        key, value: (B, key-value heads, c, head dim) of the content, cached columns included.
+        key, value: (B, key-value heads, c, head dim) of the content, cached columns included; the width of
+            values may differ.
         attention_mask: boolean (B, 1, n, c), True where a query attends; None: causal.
         softcap: bound of the scores, for which there is no fused kernel; None: unbounded.
         s_aux: (heads,), logits of attention sinks; None: no sinks.
 
     Returns:
-        (B, n, heads, head dim), and None instead of attention weights.
+        (B, n, heads, width of values), and None instead of attention weights.
     """
     if kwargs.get("position_bias") is not None:  # raised while the backbone is verified
         raise NotImplementedError("its attention uses 'position_bias'")

@@ -138,15 +138,14 @@ class Observation(AttentionHook):
 
 
 class KeysValues(AttentionHook):
-    """Keys and values of each layer's content, positions applied, by layer."""
+    """Keys and values of each layer of a pass without prefix, positions applied, by layer."""
 
     def __init__(self, num_layers: int) -> None:
         self.layers = range(num_layers)
         self.recorded: dict[int, LayerPrefix] = {}
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
-        own = slice(attention.prefix, None)
-        self.recorded[layer] = attention.key[:, :, own], attention.value[:, :, own]
+        self.recorded[layer] = attention.key, attention.value
         return output
 
 

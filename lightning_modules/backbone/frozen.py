@@ -18,6 +18,7 @@ from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hoo
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
+from promptstage.lightning_modules.backbone.streams import active_stream, per_layer_inputs
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
 from promptstage.utilities.errors import UserError
 
@@ -33,6 +34,8 @@ class FrozenModel(nn.Module):
         layers: its decoder blocks, first to last.
         hidden_size: width of the hidden states (d).
         num_heads: query heads of each block (H).
+        stream: index of the active stream, if hidden states have several.
+        last_key_layer: the last layer that computes keys and values; later ones reuse those of earlier ones.
         plain_head: whether the logits are the output matrix applied to the last hidden states, and nothing
             else; False until that is verified.
         shards: the ranks among which the decoder blocks are sharded.
@@ -55,6 +58,9 @@ class FrozenModel(nn.Module):
         self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
+        self.stream: int = getattr(text_config, "altup_active_idx", 0)
+        self.padding_token: int = getattr(text_config, "pad_token_id", None) or 0
+        self.last_key_layer = len(self.layers) - 1
         self.plain_head = False
         self._identity = identify(self.model, files, config.quantization)
         self.shards = Unsharded()
@@ -224,12 +230,19 @@ class FrozenModel(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets, reduction="none")
 
-    def record_keys_values(self, embeddings: Tensor, mask: Tensor | None = None) -> list[LayerPrefix]:
+    def record_keys_values(
+        self, embeddings: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None
+    ) -> list[LayerPrefix]:
         """Compute each layer's keys and values (B, key-value heads, n, head dim) of embeddings (B, n, d).
+
+        A layer that reuses the keys and values of another has the same tensors.
 
         Args:
             mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
+            tokens: (n,) int64, ids whose per-layer embeddings are used; None: the padding token's.
         """
+        if tokens is None:
+            tokens = torch.full(embeddings.shape[1:2], self.padding_token, device=embeddings.device)
         hook = KeysValues(self.num_layers)
         self.model.base_model(
             inputs_embeds=embeddings,
@@ -237,6 +250,7 @@ class FrozenModel(nn.Module):
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
             use_cache=False,
             context=AttentionContext(hooks=[hook]),
+            **per_layer_inputs(self.model, tokens.expand(embeddings.shape[:2])),
         )
         keys_values = [hook.recorded[layer] for layer in sorted(hook.recorded)]
         unshard_before_backward(self.layers, keys_values)
@@ -247,7 +261,7 @@ class FrozenModel(nn.Module):
         inputs: dict[int, Tensor] = {}
         with input_hooks((self.layers[layer], partial(inputs.__setitem__, layer)) for layer in layers):
             self.record_keys_values(embeddings)
-        return [inputs[layer] for layer in layers]
+        return [active_stream(inputs[layer], self.stream) for layer in layers]
 
     @torch.no_grad()
     def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
@@ -271,7 +285,7 @@ class FrozenModel(nn.Module):
         pooled: list[Tensor] = []
 
         def pool(states: Tensor) -> None:
-            states = states[0, used].to(dtype)
+            states = active_stream(states, self.stream)[0, used].to(dtype)
             if not tokens:
                 sums = states.new_zeros(len(ends), states.shape[1]).index_add(0, examples, states)
                 states = sums / (ends - 1)[:, None]

@@ -24,7 +24,8 @@ TokenChoice = Callable[[Tensor, Sequence[int]], Tensor]
 class _PrefixCacheLayer(CacheLayerMixin):
     """One layer's keys and values in a buffer of fixed size: the prefix, then the content.
 
-    Lengths reported to transformers exclude the prefix.
+    Lengths reported to transformers exclude the prefix. If what the model caches has other shapes than the
+    keys and values that it attends to, such as latents (MLA), the buffer holds the content only.
     """
 
     is_sliding = False
@@ -38,9 +39,14 @@ class _PrefixCacheLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, heads, _, width = key_states.shape
-        size = (batch, heads, self.start + self.capacity)
-        self.keys = key_states.new_empty(*size, width)
-        self.values = value_states.new_empty(*size, value_states.shape[-1])
+        if self.prefix is not None and not (
+            self.prefix[0].shape[1::2] == (heads, width)
+            and self.prefix[1].shape[1::2] == value_states.shape[1::2]
+        ):
+            self.prefix, self.start = None, 0
+        size = self.start + self.capacity
+        self.keys = key_states.new_empty(batch, heads, size, width)
+        self.values = value_states.new_empty(batch, value_states.shape[1], size, value_states.shape[-1])
         if self.prefix is not None:
             self.keys[:, :, : self.start] = self.prefix[0]
             self.values[:, :, : self.start] = self.prefix[1]
@@ -69,9 +75,8 @@ class _PrefixCacheLayer(CacheLayerMixin):
         return self.capacity
 
     def select(self, rows: Tensor) -> None:
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        if self.keys is not None and self.values is not None:  # None in layers that reuse another's
+            self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class PrefixCache(Cache):
@@ -82,6 +87,10 @@ class PrefixCache(Cache):
         entries = (None,) * num_layers if prefix is None else prefix.layers
         self.buffers = [_PrefixCacheLayer(entry, capacity) for entry in entries]
         super().__init__(layers=list(self.buffers))
+
+    def holds_prefix(self, layer: int) -> bool:
+        """Return whether a layer's keys and values begin with its prefix, once the layer has been run."""
+        return self.buffers[layer].start > 0
 
     def select(self, rows: Tensor) -> None:
         """Keep some rows of the batch, or repeat some."""
@@ -112,12 +121,15 @@ def next_logits(
         position_ids: (B, n).
         cache: begins with the prefix; the columns are added to it.
     """
+    context.holds_prefix = cache.holds_prefix
+    # Given a number, some models skip the other rows in layers that do not cache, but hooks need all.
+    kept = torch.tensor([-1], device=input_ids.device) if context.hooks else 1
     return backbone.model(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=position_ids,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=kept,
         context=context,
         **{backbone.cache_argument: cache},
     ).logits[:, -1]

@@ -32,7 +32,7 @@ class Backbone(FrozenModel):
             model, files = load_model(config)
         super().__init__(config, model, files)
         note_batch_dependence(self.model.config.get_text_config(), config.name)
-        self.plain_head = check_structure(self)
+        self.plain_head, self.last_key_layer = check_structure(self)
         verify(self, remember=files is not None)
 
     def check_belongs(self, subject: str, fingerprint: str, name: str = "") -> None:

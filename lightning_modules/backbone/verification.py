@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
     limits,
+    middle_layer,
     text_reference,
 )
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
@@ -57,11 +59,20 @@ class _Differs(Exception):
 # --- the checks -----------------------------------------------------------------------------------
 
 
-def check_structure(backbone: FrozenModel) -> bool:
-    """Check that the attention of every layer can be extended by a prefix.
+class Structure(NamedTuple):
+    """Facts about a model.
 
-    Returns:
-        Whether the logits are the output matrix applied to the last hidden states, and nothing else.
+    Attributes:
+        plain_head: the logits are the output matrix applied to the last hidden states, and nothing else.
+        last_key_layer: the last layer that computes keys and values; later ones reuse those of earlier ones.
+    """
+
+    plain_head: bool
+    last_key_layer: int
+
+
+def check_structure(backbone: FrozenModel) -> Structure:
+    """Check that the attention of every layer can be extended by a prefix.
 
     Raises:
         UserError: naming what the model lacks.
@@ -88,7 +99,8 @@ def check_structure(backbone: FrozenModel) -> bool:
             backbone,
             f"{len(hook.recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
         )
-    return plain
+    owners = {id(hook.recorded[layer][0]): layer for layer in reversed(range(backbone.num_layers))}
+    return Structure(plain, max(owners.values()))
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
@@ -168,10 +180,10 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
         _Differs: describing the first comparison that fails.
     """
     embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
-    rows, half = expected.rows, backbone.num_layers // 2
+    rows, half = expected.rows, middle_layer(backbone)
     batch, ends = _right_padded(rows)
     with _comparing("a prefix"), torch.enable_grad():
-        trained = stage_prefix(backbone, [0], [embedded])
+        trained = stage_prefix(backbone, [0], [embedded], tokens=expected.prefix)
         prefix = trained.detach()
     with torch.no_grad():
         with _comparing("packed examples"):
@@ -187,7 +199,8 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
             raise
         if half:
             with _comparing("a prompt of a later layer"):
-                late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
+                prompts = [embedded, expected.middle]
+                late = stage_prefix(backbone, [0, half], prompts, "replace", tokens=expected.prefix)
                 logits = backbone.forward(rows[0][None], late)
             _check("logits behind a prompt of a later layer", logits[0], expected.logits[0], tolerance.logits)
         with _comparing("cached generation"):

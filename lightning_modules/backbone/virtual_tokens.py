@@ -11,13 +11,14 @@ from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.streams import active_stream, replace_active_stream
 from promptstage.utilities.errors import UserError
 
 StageMode = Literal["accumulate", "replace"]
 
 
-def bos_row(backbone: FrozenModel) -> Tensor:
-    """Return the embedding (1, hidden size) of the tokenizer's BOS token.
+def bos_token(backbone: FrozenModel) -> Tensor:
+    """Return the id of the tokenizer's BOS token, (1,) int64.
 
     A BOS that the tokenizer adds to the content must be removed from it.
 
@@ -30,8 +31,7 @@ def bos_row(backbone: FrozenModel) -> Tensor:
             f"bos_first: the tokenizer of backbone '{backbone.config.name}' has no BOS token that the model "
             "has an embedding for"
         )
-    ids = torch.tensor([token], device=backbone.embedding.device)
-    return backbone.model.get_input_embeddings()(ids).detach()
+    return torch.tensor([token], device=backbone.embedding.device)
 
 
 def bos_structure(backbone: FrozenModel) -> dict[str, object]:
@@ -51,6 +51,7 @@ def stage_prefix(
     stage_of_layer: Sequence[int] | None = None,
     leading: Tensor | None = None,
     dropped: Tensor | None = None,
+    tokens: Tensor | None = None,
 ) -> Prefix:
     """Compute the prefix of soft prompts that enter the backbone at given layers.
 
@@ -65,9 +66,11 @@ def stage_prefix(
             only to the prompt of its own stage.
         stage_of_layer: L indices into ``prompts``, for ``replace`` with stages that are not runs of
             layers; default: a layer belongs to the last stage with start ≤ l.
-        leading: (t, hidden size) embeddings of real tokens before all virtual ones, from layer 0 on.
+        leading: (t,) int64, real tokens before all virtual ones, from layer 0 on.
         dropped: (b,) int64, index of the virtual token, among those of all stages, that no other token
             attends to, virtual tokens included; -1: none.
+        tokens: (m,) int64, real tokens that every prompt consists of. Models may have embeddings of tokens in
+            each layer; a virtual token that is no real one has the padding token's.
     """
     prompts = [prompt if prompt.ndim == 3 else prompt[None] for prompt in prompts]
     batch, lengths = prompts[0].shape[0], [prompt.shape[1] for prompt in prompts]
@@ -84,8 +87,12 @@ def stage_prefix(
     else:
         slots = [_Slot(s, i * batch, before, p) for i, (s, p) in enumerate(zip(starts, prompts, strict=True))]
         rows, positions = batch * len(prompts), before + max(lengths)
+    embed = backbone.model.get_input_embeddings()
+    if tokens is not None:
+        slots.insert(0, _Slot(0, 0, 0, embed(tokens).detach().expand(rows, -1, -1)))
     if leading is not None:
-        slots.append(_Slot(0, 0, 0, leading.expand(rows, -1, -1)))
+        slots.append(_Slot(0, 0, 0, embed(leading).detach().expand(rows, -1, -1)))
+        tokens = torch.cat([leading, leading.new_full((positions - before,), backbone.padding_token)])
     mask = None
     if dropped is not None:
         columns = torch.arange(positions, device=dropped.device) - before
@@ -93,10 +100,16 @@ def stage_prefix(
         hidden = torch.cat([(columns == token[:, None]) & (token[:, None] >= 0) for token in at])
         mask = (~hidden).long()
 
-    recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask)
+    recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask, tokens)
     layers: list[LayerPrefix | None] = []
-    first = []
+    first: list[int] = []
+    owners: dict[int, int] = {}
     for layer, (keys, values) in enumerate(recorded):
+        owner = owners.setdefault(id(keys), layer)
+        if owner < layer:  # it reuses the keys and values of another
+            layers.append(layers[owner])
+            first.append(first[owner])
+            continue
         active = [i for i, start in enumerate(starts) if start <= layer]
         row, visible, stage = 0, sum(lengths[i] for i in active), 0
         if mode == "replace" and active:
@@ -120,18 +133,25 @@ class _Slot(NamedTuple):
 
 
 def _run_virtual_tokens(
-    backbone: FrozenModel, slots: Sequence[_Slot], rows: int, positions: int, mask: Tensor | None
+    backbone: FrozenModel,
+    slots: Sequence[_Slot],
+    rows: int,
+    positions: int,
+    mask: Tensor | None,
+    tokens: Tensor | None,
 ) -> list[LayerPrefix]:
     """Run virtual tokens as an ordinary batch; return each layer's keys and values.
 
     Args:
         slots: prompts that replace hidden states of the rows.
         mask: (rows, positions), 0 on columns that no token attends to; None: all ones.
+        tokens: (positions,), whose per-layer embeddings are used; None: the padding token's.
     """
     first = slots[0].prompt
     blank = torch.zeros(rows, positions, backbone.hidden_size, dtype=backbone.dtype, device=first.device)
 
-    def overwrite(hidden: Tensor, layer: int) -> Tensor:
+    def overwrite(states: Tensor, layer: int) -> Tensor:
+        hidden = active_stream(states, backbone.stream)
         for start, row, position, prompt in slots:
             if start == layer:
                 index = (
@@ -139,11 +159,11 @@ def _run_virtual_tokens(
                     torch.arange(position, position + prompt.shape[1], device=hidden.device)[None],
                 )
                 hidden = hidden.index_put(index, prompt.to(hidden.dtype))
-        return hidden
+        return replace_active_stream(states, hidden, backbone.stream)
 
     # Prompts of layer 0 enter as embeddings, so that a family's treatment of embeddings (learned positions,
     # scaling) applies to them, too.
     embeddings = overwrite(blank, 0)
     late = {slot.layer for slot in slots if slot.layer > 0}
     with input_hooks((backbone.layers[layer], partial(overwrite, layer=layer)) for layer in late):
-        return backbone.record_keys_values(embeddings, mask)
+        return backbone.record_keys_values(embeddings, mask, tokens)
