@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
+from promptstage.lightning_modules.backbone.recomputation import Recomputation
 from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
 from promptstage.lightning_modules.backbone.streams import active_stream, per_layer_inputs
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
@@ -65,12 +66,7 @@ class FrozenModel(nn.Module):
         self._identity = identify(self.model, files, config.quantization)
         self.shards = Unsharded()
         self.hooks: tuple[AttentionHook, ...] = ()
-        self._checkpointed: list[nn.Module] = []
-        if config.gradient_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-            self._checkpointed = [
-                m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
-            ]
+        self._recomputation = Recomputation(self.model) if config.gradient_checkpointing else None
 
     @property
     def fingerprint(self) -> str:
@@ -182,7 +178,7 @@ class FrozenModel(nn.Module):
         sources[packed] = torch.arange(len(packed), device=labels.device)
         targets = labeled.flatten().nonzero()[:, 0]
         predictors = sources[targets - 1]
-        with self._recomputing():
+        with nullcontext() if self._recomputation is None else self._recomputation.active():
             losses = self.token_losses(arguments, predictors, labels.flatten()[targets])
         rows = targets // labels.shape[1]
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
@@ -300,24 +296,13 @@ class FrozenModel(nn.Module):
         """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""
         self.shards = Shards(self.model.base_model, self.layers, ranks, device)
 
-    @contextmanager
-    def _recomputing(self) -> Iterator[None]:
-        """Recompute the decoder blocks in the backward pass if the configuration enables it.
-
-        transformers does so only for blocks in training mode; their dropout stays in eval mode.
-        """
-        for module in self._checkpointed:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module in self._checkpointed:
-                module.training = False
-
 
 def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
     """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
-    for module in model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise UserError(f"backbone of type {model.config.model_type} has no list of {count} decoder blocks")
+    for part in (model.get_decoder(), model.base_model):  # what some models call decoder is another part
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return list(module)
+    raise UserError(
+        f"backbone of type {model.config.model_type} has no list of {count} decoder blocks, one per layer"
+    )
