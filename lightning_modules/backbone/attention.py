@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
-from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix import LayerPrefix, Prefix
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
 IMPLEMENTATION = "promptstage"
@@ -76,7 +77,7 @@ class AttentionContext:
         self.hooks = hooks
         self.holds_prefix: Callable[[int], bool] = lambda layer: prefix_in_cache
         self._masks: dict[tuple, tuple[Tensor | None, Tensor]] = {}
-        self._owners: dict[int, tuple[Tensor, int]] = {}
+        self._owners: dict[int, tuple[ReferenceType[Tensor], int]] = {}
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Prepend the layer's prefix to keys and values (B, heads, c, width), unless they begin with it."""
@@ -85,9 +86,9 @@ class AttentionContext:
         entry = self.prefix.layers[layer]
         if self.prefix_in_cache:
             # Some layers reuse keys and values of an earlier one, which the cache has extended by its prefix.
-            _, owner = self._owners.setdefault(id(keys), (keys, layer))
+            owner = self._owner(layer, keys)
             cached = self.prefix.layers[owner] if self.holds_prefix(owner) else None
-            if entry is cached:
+            if _same(entry, cached):
                 return keys, values
             if cached is not None:
                 keys, values = (part[:, :, cached[0].shape[2] :] for part in (keys, values))
@@ -96,6 +97,14 @@ class AttentionContext:
         batch = keys.shape[0]
         own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in entry]
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
+
+    def _owner(self, layer: int, keys: Tensor) -> int:
+        """Return the first layer that these keys were given for."""
+        known, owner = self._owners.get(id(keys), (None, layer))
+        if known is None or known() is not keys:  # an id may be that of an earlier object
+            owner = layer
+            self._owners[id(keys)] = (ref(keys), layer)
+        return owner
 
     def seen(
         self, layer: int, mask: Tensor | None, window: int | None, query: Tensor, columns: int
@@ -139,11 +148,27 @@ class AttentionContext:
         return self._masks[key][1]
 
 
+def _same(one: LayerPrefix | None, other: LayerPrefix | None) -> bool:
+    """Return whether two layers' prefixes are the same memory."""
+    if one is None or other is None or one is other:
+        return one is other
+    return all(a.data_ptr() == b.data_ptr() and a.shape == b.shape for a, b in zip(one, other, strict=True))
+
+
 def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
     """Return a mask (1, 1, queries, keys); the last query attends to all keys or the last ``window``."""
     before = keys - queries  # in a cache
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(before)
     return (seen if window is None else seen.triu(before + 1 - window))[None, None]
+
+
+# Raised while the backbone is verified.
+_SPARSE = "its tokens attend only to those that an index selects, which knows no prefix"
+_UNSUPPORTED = {
+    "position_bias": "its attention adds a bias of relative positions, which keys of a prefix lack",
+    "indices": _SPARSE,
+    "block_indices": _SPARSE,
+}
 
 
 def prefix_attention(
@@ -162,7 +187,8 @@ def prefix_attention(
     """Compute scaled dot-product attention over a prefix and the content.
 
     Args:
-        module: the attention module; its ``layer_idx`` selects the layer's prefix.
+        module: the attention module; its ``layer_idx`` selects the layer's prefix. Its ``sliding_window`` is
+            the window if no argument is.
         query: (B, heads, n, head dim).
         key, value: (B, key-value heads, c, head dim) of the content, cached columns included; the width of
             values may differ.
@@ -173,8 +199,11 @@ def prefix_attention(
     Returns:
         (B, n, heads, width of values), and None instead of attention weights.
     """
-    if kwargs.get("position_bias") is not None:  # raised while the backbone is verified
-        raise NotImplementedError("its attention uses 'position_bias'")
+    for argument, cause in _UNSUPPORTED.items():
+        if kwargs.get(argument) is not None:
+            raise NotImplementedError(cause)
+    if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[1] != 1):
+        raise NotImplementedError("its attention masks depend on the head or are not boolean")
     context = context or AttentionContext()
     if context.packing is not None:
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
@@ -182,7 +211,7 @@ def prefix_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
     length = context.prefix.length(layer) if context.prefix is not None else 0
     key, value = context.extend(layer, key, value)
-    window = kwargs.get("sliding_window")
+    window = kwargs.get("sliding_window", getattr(module, "sliding_window", None))
     if window is not None and window >= key.shape[2] - length:
         window = None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

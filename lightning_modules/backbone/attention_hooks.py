@@ -145,6 +145,8 @@ class KeysValues(AttentionHook):
         self.recorded: dict[int, LayerPrefix] = {}
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        if layer in self.recorded:
+            raise NotImplementedError("its layers call attention more than once")
         self.recorded[layer] = attention.key, attention.value
         return output
 

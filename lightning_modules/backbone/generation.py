@@ -225,7 +225,7 @@ def generate(
                     hook.select(rows)
                 tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
                 alive = [alive[row] for row in remaining]
-                if prefix is not None and prefix.dropped is not None:
+                if prefix is not None:
                     prefix = prefix.select(rows)
             step_ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)

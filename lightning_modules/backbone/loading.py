@@ -30,6 +30,7 @@ EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
+OWN_ATTENTION = "its architecture has attention implementations of its own, which cannot be extended"
 _OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 
@@ -222,10 +223,7 @@ def load_model(config: BackboneConfig) -> Loaded:
         except KeyError as error:
             if error.args != (IMPLEMENTATION,):
                 raise
-            raise UserError(
-                f"backbone '{config.name}' cannot take a prefix: its architecture has attention "
-                "implementations of its own, which cannot be extended"
-            ) from error
+            raise UserError(f"backbone '{config.name}' cannot take a prefix: {OWN_ATTENTION}") from error
         _check_complete(config, model, loading_info)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 

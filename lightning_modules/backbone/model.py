@@ -7,7 +7,8 @@ from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
-from promptstage.lightning_modules.backbone.verification import check_structure, verify
+from promptstage.lightning_modules.backbone.structure import check_structure
+from promptstage.lightning_modules.backbone.verification import verify
 from promptstage.utilities.errors import UserError
 
 

@@ -87,7 +87,7 @@ def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) ->
 
     def leaf(states: Tensor) -> Tensor:
         embedded.append(states.detach().requires_grad_())
-        return embedded[-1]
+        return embedded[-1].clone()  # some models scale it in place
 
     def record(states: Tensor) -> None:
         middle.append(active_stream(states, backbone.stream).detach())

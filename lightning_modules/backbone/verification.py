@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
 from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.causes import find_cause
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.structure import refusal
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
@@ -30,8 +30,8 @@ from promptstage.lightning_modules.backbone.text_reference import (
     text_reference,
 )
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
+from promptstage.lightning_modules.functional import softmax
 from promptstage.utilities import user_cache
-from promptstage.utilities.errors import UserError
 
 _SEEDS = (0, 1)
 _STEPS = 2
@@ -57,50 +57,6 @@ class _Differs(Exception):
 
 
 # --- the checks -----------------------------------------------------------------------------------
-
-
-class Structure(NamedTuple):
-    """Facts about a model.
-
-    Attributes:
-        plain_head: the logits are the output matrix applied to the last hidden states, and nothing else.
-        last_key_layer: the last layer that computes keys and values; later ones reuse those of earlier ones.
-    """
-
-    plain_head: bool
-    last_key_layer: int
-
-
-def check_structure(backbone: FrozenModel) -> Structure:
-    """Check that the attention of every layer can be extended by a prefix.
-
-    Raises:
-        UserError: naming what the model lacks.
-    """
-    model, width = backbone.model, backbone.embedding.shape[1]
-    if width != backbone.hidden_size:
-        raise _refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
-    if model.base_model is model:
-        raise _refusal(backbone, "its layers cannot be run without its output matrix")
-    hook = KeysValues(backbone.num_layers)
-    context = AttentionContext(hooks=[hook])
-    try:
-        # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
-        ids = draw_tokens(backbone, 0, 7)[0][None]
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False, context=context).logits
-            hidden = model.base_model(input_ids=ids, use_cache=False, context=context)
-            # Some families scale or cap their logits; the loss then uses the model's own forward.
-            plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
-    except Exception as error:
-        raise _refusal(backbone, reason(error)) from error
-    if sorted(hook.recorded) != list(range(backbone.num_layers)):
-        raise _refusal(
-            backbone,
-            f"{len(hook.recorded)} of its {backbone.num_layers} layers use an attention that can be extended",
-        )
-    owners = {id(hook.recorded[layer][0]): layer for layer in reversed(range(backbone.num_layers))}
-    return Structure(plain, max(owners.values()))
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
@@ -136,7 +92,7 @@ def verify(backbone: FrozenModel, remember: bool) -> None:
     if failure is None and half:
         failure = _attempt_half(backbone, room)
     if failure is not None:
-        raise _refusal(backbone, reason(failure)) from failure
+        raise refusal(backbone, _explained(backbone, failure, room)) from failure
     _passed.add(key)
     if remember:
         user_cache.remember("verified", key)
@@ -280,9 +236,15 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 # --- messages and cache ---------------------------------------------------------------------------
 
 
-def _refusal(backbone: FrozenModel, why: str) -> UserError:
-    kind = backbone.model.config.model_type
-    return UserError(f"backbone '{backbone.config.name}' ({kind}) cannot take a prefix: {why}")
+def _explained(backbone: FrozenModel, failure: Exception, room: int) -> str:
+    """Return the failure in one line, after its cause, if one is found."""
+    message = reason(failure)
+    try:
+        prefix, rows = draw_tokens(backbone, 0, room)
+        cause = find_cause(backbone, torch.cat([prefix, rows[0]]))
+    except Exception:  # the comparison's own failure is the message
+        return message
+    return message if cause is None else f"{cause}: {message}"
 
 
 def _key(backbone: FrozenModel) -> str:
@@ -290,7 +252,7 @@ def _key(backbone: FrozenModel) -> str:
     import transformers
 
     code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(softmax.__file__)):
         code.update(path.read_bytes())
     config = backbone.model.config.to_dict()
     config.pop("_name_or_path", None)
