@@ -22,9 +22,10 @@ from benchmarks.common import gsm8k_batch, peak_memory, smollm2
 from benchmarks.dpc import disable_eos
 from promptstage.command_line.footprint import shape_of
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.generation import PrefixCache, generate
+from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional.footprint import (
     FLOAT32,
@@ -143,7 +144,7 @@ def generation(
     backbone.model(input_ids=ids, position_ids=positions, context=context, **{backbone.cache_argument: cache})
     size = sum(
         buffer.nbytes
-        for layer in cache.buffers
+        for layer in cache.buffers.values()
         for buffer in (layer.keys, layer.values)
         if buffer is not None
     )

@@ -162,9 +162,9 @@ def shape_of(backbone: str) -> Shape:
             text.hidden_size,
             text.num_hidden_layers,
             heads,
-            getattr(text, "num_key_value_heads", None) or heads,
-            getattr(text, "head_dim", None) or text.hidden_size // heads,
-            getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            _setting(text, "num_key_value_heads") or heads,
+            _setting(text, "head_dim") or text.hidden_size // heads,
+            _setting(text, "intermediate_size") or 4 * text.hidden_size,
             text.vocab_size,
             config.tie_word_embeddings,
             bias,
@@ -175,6 +175,15 @@ def shape_of(backbone: str) -> Shape:
         f"backbone '{backbone}' ({config.model_type}) must have Llama's blocks: a Llama of its widths has "
         f"{parameters(shape):,} parameters, got {counted:,}"
     )
+
+
+def _setting(config: Any, name: str) -> int | None:
+    """Return a number of all layers in a configuration; None if it has none, or one for each layer."""
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # Gemma 4 raises more than AttributeError for what differs between layers
+        return None
+    return value if isinstance(value, int) else None
 
 
 def gib(value: int) -> str:

@@ -17,8 +17,8 @@ from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.virtual_tokens import (
     StageMode,
-    bos_row,
     bos_structure,
+    bos_token,
     stage_prefix,
 )
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -191,6 +191,7 @@ class DHAM(SoftPromptModule):
                 f"'{self.backbone_config.name}' starts from a recurrent state: set gate to false"
             )
         starts = self.stages.starts
+        self.check_starts("the first layer of a stage", starts)
         check_visible(self, self._attending_layers())
         lengths = split_budget(self.num_virtual_tokens, len(starts))
         self.prompts = nn.ParameterList(
@@ -211,7 +212,7 @@ class DHAM(SoftPromptModule):
             [part.squeeze(-2) for part in vectors],
             self.mode,
             self.stages.stage_of_layer,
-            bos_row(self.backbone) if self.bos_first else None,
+            bos_token(self.backbone) if self.bos_first else None,
             dropped,
         )
         if self.gate:

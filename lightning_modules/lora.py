@@ -7,6 +7,7 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 import copy
 
 import torch
+from torch import nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
@@ -40,7 +41,7 @@ class LoRA(SoftPromptModule):
             rank: rank of each update.
             alpha: scale of the updates, times the rank: they are multiplied by alpha / rank.
             target_modules: names of the linear layers to update; None: peft's default for the model family
-                (query and value projections).
+                (query and value projections), or all linear layers of the decoder blocks if it has none.
             optimizer: settings of AdamW and its schedule.
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
@@ -60,7 +61,8 @@ class LoRA(SoftPromptModule):
         check_maximum({"LoRA rank": self.rank}, self.backbone.hidden_size, "hidden size of the backbone")
         if self._shares_backbone:
             self.backbone = with_own_modules(self.backbone)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=self.target_modules)
+        targets = self.target_modules or _default_targets(self.backbone)
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets)
         with torch.random.fork_rng(devices=[]):
             # peft draws from the global generator; ours decides, on every rank alike.
             torch.manual_seed(generator.initial_seed())
@@ -74,6 +76,16 @@ class LoRA(SoftPromptModule):
 
     def structure(self) -> dict[str, object]:
         return {"alpha": self.alpha}
+
+
+def _default_targets(backbone: Backbone) -> list[str] | None:
+    """Return the full names of the decoder blocks' linear layers; None: peft has a default for the model."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    if backbone.model.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        return None
+    linear = {part for layer in backbone.layers for part in layer.modules() if isinstance(part, nn.Linear)}
+    return [name for name, module in backbone.model.named_modules() if module in linear]
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

@@ -5,6 +5,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
@@ -20,6 +21,9 @@ from promptstage.utilities.errors import UserError
 
 class PrefixTuning(SoftPromptModule):
     """Keys K_l and values V_l, (key-value heads, m, head dim), of every layer l with attention.
+
+    They are one parameter, or one for each tensor if the backbone's shapes differ between layers (Gemma 4) or
+    between keys and values (MLA).
 
     They start from the keys and values that the embeddings of ``init`` have in the backbone; for ``random``,
     from noise at their scale in each layer. With ``mlp_width`` the trained part is a correction to these
@@ -78,36 +82,51 @@ class PrefixTuning(SoftPromptModule):
         rows = initial_embeddings(self.backbone, source, self.num_virtual_tokens, generator)
         recorded = self.backbone.record_states(rows[None].to(self.backbone.embedding))
         keys_values = [part for state in recorded for part in (state.keys, state.values) if part is not None]
-        start = torch.stack([part[0].float().cpu() for part in keys_values])
+        parts = [part[0].float().cpu() for part in keys_values]
+        self._shapes = [(part.shape[0], part.shape[2]) for part in parts]
+        start = _stacked(parts)
         if self.init.kind == "random":
-            scale = start.flatten(1).std(dim=1)
-            start = torch.randn(start.shape, generator=generator) * scale[:, None, None, None]
+            start = _noise(start, generator)
         if not self.mlp_width:
-            self.keys_values = nn.Parameter(start)
+            self.keys_values = nn.Parameter(start) if isinstance(start, Tensor) else nn.ParameterList(start)
             return
         width = self.backbone.hidden_size
-        self.register_buffer("start", start)
+        self.register_buffer("start", start if isinstance(start, Tensor) else self._joined(start))
         self.embedding = nn.Parameter(rows)
-        out = start.numel() // self.num_virtual_tokens
+        out = self.start.numel() // self.num_virtual_tokens
         self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
 
-    def trained_keys_values(self) -> Tensor:
-        """Return keys and values in turn, (2 · attention layers, heads, m, head dim), MLP applied."""
+    def trained_keys_values(self) -> Tensor | list[Tensor]:
+        """Return keys and values in turn, each (key-value heads, m, head dim), MLP applied.
+
+        Returns:
+            (2 · attention layers, key-value heads, m, head dim), or a list if shapes differ.
+        """
         if not self.mlp_width:
-            return self.keys_values
+            own = self.keys_values
+            return own if isinstance(own, Tensor) else list(own)
+        correction = self.mlp_out(self.mlp_in(self.embedding).tanh())
+        if self.start.ndim == 2:
+            return self._split(self.start + correction)
         sets, heads, length, head_dim = self.start.shape
-        correction = self.mlp_out(self.mlp_in(self.embedding).tanh()).view(length, sets, heads, head_dim)
-        return self.start + correction.permute(1, 2, 0, 3)
+        return self.start + correction.view(length, sets, heads, head_dim).permute(1, 2, 0, 3)
 
     def vectors(self) -> list[Tensor]:
         # A layer's keys and its values are separate parts: their scales differ.
-        return [self.trained_keys_values().permute(2, 0, 1, 3).flatten(2)]
+        trained = self.trained_keys_values()
+        if isinstance(trained, Tensor):
+            return [trained.permute(2, 0, 1, 3).flatten(2)]
+        rows = [part.transpose(0, 1).flatten(1) for part in trained]
+        widest = max(row.shape[1] for row in rows)
+        return [torch.stack([pad(row, (0, widest - row.shape[1]), value=torch.nan) for row in rows], dim=1)]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
         (parts,) = vectors
-        parts = parts if parts.ndim == 4 else parts[None]
-        heads = (self.start if self.mlp_width else self.keys_values).shape[1]
-        trained = parts.to(self.backbone.dtype).unflatten(-1, (heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = (parts if parts.ndim == 4 else parts[None]).to(self.backbone.dtype)
+        trained = [
+            parts[:, :, i, : heads * width].unflatten(-1, (heads, width)).transpose(1, 2)
+            for i, (heads, width) in enumerate(self._shapes)
+        ]
         layers: list[LayerState | None] = [None] * self.backbone.num_layers
         for layer, keys, values in zip(
             self.backbone.attention_layers, trained[::2], trained[1::2], strict=True
@@ -118,4 +137,31 @@ class PrefixTuning(SoftPromptModule):
         return prefix.visible(self.visible_from, self.visible_until)
 
     def exported(self) -> dict[str, Tensor]:
-        return {"keys_values": self.trained_keys_values().detach()}
+        trained = self.trained_keys_values()
+        if isinstance(trained, Tensor):
+            return {"keys_values": trained.detach()}
+        return {f"keys_values.{i}": part.detach() for i, part in enumerate(trained)}
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Return keys and values as (m, sum of the parts' widths)."""
+        return torch.cat([part.transpose(0, 1).flatten(1) for part in parts], dim=1)
+
+    def _split(self, joined: Tensor) -> list[Tensor]:
+        """Invert :meth:`_joined`."""
+        parts = joined.split([heads * width for heads, width in self._shapes], dim=1)
+        return [
+            part.unflatten(1, shape).transpose(0, 1) for part, shape in zip(parts, self._shapes, strict=True)
+        ]
+
+
+def _stacked(parts: list[Tensor]) -> Tensor | list[Tensor]:
+    """Return tensors as one if their shapes are the same."""
+    return torch.stack(parts) if len({part.shape for part in parts}) == 1 else parts
+
+
+def _noise(start: Tensor | list[Tensor], generator: torch.Generator) -> Tensor | list[Tensor]:
+    """Draw noise at the scale of each key and value tensor."""
+    if isinstance(start, Tensor):
+        scale = start.flatten(1).std(dim=1)
+        return torch.randn(start.shape, generator=generator) * scale[:, None, None, None]
+    return [torch.randn(part.shape, generator=generator) * part.std() for part in start]

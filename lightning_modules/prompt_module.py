@@ -1,7 +1,7 @@
 """Interface of a soft-prompt method: a backbone, a constructor, and a prefix made of trained parameters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,8 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     def vectors(self) -> list[Tensor]:
         """Return the soft prompt's vectors, (m, parts, width) for each stage; empty without a prompt.
 
-        A part has a scale of its own: one for a prompt, each layer's keys and values for a prefix.
+        A part has a scale of its own: one for a prompt, each layer's keys and values for a prefix. Parts that
+        are narrower than others end in NaN.
         """
         return []
 
@@ -159,4 +160,18 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
                 raise UserError(
                     f"{option} names layer {layer}, but backbone '{self.backbone_config.name}' has layers "
                     f"0 to {self.backbone.num_layers - 1}"
+                )
+
+    def check_starts(self, option: str, starts: Sequence[int]) -> None:
+        """Check that prompts can start at the inputs of some layers.
+
+        Raises:
+            UserError: naming the last layer at which a prompt can start.
+        """
+        last = self.backbone.last_state_layer
+        for layer in starts:
+            if layer > last:
+                raise UserError(
+                    f"{option} must be <= {last}, since later layers of backbone "
+                    f"'{self.backbone_config.name}' have no keys and values of their own, got {layer}"
                 )

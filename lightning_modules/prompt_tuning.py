@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import Prefix
-from promptstage.lightning_modules.backbone.virtual_tokens import bos_row, bos_structure, stage_prefix
+from promptstage.lightning_modules.backbone.virtual_tokens import bos_structure, bos_token, stage_prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -76,6 +76,7 @@ class PromptTuning(SoftPromptModule):
 
     def configure_prompts(self, generator: torch.Generator) -> None:
         self.check_layers("insert_at", [self.insert_at])
+        self.check_starts("insert_at", [self.insert_at])
         check_visible(self, [range(self.insert_at, self.backbone.num_layers)])
         start = initial_prompt(self.backbone, self.init, self.num_virtual_tokens, self.insert_at, generator)
         self.prompt = nn.Parameter(start)
@@ -93,7 +94,7 @@ class PromptTuning(SoftPromptModule):
         return [self.trained_prompt()[:, None]]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
-        leading = bos_row(self.backbone) if self.bos_first else None
+        leading = bos_token(self.backbone) if self.bos_first else None
         prompts = [part.squeeze(-2) for part in vectors]
         prefix = stage_prefix(self.backbone, [self.insert_at], prompts, leading=leading, dropped=dropped)
         return prefix.visible(self.visible_from, self.visible_until)

@@ -73,7 +73,28 @@ LARGEST = 20_000_000  # parameters
 # Overrides for individual types.
 OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 2},
+    "gemma4_text": {"num_kv_shared_layers": 2, "global_head_dim": 16},
+    "gemma4_unified_text": {"num_kv_shared_layers": 2, "global_head_dim": 16},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        "layer_types": ["full_attention"] * LAYERS,
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots3_note_text": {"shared_experts_intermediate_size": 16},
+    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+        "ngram_vocab_size_base": 100,
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "zamba": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16},
     "zamba2": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16},
@@ -104,7 +125,7 @@ def tiny_config(config_class: Any) -> Any:
         for name, part in vars(default).items():
             if hasattr(part, "to_dict"):
                 make = type(part)
-                small = make(**_known(part))
+                small = make(**(_known(part) | OWN.get(part.model_type, {})))
                 setattr(default, name, small)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(default, name, None) is not None:
@@ -121,6 +142,12 @@ def _known(config: Any) -> dict[str, Any]:
     known = {name: value for name, value in SIZES.items() if _has(config, name)}
     if "head_dim" in vars(config):  # for some types None means hidden size / heads
         known["head_dim"] = SIZES["head_dim"]
+    if "kv_lora_rank" in known:  # latent attention has no groups, and head_dim is the rotary part's width
+        latent = {
+            "num_key_value_heads": SIZES["num_attention_heads"],
+            "head_dim": SIZES["qk_rope_head_dim"],
+        }
+        known |= {name: value for name, value in latent.items() if name in known}
     # Lists with one entry per layer have to be shortened.
     layers = LAYERS
     for name, value in config.to_dict().items():
@@ -162,6 +189,8 @@ def build(model_type: str, folder: Path) -> None:
         raise ValueError(f"it must have at most {LARGEST:,} parameters, got {numel:,}")
     model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     for name, parameter in model.named_parameters():
+        if name.endswith(("correct_output_scale", "sinks")):
+            nn.init.normal_(parameter)
         if name.endswith("bias") or "norm" in name:  # initialized to constants
             nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
     model.save_pretrained(folder)

@@ -13,6 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.functional.softmax import attention_softmax
+
 
 @dataclass(frozen=True)
 class LayerAttention:
@@ -25,6 +27,8 @@ class LayerAttention:
         prefix: number of columns of the prefix (p): leading and virtual tokens.
         window: number of content tokens, its own included, that a row attends to; None: all.
         mask: computes :attr:`seen`.
+        softcap: bound of the scores; None: unbounded.
+        sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
     """
 
     query: Tensor
@@ -34,6 +38,8 @@ class LayerAttention:
     prefix: int
     window: int | None
     mask: Callable[[], Tensor]
+    softcap: float | None = None
+    sink_logits: Tensor | None = None
 
     @cached_property
     def seen(self) -> Tensor:
@@ -51,7 +57,9 @@ class LayerAttention:
         return seen & seen[..., -rows:].diagonal(dim1=1, dim2=2)[..., None]
 
     def weights(self, heads: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
-        """Compute attention weights (B, heads, rows, p + c), float32 or better; uniform in fully masked rows.
+        """Compute attention weights (B, heads, rows, p + c), float32 or better.
+
+        Rows sum to 1, less the weight of an attention sink; fully masked rows mean nothing.
 
         Args:
             heads: indices of query heads; None: all.
@@ -61,7 +69,10 @@ class LayerAttention:
         query = query if heads is None else query[:, heads]
         dtype = torch.promote_types(query.dtype, torch.float32)
         scores = (query.to(dtype) * self.scaling) @ key.to(dtype).mT
-        return scores.masked_fill(~self.seen[:, :, rows], torch.finfo(dtype).min).softmax(-1)
+        sinks = self.sink_logits
+        if sinks is not None:
+            sinks = (sinks if heads is None else sinks[heads])[:, None, None]
+        return attention_softmax(scores, self.seen[:, :, rows], self.softcap, sinks)
 
     def output(self, weights: Tensor, heads: Tensor | None = None) -> Tensor:
         """Compute the output (B, heads, rows, head dim) of heads for attention weights."""
@@ -126,15 +137,16 @@ class Observation(AttentionHook):
 
 
 class KeysValues(AttentionHook):
-    """Keys and values of each layer's content, positions applied, by layer."""
+    """Keys and values of each layer of a pass without prefix, positions applied, by layer."""
 
     def __init__(self, num_layers: int) -> None:
         self.layers = range(num_layers)
         self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
-        own = slice(attention.prefix, None)
-        self.recorded[layer] = attention.key[:, :, own], attention.value[:, :, own]
+        if layer in self.recorded:
+            raise NotImplementedError("its layers call attention more than once")
+        self.recorded[layer] = attention.key, attention.value
         return output
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues
+from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
+from promptstage.lightning_modules.backbone.recomputation import Recomputation
 from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
+from promptstage.lightning_modules.backbone.streams import active_stream, per_layer_inputs
 from promptstage.lightning_modules.backbone.token_mixers import TokenMixer
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
 from promptstage.utilities.errors import UserError
@@ -35,11 +38,10 @@ class FrozenModel(nn.Module):
         layers: its decoder blocks, first to last.
         hidden_size: width of the hidden states (d).
         num_heads: query heads of each block (H).
-        attention_layers: indices of the blocks whose attention can be extended, ascending; none until the
-            structure is checked.
-        mixers: token mixers by the index of their block.
-        plain_head: whether the logits are the output matrix applied to the last hidden states, and nothing
-            else; False until that is verified.
+        stream: index of the active stream, if hidden states have several.
+        padding_token: the token whose per-layer embeddings virtual tokens have.
+        attention_layers, mixers, last_state_layer, plain_head: see ``structure.check_structure``, which sets
+            them.
         shards: the ranks among which the decoder blocks are sharded.
         hooks: attention hooks of passes over content, set by :meth:`hooked`.
     """
@@ -59,19 +61,17 @@ class FrozenModel(nn.Module):
         self.vocab_size: int = text_config.vocab_size
         self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
-        self.layers = _decoder_layers(self.model, text_config.num_hidden_layers)
+        self.layers = decoder_layers(self.model, text_config.num_hidden_layers)
+        self.stream: int = getattr(text_config, "altup_active_idx", 0)
+        self.padding_token: int = getattr(text_config, "pad_token_id", None) or 0
         self.attention_layers: tuple[int, ...] = ()
         self.mixers: dict[int, TokenMixer] = {}
+        self.last_state_layer = len(self.layers) - 1
         self.plain_head = False
         self._identity = identify(self.model, files, config.quantization)
         self.shards = Unsharded()
         self.hooks: tuple[AttentionHook, ...] = ()
-        self._checkpointed: list[nn.Module] = []
-        if config.gradient_checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-            self._checkpointed = [
-                m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)
-            ]
+        self._recomputation = Recomputation(self.model) if config.gradient_checkpointing else None
 
     @property
     def fingerprint(self) -> str:
@@ -188,7 +188,7 @@ class FrozenModel(nn.Module):
         sources[packed] = torch.arange(len(packed), device=labels.device)
         targets = labeled.flatten().nonzero()[:, 0]
         predictors = sources[targets - 1]
-        with self._recomputing():
+        with nullcontext() if self._recomputation is None else self._recomputation.active():
             losses = self.token_losses(arguments, predictors, labels.flatten()[targets])
         rows = targets // labels.shape[1]
         per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
@@ -241,13 +241,19 @@ class FrozenModel(nn.Module):
         embeddings: Tensor,
         mask: Tensor | None = None,
         active: Callable[[int], Tensor | None] = lambda layer: None,
+        tokens: Tensor | None = None,
     ) -> list[LayerState]:
         """Compute each layer's state after embeddings (B, n, d), with keys and values of all n columns.
+
+        A layer that reuses the keys and values of another has the same tensors.
 
         Args:
             mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
             active: for a layer, a mask (B, n) of the columns that its token mixer runs over; None: all.
+            tokens: (n,) int64, ids whose per-layer embeddings are used; None: the padding token's.
         """
+        if tokens is None:
+            tokens = torch.full(embeddings.shape[1:2], self.padding_token, device=embeddings.device)
         hook, mixing = KeysValues(self.num_layers), MixerPass(active)
         self.model.base_model(
             inputs_embeds=embeddings,
@@ -255,6 +261,7 @@ class FrozenModel(nn.Module):
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
             use_cache=False,
             context=AttentionContext(hooks=[hook], mixing=mixing),
+            **per_layer_inputs(self.model, tokens.expand(embeddings.shape[:2])),
         )
         states = []
         for layer in range(self.num_layers):
@@ -268,7 +275,7 @@ class FrozenModel(nn.Module):
         inputs: dict[int, Tensor] = {}
         with input_hooks((self.layers[layer], partial(inputs.__setitem__, layer)) for layer in layers):
             self.record_states(embeddings)
-        return [inputs[layer] for layer in layers]
+        return [active_stream(inputs[layer], self.stream) for layer in layers]
 
     @torch.no_grad()
     def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
@@ -292,7 +299,7 @@ class FrozenModel(nn.Module):
         pooled: list[Tensor] = []
 
         def pool(states: Tensor) -> None:
-            states = states[0, used].to(dtype)
+            states = active_stream(states, self.stream)[0, used].to(dtype)
             if not tokens:
                 sums = states.new_zeros(len(ends), states.shape[1]).index_add(0, examples, states)
                 states = sums / (ends - 1)[:, None]
@@ -306,25 +313,3 @@ class FrozenModel(nn.Module):
     def shard(self, ranks: int, device: str) -> None:
         """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""
         self.shards = Shards(self.model.base_model, self.layers, ranks, device)
-
-    @contextmanager
-    def _recomputing(self) -> Iterator[None]:
-        """Recompute the decoder blocks in the backward pass if the configuration enables it.
-
-        transformers does so only for blocks in training mode; their dropout stays in eval mode.
-        """
-        for module in self._checkpointed:
-            module.training = True
-        try:
-            yield
-        finally:
-            for module in self._checkpointed:
-                module.training = False
-
-
-def _decoder_layers(model: Any, count: int) -> list[nn.Module]:
-    """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
-    for module in model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise UserError(f"backbone of type {model.config.model_type} has no list of {count} decoder blocks")

@@ -1,23 +1,17 @@
 """Batched decoding with a prefix."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
-from promptstage.lightning_modules.backbone.prefix import (
-    LayerState,
-    MixerState,
-    Prefix,
-    map_state,
-    select_rows,
-)
+from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 
 if TYPE_CHECKING:
@@ -26,101 +20,6 @@ if TYPE_CHECKING:
 
 TokenChoice = Callable[[Tensor, Sequence[int]], Tensor]
 """Chooses the next tokens (r,) from logits (r, vocabulary), given the indices of the r rows."""
-
-
-class _PrefixCacheLayer(CacheLayerMixin):
-    """One layer's keys and values in a buffer of fixed size: the prefix, then the content.
-
-    Lengths reported to transformers exclude the prefix.
-    """
-
-    is_sliding = False
-
-    def __init__(self, prefix: LayerState | None, capacity: int) -> None:
-        super().__init__()
-        self.prefix = prefix
-        self.capacity = capacity
-        self.start = 0 if prefix is None else prefix.length
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        batch, heads, _, width = key_states.shape
-        size = (batch, heads, self.start + self.capacity)
-        self.keys = key_states.new_empty(*size, width)
-        self.values = value_states.new_empty(*size, value_states.shape[-1])
-        if self.prefix is not None and self.prefix.keys is not None and self.prefix.values is not None:
-            self.keys[:, :, : self.start] = self.prefix.keys
-            self.values[:, :, : self.start] = self.prefix.values
-        self.prefix = None
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        begin = self.start + self.length
-        self.length += key_states.shape[2]
-        end = self.start + self.length
-        self.keys[:, :, begin:end] = key_states
-        self.values[:, :, begin:end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.capacity
-
-    def select(self, rows: Tensor) -> None:
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-
-class PrefixCache(Cache):
-    """A cache that begins with a prefix, whose length may differ between layers.
-
-    Attributes:
-        states: current states (B, ...) of token mixers by layer, which may be changed in place.
-    """
-
-    def __init__(
-        self,
-        prefix: Prefix | None,
-        num_layers: int,
-        capacity: int,
-        attention_layers: Collection[int] | None = None,
-    ) -> None:
-        """
-        Args:
-            prefix: the prefix, of which the cache has a copy.
-            num_layers: number of layers.
-            capacity: number of content tokens to make room for in each layer.
-            attention_layers: layers with keys and values; None: all.
-        """
-        entries = (None,) * num_layers if prefix is None else prefix.layers
-        attending = range(num_layers) if attention_layers is None else attention_layers
-        # transformers takes the number of cached tokens from the first layer that is not a dummy.
-        layers: list[Any] = [DummyLayer() for _ in range(num_layers)]
-        self.buffers = [_PrefixCacheLayer(entries[layer], capacity) for layer in attending]
-        for layer, buffer in zip(attending, self.buffers, strict=True):
-            layers[layer] = buffer
-        super().__init__(layers=layers)
-        self.states: dict[int, MixerState] = {}
-        for layer, entry in enumerate(entries):
-            if entry is not None and entry.mixer is not None:
-                self.states[layer] = map_state(entry.mixer, Tensor.clone)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep some rows of the batch, or repeat some."""
-        for buffer in self.buffers:
-            buffer.select(rows)
-        for layer, state in self.states.items():
-            self.states[layer] = select_rows(state, rows)
 
 
 def end_tokens(backbone: FrozenModel, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
@@ -151,12 +50,15 @@ def next_logits(
         # A single token is never padding.
         real = None if attention_mask is None or width == 1 else attention_mask[:, -width:].bool()
         context.mixing = MixerPass(lambda layer: real, cache.states)
+    context.holds_prefix = cache.holds_prefix
+    # Given a number, some models skip the other rows in layers that do not cache, but hooks need all.
+    kept = torch.tensor([-1], device=input_ids.device) if context.hooks else 1
     return backbone.model(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=position_ids,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=kept,
         context=context,
         **{backbone.cache_argument: cache},
     ).logits[:, -1]
@@ -252,7 +154,7 @@ def generate(
                     hook.select(rows)
                 tokens, mask, positions = tokens[rows], mask[rows], positions[rows]
                 alive = [alive[row] for row in remaining]
-                if prefix is not None and prefix.dropped is not None:
+                if prefix is not None:
                     prefix = prefix.select(rows)
             step_ids = tokens[:, None]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)

@@ -30,6 +30,7 @@ EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
+OWN_ATTENTION = "its architecture has attention implementations of its own, which cannot be extended"
 _OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 
@@ -207,6 +208,7 @@ def load_model(config: BackboneConfig) -> Loaded:
             bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
         )
     with reading(config.name, seconds=None), _quiet():
+        _dequantize(model_config)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where,
@@ -221,12 +223,21 @@ def load_model(config: BackboneConfig) -> Loaded:
         except KeyError as error:
             if error.args != (IMPLEMENTATION,):
                 raise
-            raise UserError(
-                f"backbone '{config.name}' cannot take a prefix: its architecture has attention "
-                "implementations of its own, which cannot be extended"
-            ) from error
+            raise UserError(f"backbone '{config.name}' cannot take a prefix: {OWN_ATTENTION}") from error
         _check_complete(config, model, loading_info)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
+
+
+def _dequantize(model_config: "PreTrainedConfig") -> None:
+    """Have weights in a format without a backward pass, such as MXFP4, dequantized while they are loaded."""
+    from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
+
+    stored = getattr(model_config, "quantization_config", None)
+    if not isinstance(stored, dict):
+        return
+    method = AutoQuantizationConfig.from_dict(stored)
+    if hasattr(method, "dequantize") and not AutoHfQuantizer.from_config(method).is_trainable:
+        stored["dequantize"] = True
 
 
 def _check_weights(config: BackboneConfig, folder: Path, model_config: "PreTrainedConfig") -> list[Path]:

@@ -33,7 +33,7 @@ class MixerPass:
 
     def __init__(
         self,
-        active: Callable[[int], Tensor | None],
+        active: Callable[[int], Tensor | None] = lambda layer: None,
         states: dict[int, MixerState] | None = None,
     ) -> None:
         """

@@ -55,6 +55,8 @@ def attention_terms(
             state.prefix,
             content,
             state.window,
+            softcap=state.softcap,
+            sink_logits=None if state.sink_logits is None else state.sink_logits.detach(),
         )
         for (layer, state), gradient in zip(seen.items(), gradients, strict=True)
     }

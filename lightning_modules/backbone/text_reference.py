@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
+from promptstage.lightning_modules.backbone.streams import active_stream
 
 _PREFIX, _CONTENT = 6, 5
 _LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")
@@ -24,7 +25,7 @@ class Reference:
         prefix: (m,) int64, tokens before each row.
         rows: two rows (n,) of tokens of different length, the longer one first.
         logits: (n, vocabulary) for each row.
-        middle: (m, d) hidden states of ``prefix`` at the input of layer ``num_layers // 2``.
+        middle: (m, d) hidden states of ``prefix`` at the input of layer ``middle_layer``.
         loss: (2,) summed cross-entropy of each row's tokens but the first.
         gradient: (m, d) of the summed losses with respect to the embeddings of ``prefix``.
     """
@@ -35,6 +36,11 @@ class Reference:
     middle: Tensor
     loss: Tensor
     gradient: Tensor
+
+
+def middle_layer(backbone: FrozenModel) -> int:
+    """Return the middle layer, or the last one with a state of its own, if that is earlier."""
+    return min(backbone.num_layers // 2, backbone.last_state_layer)
 
 
 def draw_tokens(backbone: FrozenModel, seed: int, room: int) -> tuple[Tensor, list[Tensor]]:
@@ -81,15 +87,15 @@ def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) ->
 
     def leaf(states: Tensor) -> Tensor:
         embedded.append(states.detach().requires_grad_())
-        return embedded[-1]
+        return embedded[-1].clone()  # some models scale it in place
 
     def record(states: Tensor) -> None:
-        middle.append(states.detach())
+        middle.append(active_stream(states, backbone.stream).detach())
 
     logits, losses = [], []
     with (
         output_hooks([(model.get_input_embeddings(), leaf)]),
-        input_hooks([(backbone.layers[backbone.num_layers // 2], record)]),
+        input_hooks([(backbone.layers[middle_layer(backbone)], record)]),
         torch.enable_grad(),
         eager_attention(model),
     ):

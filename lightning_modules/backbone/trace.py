@@ -6,7 +6,7 @@ from the layer's input and attention output, both cached during generation.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from promptstage.lightning_modules.backbone.attention import AttentionContext, P
 from promptstage.lightning_modules.backbone.attention_hooks import Observation, Replay
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
+from promptstage.lightning_modules.backbone.streams import per_layer_inputs
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
 
@@ -71,7 +72,8 @@ class GenerationTrace:
         """Cache the forward pass of one new token of each of the ``examples``."""
         query, output = self.observation.attention[self.last].query, self.observation.output[self.last]
         assert self._states is not None
-        self._steps.append(_Step(list(examples), self._states[:, -1], query[:, :, -1], output[:, :, -1]))
+        states = self._states[..., -1, :].movedim(-2, 0)
+        self._steps.append(_Step(list(examples), states, query[:, :, -1], output[:, :, -1]))
 
     def finish(self, rows: Sequence[int], examples: Sequence[int]) -> None:
         """Cache keys and values of ``rows`` of the last forward pass, the finished ``examples``."""
@@ -114,22 +116,26 @@ class GenerationTrace:
             content=torch.cat([self.mask.bool(), new], dim=1),
             window=seen.window,
             start=width,
+            softcap=seen.softcap,
+            sink_logits=seen.sink_logits,
         )
 
     def _gather(self, outputs: Sequence[Sequence[int]]) -> "Replayed":
         """Concatenate all tokens that a label follows, step by step."""
-        examples, places, targets = [], [], []
+        examples, places, tokens, targets = [], [], [], []
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for place, step in enumerate(self._steps):
             rows = [row for row, example in enumerate(step.examples) if place + 1 < len(outputs[example])]
             examples += [step.examples[row] for row in rows]
             places += [place] * len(rows)
+            tokens += [outputs[step.examples[row]][place] for row in rows]
             targets += [outputs[step.examples[row]][place + 1] for row in rows]
             parts.append((step.states[rows], step.query[rows], step.output[rows]))
         states, query, output = (torch.cat(part) for part in zip(*parts, strict=True))
         device = self.mask.device
         where = (torch.tensor(examples, device=device), torch.tensor(places, device=device))
-        return Replayed(where, states, query, output, torch.tensor(targets, device=device))
+        ids, following = (torch.tensor(part, device=device) for part in (tokens, targets))
+        return Replayed(where, ids, states, query, output, following)
 
 
 class Replayed(NamedTuple):
@@ -137,13 +143,15 @@ class Replayed(NamedTuple):
 
     Attributes:
         where: (N,) each: example, and index among its generated tokens.
-        states: (N, d), the layer's input.
+        tokens: (N,), their ids.
+        states: (N, d) or (N, streams, d), the layer's input.
         query: (N, H, head dim), positions applied.
         output: (N, H, head dim), the attention output.
         targets: (N,), the next token.
     """
 
     where: tuple[Tensor, Tensor]
+    tokens: Tensor
     states: Tensor
     query: Tensor
     output: Tensor
@@ -157,24 +165,32 @@ def last_layer_gradient(backbone: FrozenModel, tokens: Replayed) -> Tensor:
     """
     output = tokens.output.detach()[:, :, None].requires_grad_()
     all_tokens = torch.arange(len(output), device=output.device)
+    states = tokens.states.movedim(0, -2).unsqueeze(-3)
+    # Other layers' keys and values, or per-layer embeddings of tokens, need the whole model.
+    alone = backbone.last_state_layer == backbone.num_layers - 1
+    alone &= not per_layer_inputs(backbone.model, tokens.tokens[None])
     # One token a row, so that the attention to be replaced costs little.
     packing = Packing(len(output), 1, all_tokens)
     arguments = {
-        "inputs_embeds": tokens.states[None],
+        **({"inputs_embeds": states} if alone else {"input_ids": tokens.tokens[None]}),
         "position_ids": torch.zeros(1, len(tokens.states), dtype=torch.int64, device=output.device),
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=output.device),
         "use_cache": False,
         "context": AttentionContext(packing=packing, hooks=[Replay(backbone.num_layers - 1, output)]),
     }
-    with torch.enable_grad(), _last_layer_alone(backbone, tokens.states[None]):
+    with (
+        torch.enable_grad(),
+        input_hooks([(backbone.layers[-1], lambda _: states)]),
+        _last_layer_alone(backbone) if alone else nullcontext(),
+    ):
         loss = backbone.token_losses(arguments, all_tokens, tokens.targets).sum()
     (gradient,) = torch.autograd.grad(loss, output)
     return gradient[:, :, 0]
 
 
 @contextmanager
-def _last_layer_alone(backbone: FrozenModel, states: Tensor) -> Iterator[None]:
-    """Reduce the model to its last layer, whose input is ``states`` (1, N, d)."""
+def _last_layer_alone(backbone: FrozenModel) -> Iterator[None]:
+    """Reduce the model to its last layer."""
     last = backbone.layers[-1]
     parent, name, layers = next(
         (module, name, child)
@@ -182,9 +198,8 @@ def _last_layer_alone(backbone: FrozenModel, states: Tensor) -> Iterator[None]:
         for name, child in module.named_children()
         if isinstance(child, nn.ModuleList) and list(child) == backbone.layers
     )
-    with input_hooks([(last, lambda _: states)]):
-        setattr(parent, name, nn.ModuleList([last]))
-        try:
-            yield
-        finally:
-            setattr(parent, name, layers)
+    setattr(parent, name, nn.ModuleList([last]))
+    try:
+        yield
+    finally:
+        setattr(parent, name, layers)

@@ -16,18 +16,22 @@ from torch import Tensor, nn
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.causes import find_cause
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.generation import PrefixCache, next_logits
+from promptstage.lightning_modules.backbone.generation import next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.structure import refusal
 from promptstage.lightning_modules.backbone.text_reference import (
     Reference,
     draw_tokens,
     limits,
+    middle_layer,
     text_reference,
 )
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
+from promptstage.lightning_modules.functional import softmax
 from promptstage.utilities import user_cache
 
 _SEEDS = (0, 1)
@@ -89,7 +93,7 @@ def verify(backbone: FrozenModel, remember: bool) -> None:
     if failure is None and half:
         failure = _attempt_half(backbone, room)
     if failure is not None:
-        raise refusal(backbone, reason(failure)) from failure
+        raise refusal(backbone, _explained(backbone, failure, room)) from failure
     _passed.add(key)
     if remember:
         user_cache.remember("verified", key)
@@ -133,10 +137,10 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
         _Differs: describing the first comparison that fails.
     """
     embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
-    rows, half = expected.rows, backbone.num_layers // 2
+    rows, half = expected.rows, middle_layer(backbone)
     batch, ends = _right_padded(rows)
     with _comparing("a prefix"), torch.enable_grad():
-        trained = stage_prefix(backbone, [0], [embedded])
+        trained = stage_prefix(backbone, [0], [embedded], tokens=expected.prefix)
         prefix = trained.detach()
     with torch.no_grad():
         with _comparing("packed examples"):
@@ -152,7 +156,8 @@ def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) 
             raise
         if half:
             with _comparing("a prompt of a later layer"):
-                late = stage_prefix(backbone, [0, half], [embedded, expected.middle], mode="replace")
+                prompts = [embedded, expected.middle]
+                late = stage_prefix(backbone, [0, half], prompts, "replace", tokens=expected.prefix)
                 logits = backbone.forward(rows[0][None], late)
             _check("logits behind a prompt of a later layer", logits[0], expected.logits[0], tolerance.logits)
         if half and backbone.mixers:
@@ -181,10 +186,11 @@ def _compare_stages(
     Raises:
         _Differs: if a layer's state differs.
     """
-    half, first = backbone.num_layers // 2, len(embedded) // 2 + 1
+    half, first = middle_layer(backbone), len(embedded) // 2 + 1
     with _comparing("prompts of two layers"):
-        before = stage_prefix(backbone, [0], [embedded[:first]])
-        stages = stage_prefix(backbone, [0, half], [embedded[:first], expected.middle[first:]])
+        before = stage_prefix(backbone, [0], [embedded[:first]], tokens=expected.prefix[:first])
+        prompts = [embedded[:first], expected.middle[first:]]
+        stages = stage_prefix(backbone, [0, half], prompts, tokens=expected.prefix)
     layers = (*before.layers[:half], *prefix.layers[half:])
     for actual, whole in zip(stages.layers, layers, strict=True):
         if actual is not None and whole is not None:
@@ -252,7 +258,18 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return batch, torch.tensor([len(row) for row in rows], device=batch.device)
 
 
-# --- cache ---------------------------------------------------------------------------
+# --- messages and cache ---------------------------------------------------------------------------
+
+
+def _explained(backbone: FrozenModel, failure: Exception, room: int) -> str:
+    """Return the failure in one line, after its cause, if one is found."""
+    message = reason(failure)
+    try:
+        prefix, rows = draw_tokens(backbone, 0, room)
+        cause = find_cause(backbone, torch.cat([prefix, rows[0]]))
+    except Exception:  # the comparison's own failure is the message
+        return message
+    return message if cause is None else f"{cause}: {message}"
 
 
 def _key(backbone: FrozenModel) -> str:
@@ -260,7 +277,7 @@ def _key(backbone: FrozenModel) -> str:
     import transformers
 
     code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(softmax.__file__)):
         code.update(path.read_bytes())
     config = backbone.model.config.to_dict()
     config.pop("_name_or_path", None)

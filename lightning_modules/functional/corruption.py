@@ -89,7 +89,7 @@ def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = T
     each part. Parts have different scales, such as keys and values of each layer.
 
     Args:
-        vectors: (m, parts, width), virtual tokens of one stage.
+        vectors: (m, parts, width), virtual tokens of one stage; narrower parts end in NaN, which is no entry.
         tokens: (B,) int64, each example's j; -1 if it is in another stage.
         gamma: Γ in percent, 0 to 100; the number of entries is rounded.
         zero: set v_j to zero; False if it is dropped elsewhere. Its entries are excluded from Γ either way.
@@ -101,6 +101,7 @@ def corrupt(vectors: Tensor, tokens: Tensor, gamma: float = 10.0, zero: bool = T
     chosen = torch.arange(length, device=vectors.device) == tokens[:, None]
     others = (~chosen)[:, None, :, None].expand(-1, parts, -1, width).flatten(2)
     magnitude = vectors.detach().abs().transpose(0, 1).flatten(1).expand(len(tokens), -1, -1)
+    others = others & ~magnitude.isnan()
     ranks = torch.where(others, magnitude, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
     count = (others.sum(-1, keepdim=True) * gamma / 100).round()
     mask = (ranks >= count).unflatten(2, (length, width)).transpose(1, 2)

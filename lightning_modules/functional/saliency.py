@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from promptstage.lightning_modules.functional.softmax import attention_softmax
+
 BLOCK = 128
 
 
@@ -36,6 +38,8 @@ class AttentionTerms:
         content: (B, n) bool, False on padding; None: no padding.
         window: number of content tokens that a row sees, itself included; None: all.
         start: index of the first content token in ``query`` and ``gradient``.
+        softcap: bound of the scores; None: unbounded.
+        sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
     """
 
     query: Tensor
@@ -47,6 +51,8 @@ class AttentionTerms:
     content: Tensor | None = None
     window: int | None = None
     start: int = 0
+    softcap: float | None = None
+    sink_logits: Tensor | None = None
 
     def is_content(self) -> Tensor:
         """Return a mask (B, n) bool, False on padding."""
@@ -97,7 +103,7 @@ def attention_weights(
 
     Yields:
         The rows of the block, and (B, r, p + rows.stop), float32 or wider; columns after the block's last row
-        are masked. Rows of content sum to 1, rows of padding are 0.
+        are masked. Rows of content sum to 1, less the weight of attention sinks; rows of padding are 0.
     """
     dtype = torch.promote_types(terms.query.dtype, torch.float32)
     content = terms.is_content()
@@ -199,7 +205,10 @@ def _weights(terms: AttentionTerms, rows: slice, seen: Tensor, dtype: torch.dtyp
     """Compute attention weights of a block of rows, (B, K, H ÷ K, r, p + rows.stop)."""
     key = terms.key[:, :, : terms.prefix + rows.stop].to(dtype)
     scores = (_rows_of(terms.query, terms, rows, dtype) * terms.scaling) @ key[:, :, None].mT
-    return scores.masked_fill(~seen[:, None, None], torch.finfo(dtype).min).softmax(-1)
+    sinks = terms.sink_logits
+    if sinks is not None:
+        sinks = sinks.view(*scores.shape[1:3], 1, 1)
+    return attention_softmax(scores, seen[:, None, None], terms.softcap, sinks)
 
 
 def visible(terms: AttentionTerms, content: Tensor, rows: slice) -> Tensor:

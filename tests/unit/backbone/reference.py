@@ -21,13 +21,17 @@ def slow_attention(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
     materialized: dict[int, list[Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(Q Kᵀ · scaling + mask) V, head by head.
+    """softmax(Q Kᵀ · scaling + mask) V, head by head, of capped scores with a sink where there are.
 
     Args:
+        softcap: c in c · tanh(score / c).
+        s_aux: (heads,), score of a last column whose value is 0.
         attention_mask: (B, 1, n, c), 0 where seen and -inf elsewhere.
         given: for a layer, keys and values (heads, m, head dim) that every query sees: prefix tuning.
         materialized: filled with each layer's weights (B, n, c), head by head, which keep their gradients.
@@ -43,7 +47,13 @@ def slow_attention(
             k = torch.cat([more_keys.expand(len(k), -1, -1), k], dim=1)
             v = torch.cat([more_values.expand(len(v), -1, -1), v], dim=1)
             mask = torch.cat([mask.new_zeros(*mask.shape[:2], more_keys.shape[0]), mask], dim=2)
-        weights = (q @ k.transpose(1, 2) * scale + mask).softmax(-1)
+        scores = q @ k.transpose(1, 2) * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores = scores + mask
+        if s_aux is not None:
+            scores = torch.cat([scores, s_aux[head].expand(*scores.shape[:2], 1)], dim=2)
+        weights = scores.softmax(-1)[..., : k.shape[1]]
         if materialized is not None:
             weights.requires_grad_()
             weights.retain_grad()
@@ -100,7 +110,9 @@ class SlowModel:
 
     def leave(self, hidden: Tensor) -> Tensor:
         """Logits of the last layer's output."""
-        return self.model.get_output_embeddings()(self.norm(hidden))
+        logits = self.model.get_output_embeddings()(self.norm(hidden))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def slow_logits(

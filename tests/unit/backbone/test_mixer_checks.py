@@ -35,9 +35,11 @@ def with_padding(self: Any, layer: int) -> Any:
     return None if self.states else ROWS(self, layer)
 
 
-def with_places(self: Any, embeddings: Tensor, mask: Any = None, active: Any = None) -> Any:
+def with_places(
+    self: Any, embeddings: Tensor, mask: Any = None, active: Any = None, tokens: Any = None
+) -> Any:
     """Run over places of tokens that have not entered yet."""
-    return RECORD(self, embeddings, mask)
+    return RECORD(self, embeddings, mask, tokens=tokens)
 
 
 WRONG: dict[str, tuple[type, str, Callable, str]] = {

@@ -64,8 +64,7 @@ def test_loss_of_a_batch_is_that_of_its_examples(family: str, name: str) -> None
     Granite, because it scales its logits after the output matrix.
     """
     tiny = tiny_backbone(family)
-    named = {"target_modules": ["q_proj"]} if (name, family) == ("lora", "granite") else {}
-    module = moved(name, tiny, **named)
+    module = moved(name, tiny)
     trained = module.trained_parameters()
     rows = random_ids(9, 3, 6, 4, 9, 7, 5, 3)
     ids, _ = pad(rows, "right", filler=5)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.generation import PrefixCache, generate, next_logits
+from promptstage.lightning_modules.backbone.generation import generate, next_logits
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from tests.unit.backbone.hybrids import (
     HYBRIDS,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from promptstage.lightning_modules.backbone import verification
+from promptstage.lightning_modules.backbone import structure, verification
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
-from promptstage.lightning_modules.backbone.generation import PrefixCache
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import random_model, tiny_backbone, wrap
 
@@ -35,13 +35,24 @@ def wrong_config(name: str) -> Any:
     import transformers as hf
 
     make = {
-        "diffllama": lambda: hf.DiffLlamaConfig(**SHARED),
+        "falcon_h1": lambda: hf.FalconH1Config(
+            **SHARED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1
+        ),
+        "bert": lambda: hf.BertConfig(**SHARED),
+        "bart": lambda: hf.BartConfig(
+            vocab_size=64,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            decoder_attention_heads=4,
+            decoder_ffn_dim=48,
+            **{f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "eos", "decoder_start"))},
+        ),
+        "zaya": lambda: hf.ZayaConfig(**SHARED, head_dim=8, num_experts=4, num_experts_per_tok=1),
         "deepseek_v2": lambda: hf.DeepseekV2Config(
             **SHARED, **LATENT, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1
         ),
-        "gemma4": lambda: hf.Gemma4TextConfig(
-            **SHARED, head_dim=8, vocab_size_per_layer_input=64, hidden_size_per_layer_input=8
-        ),
+        "xmod": lambda: hf.XmodConfig(**SHARED, is_decoder=True),
     }
     return make[name]()
 
@@ -80,17 +91,29 @@ def test_right_families_pass_with_gradient_checkpointing(family: str) -> None:
     assert tiny_backbone(family, gradient_checkpointing=True).num_layers == 4
 
 
+CAUSES = {
+    "bert": "its attention is not causal",
+    "bart": "it ignores position_ids",
+    "zaya": "its keys and values of a token depend on other tokens",
+    "falcon_h1": "its layers pass information between tokens outside attention",  # if its mixers stay unknown
+}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_family_with_other_logits_is_refused(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", CAUSES)
+def test_family_with_other_logits_is_refused_with_the_cause(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "wrap_token_mixers", lambda *_: {})
     with pytest.raises(
         UserError,
-        match=r"cannot take a prefix: logits behind a prefix differ by [\d.]+ standard deviations from "
-        r"those of the same tokens as text \(allowed: 0.001\)$",
+        match=rf"cannot take a prefix: {CAUSES[name]}: logits behind a prefix differ by [\d.]+ standard "
+        r"deviations from those of the same tokens as text \(allowed: 0.001\)$",
     ):
-        wrap(ready(wrong_config("diffllama"), dtype))
+        wrap(ready(wrong_config(name), dtype))
 
 
-@pytest.mark.parametrize("name", ["deepseek_v2", "gemma4"])
+@pytest.mark.parametrize("name", ["deepseek_v2", "xmod"])
 def test_family_that_breaks_on_the_way_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"^backbone 'tiny' \(\w+\) cannot take a prefix: [^\n]+$"):
         wrap(ready(wrong_config(name)))
@@ -249,7 +272,7 @@ def test_cache_that_cannot_be_used_is_ignored(
 def test_refused_model_is_refused_again_and_not_remembered(
     tmp_path: Path, nothing_passed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready(wrong_config("diffllama")).save_pretrained(tmp_path / "wrong")
+    ready(wrong_config("bert")).save_pretrained(tmp_path / "wrong")
     for _ in range(2):
         with pytest.raises(UserError, match="logits behind a prefix differ"):
             load(tmp_path / "wrong", monkeypatch)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
@@ -17,7 +18,9 @@ from promptstage.lightning_modules.prefix_tuning import PrefixTuning
 from promptstage.lightning_modules.pretrained import Pretrained
 from promptstage.lightning_modules.prompt_tuning import PromptTuning
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_oss")
+OTHER_FAMILIES = ("gemma3n", "gemma4", "deepseek_v3")
+"""Those of which the slow reference knows nothing: see ``layered.py``."""
 LAYERS, WIDTH, VOCABULARY, END = 4, 32, 64, 63
 
 
@@ -36,18 +39,65 @@ def model_config(family: str, **changes: Any) -> Any:
         "pad_token_id": None,
     }
     own = {"intermediate_size": 48, "num_key_value_heads": 2, "initializer_range": 0.2}
+    per_layer = {
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 96,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "pad_token_id": 0,
+    }
     classes = {
         "llama": (transformers.LlamaConfig, own | {"tie_word_embeddings": True}),
         "mistral": (transformers.MistralConfig, own | {"sliding_window": None}),
         "qwen2": (transformers.Qwen2Config, own),
         # head_dim is not hidden_size / heads there.
         "qwen3": (transformers.Qwen3Config, own | {"head_dim": 12}),
+        # Scores are capped; the cap is low, so that it matters.
+        "gemma2": (
+            transformers.Gemma2Config,
+            own | {"head_dim": 12, "sliding_window": 96, "attn_logit_softcapping": 2.0},
+        ),
         "gemma3": (transformers.Gemma3TextConfig, own | {"head_dim": 12, "sliding_window": 96}),
+        # Layers 2 and 3 reuse the keys and values of 0 and 1; tokens have an embedding in each layer.
+        "gemma3n": (
+            transformers.Gemma3nTextConfig,
+            own | {"head_dim": 8, **per_layer, "laurel_rank": 4},
+        ),
+        "gemma4": (
+            transformers.Gemma4TextConfig,
+            own | {"head_dim": 8, "global_head_dim": 16, **per_layer},
+        ),
         "granite": (
             transformers.GraniteConfig,
             own | {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "attention_multiplier": 0.2},
         ),
+        # What is cached is a latent; keys and values differ in width.
+        "deepseek_v3": (
+            transformers.DeepseekV3Config,
+            own
+            | {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 16, "first_k_dense_replace": 1}
+            | {
+                "qk_rope_head_dim": 4,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+                "experts_implementation": "eager",
+            }
+            | {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2}
+            | {"n_group": 1, "topk_group": 1},
+        ),
         "gpt2": (transformers.GPT2Config, {"initializer_range": 0.2}),
+        # Its attention has sinks.
+        "gpt_oss": (
+            transformers.GptOssConfig,
+            own
+            | {"head_dim": 8, "sliding_window": 96, "num_local_experts": 4, "num_experts_per_tok": 2}
+            # Kernels for grouped experts do not support float64.
+            | {
+                "experts_implementation": "eager",
+                "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+            },
+        ),
     }
     make, extra = classes[family]
     return make(**{**shared, **extra, **changes})
@@ -70,6 +120,8 @@ def random_model(
             model_config(family, **changes), attn_implementation=attention, dtype=torch.float32
         )
         for name, parameter in model.named_parameters():
+            if name.endswith(("sinks", "correct_output_scale")):
+                nn.init.normal_(parameter)
             if name.endswith("bias") or "norm" in name:  # these start as constants
                 nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.2)
     model = model.to(dtype).eval()
@@ -81,12 +133,22 @@ def exact_norms(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if type(norm).__name__.endswith("RMSNorm"):
-                weight = norm.weight.detach() + type(norm).__name__.startswith("Gemma")
-                eps = getattr(norm, "variance_epsilon", None) or norm.eps
-                exact = nn.RMSNorm(weight.shape[0], eps=eps, dtype=weight.dtype)
-                exact.weight.data.copy_(weight)
-                setattr(parent, name, exact.eval())
+                setattr(parent, name, ExactNorm(norm))
     return model
+
+
+class ExactNorm(nn.Module):
+    """RMS norm in the dtype of its input."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
+        if getattr(norm, "weight", None) is not None:
+            added = type(norm).__name__ in ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")
+            self.weight = nn.Parameter(norm.weight.detach() + added)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return rms_norm(states, states.shape[-1:], getattr(self, "weight", None), self.eps)
 
 
 class Characters:

@@ -19,6 +19,7 @@ from promptstage.lightning_modules.stages import StageSearch, of_backbone
 from promptstage.lightning_modules.text_settings import TextSettings, text_settings_of
 from promptstage.utilities.errors import UserError
 from tests.tiny_folder import save_tiny_backbone
+from tests.unit.backbone.tiny import random_model
 from tests.unit.methods.prompts import CASES, as_checkpoint, assert_same, backbone, folder, logits, trained
 
 __all__ = ["backbone", "folder"]  # fixtures
@@ -38,6 +39,26 @@ def test_a_loaded_prompt_is_the_saved_one(name: str, source: str, backbone: Back
         path = file if source == "checkpoint" else path
     assert_same(load_prompt(path, backbone), module)
     assert_same(type(module).load_from_checkpoint(path, backbone=backbone), module)
+
+
+@pytest.mark.parametrize("source", ["folder", "checkpoint"])
+@pytest.mark.parametrize("name", ["prefix", "prefix with MLP"])
+@pytest.mark.parametrize("family", ["gemma4", "deepseek_v3"])
+def test_a_prefix_of_tensors_of_different_shapes(family: str, name: str, source: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    folder = save_tiny_backbone(tmp_path / "backbone")
+    size = AutoConfig.from_pretrained(folder).vocab_size
+    sizes = {"vocab_size": size, "vocab_size_per_layer_input": size, "experts_implementation": None}
+    random_model(family, "eager", torch.float32, **sizes).save_pretrained(folder)
+    backbone = Backbone(str(folder))
+    module = trained(name, backbone)
+    path = tmp_path / "prompt"
+    if source == "folder":
+        module.save(path)
+    else:
+        path = as_checkpoint(module, path / "checkpoints" / "last.ckpt")
+    assert_same(load_prompt(path, backbone), module)
 
 
 def test_the_stored_backbone_is_loaded(backbone: Backbone, folder: Path, tmp_path: Path) -> None:

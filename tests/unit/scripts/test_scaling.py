@@ -11,9 +11,9 @@ from torch import Tensor
 from benchmarks.scaling import saved_for_backward
 from promptstage.command_line.footprint import Layout, fits, memory, shape_of
 from promptstage.command_line.main import main
-from promptstage.lightning_modules.backbone.generation import PrefixCache
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional import footprint
 from promptstage.lightning_modules.functional.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
@@ -154,9 +154,10 @@ def test_cache() -> None:
     backbone = Backbone(BackboneConfig(), random_model("llama", dtype=torch.float32, **WIDE))
     prefix = stage_prefix(backbone, [0], [torch.randn(5, 128)])
     cache = PrefixCache(prefix, 4, capacity=12)
-    for layer in cache.buffers:
+    for layer in cache.buffers.values():
         layer.update(torch.zeros(3, 2, 7, 32), torch.zeros(3, 2, 7, 32))
-    held = sum(one.nbytes for layer in cache.buffers for one in (layer.keys, layer.values) if one is not None)
+    buffers = [part for layer in cache.buffers.values() for part in (layer.keys, layer.values)]
+    held = sum(buffer.nbytes for buffer in buffers if buffer is not None)
     assert footprint.generation_cache(WIDE_SHAPE, 3, 5 + 12, 4) == held == 2 * 4 * 3 * 2 * 17 * 32 * 4
 
 

@@ -1,0 +1,18 @@
+"""Decoder blocks of a Hugging Face model, found without a branch on model families."""
+
+from typing import Any
+
+from torch import nn
+
+from promptstage.utilities.errors import UserError
+
+
+def decoder_layers(model: Any, count: int) -> list[nn.Module]:
+    """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
+    for part in (model.get_decoder(), model.base_model):  # what some models call decoder is another part
+        for module in part.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                return list(module)
+    raise UserError(
+        f"backbone of type {model.config.model_type} has no list of {count} decoder blocks, one per layer"
+    )
