@@ -46,6 +46,9 @@ NOTES = [
     "embedding in each layer, as transformers gives image and audio embeddings; the reference is given "
     "the same. The part that the model projects from the input of the first layer is projected from the"
     " prompt, and is zero for a late prompt.",
+    "- **Token mixers** (linear attention, state-space layers, short convolutions: Qwen3.5, Falcon-H1, "
+    "LFM2, Granite 4, Nemotron-H). Content starts from their state after the virtual tokens. "
+    "`PrefixTuning` trains keys and values of the layers with attention only.",
     "- **Several streams** (Gemma 3n). Late prompts enter, and features for CKA are taken from, the "
     "active stream.",
     "- **Stored in 4 bits** (gpt-oss, MXFP4). The weights are dequantized while they are loaded, "

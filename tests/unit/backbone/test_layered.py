@@ -151,7 +151,8 @@ def test_prefix_tuning(family: str, name: str) -> None:
     tokens = torch.tensor([1, -1])
     prefix = corrupted_prefix(direct, tokens, Corruption(gamma=25.0))
     for layer in range(LAYERS):
-        for part in prefix.layers[layer] or ():
+        entry = prefix.layers[layer]
+        for part in () if entry is None else entry.tensors():
             assert part.isfinite().all()
             assert not part[0, :, 1].any()
             zeros = (part[1] == 0).float().mean()

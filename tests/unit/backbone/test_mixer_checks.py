@@ -31,8 +31,9 @@ def detached(self: Any, hidden: Tensor, state: Any, arguments: Any) -> Any:
 
 
 def with_padding(self: Any, layer: int) -> Any:
-    """Run over left padding: tokens of a generation, which has states before its first pass."""
-    return None if self.states else ROWS(self, layer)
+    """Run over left padding; places of tokens that have not entered yet are on the right."""
+    mask = self._active(layer)
+    return None if mask is None or mask[:, -1].all() else ROWS(self, layer)
 
 
 def with_places(

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
-from tests.unit.backbone.tiny import METHODS, WIDTH, moved, pad, random_ids, random_model
+from tests.unit.backbone.tiny import METHODS, WIDTH, moved, pad, random_ids, random_model, tiny_backbone
 
 # First layers of the stages and their prompts' lengths.
 STAGES = {
@@ -132,3 +132,21 @@ def test_lora_is_a_weight_update(llama: Backbone) -> None:
         logits = slow_logits(model, ids, mask)
     assert updated == 2 * llama.num_layers
     assert (llama(ids)[mask.bool()] - logits[mask.bool()]).abs().max() < 1e-9
+
+
+def test_layers_without_attention_and_with_shared_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 0 has a mixer alone, layer 2 the keys of layer 1 and a mixer, layer 3 the same keys."""
+    backbone = tiny_backbone()
+    keys, values = torch.randn(2, 1, 2, 5, 8)
+    mixer = (torch.randn(1, 3),)
+    states = [LayerState(mixer=mixer), *(LayerState(keys, values, part) for part in (None, mixer, None))]
+    monkeypatch.setattr(backbone, "record_states", lambda *_: states)
+    prompts = soft_prompts([3, 2])
+    prefix = stage_prefix(backbone, [0, 2], prompts)
+    layers = [entry or LayerState() for entry in prefix.layers]
+    assert [entry.length for entry in layers] == [0, 3, 3, 3]  # the second prompt enters behind layer 1
+    assert [entry.mixer is not None for entry in layers] == [True, False, True, False]
+    assert all(entry.keys is layers[1].keys and entry.values is layers[1].values for entry in layers[2:])
+    late = [entry or LayerState() for entry in stage_prefix(backbone, [2], prompts[:1]).layers]
+    assert [entry.length for entry in late] == [0, 0, 0, 0]
+    assert [entry.mixer is not None for entry in late] == [False, False, True, False]
