@@ -183,9 +183,10 @@ def test_one_prefix_an_example_with_a_dropped_token(pair: Pair, mode: str) -> No
 def test_leading_tokens_and_layers_that_see_no_prompt(pair: Pair) -> None:
     backbone, stock = pair
     (prompt,), (content,) = soft_prompts([4]), random_ids(5)
-    lead = backbone.model.get_input_embeddings()(torch.tensor([7]))
+    bos = torch.tensor([7])
+    lead = backbone.model.get_input_embeddings()(bos)
     with torch.no_grad():
-        prefix = stage_prefix(backbone, [0], [prompt], leading=lead)
+        prefix = stage_prefix(backbone, [0], [prompt], leading=bos)
         expected = grown_logits(stock, content, [0], [torch.cat([lead, prompt])])
         assert differs(backbone(content[None], prefix)[0], expected) < 1e-9
         # Content that sees the leading token alone, at positions behind the prompt's.
