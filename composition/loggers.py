@@ -1,16 +1,18 @@
 """Places and names of the user's loggers in a run, and the runs that they continue."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from promptstage.callbacks.run.hyperparameters import read_runs
 from promptstage.callbacks.run.loggers import run_name
 from promptstage.callbacks.run.writers import writer_of
+from promptstage.utilities.errors import UserError
 
 
 def place_loggers(loggers: Sequence[Any], folder: Path) -> None:
@@ -20,7 +22,7 @@ def place_loggers(loggers: Sequence[Any], folder: Path) -> None:
     folder of an earlier one, such as a requeued fit, continues the runs of W&B and MLflow of that one.
 
     Raises:
-        UserError: if the list of these runs is damaged.
+        UserError: if the list of these runs is damaged, or W&B has no API key.
     """
     runs = read_runs(folder)
     for logger in loggers:
@@ -52,6 +54,9 @@ def _place_wandb(logger: WandbLogger, folder: Path, id: str | None) -> None:
     if logger._experiment is not None:
         return
     settings = logger._wandb_init
+    _check_login(
+        logger._offline or settings.get("mode") or os.environ.get("WANDB_MODE", "online") != "online"
+    )
     if settings.get("anonymous") is None:
         settings.pop("anonymous", None)  # wandb warns of an option that it no longer has
     if settings["dir"] == "." and "WANDB_DIR" not in os.environ:
@@ -60,3 +65,25 @@ def _place_wandb(logger: WandbLogger, folder: Path, id: str | None) -> None:
         settings["name"] = logger._name = run_name(folder)
     if settings["id"] is None and "WANDB_RUN_ID" not in os.environ:
         settings["id"] = logger._id = id
+
+
+@rank_zero_only
+def _check_login(is_offline: object) -> None:
+    """Check that there is an API key, or a terminal at which W&B will ask for one.
+
+    Raises:
+        UserError: if there is neither, before anything is loaded.
+    """
+    if is_offline:
+        return
+    import wandb
+
+    try:
+        reason = "" if wandb.login(prompt=False) or sys.stdin.isatty() else "no API key"
+    except wandb.Error as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+    if reason:
+        raise UserError(
+            f"trainer.logger: WandbLogger cannot log in ({reason}): run 'wandb login', or set "
+            "--trainer.logger.offline true"
+        )

@@ -65,16 +65,20 @@ def test_a_limit_of_validation_uses_the_first_questions(small: list[str]) -> Non
     assert ids == [f"letter_reversal/validation/{i}" for i in range(4)]
 
 
-@pytest.mark.parametrize("logger", ["CSVLogger", "TensorBoardLogger"])
+@pytest.mark.parametrize(
+    ("logger", "folder"), [("CSVLogger", "lightning_logs/version_0"), ("TensorBoardLogger", "tensorboard")]
+)
 @pytest.mark.parametrize("way", ["flag", "file"])
-def test_a_logger_without_a_folder_uses_the_run_folder(logger: str, way: str, small: list[str]) -> None:
+def test_a_logger_without_a_folder_uses_the_run_folder(
+    logger: str, folder: str, way: str, small: list[str]
+) -> None:
     Path("logger.yaml").write_text(yaml.safe_dump({"trainer": {"logger": {"class_path": logger}}}))
     fit(*small, STEPS, *([f"--trainer.logger={logger}"] if way == "flag" else ["-c", "logger.yaml"]))
-    assert any(name.startswith("lightning_logs/version_0/") for name in files())
     outcome = call("test", *QUIET, "--ckpt_path=run", f"--trainer.logger={logger}")
     assert outcome.code == 0, outcome.err
-    logged = {name.rpartition("/")[0] for name in files() if "lightning_logs" in name}
-    assert logged == {"lightning_logs/version_0", "test/lightning_logs/version_0"}
+    logged = [name for name in files() if "lightning_logs" in name or "tensorboard" in name]
+    assert {name.partition(folder)[0] for name in logged} == {"", "test/"}
+    assert all(folder in name for name in logged)
     assert {path.name for path in Path().iterdir()} == {"run", "logger.yaml"}
 
 
@@ -133,8 +137,7 @@ VALUES = [
     ("--trainer.strategy=ddp_notebook", "trainer.strategy 'ddp_notebook' is unknown"),
     ("--seed_everything=-1", "seed_everything must be between 0 and 4294967295, got -1"),
     ("--trainer.precision=transformer-engine", "trainer.precision must be one of 32-true, "),
-    ("--trainer.logger=WandbLogger", "error: trainer.logger: WandbLogger: Requirement 'wandb"),
-    ("--trainer.logger=MLFlowLogger", "error: trainer.logger: MLFlowLogger: Requirement 'mlflow"),
+    ("--trainer.logger=WandbLogger", "error: trainer.logger: WandbLogger cannot log in (no API key): run"),
     ("--trainer.plugins=AsyncCheckpointIO", "trainer.plugins: AsyncCheckpointIO is not supported"),
     (
         "--trainer.plugins=HalfPrecision",
@@ -204,3 +207,20 @@ def test_a_bug_shows_its_traceback(where: str, small: list[str], monkeypatch: py
     monkeypatch.setattr(*owner[where], broken)
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["fit", *small, STEPS])
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_whose_package_is_missing(
+    name: str, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Missing:
+        def __bool__(self) -> bool:
+            return False
+
+        def __str__(self) -> str:
+            return f"Requirement '{name}>=1' not met"
+
+    logger = {"wandb": "WandbLogger", "mlflow": "MLFlowLogger"}[name]
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE", Missing())
+    message = refused(*small, STEPS, f"--trainer.logger={logger}")
+    assert f"error: trainer.logger: {logger}: Requirement '{name}>=1' not met" in message
