@@ -50,6 +50,7 @@ bench: $(INSTALLED) smollm2 ## run the benchmarks on SmolLM2 (PROMPTSTAGE_DATA: 
 	$(BIN)/python -m benchmarks.dpc
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.grading
+	$(BIN)/python -m benchmarks.data
 
 backbone: $(INSTALLED) ## train the embedded backbone again (an hour or more)
 	$(BIN)/python -m backbones.embedded.train

@@ -22,12 +22,20 @@ if TYPE_CHECKING:
     from promptstage.composition.results import Evaluation as Evaluation
     from promptstage.datamodules.aqua import AQuA as AQuA
     from promptstage.datamodules.arc import ARC as ARC
+    from promptstage.datamodules.asdiv import ASDiv as ASDiv
+    from promptstage.datamodules.classification import Classification as Classification
+    from promptstage.datamodules.custom import Custom as Custom
     from promptstage.datamodules.generated import Generated as Generated
-    from promptstage.datamodules.grading import grade as grade
     from promptstage.datamodules.gsm8k import GSM8K as GSM8K
+    from promptstage.datamodules.gsmplus import GSMPlus as GSMPlus
     from promptstage.datamodules.math import MATH as MATH
+    from promptstage.datamodules.metamathqa import MetaMathQA as MetaMathQA
+    from promptstage.datamodules.mixture import Mixture as Mixture
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
+    from promptstage.datamodules.strategyqa import StrategyQA as StrategyQA
+    from promptstage.datamodules.svamp import SVAMP as SVAMP
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
+    from promptstage.grading import grade as grade
     from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
     from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
@@ -51,31 +59,39 @@ _MODULES = {
     "ACT": "callbacks.act.callback",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
+    "ASDiv": "datamodules.asdiv",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
+    "Classification": "datamodules.classification",
     "Decoder": "lightning_modules.decoding.decoder",
+    "Custom": "datamodules.custom",
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc.callback",
     "Evaluation": "composition.results",
     "GSM8K": "datamodules.gsm8k",
+    "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",
     "Greedy": "lightning_modules.decoding.engines",
     "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",
+    "MetaMathQA": "datamodules.metamathqa",
+    "Mixture": "datamodules.mixture",
     "PrefixTuning": "lightning_modules.prefix_tuning",
     "Pretrained": "lightning_modules.pretrained",
     "PromptTuning": "lightning_modules.prompt_tuning",
     "ProntoQA": "datamodules.prontoqa",
     "Run": "runs",
+    "SVAMP": "datamodules.svamp",
     "Saliency": "composition.inspection",
     "SaliencyDiagnostics": "callbacks.saliency.callback",
     "Sampling": "lightning_modules.decoding.engines",
+    "StrategyQA": "datamodules.strategyqa",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",
     "fit": "runs",
     "generate": "composition.inspection",
-    "grade": "datamodules.grading",
+    "grade": "grading",
     "load": "runs",
     "partition": "runs",
     "saliency": "composition.inspection",

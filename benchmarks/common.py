@@ -14,6 +14,7 @@ from torch import Tensor
 
 from promptstage.datamodules.encoding import Collate, Tokens, encode
 from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.utilities.errors import UserError
@@ -39,7 +40,7 @@ def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
     with (folder / "train.jsonl").open(encoding="utf-8") as file:
         examples = [data.parse(json.loads(next(file)), "train", i) for i in range(rows)]
     tokenizer = load_tokenizer(backbone)
-    encoded = encode(examples, Template("plain", tokenizer), tokenizer)
+    encoded = encode(examples, Template(PromptFormat(), tokenizer), tokenizer)
     return Collate(tokenizer.eos_token_id, data.name, data.max_new_tokens, data.stop)(encoded).gold
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.common import ROOT, alternate, ratios
 from promptstage.datamodules import GSM8K, MATH
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.grading import grade
+from promptstage.grading import grade
 
 CASES = ROOT / "tests" / "unit" / "grading" / "cases"
 ROWS = 500

@@ -20,7 +20,7 @@ from promptstage.composition.configuration import flatten, hyperparameters
 from promptstage.composition.quiet import hide_loading_bar
 from promptstage.composition.session import DEFAULTS, Session
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.templates import CHAT
+from promptstage.datamodules.prompt_format import CHAT
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.utilities.errors import UserError, shown
@@ -169,14 +169,18 @@ class PromptCLI(LightningCLI):
         return self._parser(self.name).dump(self.config[self.name], skip_validation=True, **kwargs)
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
+        config = self.config
+        if not self.command.loads_backbone:
+            config = config.clone()
+            config[self.name].pop("model")
+        self.config_init = self.parser.instantiate_classes(config)
         objects = self.config_init[self.name]
-        self.model, self.datamodule = objects.model, objects.data
+        self.model, self.datamodule = objects.get("model"), objects.data
 
     def after_instantiate_classes(self) -> None:
         hide_loading_bar()
         config, objects = self.config[self.name], self.config_init[self.name]
-        if self.checkpoint:
+        if self.checkpoint and self.command.loads_backbone:
             self.model.adopt(self.checkpoint)
         used = yaml.safe_load(self._dumped(skip_link_targets=True))
         trained = used if self.command.resumes else self.stored  # a fit has its own options

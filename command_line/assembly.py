@@ -13,28 +13,27 @@ from typing import Any
 from promptstage.command_line.arguments import logger_options, options_of
 from promptstage.command_line.commands import loaded_commands
 from promptstage.command_line.commands.base import Command
-from promptstage.command_line.configuration import (
-    CLASSES,
-    Importable,
-    classes_in,
-    is_known_class,
-    read_configuration,
-)
+from promptstage.command_line.configuration import CLASSES, classes_in, read_configuration
 from promptstage.command_line.file_values import sets_output_path
-from promptstage.command_line.schema import (
-    FAMILIES,
+from promptstage.command_line.importable import Importable, is_known_class
+from promptstage.command_line.schema import FAMILIES, option_types
+from promptstage.composition.user_callbacks import as_list
+from promptstage.datamodules.data_sections import OPTIONS as DATA_SETS
+from promptstage.datamodules.data_sections import complete, function_kinds
+from promptstage.datamodules.sources import text_problem
+from promptstage.grading.functions import is_function_name
+from promptstage.utilities.class_names import current_name
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.includes import Document, read_file, with_included
+from promptstage.utilities.option_types import (
     OptionPath,
     is_choice,
     is_text,
     is_text_list,
-    option_types,
     takes_list,
+    takes_mapping,
     takes_null,
 )
-from promptstage.composition.user_callbacks import as_list
-from promptstage.datamodules.sources import text_problem
-from promptstage.utilities.class_names import current_name
-from promptstage.utilities.errors import UserError
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import read_text
 from promptstage.utilities.shipped_files import existing_or_shipped
@@ -43,6 +42,8 @@ from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
 # Options whose value may be a mapping with more options.
 _GROUPS = (*CLASSES, "init_args", "dict_kwargs", "backbone")
+TYPED = "--config"  # name of YAML that is typed on the command line, in messages
+KIND = "--data.answer_kind"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -56,7 +57,8 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
             rest.rstrip("+").removesuffix(".help") in (*CLASSES, "help", "") or rest.endswith("class_path")
         )
         inline = name in ("-c", "--config") and "class_path" in value
-        if (of_class or inline) and not os.path.exists(value):
+        grades = name == KIND and is_function_name(value)
+        if (of_class or inline or grades) and not os.path.exists(value):
             typed |= dict.fromkeys(_DOTTED.findall(value), name)
     return typed
 
@@ -83,6 +85,9 @@ def check_flags(flags: list[str], where: str) -> None:
             written = section in ("run_dir", "answers")
         if written:
             raise UserError(f"{where}: {name} sets where output goes: give it on the command line")
+        if section == "data" and path and path[-1] in DATA_SETS:
+            for function in function_kinds(_data_sets(value, name)):
+                raise UserError(f"{where} names the function '{function}': give {name} on the command line")
         holds_options = section in (*SECTIONS, "-c") and (not path or path[-1] in _GROUPS)
         if holds_options and any(mark in value for mark in ("{\n" if name == "-c" else "{[:\n")):
             raise UserError(f"{where}: {name} must be one value, not several options: got {value!a:.60}")
@@ -117,10 +122,13 @@ def assemble(
         name, value = _split(option)
         section = name.removeprefix("--")
         if name in ("-c", "--config") and value:
-            files.append(_read(value, None, importable, typed))
-            _drop_other_subcommands(files[-1], command, value)
+            for document in _documents(value):
+                files.append(_values(document, importable, typed))
+                _drop_other_subcommands(files[-1], command, document.where)
         elif section in SECTIONS and value and os.path.exists(value):
-            files.append(_read(value, section, importable, typed))
+            where = f"configuration {value}"
+            document = Document(where, parse_yaml(read_text(value, "configuration", LIMIT), where))
+            files.append(_values(document, importable, typed, section))
         else:
             (named if section in FAMILIES else others).append(option)
     classes: dict[str, str] = {}
@@ -175,14 +183,22 @@ def _split(option: Sequence[str]) -> tuple[str, str]:
     return name, value if equals else (option[1] if len(option) > 1 else "")
 
 
-def _read(
-    value: str, section: str | None, importable: Importable, typed: Mapping[str, Collection[str]]
+def _documents(value: str) -> list[Document]:
+    """Return the documents that ``-c`` stands for: included files, then the file or the typed YAML."""
+    exists = os.path.lexists(existing_or_shipped(os.path.expanduser(value)))
+    if exists or not ("{" in value or "\n" in value):
+        return read_file(value, "configuration")
+    return with_included(Document(TYPED, parse_yaml(value, TYPED)), "configuration")
+
+
+def _values(
+    document: Document,
+    importable: Importable,
+    typed: Mapping[str, Collection[str]],
+    section: str | None = None,
 ) -> dict[str, Any]:
-    path = existing_or_shipped(os.path.expanduser(value))
-    if section is None and not os.path.lexists(path) and ("{" in value or "\n" in value):
-        return read_configuration(value, "--config", importable, typed=True)
-    text = read_text(path, "configuration", LIMIT)
-    return read_configuration(text, f"configuration {value}", importable, section, overridden=typed)
+    where, tree = document
+    return read_configuration(tree, where, importable, section, typed=where == TYPED, overridden=typed)
 
 
 def _extract_texts(
@@ -197,6 +213,9 @@ def _extract_texts(
         path = _path(name)
         kind = kinds.get(path, int)
         one_value = len(option) == (1 if "=" in option[0] else 2)
+        if one_value and path in kinds and _names_data_sets(path):
+            texts.setdefault("data", {}).setdefault("init_args", {})[path[-1]] = _data_sets(value, name)
+            continue
         if not one_value or is_choice(kind) or not (is_text(kind) or is_text_list(kind)):
             rest.append(option)
             continue
@@ -213,6 +232,16 @@ def _extract_texts(
     return texts, rest
 
 
+def _names_data_sets(path: OptionPath) -> bool:
+    return path[:2] == ("data", "init_args") and path[2:] in {(name,) for name in DATA_SETS}
+
+
+def _data_sets(value: str, name: str) -> Any:
+    """Return the data sets that an option names, without file names."""
+    tree = parse_yaml(value, f"option {name}") if value.lstrip().startswith(("{", "[")) else value
+    return complete(name.rpartition(".")[2], None if value == "null" else tree, f"option {name}")
+
+
 def _path(name: str) -> OptionPath:
     path = tuple(part for part in name.removeprefix("--").split(".") if part != "init_args")
     return (path[0], "init_args", *path[1:]) if path[0] in FAMILIES else path
@@ -223,6 +252,8 @@ def _text(value: str, kind: Any, name: str) -> Any:
         raise UserError(f"option {name} {problem}")
     if value == "null" and takes_null(kind):
         return None
+    if takes_mapping(kind) and value.lstrip().startswith("{"):
+        return plain(parse_yaml(value, f"option {name}"), lambda *_: True)
     if takes_list(kind) and value.lstrip().startswith("["):
         texts = is_text_list(kind)
         return plain(parse_yaml(value, f"option {name}"), lambda path, scalar: texts or _is_str(scalar))

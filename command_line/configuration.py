@@ -4,47 +4,29 @@ Both are untrusted data: options as plain values. A class may be named only wher
 it is promptstage's or Lightning's, or also named on the command line.
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jsonargparse import _loaders_dumpers, set_dumper, set_parsing_settings
-
-import promptstage
 from promptstage.command_line.commands.fit import OF_THE_RUN
 from promptstage.command_line.file_values import (
     CLASSES,
     check_names,
     class_paths,
     drop_overridden,
-    is_class_name,
     leaves,
     with_current_names,
     written_paths,
 )
+from promptstage.command_line.importable import Importable
 from promptstage.command_line.nulls import null_options, trainer_options
-from promptstage.command_line.schema import (
-    FAMILIES,
-    OptionPath,
-    is_choice,
-    is_ours,
-    is_text,
-    is_text_list,
-    option_types,
-    takes_null,
-)
+from promptstage.command_line.schema import FAMILIES, is_ours, option_types
+from promptstage.datamodules.data_sections import OPTIONS as DATA_SETS
+from promptstage.datamodules.data_sections import complete
 from promptstage.utilities.errors import UserError, nearest
-from promptstage.utilities.yaml_values import Loader, Scalar, dump_yaml, parse_yaml, plain
+from promptstage.utilities.option_types import OptionPath, keeps_text
+from promptstage.utilities.yaml_values import Scalar, Tree, parse_yaml, plain
 
-PACKAGES = tuple(f"promptstage.{name}" for name in ("lightning_modules", "datamodules", "callbacks"))
-LIGHTNING = tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "profilers", "plugins"))
-# Besides those: packages of Lightning classes that the command line may give by their short names.
-NAMED_BY_USERS = (
-    "lightning.pytorch.strategies",
-    "lightning.pytorch.accelerators",
-    "lightning.fabric.plugins",
-)
 # Trainer options that a resumed fit takes from its checkpoint, all of them plain values.
 TRAINER = (
     "accelerator",
@@ -82,56 +64,8 @@ TOP_LEVEL = ("seed_everything", "trainer", "model", "data", "backbone", "early_s
 MAXIMUM = {"devices": 64, "num_nodes": 4096}
 
 
-def is_known_class(name: str) -> bool:
-    """Return whether a dotted name is in promptstage, or in a package of Lightning that files may name."""
-    package, _, last = name.rpartition(".")
-    if package == "promptstage":
-        return last in promptstage.__all__
-    return name.startswith(tuple(f"{package}." for package in (*PACKAGES, *LIGHTNING)))
-
-
-class Importable:
-    """Allowlist of class paths: promptstage's, Lightning's, and those on the command line.
-
-    jsonargparse then imports no others, whatever a file contains, and instantiates nothing for options of
-    type ``Any``.
-    """
-
-    def __init__(self, typed: Mapping[str, str]) -> None:
-        """
-        Args:
-            typed: dotted names on the command line, with the option of each.
-        """
-        self.typed = dict(typed)
-        modules = {name.rpartition(".")[0] for name in typed} - {""}
-        allowed = [name for name in modules if name.split(".")[0] != "jsonargparse"]
-        set_parsing_settings(
-            import_path_denylist=["*"],
-            import_path_allowlist=["promptstage", *LIGHTNING, *NAMED_BY_USERS, *allowed],
-            instantiate_subclass_spec_in_any=False,
-        )
-        # jsonargparse reads 1:30 as 90. For numbers it uses this loader, whatever set_loader has set.
-        _loaders_dumpers.yaml_default_loader = Loader  # type: ignore[assignment]  # None until its first use
-        set_dumper("yaml", dump_yaml)  # jsonargparse's own leaves the text 2e5 unquoted
-
-    def check(self, name: str, where: str, option: str) -> None:
-        """
-        Raises:
-            UserError: if the class is not one of these.
-        """
-        if not is_class_name(name):
-            raise UserError(f"{where}: {option.removeprefix('--')} must be a class name, got {name!r:.60}")
-        # The parser would also take the text for a file name, and read that file with fewer checks.
-        known = is_known_class(name) if "." in name else not os.path.lexists(name)
-        if not known and name not in self.typed:
-            raise UserError(
-                f"{where} names the class '{name}', which is not one of promptstage's: if it is yours, name "
-                f"it on the command line, too: {option} {name}"
-            )
-
-
 def read_configuration(
-    text: str,
+    tree: Tree,
     where: str,
     importable: Importable,
     section: str | None = None,
@@ -141,19 +75,19 @@ def read_configuration(
     """Read a configuration as plain values, its text options as they are written.
 
     Args:
-        section: the section that the options belong to; None: the text names the sections.
-        typed: the text is from the command line, which is trusted more than a file.
+        section: the section that the options belong to; None: the configuration names the sections.
+        typed: the configuration is from the command line, which is trusted more than a file.
         overridden: options on the command line, with their values; a file's values for them are dropped if
             it may not set them.
 
     Raises:
-        UserError: if it cannot be parsed, or sets what a file may not set.
+        UserError: if it has no sections, or sets what a file may not set.
     """
-    tree = parse_yaml(text, where)
     if isinstance(tree, Scalar) and tree.value is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{where} is not valid YAML: expected sections such as 'trainer:', got {text!r:.60}")
+        given = repr(tree.text) if isinstance(tree, Scalar) else "a list"
+        raise UserError(f"{where} is not valid YAML: expected sections such as 'trainer:', got {given:.60}")
     values = _settle(tree if section is None else {section: tree}, importable, where)
     if not typed:
         backbone = values.get("backbone")
@@ -166,8 +100,9 @@ def read_configuration(
             )
         for family in FAMILIES:
             _check_class(values, family, where, importable)
+        importable.check_kinds(values.get("data"), where)
         for path, name in class_paths(values):
-            if path[0] not in TOP_LEVEL or (path[0] in FAMILIES and path[1:] == ("class_path",)):
+            if path[0] not in TOP_LEVEL or _names_family(path) or _names_data_set(path):
                 continue  # an unknown section is the parser's to report
             if path[0] != "trainer" or len(path) < 2 or path[1] not in CLASSES:
                 raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
@@ -190,11 +125,12 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
     tree = parse_yaml(text, where)
     if not isinstance(tree, dict):
         raise UserError(f"{where} has no sections")
-    values = _settle(tree, importable, where)
+    values = _settle(tree, importable, where, files=False)
     for key in values.keys() - {*TOP_LEVEL, *OF_THE_RUN}:
         raise UserError(f"{where} has an entry {key!r:.60}: {nearest(str(key), TOP_LEVEL)}")
     for section in FAMILIES:
         _check_class(values, section, where, importable)
+    importable.check_kinds(values.get("data"), where)
     trainer = values.get("trainer")
     if trainer is not None and not isinstance(trainer, dict):
         raise UserError(f"{where}: trainer must be a mapping, got {trainer!r:.60}")
@@ -214,7 +150,7 @@ def stored_configuration(text: str, where: str, importable: Importable) -> dict[
             raise UserError(f"{where}: trainer.{name} must be <= {maximum} in a file, got {count:.60}")
     values["trainer"] = allowed
     for path, _ in class_paths(values):
-        if path[-1] == "class_path" and path[1:] != ("class_path",):
+        if path[-1] == "class_path" and path[1:] != ("class_path",) and not _names_data_set(path):
             raise UserError(f"{where}: a class is named at {'.'.join(path)}, where none is expected")
     for section in ("early_stopping", "backbone"):
         if not isinstance(values.get(section, {}), dict):
@@ -243,28 +179,38 @@ def classes_in(values: Mapping[str, Any]) -> dict[str, str]:
     return classes
 
 
-def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[str, Any]:
+def _names_family(path: OptionPath) -> bool:
+    return path[0] in FAMILIES and path[1:] == ("class_path",)
+
+
+def _names_data_set(path: OptionPath) -> bool:
+    """Return whether a class is named in an option that only takes promptstage's data sets."""
+    return path[:2] == ("data", "init_args") and path[2] in DATA_SETS
+
+
+def _settle(tree: dict[str, Any], importable: Importable, where: str, files: bool = True) -> dict[str, Any]:
     """Resolve a tree to plain values; for text options, to the text as it is written.
+
+    Args:
+        files: whether the tree may name data sets by YAML files.
 
     Raises:
         UserError: if a group of options is not a mapping; the parser would take a text for a file name.
     """
+    tree, others = _without_data_sets(tree)
+    data_sets = {
+        name: complete(name, value, f"{where}: data.{name}", files) for name, value in others.items()
+    }
+    check_names(data_sets, where)
     check_names(tree, where)
     # A class path is never a number; the rest depends on it.
     classes = classes_in(plain(tree, lambda path, scalar: path[-1:] == ("class_path",)))
     options = option_types(classes, importable.typed)
 
     def as_text(path: OptionPath, scalar: Scalar) -> bool:
-        if isinstance(scalar.value, str) or path[-1:] == ("class_path",):
-            return True
-        if path[-1:] == ("[]",):
-            return is_text_list(options.get(path[:-1], int))
-        kind = options.get(path, int)
-        if is_choice(kind) or not is_text(kind):
-            return False
         if scalar.value is None and path == ("backbone", "name"):
             return False  # no backbone has this name
-        return scalar.value is not None or (scalar.text != "" and not takes_null(kind))
+        return keeps_text(options, path, scalar)
 
     values = with_current_names(plain(tree, as_text))
     for name in null_options(values, options | trainer_options()):
@@ -280,7 +226,20 @@ def _settle(tree: dict[str, Any], importable: Importable, where: str) -> dict[st
             raise UserError(f"{where}: {name} must be a mapping of options, got {inner!r:.60}")
     # The parser would first look for a file of that name.
     named_classes = {section: values[section] for section in FAMILIES if isinstance(values.get(section), str)}
-    return values | {section: {"class_path": name} for section, name in named_classes.items()}
+    values |= {section: {"class_path": name} for section, name in named_classes.items()}
+    if data_sets:
+        values["data"]["init_args"] |= data_sets
+    return values
+
+
+def _without_data_sets(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the options that name other data sets, whose keys may be file names, from a configuration."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or not isinstance(options := data.get("init_args"), dict):
+        return tree, {}
+    own = {name: value for name, value in options.items() if name not in DATA_SETS}
+    others = {name: options[name] for name in DATA_SETS if name in options}
+    return {**tree, "data": {**data, "init_args": own}}, others
 
 
 def _check_class(values: Mapping[str, Any], section: str, where: str, importable: Importable) -> None:

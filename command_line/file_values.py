@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from promptstage.command_line.schema import OptionPath
 from promptstage.utilities.class_names import current_name
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.option_types import OptionPath
 from promptstage.utilities.yaml_values import Tree
 
 # Trainer options that instantiate objects; they are never read from a checkpoint.

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning.pytorch import callbacks
 
 from promptstage.command_line.library_errors import library_mistake
@@ -129,12 +130,14 @@ def _names(classes: Classes, section: str) -> str:
 
 def _owners(option: str, classes: Classes, args: Iterable[str]) -> str:
     """Return the classes that have ``option``, without the chosen one, which has just rejected it."""
-    section = option[2:].partition(".")[0]
+    section, name, *_ = option[2:].split(".")
     chosen = re.search(rf"--{section}[ =](\w+)", " ".join(args))
     return ", ".join(
-        name
-        for name, cls in sorted(classes.get(section, {}).items())
-        if option in class_options(cls, section) and not (chosen and name == chosen.group(1))
+        owner
+        for owner, cls in sorted(classes.get(section, {}).items())
+        # As the parser: without what a class sets itself when it calls its base class.
+        if name in [parameter.name for parameter in get_signature_parameters(cls)]
+        and not (chosen and owner == chosen.group(1))
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from promptstage.command_line.schema import OptionPath, option_types, parameters, takes_null
+from promptstage.command_line.schema import option_types
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.option_types import OptionPath, parameters, takes_null
 
 
 @cache

@@ -3,9 +3,15 @@
 from argparse import _ArgumentGroup
 from typing import Any, NoReturn
 
+from jsonargparse._actions import _ActionPrintConfig
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
+from promptstage.command_line.commented import commented
 from promptstage.command_line.messages import ParserMessage
+from promptstage.utilities.plain_values import Plain
+
+register_type(Plain, lambda value: value, lambda value: value, type_check=lambda value, _: True)
 
 TRAINER = "trainer"
 # Groups of the help in their order, by the first part of their options.
@@ -26,7 +32,7 @@ EPILOG = (
 # Descriptions of options from libraries.
 HELP = {
     "--config": "YAML file with options; may be repeated, later files override earlier ones",
-    "--print_config": "print the values of all options as YAML and exit",
+    "--print_config": "print the values of all options as YAML and exit; =comments adds their descriptions",
     "--seed_everything": "random seed; true: draw one",
     "--model": "method, by its name or class path",
     "--model.help": "show the options of a method and exit",
@@ -51,6 +57,18 @@ HELP = {
 }
 
 
+class PrintConfig(_ActionPrintConfig):
+    """``--print_config`` with the flag ``comments``, for which jsonargparse itself needs ruamel.yaml."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        flags = value[0].split(",")
+        others = [flag for flag in flags if flag != "comments"]
+        super().__call__(parser, namespace, [",".join(others)], option_string)
+        while hasattr(parser, "parent_parser"):
+            parser = parser.parent_parser
+        parser.print_config["with_comments"] = "comments" in flags
+
+
 class PromptParser(LightningArgumentParser):
     """Argument parser that reports errors in one line with the nearest name.
 
@@ -59,6 +77,17 @@ class PromptParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Replace jsonargparse's action of ``--print_config``."""
+        if kwargs.get("action") is _ActionPrintConfig:
+            kwargs["action"] = PrintConfig
+        return super().add_argument(*args, **kwargs)
+
+    def dump(self, *args: Any, with_comments: bool = False, **kwargs: Any) -> str:
+        """Serialize a configuration, with the help of each option as a comment if requested."""
+        text = super().dump(*args, **kwargs)
+        return commented(text, self) if with_comments else text
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
         """Never interpret a value as the name of a file with options: files are read and checked before."""
@@ -78,9 +107,9 @@ class PromptParser(LightningArgumentParser):
         shown = []
         for section, title in TITLES.items():
             for group in self._action_groups:
-                if _section(group) == section and (section == TRAINER) == trainer:
+                if _section(group) == section:
                     group.title = title
-                    shown.append(group)
+                    shown += [group] if (section == TRAINER) == trainer else []
         self._action_groups = shown
         for action in self._actions:
             name = next((name for name in action.option_strings if name in HELP), None)

@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-from promptstage.datamodules.sources import MalformedRow, json_row, text_field
+from promptstage.datamodules.files import json_row
+from promptstage.datamodules.sources import MalformedRow, text_field
 from promptstage.utilities.errors import UserError
 
 LARGEST = 256 << 20  # bytes
@@ -18,7 +19,7 @@ def read_questions(source: str, field_name: str | None = "question") -> list[str
 
     Args:
         source: a file in UTF-8, or ``-`` for standard input.
-        field_name: field of JSON lines with the question; None if a question is in several fields.
+        field_name: field of JSON Lines with the question; None if a question is in several fields.
 
     Raises:
         UserError: if the file cannot be read, or a line is not valid text, or has no question.
@@ -41,7 +42,7 @@ def read_questions(source: str, field_name: str | None = "question") -> list[str
 def _json_questions(lines: list[str], name: str, field_name: str | None) -> list[str]:
     if field_name is None:
         raise UserError(
-            f"{name} holds JSON lines, but a question of this data set is in several fields: give text, one "
+            f"{name} holds JSON Lines, but a question of this data set is in several fields: give text, one "
             "question a line"
         )
     questions = []
@@ -55,7 +56,7 @@ def _json_questions(lines: list[str], name: str, field_name: str | None) -> list
             questions.append(text_field(row.fields, field_name))
         except MalformedRow as error:
             raise UserError(
-                f"{name}, line {number}: {error} (JSON lines need the field '{field_name}'; other files hold "
+                f"{name}, line {number}: {error} (JSON Lines need the field '{field_name}'; other files hold "
                 "one question a line)"
             ) from error
     return questions

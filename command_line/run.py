@@ -18,7 +18,8 @@ from promptstage.command_line.app import DATA_SETS, DECODERS, METHODS, PromptCLI
 from promptstage.command_line.arguments import in_order, options_of, resolve_checkpoint
 from promptstage.command_line.assembly import assemble, typed_classes
 from promptstage.command_line.commands.base import TrainerCommand
-from promptstage.command_line.configuration import Importable, stored_configuration, trainer_objects
+from promptstage.command_line.configuration import stored_configuration, trainer_objects
+from promptstage.command_line.importable import Importable
 from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
 from promptstage.command_line.user_classes import check_imports

@@ -37,6 +37,9 @@ def _check(name: str, option: str) -> None:
     except Exception as error:  # a module of the user's may raise anything
         raise UserError(f"{option} '{name}' cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(imported, last):
-        classes = [key for key, value in vars(imported).items() if inspect.isclass(value)]
-        own = [key for key in classes if vars(imported)[key].__module__ == module]
-        raise UserError(f"{option}: module '{module}' has no class '{last}': {nearest(last, own or classes)}")
+        grades = option.endswith("answer_kind")
+        kind, is_kind = ("function", inspect.isfunction) if grades else ("class", inspect.isclass)
+        names = [key for key, value in vars(imported).items() if is_kind(value)]
+        own = [key for key in names if vars(imported)[key].__module__ == module]
+        allowed = nearest(last, own or names) if names else "it has none"
+        raise UserError(f"{option}: module '{module}' has no {kind} '{last}': {allowed}")

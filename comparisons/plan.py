@@ -1,6 +1,6 @@
 """YAML file of a comparison: rows of the table and their flags."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +13,11 @@ from promptstage import datamodules
 from promptstage.command_line.assembly import check_flags
 from promptstage.comparisons.results import folder_name
 from promptstage.comparisons.table import FigureKind
-from promptstage.datamodules.sources import local_folder
+from promptstage.datamodules.sources import local_path
 from promptstage.utilities.errors import UserError, choose, nearest, printable
-from promptstage.utilities.reading import read_text
+from promptstage.utilities.includes import Document, read_file
 from promptstage.utilities.shipped_files import existing_or_shipped
-from promptstage.utilities.yaml_values import parse_yaml, plain
+from promptstage.utilities.yaml_values import plain
 
 UNTRAINED = "--model=Pretrained"
 # Flags of a row that a test without a checkpoint uses.
@@ -117,14 +117,7 @@ def read(path: Path) -> Comparison:
         UserError: if it cannot be read, a key is unknown or its value invalid, or a file that it names does
             not exist.
     """
-    tree = parse_yaml(read_text(existing_or_shipped(str(path)), "comparison"), str(path))
-    # Flags are texts, as on the command line.
-    values = plain(tree, lambda place, scalar: place[-1] == "[]" and place[0] != "seeds" if place else False)
-    keys = [known.name for known in fields(Comparison)]
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a mapping with the keys {', '.join(keys)}")
-    for key in values:
-        choose(f"{path}: key", str(key), keys)
+    values = _merged(read_file(str(path), "comparison"))
     rows = values.get("rows")
     if not isinstance(values.get("title"), str) or not isinstance(rows, dict) or not rows:
         raise UserError(f"{path} must have a title, and rows with their flags")
@@ -153,6 +146,27 @@ def read(path: Path) -> Comparison:
     if figure is not None:
         choose(f"{path}: figure", str(figure), get_args(FigureKind))
     return Comparison(printable(values["title"]), rows, **lists, seeds=seeds, against=against, figure=figure)
+
+
+def _merged(documents: Iterable[Document]) -> dict[str, Any]:
+    """Merge comparison files: a later file replaces keys of earlier ones; rows are replaced one by one.
+
+    Raises:
+        UserError: if one is not a mapping, or has an unknown key.
+    """
+    keys = [known.name for known in fields(Comparison)]
+    merged: dict[str, Any] = {}
+    for where, tree in documents:
+        # Flags are texts, as on the command line.
+        values = plain(tree, lambda place, _: place[-1] == "[]" and place[0] != "seeds" if place else False)
+        if not isinstance(values, dict):
+            raise UserError(f"{where} must be a mapping with the keys {', '.join(keys)}")
+        for key in values:
+            choose(f"{where}: key", str(key), keys)
+        if isinstance(rows := values.get("rows"), dict) and isinstance(merged.get("rows"), dict):
+            values["rows"] = merged["rows"] | rows
+        merged |= values
+    return merged
 
 
 def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) -> Again:
@@ -216,7 +230,7 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
             raise UserError(f"--source: no row has data set {name}")
         if name in folders:
             raise UserError(f"--source gives data set {name} twice")
-        local_folder(folder)
+        local_path(folder)
         folders[name] = folder
     rows: dict[str, list[str] | Again] = {
         row: [*flags, f"--data.source={folders[used[row]]}"]
@@ -242,7 +256,8 @@ def chosen_class(flags: Sequence[str], section: str) -> str:
         if option == f"--{section}":
             path = value
         elif option in ("-c", "--config"):
-            path = str(_from_file(value, section).get("class_path", path))
+            for values in sections(value, section):
+                path = str(values.get("class_path", path))
     return path.rpartition(".")[2]
 
 
@@ -254,8 +269,8 @@ def starts_processes(flags: Sequence[str]) -> bool:
         name, equals, value = option.partition("=")
         value = value if equals else following
         if name in ("-c", "--config"):
-            trainer = _from_file(value, "trainer")
-            values |= {key: trainer[key] for key in values if key in trainer}
+            for trainer in sections(value, "trainer"):
+                values |= {key: trainer[key] for key in values if key in trainer}
         elif name.removeprefix("--trainer.") in values:
             given[name.removeprefix("--trainer.")] = value
     values |= given
@@ -266,9 +281,16 @@ def starts_processes(flags: Sequence[str]) -> bool:
     return count != 1 or str(values["num_nodes"]) != "1"
 
 
-def _from_file(file: str, section: str) -> dict[str, Any]:
-    """Read a section of a configuration file; nothing if it is not valid, which the command reports."""
+def sections(file: str, section: str) -> Iterator[dict[str, Any]]:
+    """Yield a section of a configuration file and of those that it includes, in the order of reading.
+
+    Nothing if a file is not valid, which the command reports.
+    """
     try:
-        return dict(yaml.safe_load(Path(existing_or_shipped(file)).read_text(encoding="utf-8"))[section])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return {}
+        documents = read_file(file, "configuration")
+    except UserError:
+        return
+    for document in documents:
+        values = plain(document.tree, lambda *_: False)
+        if isinstance(values, dict) and isinstance(values.get(section), dict):
+            yield values[section]

@@ -8,13 +8,20 @@ from typing import Any
 import promptstage
 from promptstage import datamodules
 from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.data_sections import (
+    OPTIONS,
+    complete,
+    function_kinds,
+    make_data_set,
+    own_class,
+)
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.utilities.arguments import plain_arguments, typed_arguments
-from promptstage.utilities.class_names import current_name
+from promptstage.utilities.arguments import plain_arguments
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.reading import read_text
 from promptstage.utilities.yaml_values import LIMIT, parse_yaml, plain
 
+GIVE_DATA = "give the data set itself, as in Run(folder, data=...)"
 # Options of the fit that loggers show besides those of the model.
 TRAINED_WITH = (
     "seed_everything",
@@ -101,13 +108,17 @@ def data_from(config: Mapping[str, Any], where: str) -> ReasoningDataModule:
     section = config.get("data")
     section = {"class_path": section} if isinstance(section, str) else section
     name = section.get("class_path") if isinstance(section, Mapping) else None
-    package, _, short = current_name(str(name)).rpartition(".")
-    if short not in datamodules.__all__ or package not in ("", "promptstage"):
+    if (short := own_class(name)) is None:
         raise UserError(
-            f"{where} names the data set {name!s:.60!r}, which is not one of promptstage's: give the data "
-            f"set itself, as in Run(folder, data=...) ({nearest(short, datamodules.__all__)})"
+            f"{where} names the data set {name!s:.60!r}, which is not one of promptstage's: {GIVE_DATA} "
+            f"({nearest(str(name).rpartition('.')[2], datamodules.__all__)})"
         )
-    cls = getattr(promptstage, short)
-    arguments = (section or {}).get("init_args") or {}
-    made: ReasoningDataModule = cls(**typed_arguments(cls, arguments, f"{where}: section 'data'"))
+    for function in function_kinds(section):
+        raise UserError(f"{where} names the function {function!r:.60}, which grades answers: {GIVE_DATA}")
+    arguments = dict((section or {}).get("init_args") or {})
+    for option in OPTIONS:
+        if option in arguments:
+            arguments[option] = complete(option, arguments[option], f"{where}: {option}", files=False)
+    made = make_data_set({"class_path": short, "init_args": arguments}, f"{where}: section 'data'")
+    assert isinstance(made, ReasoningDataModule)
     return made

@@ -157,7 +157,7 @@ def _batches(
     check_minimum({"max_new_tokens": limit}, 1)
     tokenizer = backbone.tokenizer
     examples = [Example(f"question/{i}", text.strip(), "", "", "") for i, text in enumerate(questions)]
-    rows = encode(examples, Template(settings.template, tokenizer, settings.date), tokenizer)
+    rows = encode(examples, Template(settings.format, tokenizer), tokenizer)
     if (window := context_length(prompt.backbone_config)) is not None:
         check_positions({"predict": rows}, limit, window, 0 if prefix is None else prefix.num_positions)
     has_bos = getattr(prompt, "bos_first", False) and adds_bos(tokenizer)

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from promptstage.datamodules.grading import grade
-from promptstage.utilities.errors import UserError
+from promptstage.grading.data_sets import DATA_SETS
+from promptstage.grading.kinds import stored_kind
+from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.processes import note
 from promptstage.utilities.reading import parse_object
 
@@ -66,25 +68,42 @@ def total_questions(records: Path) -> int:
         return 0  # of an older version, or moved
 
 
-def check_data_set(name: str) -> None:
-    """Check that there is a grader for a data set.
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read the records in a file, with ``dataset``, ``kind`` and ``options`` added where they are missing.
+
+    The data set of a record without the field is the first part of its id.
 
     Raises:
-        UserError: if there is none, with the nearest name.
+        UserError: if the file cannot be read or is empty; with file and line, if a record is malformed.
     """
-    grade(name, "", "")
+    return _read(path, lambda record: record)
 
 
-def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
-    """Read the records in a file, with ``dataset`` and ``options`` added where they are missing.
+def read_gradable(path: Path, dataset: str | None, kind: str | None) -> list[dict[str, Any]]:
+    """Read the records in a file with the kind by which each is to be graded.
 
     Args:
-        dataset: data set of all records; None: field ``dataset`` of each, or else the first part of its id.
+        dataset: data set of all records; None: that of each.
+        kind: kind of all answers; None: the data set's if ``dataset`` is given, or else the record's own.
 
     Raises:
-        UserError: if the file cannot be read or is empty; with file and line, if a record cannot be graded.
+        UserError: as :func:`read_records`, and if the kind or data set of a record is unknown, or its kind is
+            a function, which is never imported by a name from a file.
     """
-    records, known = [], set()
+
+    def with_kind(record: dict[str, Any]) -> dict[str, Any]:
+        name = dataset or record["dataset"]
+        own = None if dataset else record["kind"]
+        if kind is None and own is None:
+            choose("data set", name, DATA_SETS)
+        return record | {"dataset": name, "kind": kind or stored_kind(own or name).name}
+
+    return _read(path, with_kind)
+
+
+def _read(path: Path, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Read the records in a file, each passed through ``prepare``."""
+    records = []
     try:
         # Bytes: lines of text also end at characters that JSON allows inside a string.
         with path.open("rb") as lines:
@@ -92,14 +111,9 @@ def read_records(path: Path, dataset: str | None) -> list[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    record = _checked(parse_object(line))
-                    name = dataset or record.get("dataset") or record["id"].partition("/")[0]
-                    if name not in known:
-                        check_data_set(name)
-                        known.add(name)
+                    records.append(prepare(_checked(parse_object(line))))
                 except UserError as error:
                     raise UserError(f"{path}:{number}: {error}") from error
-                records.append(record | {"dataset": name})
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not records:
@@ -113,12 +127,14 @@ def _checked(fields: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"no field '{name}': expected {expected}")
         if not isinstance(fields[name], kind):
             raise _unexpected(fields, name, expected)
-    if not isinstance(fields.get("dataset"), str | None):
-        raise _unexpected(fields, "dataset", "a text or null")
+    for name in ("dataset", "kind"):
+        if not isinstance(fields.get(name), str | None):
+            raise _unexpected(fields, name, "a text or null")
+    dataset = fields.get("dataset") or fields["id"].partition("/")[0]
     options = fields.get("options")
     if not isinstance(options, list | None) or not all(isinstance(text, str) for text in options or ()):
         raise _unexpected(fields, "options", "a list of texts or null")
-    return fields | {"options": options}
+    return fields | {"dataset": dataset, "kind": fields.get("kind"), "options": options}
 
 
 def _unexpected(fields: dict[str, Any], name: str, expected: str) -> UserError:

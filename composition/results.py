@@ -73,4 +73,4 @@ def read_evaluation(folder: str | PathLike[str]) -> Evaluation:
     """
     path = find_records(str(folder))
     summary = read_typed(dict[str, Any], path.with_name("summary.json"), "summary")
-    return Evaluation(path.parent, summary, read_records(path, None))
+    return Evaluation(path.parent, summary, read_records(path))

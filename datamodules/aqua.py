@@ -17,6 +17,7 @@ class AQuA(ReasoningDataModule):
     """AQuA-RAT, a multiple-choice data set; the options are part of the question."""
 
     name = "aqua_rat"
+    answer_kind = "choice"
     question_field = None
     hub_configs = ("raw",)
     hub_has_validation = True

@@ -17,6 +17,7 @@ class ARC(ReasoningDataModule):
     """ARC-Challenge, a multiple-choice data set without rationales; options are part of the question."""
 
     name = "arc_challenge"
+    answer_kind = "choice"
     question_field = None
     hub_configs = ("ARC-Challenge",)
     hub_has_validation = True

@@ -1,40 +1,47 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
 import hashlib
+import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import date
-from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from promptstage.datamodules.chat import to_date
-from promptstage.datamodules.encoding import Collate, Encoded, Example, encode
+from promptstage.datamodules.batches import Batches
+from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
+from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
-from promptstage.datamodules.loaders import (
-    EvaluationLoader,
-    TrainLoader,
-    position,
-    probe_loader,
-    round_robin_loader,
-)
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
+from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
+from promptstage.datamodules.repeats import warn_shared
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.splits import Splits
-from promptstage.datamodules.templates import CHAT, Template, check_template
-from promptstage.datamodules.token_ids import adds_bos
+from promptstage.datamodules.templates import Template
+from promptstage.datamodules.token_cache import tokens_of
+from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.plain_values import Plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP = ("\nQuestion:",)
+BACKSLASH = (
+    "note: the template has a backslash followed by n; for a line break, write $'\\n' in a shell, or the "
+    "template in double quotes in YAML"
+)
+THINKS = (
+    "note: the backbone's chat template has a thinking mode, which is usually on; to train on worked answers "
+    "without thoughts, set --data.template_args.enable_thinking false"
+)
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ()}
 
 
-class ReasoningDataModule(Splits):
+class ReasoningDataModule(Batches):
     """Questions with worked answers, as token batches for a frozen language model.
 
     In a trainer the module's tokenizer is used; a data module used without a trainer needs :meth:`connect`.
@@ -45,6 +52,11 @@ class ReasoningDataModule(Splits):
         template: ``plain`` (Question: … Answer:), ``cot`` (… Answer: Let's think step by step.), ``chat``
             (the tokenizer's chat template) or any text with exactly one ``{question}``.
         date: today's date for chat templates, such as 2026-01-31; default: the day on which the fit started.
+        system: system message of ``chat``; default: the template's own, if any.
+        template_args: arguments of the chat template, such as ``{enable_thinking: false}``.
+        demonstrations: number of demonstrations (few-shot): training questions with worked answers before
+            each question, as text or as chat turns; the same for all questions, never the question itself.
+        demonstration_seed: seed by which demonstrations are drawn.
         batch_size: training questions per rank and batch.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
@@ -55,6 +67,10 @@ class ReasoningDataModule(Splits):
         validation_size: number of validation questions. For a data set without validation split they are
             held out from the training questions, drawn by ``seed``; default then: a tenth, at most 500.
         test_size: number of test questions, the same for every seed; default: all.
+        test_on: another data set to test on: the class name of one of promptstage's, a YAML file with a
+            section ``data``, or a mapping with ``class_path`` and ``init_args``. Its test questions, answers
+            and kind of answer are used; template, stop texts, ``max_new_tokens`` and demonstrations remain
+            those of this data set. ``test_size`` and ``perturbation``, if given here, apply to it.
         perturbation: ask ``paraphrase`` or ``noise`` copies of the test questions (by rules, with the same
             answers); ``none``: the original questions. Training and validation questions are not changed.
         perturbation_seed: seed of the copies; a question's copy depends on its id and this seed only.
@@ -67,9 +83,6 @@ class ReasoningDataModule(Splits):
         UserError: if a value is not allowed.
     """
 
-    overlap: str = ""
-    """Warning about questions that the test split shares with other data, logged at a test."""
-
     def __init__(
         self,
         *,
@@ -78,6 +91,10 @@ class ReasoningDataModule(Splits):
         revision: str | None = None,
         template: str = "plain",
         date: str | None = None,
+        system: str | None = None,
+        template_args: dict[str, bool | int | float | str] | None = None,
+        demonstrations: int = 0,
+        demonstration_seed: int = 0,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         max_length: int | None = None,
@@ -85,6 +102,7 @@ class ReasoningDataModule(Splits):
         train_size: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
+        test_on: str | dict[str, Plain] | None = None,
         perturbation: Perturbation = "none",
         perturbation_seed: int = 0,
         on_bad_row: str = "raise",
@@ -105,11 +123,14 @@ class ReasoningDataModule(Splits):
             1,
         )
         check_minimum({"num_workers": num_workers, "perturbation_seed": perturbation_seed}, 0)
+        check_minimum({"demonstrations": demonstrations, "demonstration_seed": demonstration_seed}, 0)
         check_workers(num_workers)
         check_stop(stop)
         self.source, self.revision = source, revision
-        self.template = check_template(template)
-        self.date = None if date is None else to_date(date).isoformat()
+        given: TemplateArgs = template_args or {}
+        self._format = PromptFormat(template, date, system, given, demonstrations)  # checks the values
+        self.template, self.date = template, date
+        self.demonstration_seed = demonstration_seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
@@ -121,10 +142,45 @@ class ReasoningDataModule(Splits):
         self.seed, self.num_workers = seed, num_workers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary_size: int | None = None
-        self._questions: list[Example] = []
-        self.skipped: set[str] | None = None
-        self.parsed: dict[str, list[Example]] = {}
-        self._encoded: dict[str, list[Encoded]] = {}
+        self._noted = False
+        self._questions = []
+        self.skipped = None
+        self.parsed = {}
+        self._encoded = {}
+        self.other = self._tested_on(test_on)
+
+    def _tested_on(self, value: str | dict[str, Any] | None) -> Splits | None:
+        """Make the data set of ``test_on``."""
+        section = complete(TEST_ON, value, TEST_ON)
+        if not isinstance(section, dict):
+            return None
+        self.constructor_arguments[TEST_ON] = section  # without file names, so that a run's files suffice
+        given: dict[str, Any] = {}
+        if self.sizes["test"] is not None:
+            given["test_size"] = self.sizes["test"]
+        if self.perturbation != "none":
+            given |= {"perturbation": self.perturbation, "perturbation_seed": self.perturbation_seed}
+        other = make_data_set(section, TEST_ON, **given)
+        assert isinstance(other, Splits)
+        return other
+
+    def prompt_format(self) -> PromptFormat:
+        """Return the format of prompts, with the demonstrations, which are read from the training split.
+
+        Raises:
+            UserError: if the training rows cannot be read, or are too few.
+        """
+        format = replace(self._format, date=self.date)
+        if not format.shots or format.demonstrations:
+            return format
+        rows = list({row.question.strip(): row for row in self.examples("train")}.values())
+        limit = f"distinct training questions of {self.name}"
+        check_maximum({"demonstrations": format.shots}, len(rows), limit)
+        draw = random.Random(f"demonstrations/{self.demonstration_seed}")
+        drawn = draw.sample(rows, min(format.shots + 1, len(rows)))
+        pairs = tuple(Demonstration(row.question, row.completion) for row in drawn)
+        self._format = replace(format, demonstrations=pairs)
+        return self._format
 
     def set_chat_date(self, today: date) -> None:
         """Set the date that a chat template sees, unless it is set, so that later runs render alike."""
@@ -183,36 +239,56 @@ class ReasoningDataModule(Splits):
             self.connect(tokenizer, getattr(module, "vocabulary_size", None))
 
     def setup(self, stage: str) -> None:
-        """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done."""
+        """Load and tokenize the splits of ``stage`` (fit, validate, test or predict), unless already done.
+
+        Raises:
+            UserError: if the kind of answer is not set, or rows are malformed.
+        """
+        self.resolve_kind()  # raises before any row is read
         self._connect_module()
         for split in STAGES[stage]:
             if split not in self._encoded:
-                if split == "test" and self.overlap:
-                    rank_zero_warn(self.overlap)
+                if split == "test" and (overlap := self.used_for(split).overlap):
+                    rank_zero_warn(overlap)
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
+                warn_shared(split, self._encoded)
         if stage == "fit":
             self.check_test_split()
         if stage == "predict" and "predict" not in self._encoded:
             self._encoded["predict"] = self._encode(self._questions)
 
-    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        rows = encode(examples, Template(self.template, self.tokenizer, self.date), self.tokenizer)
+    def _encode(self, examples: Sequence[Example]) -> TokenTable:
+        template = Template(self.prompt_format(), self.tokenizer)
+        if not self._noted:
+            self._noted = True
+            for note, applies in ((THINKS, template.thinks), (BACKSLASH, "\\n" in self.template)):
+                if applies:
+                    rank_zero_info(note)
+        rows = tokens_of(examples, template, self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
 
+    def encoded(self, split: str) -> TokenTable:
+        """Return the tokens of a split that is set up."""
+        return self._encoded[split]
+
     def example_ids(self, split: str) -> list[str]:
         """Return the ids of a split that is set up, in the order of the source."""
-        return [row.example.id for row in self._encoded[split]]
+        return [example.id for example in self._encoded[split].examples]
 
     def digest(self, split: str) -> str:
         """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
-        digest = hashlib.sha256(repr((self.name, self.max_new_tokens, self.stop)).encode())
+        used = self.used_for(split)
+        limits = used.name, used.resolve_kind(), self.max_new_tokens, self.stop
+        digest = hashlib.sha256(repr(limits).encode())
         for row in self._encoded[split]:
-            own = row.example.id, row.prompt.tolist(), row.example.answer, row.example.options
-            digest.update(repr(own).encode())
+            example = row.example
+            own = example.id, row.prompt.tolist(), example.answer, example.options
+            named = tuple(filter(None, (example.dataset, example.kind)))
+            digest.update(repr(own + named).encode())
         return digest.hexdigest()
 
     def skip(self, ids: Collection[str]) -> None:
@@ -230,90 +306,3 @@ class ReasoningDataModule(Splits):
             UserError: for the first example that does not fit, with the numbers.
         """
         check_positions(self._encoded, self.max_new_tokens, limit, reserved)
-
-    def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
-        """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
-
-        Raises:
-            UserError: if there are fewer.
-        """
-        rows = self._encoded["train"]
-        check_maximum({"search.examples": size}, len(rows), f"training examples of {self.name} in use")
-        collate = self._collate(soft_prompt=False)
-        return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
-
-    def training_questions(self, count: int) -> EvaluationLoader:
-        """Build a loader of the first ``count`` training questions, to generate from in any stage.
-
-        Raises:
-            UserError: if there are fewer.
-        """
-        examples = self.examples("train")
-        check_maximum({"examples": count}, len(examples), f"training questions of {self.name} in use")
-        rows = self._encoded["training questions"] = self._encode(examples[:count])
-        return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
-
-    def _collate(self, soft_prompt: bool = True) -> Collate:
-        """
-        Args:
-            soft_prompt: whether batches follow the module's soft prompt, and the BOS before it, if any.
-        """
-        pad = self.tokenizer.pad_token_id
-        assert isinstance(pad, int)
-        model = self.trainer.lightning_module if self.trainer else None
-        has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
-        omitted = self.tokenizer.bos_token_id if has_own_bos else None
-        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted)
-
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> TrainLoader:
-        """Build batches in an order that depends on seed, epoch and global batch size only."""
-        rank, world_size = self._ranks()
-        return TrainLoader(
-            self._encoded["train"],
-            self._collate(),
-            self.num_workers,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            accumulated=self.trainer.accumulate_grad_batches if self.trainer else 1,
-            position=partial(position, self.trainer),
-        )
-
-    def val_dataloader(self) -> EvaluationLoader:
-        """Build batches of every validation question; with ``limit_val_batches`` of the first ones."""
-        return self._evaluation("validation", limit=self._limit("val"))
-
-    def test_dataloader(self) -> EvaluationLoader:
-        """Build batches of every test question; with ``limit_test_batches`` of the first ones."""
-        return self._evaluation("test", limit=self._limit("test"))
-
-    def predict_dataloader(self) -> EvaluationLoader:
-        """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
-        if not self._questions:
-            raise UserError("no questions given: predict needs at least one")
-        return self._evaluation("predict", limit=self._limit("predict"))
-
-    def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
-        """Build batches of the first ``count`` questions of a split that is set up; None: all."""
-        return self._evaluation(split, count)
-
-    def _limit(self, loop: str) -> int | float:
-        """Return the trainer's limit of batches for ``val``, ``test`` or ``predict``: number or fraction."""
-        return getattr(self.trainer, f"limit_{loop}_batches") if self.trainer else 1.0
-
-    def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
-        rank, world_size = self._ranks()
-        skipped = (self.skipped or ()) if split == "test" else ()
-        return EvaluationLoader(
-            [row for row in self._encoded[split][:count] if row.example.id not in skipped],
-            self._collate(),
-            self.num_workers,
-            self.eval_batch_size,
-            rank,
-            world_size,
-            limit,
-        )

@@ -1,11 +1,20 @@
 """Multiple-choice questions, with options relabeled A, B, C, … in order."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from promptstage.datamodules.encoding import Example, worked_answer
-from promptstage.datamodules.sources import MalformedRow, list_names, object_field, text_field, texts_field
+from promptstage.datamodules.field_texts import value_text
+from promptstage.datamodules.sources import (
+    MalformedRow,
+    list_names,
+    numbered,
+    object_field,
+    text_field,
+    texts_field,
+)
 
 LETTERS = "ABCDEFGH"
 OPTIONS_HEADER = "\nAnswer choices: "  # between a question and its options
@@ -52,9 +61,46 @@ def labeled_choices(row: Mapping[str, Any]) -> Choices:
     """
     choices = object_field(row, "choices")
     texts, labels = texts_field(choices, "choices.text"), texts_field(choices, "choices.label")
+    return _paired("choices", texts, labels)
+
+
+def own_choices(values: Any, name: str) -> Choices:
+    """Return the options in a field: a list of texts, which gives no labels, or texts with labels.
+
+    Args:
+        values: the field; labels come from an object with the lists ``text`` and ``label``, or a list of
+            objects with ``text`` and ``label``.
+        name: its name, for messages.
+
+    Raises:
+        MalformedRow: if the field has another form, or a text or label is empty, or a label is repeated.
+
+    >>> own_choices([3.0, "four"], "options")
+    Choices(texts=['3', 'four'], labels=[])
+    """
+    texts, labels = values, None
+    if isinstance(values, Mapping):
+        texts, labels = values.get("text"), values.get("label", ())
+    elif isinstance(values, list) and values and all(isinstance(value, Mapping) for value in values):
+        texts, labels = ([value.get(key) for value in values] for key in ("text", "label"))
+    if not isinstance(texts, list) or not texts or not isinstance(labels, list | None):
+        raise MalformedRow(
+            f"the options must be a list of texts, or an object with the lists text and label, got "
+            f"{values!r:.60}"
+        )
+    texts = [value_text(value, field) for field, value in numbered(name, texts).items()]
+    if labels is None:
+        return Choices(texts, [])
+    labels = [value_text(value, field) for field, value in numbered(f"{name}.label", labels).items()]
+    if len(set(labels)) < len(labels):
+        raise MalformedRow(f"field '{name}' must have different labels, got {list_names(labels)}")
+    return _paired(name, texts, labels)
+
+
+def _paired(name: str, texts: list[str], labels: list[str]) -> Choices:
     if len(texts) != len(labels):
         raise MalformedRow(
-            f"field 'choices' must have as many texts as labels, got {len(texts)} and {len(labels)}"
+            f"field '{name}' must have as many texts as labels, got {len(texts)} and {len(labels)}"
         )
     return Choices(texts, labels)
 
@@ -75,18 +121,36 @@ def choice_example(
     Raises:
         MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
     """
-    if not 2 <= len(choices.texts) <= len(LETTERS):
-        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(choices.texts)}")
+    check_count(choices.texts)
     label = text_field(row, key)
     if choices.labels.count(label) != 1:
         raise MalformedRow(f"field '{key}' must be one of {list_names(choices.labels)}, got {label!r:.60}")
-    answer = LETTERS[choices.labels.index(label)]
-    shown = " ".join(f"{letter}) {text}" for letter, text in zip(LETTERS, choices.texts, strict=False))
+    letter = ascii_uppercase[choices.labels.index(label)]
+    return lettered_example(id, question, choices.texts, letter, rationale)
+
+
+def check_count(texts: Sequence[str]) -> None:
+    """
+    Raises:
+        MalformedRow: if there are not 2 to 8 options.
+    """
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
+
+
+def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, rationale: str) -> Example:
+    """Build the example of a multiple-choice question from its options and the letter of the correct one.
+
+    Raises:
+        MalformedRow: if there are not 2 to 8 options.
+    """
+    check_count(texts)
+    shown = " ".join(f"{name}) {text}" for name, text in zip(LETTERS, texts, strict=False))
     return Example(
         id=id,
         question=f"{question}{OPTIONS_HEADER}{shown}",
         rationale=rationale,
-        answer=answer,
-        completion=worked_answer(rationale, answer),
-        options=tuple(choices.texts),
+        answer=letter,
+        completion=worked_answer(rationale, letter),
+        options=tuple(texts),
     )

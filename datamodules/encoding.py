@@ -1,51 +1,28 @@
 """Questions as token batches."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from promptstage.datamodules.templates import Template
+from promptstage.datamodules.example import Example as Example
+from promptstage.datamodules.example import worked_answer as worked_answer
+from promptstage.datamodules.templates import Rendered, Template
 from promptstage.datamodules.token_ids import closing_tokens, continuation, question_columns
+from promptstage.datamodules.token_table import Encoded, Lists, TokenTable
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-
-
-class Example(NamedTuple):
-    """One question. (A named tuple: Lightning refuses frozen dataclasses inside a batch.)
-
-    Attributes:
-        id: stable name, such as ``gsm8k/train/123``.
-        question: text for the template, answer options included.
-        rationale: the worked steps; empty for a data set without them.
-        answer: the reference for the grader.
-        completion: the target text after the prompt, without leading space and end token.
-        options: texts of the answer options of a multiple-choice question, in order.
-    """
-
-    id: str
-    question: str
-    rationale: str
-    answer: str
-    completion: str
-    options: tuple[str, ...] | None = None
-
-
-def worked_answer(rationale: str, answer: str) -> str:
-    """Join the rationale, if any, and the answer into a completion.
-
-    >>> worked_answer("", "5")
-    '#### 5'
-    """
-    return f"{rationale}\n#### {answer}" if rationale else f"#### {answer}"
+CHUNK = 1024  # examples tokenized at a time
 
 
 @dataclass
@@ -58,6 +35,8 @@ class Tokens:
         labels: (B, n) int64, -100 where nothing is trained.
         question: (B, 2) int64, columns of the question's text.
         rationale: (B, 2) int64, columns of the completion without its end token; (n, n) if there is none.
+        demonstrations: (B, k, 4) int64, columns of the question and of the completion of each demonstration
+            in the prompt; zeros where a prompt has fewer; default: none.
     """
 
     input_ids: Tensor
@@ -65,6 +44,11 @@ class Tokens:
     labels: Tensor
     question: Tensor
     rationale: Tensor
+    demonstrations: Tensor = None  # type: ignore[assignment]  # made for the batch
+
+    def __post_init__(self) -> None:
+        if self.demonstrations is None:
+            self.demonstrations = self.question.new_zeros(len(self.question), 0, 4)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Tokens":
         """Move the batch to ``device``."""
@@ -85,20 +69,27 @@ class Tokens:
             labels=self.labels.gather(1, columns),
             question=self.question - start,
             rationale=self.rationale - start,
+            demonstrations=shifted(self.demonstrations, -start[:, :, None]),
         )
+
+
+def shifted(spans: Tensor, by: Tensor) -> Tensor:
+    """Shift spans of demonstrations; those that a prompt lacks stay zeros."""
+    return torch.where((spans == 0).all(-1, keepdim=True), spans, spans + by)
 
 
 @dataclass
 class Batch:
-    """Questions of one data set, to train on (``gold``) and to generate from (``prompt``); may be empty.
+    """Questions to train on (``gold``) and to generate from (``prompt``); may be empty.
 
     Attributes:
         examples: the B questions, in the order of the rows.
         gold: right padded: prompt, completion, end token; labels on the last two.
         prompt: left padded: prompt alone; all labels -100.
-        dataset: name of the data set for the grader.
+        dataset: name of the data set of examples that do not name their own.
         max_new_tokens: generation limit.
         stop: texts that end a generation.
+        kind: kind of answer of examples that do not name their own; None: that of the data set's name.
     """
 
     examples: list[Example]
@@ -107,6 +98,7 @@ class Batch:
     dataset: str
     max_new_tokens: int
     stop: tuple[str, ...]
+    kind: str | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -114,13 +106,13 @@ class Batch:
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """Move the batch to ``device``."""
         gold, prompt = self.gold.to(device, **kwargs), self.prompt.to(device, **kwargs)
-        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """Select some examples of the batch, padding unchanged."""
         examples = [self.examples[row] for row in rows]
         gold, prompt = self.gold.select(rows), self.prompt.select(rows)
-        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop)
+        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -133,6 +125,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         first.dataset,
         first.max_new_tokens,
         first.stop,
+        first.kind,
     )
 
 
@@ -150,38 +143,15 @@ def _join(parts: Sequence[Tokens], left: bool) -> Tokens:
                 labels=pad(part.labels, sides, value=IGNORED),
                 question=part.question + shift,
                 rationale=part.rationale + shift,
+                demonstrations=shifted(part.demonstrations, torch.tensor(shift)),
             )
         )
     return Tokens(**{name: torch.cat([getattr(part, name) for part in wide]) for name in vars(wide[0])})
 
 
-class Encoded(NamedTuple):
-    """Token ids of an example, 1-D int32; ``completion`` ends in the end token.
-
-    ``question`` holds the columns of the question in ``prompt``.
-    """
-
-    example: Example
-    prompt: Tensor
-    completion: Tensor
-    question: tuple[int, int]
-
-    @property
-    def length(self) -> int:
-        """Number of tokens of prompt and completion."""
-        return len(self.prompt) + len(self.completion)
-
-    def without_first(self, token: int) -> "Encoded":
-        """Return the example without ``token`` if the prompt begins with it and has more tokens."""
-        if len(self.prompt) < 2 or self.prompt[0] != token:
-            return self
-        start, end = self.question
-        return self._replace(prompt=self.prompt[1:], question=(max(start - 1, 0), max(end - 1, 0)))
-
-
 def encode(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
-) -> list[Encoded]:
+) -> TokenTable:
     """Tokenize ``examples``; a prompt's tokens do not depend on its completion.
 
     Prompt and completion have the tokens of their joint text if these begin with the prompt's tokens.
@@ -195,9 +165,46 @@ def encode(
             f"tokenizer {type(tokenizer).__name__} is not a fast one: promptstage needs its character "
             "offsets to find the question; choose a backbone with a tokenizer.json"
         )
-    if not examples:
-        return []
     rendered = template.render_all([example.question for example in examples])
+    completions = [
+        template.separator + example.completion if example.completion else "" for example in examples
+    ]
+    prompts, ends = Growing(), Growing()
+    spans: list[list[int]] = []
+    for start in range(0, len(examples), CHUNK):  # a tokenizer's own results take 20 KB per text
+        part = slice(start, start + CHUNK)
+        for prompt, completion, columns in _tokenize(rendered[part], completions[part], template, tokenizer):
+            prompts.append(prompt)
+            ends.append(completion)
+            spans.append(columns)
+    width = 2 + 4 * template.format.shots
+    table = np.zeros((len(examples), width), np.int32)
+    for row, columns in zip(table, spans, strict=True):
+        row[: len(columns)] = columns
+    return TokenTable(examples, prompts.lists(), ends.lists(), table)
+
+
+class Growing:
+    """Lists of token ids that are appended one by one."""
+
+    def __init__(self) -> None:
+        self.values, self.lengths = array("i"), array("i")
+
+    def append(self, ids: Sequence[int]) -> None:
+        self.values.extend(ids)
+        self.lengths.append(len(ids))
+
+    def lists(self) -> Lists:
+        return Lists.of(self.values, self.lengths)
+
+
+def _tokenize(
+    rendered: Sequence[Rendered],
+    completions: Sequence[str],
+    template: Template,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yield the ids of each prompt and completion, and the columns of question and demonstrations."""
     tokenize = partial(
         tokenizer.__call__,
         add_special_tokens=not template.is_chat,
@@ -205,34 +212,22 @@ def encode(
         verbose=False,
     )
     prompts = tokenize([prompt.text for prompt in rendered], return_offsets_mapping=True)
-    closing = closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
-    completions = [
-        template.separator + example.completion if example.completion else "" for example in examples
-    ]
     joint = tokenize([prompt.text + text for prompt, text in zip(rendered, completions, strict=True)])
-    encoded = []
-    for example, prompt, text, ids, offsets, joint_ids in zip(
-        examples,
-        rendered,
-        completions,
-        prompts["input_ids"],
-        prompts["offset_mapping"],
-        joint["input_ids"],
-        strict=True,
-    ):
+    closing = closing_tokens(tokenizer, prompts["input_ids"][0], prompts["offset_mapping"][0])
+    tokens = zip(prompts["input_ids"], prompts["offset_mapping"], joint["input_ids"], strict=True)
+    for prompt, text, (ids, offsets, joint_ids) in zip(rendered, completions, tokens, strict=True):
         end = len(ids) - closing
         completion = joint_ids[end : len(joint_ids) - closing]
         if joint_ids[:end] != ids[:end]:
             completion = continuation(tokenizer, text)
-        encoded.append(
-            Encoded(
-                example,
-                torch.tensor(ids[:end], dtype=torch.int32),
-                torch.tensor([*completion, tokenizer.eos_token_id], dtype=torch.int32),
-                question_columns(offsets[:end], prompt.start, prompt.end),
-            )
-        )
-    return encoded
+        parts = [prompt.question, *(span for both in prompt.demonstrations for span in both)]
+        columns = [column for span in parts for column in question_columns(offsets[:end], *span)]
+        yield ids[:end], _ended(completion, tokenizer.eos_token_id), columns
+
+
+def _ended(completion: list[int], end_token: int) -> list[int]:
+    """Return a completion with the end token, which its text may already have."""
+    return completion if completion[-1:] == [end_token] else [*completion, end_token]
 
 
 @dataclass(frozen=True)
@@ -241,6 +236,7 @@ class Collate:
 
     Attributes:
         omitted: a first token to remove from prompts, since the model prepends it to its soft prompt.
+        kind: kind of answer, as in :class:`Batch`.
     """
 
     pad_token_id: int
@@ -248,6 +244,7 @@ class Collate:
     max_new_tokens: int
     stop: tuple[str, ...]
     omitted: int | None = None
+    kind: str | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         if self.omitted is not None:
@@ -259,16 +256,21 @@ class Collate:
             self.dataset,
             self.max_new_tokens,
             self.stop,
+            self.kind,
         )
 
     def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:
         shape = (len(rows), width)
+        spans = (
+            torch.stack([row.spans for row in rows]).long() if rows else torch.zeros(0, 2, dtype=torch.int64)
+        )
         return Tokens(
             input_ids=torch.full(shape, self.pad_token_id),
             attention_mask=torch.zeros(shape, dtype=torch.int64),
             labels=torch.full(shape, IGNORED),
-            question=torch.tensor([row.question for row in rows], dtype=torch.int64).reshape(-1, 2),
+            question=spans[:, :2],
             rationale=torch.full((len(rows), 2), width),
+            demonstrations=spans[:, 2:].reshape(len(rows), (spans.shape[1] - 2) // 4, 4),
         )
 
     def _gold(self, rows: Sequence[Encoded]) -> Tokens:
@@ -290,4 +292,5 @@ class Collate:
             tokens.input_ids[i, start:] = row.prompt
             tokens.attention_mask[i, start:] = 1
             tokens.question[i] += start
+            tokens.demonstrations[i] = shifted(tokens.demonstrations[i], torch.tensor(start))
         return tokens

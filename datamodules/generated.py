@@ -7,10 +7,13 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.data_sections import LENGTHS
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.sources import Row
 from promptstage.datamodules.tasks import TASKS, sample_questions
+from promptstage.grading.data_sets import DATA_SETS
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.plain_values import Plain
 
 SIZES = {"train": 2000, "validation": 200, "test": 500}
 MAX_QUESTIONS = 1_000_000  # all questions are generated at setup and kept in memory
@@ -27,7 +30,8 @@ class Generated(ReasoningDataModule):
         lengths: shortest and longest question, inclusive, in digits of the larger number, terms, symbols,
             letters or words; default: the task's own range.
         ood_lengths: the same for the out-of-distribution (OOD) test.
-        test_on: lengths of the test questions: ``in`` (``lengths``) or ``ood`` (``ood_lengths``).
+        test_on: lengths of the test questions: ``in`` (``lengths``) or ``ood`` (``ood_lengths``); or another
+            data set, as for :class:`~promptstage.datamodules.base.ReasoningDataModule`.
         train_size: number of training questions; default: 2,000, or all that exist if there are fewer.
         validation_size: number of validation questions; default: 200, or all that exist if there are fewer.
         test_size: number of test questions; default: 500, or all that exist if there are fewer.
@@ -42,20 +46,22 @@ class Generated(ReasoningDataModule):
         task: str = "addition",
         lengths: list[int] | None = None,
         ood_lengths: list[int] | None = None,
-        test_on: str = "in",
+        test_on: str | dict[str, Plain] = "in",
         max_new_tokens: int = 128,
         **kwargs: Any,
     ) -> None:
         self.name = choose("task", task, TASKS)
+        self.answer_kind = DATA_SETS[task].kind
         self.task = TASKS[task]
         self.lengths = _range("lengths", lengths, self.task.lengths)
         self.ood_lengths = _range("ood_lengths", ood_lengths, self.task.ood_lengths)
-        self.test_on = choose("test_on", test_on, ("in", "ood"))
+        self.test_on = test_on if test_on in LENGTHS else "in"
         super().__init__(
             source="generated",
             revision=None,
             on_bad_row="raise",
             max_new_tokens=max_new_tokens,
+            test_on=None if test_on in LENGTHS else test_on,
             **kwargs,
         )
         if self.perturbation != "none":

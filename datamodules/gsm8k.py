@@ -23,6 +23,7 @@ class GSM8K(ReasoningDataModule):
     """
 
     name = "gsm8k"
+    answer_kind = "number"
     hub_configs = ("main",)
 
     def __init__(

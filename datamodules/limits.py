@@ -1,18 +1,18 @@
 """Limits on lengths and token ids, set by the backbone or the user."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from promptstage.datamodules.encoding import Encoded
+from promptstage.datamodules.token_table import Encoded, TokenTable
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def check_vocabulary(rows: Iterable[Encoded], size: int, tokenizer: "PreTrainedTokenizerBase") -> None:
+def check_vocabulary(rows: TokenTable, size: int, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Check that the backbone has an embedding for each token.
 
     Args:
@@ -21,16 +21,16 @@ def check_vocabulary(rows: Iterable[Encoded], size: int, tokenizer: "PreTrainedT
     Raises:
         UserError: for the first token without one.
     """
-    for row in rows:
-        largest = max((int(part.max()) for part in (row.prompt, row.completion) if len(part)), default=0)
-        if largest >= size:
-            raise UserError(
-                f"{row.example.id} has token {largest} ({tokenizer.decode([largest])!r}), but the backbone "
-                f"has embeddings for {size} tokens"
-            )
+    largest = rows.largest_tokens()
+    for i in (largest >= size).nonzero()[0][:1]:
+        token = int(largest[i])
+        raise UserError(
+            f"{rows.examples[i].id} has token {token} ({tokenizer.decode([token])!r}), but the backbone "
+            f"has embeddings for {size} tokens"
+        )
 
 
-def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> list[Encoded]:
+def short_enough(rows: TokenTable, max_length: int | None, data_set: str) -> TokenTable:
     """Select training rows of at most ``max_length`` tokens, and log the number of others.
 
     Raises:
@@ -38,27 +38,31 @@ def short_enough(rows: list[Encoded], max_length: int | None, data_set: str) -> 
     """
     if max_length is None:
         return rows
-    short = [row for row in rows if row.length <= max_length]
+    lengths = rows.lengths
+    short = [i for i, length in enumerate(lengths) if length <= max_length]
     if not short:
-        shortest = min(row.length for row in rows)
         raise UserError(
-            f"max_length {max_length} leaves no training example of {data_set}: the shortest has {shortest} "
-            "tokens"
+            f"max_length {max_length} leaves no training example of {data_set}: the shortest has "
+            f"{min(lengths)} tokens"
         )
-    if len(short) < len(rows):
-        rank_zero_info(
-            f"{data_set}: left out {len(rows) - len(short)} of {len(rows)} training examples with more than "
-            f"{max_length} tokens"
-        )
-    return short
+    if len(short) == len(rows):
+        return rows
+    rank_zero_info(
+        f"{data_set}: left out {len(rows) - len(short)} of {len(rows)} training examples with more than "
+        f"{max_length} tokens"
+    )
+    return rows.take(short)
 
 
-def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tuple[str, int]]:
-    """Return the positions that a row of a split may need, each with a description."""
-    prompt, completion = len(row.prompt), len(row.completion)
+def positions_needed(split: str, prompt: int, completion: int, max_new_tokens: int) -> list[tuple[str, int]]:
+    """Return the positions that a row of a split may need, each with a description.
+
+    Args:
+        prompt, completion: numbers of tokens.
+    """
     needs = []
     if split in ("train", "validation"):
-        needs.append((f"prompt {prompt} + worked answer {completion}", row.length))
+        needs.append((f"prompt {prompt} + worked answer {completion}", prompt + completion))
     if split != "train":
         needs.append(
             (
@@ -69,18 +73,23 @@ def positions_needed(split: str, row: Encoded, max_new_tokens: int) -> list[tupl
     return needs
 
 
-def longest(splits: Mapping[str, Sequence[Encoded]], max_new_tokens: int) -> int:
+def longest(splits: Mapping[str, TokenTable], max_new_tokens: int) -> int:
     """Return the positions that the longest text may need, generation included."""
-    rows = ((split, row) for split, rows in splits.items() for row in rows)
     return max(
-        (needed for split, row in rows for _, needed in positions_needed(split, row, max_new_tokens)),
-        default=0,
+        (max(_needed(split, rows, max_new_tokens), default=0) for split, rows in splits.items()), default=0
     )
 
 
-def check_positions(
-    splits: Mapping[str, Sequence[Encoded]], max_new_tokens: int, limit: int, reserved: int
-) -> None:
+def _needed(split: str, rows: TokenTable, max_new_tokens: int) -> list[int]:
+    """Return the most positions that each row of a split may need."""
+    prompts, texts = rows.prompt_lengths, rows.lengths
+    if split == "train":
+        return texts
+    generated = [prompt + max_new_tokens for prompt in prompts]
+    return [*map(max, texts, generated)] if split == "validation" else generated
+
+
+def check_positions(splits: Mapping[str, TokenTable], max_new_tokens: int, limit: int, reserved: int) -> None:
     """Check that every row fits in the backbone.
 
     Args:
@@ -92,8 +101,11 @@ def check_positions(
     """
     room = limit - reserved
     for split, rows in splits.items():
-        for row in rows:
-            for what, needed in positions_needed(split, row, max_new_tokens):
+        for i, most in enumerate(_needed(split, rows, max_new_tokens)):
+            if most <= room:
+                continue
+            row = rows[i]
+            for what, needed in positions_needed(split, len(row.prompt), len(row.completion), max_new_tokens):
                 if needed > room:
                     raise UserError(
                         f"{row.example.id} needs {needed} positions ({what}), but the backbone has "

@@ -2,14 +2,15 @@
 
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from promptstage.datamodules.encoding import Batch, Collate, Encoded
+from promptstage.datamodules.encoding import Batch, Collate
 from promptstage.datamodules.samplers import evaluation_batches, train_batches
+from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.errors import UserError
 
 
@@ -23,7 +24,7 @@ class EvaluationLoader:
 
     def __init__(
         self,
-        rows: Sequence[Encoded],
+        rows: TokenTable,
         collate: Collate,
         workers: int,
         batch_size: int,
@@ -40,9 +41,9 @@ class EvaluationLoader:
         whole = -(-len(rows) // round_size)
         batches = int(whole * limit) if isinstance(limit, float) else min(whole, limit)
         self._len = whole if isinstance(limit, float) else batches  # Lightning applies a fraction itself
-        first = rows[: batches * round_size]
         # Sorted by prompt: a generation batch is as wide as its longest prompt.
-        self.batches = evaluation_batches([len(row.prompt) for row in first], batch_size, rank, world_size)
+        first = rows.prompt_lengths[: batches * round_size]
+        self.batches = evaluation_batches(first, batch_size, rank, world_size)
 
     def __len__(self) -> int:
         return self._len
@@ -52,7 +53,7 @@ class EvaluationLoader:
 
 
 def probe_loader(
-    rows: Sequence[Encoded],
+    rows: TokenTable,
     size: int,
     seed: int,
     collate: Collate,
@@ -63,11 +64,11 @@ def probe_loader(
     """Build one rank's batches of ``size`` rows, drawn by ``seed``; ``batches`` holds their indices."""
     # The word is part of the seed: another one would draw other examples.
     drawn = sorted(random.Random(f"calibration/{seed}").sample(range(len(rows)), size))
-    return round_robin_loader([rows[i] for i in drawn], collate, batch_size, rank, world_size)
+    return round_robin_loader(rows.take(drawn), collate, batch_size, rank, world_size)
 
 
 def round_robin_loader(
-    rows: Sequence[Encoded], collate: Collate, batch_size: int, rank: int, world_size: int
+    rows: TokenTable, collate: Collate, batch_size: int, rank: int, world_size: int
 ) -> EvaluationLoader:
     """Build one rank's batches of the rows, assigned to the ranks in turn.
 
@@ -93,7 +94,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        rows: Sequence[Encoded],
+        rows: TokenTable,
         collate: Collate,
         workers: int,
         *,
@@ -107,7 +108,7 @@ class TrainLoader:
         self.rows, self.collate, self.workers = rows, collate, workers
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.accumulated, self.position = accumulated, position
-        self._lengths = [row.length for row in rows]
+        self._lengths = rows.lengths
         self._resumed: dict[str, Any] | None = None
         self._len = len(self._batches(epoch=0))
 
@@ -177,9 +178,7 @@ def position(trainer: Any) -> tuple[int, int]:
     return epoch, loop.epoch_loop.batch_progress.current.ready
 
 
-def _load(
-    rows: Sequence[Encoded], batches: list[list[int]], collate: Collate, workers: int
-) -> Iterator[Batch]:
+def _load(rows: TokenTable, batches: list[list[int]], collate: Collate, workers: int) -> Iterator[Batch]:
     return iter(
         DataLoader(
             rows,  # type: ignore[arg-type]  # a sequence is enough

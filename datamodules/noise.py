@@ -4,9 +4,9 @@ import random
 import re
 from collections.abc import Collection
 
-from promptstage.datamodules.answers.number_words import is_number_word
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.protected_text import is_unprotected
+from promptstage.grading.number.words import is_number_word
 
 TYPOS, CASES, SPACES = 0.1, 0.05, 0.05  # fractions of the changeable words and spaces
 _WORD = re.compile(r"(?<![\w'-])[a-z]{5,}(?![\w'-])")

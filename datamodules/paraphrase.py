@@ -4,10 +4,10 @@ import random
 import re
 from collections.abc import Callable
 
-from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.first_names import MEN, WOMEN
 from promptstage.datamodules.protected_text import is_unprotected, protected_spans, replace_unprotected
+from promptstage.grading.number.words import last_number_in_words
 
 Rename = Callable[[str], str]
 

@@ -5,7 +5,6 @@ Saparov and He, "Language models are greedy reasoners: a systematic formal analy
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
@@ -24,6 +23,7 @@ class ProntoQA(ReasoningDataModule):
     """
 
     name = "prontoqa"
+    answer_kind = "choice"
     question_field = None
     hub_configs = ("default",)
     noise_words = frozenset({"every", "following", "statement"})  # all other words are part of the logic
@@ -42,12 +42,12 @@ class ProntoQA(ReasoningDataModule):
         """Return False: the stored validation split is the test split."""
         return False
 
-    def local_file(self, split: str) -> Path | None:
-        """Return the file of a split; ``test`` is stored as validation."""
-        return super().local_file(TEST if split == "test" else split)
+    def stored_as(self, split: str) -> str:
+        """Return the name of a split; ``test`` is stored as validation."""
+        return TEST if split == "test" else split
 
     def rows(self, split: str) -> list[Row]:
-        """Return all rows of a split; ``test`` is stored as validation.
+        """Return all rows of a split.
 
         Raises:
             UserError: if training rows are requested from the hub; otherwise as in the base class.
@@ -57,8 +57,6 @@ class ProntoQA(ReasoningDataModule):
                 f"ProntoQA has no training questions on the hub ({self.source}): to fit or validate, set "
                 f"--data.source to a local folder with train.jsonl and {TEST}.jsonl (the test questions)"
             )
-        if split == "test" and not self.folder():
-            split = TEST
         return super().rows(split)
 
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:

@@ -1,8 +1,10 @@
-"""Warning about examples that repeat a question."""
+"""Warnings about examples that repeat a question."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from lightning.pytorch.utilities import rank_zero_info
+
+from promptstage.datamodules.token_table import TokenTable
 
 
 def warn_repeated(choice: str, questions: Collection[str]) -> None:
@@ -17,3 +19,14 @@ def warn_repeated(choice: str, questions: Collection[str]) -> None:
         rank_zero_info(
             f"warning: {choice} rests on {distinct} distinct questions among {len(questions)} examples"
         )
+
+
+def warn_shared(split: str, splits: Mapping[str, TokenTable]) -> None:
+    """Warn when questions of ``split`` are also training questions, such as repeated rows of one file."""
+    if split == "train" or "train" not in splits:
+        return
+    training = {example.question for example in splits["train"].examples}
+    examples = splits[split].examples
+    shared = sum(example.question in training for example in examples)
+    if shared:
+        rank_zero_info(f"warning: {shared} of {len(examples)} {split} questions are also training questions")

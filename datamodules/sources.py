@@ -1,6 +1,6 @@
-"""Rows of a data set, from a local folder of JSON lines or from the Hugging Face hub."""
+"""Rows of a data set, their fields, and their sources: local files or the Hugging Face hub."""
 
-import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -9,36 +9,23 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.hub_access import use_cache_if_offline
-from promptstage.utilities.reading import parse_unique
 
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
 
-# More than any data set of questions has; a larger file would fill the memory, or never end.
-LARGEST_FILE = 2 << 30
-LONGEST_LINE = 16 << 20
-MOST_ROWS = 5_000_000
 LONGEST_TEXT = 1_000_000  # characters; more than any context, and minutes of tokenization
-BOM = b"\xef\xbb\xbf"
-OTHER_FORMATS = {
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"{\0": "UTF-16",
-    b"\0{": "UTF-16",
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"PAR1": "parquet",
-    b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
-}
+
+
+FILE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet)(\.gz)?$", re.IGNORECASE)  # a name that no hub id has
 
 
 class Row(NamedTuple):
     """Row of a data set.
 
     Attributes:
-        fields: what it holds.
-        where: where it stands, for messages (``train.jsonl:12``).
-        problem: why it could not be read; then there are no fields.
+        fields: values by field name.
+        where: location for messages, such as ``train.jsonl:12``.
+        problem: reason why it could not be read, with empty ``fields``; "" if it was read.
     """
 
     fields: Mapping[str, Any]
@@ -47,7 +34,7 @@ class Row(NamedTuple):
 
 
 class MalformedRow(ValueError):
-    """Error for a row that lacks a field; the reader of rows adds its place to the message."""
+    """Error for a malformed row; the reader of rows adds its location to the message."""
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
@@ -96,7 +83,7 @@ def list_names(values: Iterable[object]) -> str:
     "question, 'a\\\\x1b[2J'"
     """
     texts = [str(value) for value in values]
-    shown = [text[:60] if text.isprintable() else repr(text[:60]) for text in texts[:10]]
+    shown = [text[:60] if text and text.isprintable() else repr(text[:60]) for text in texts[:10]]
     return ", ".join([*shown, "…"] if len(texts) > 10 else shown)
 
 
@@ -123,16 +110,19 @@ def text_problem(text: str) -> str:
 
 
 def parse_rows(
-    rows: Sequence[Row], parse: Callable[[Mapping[str, Any], str, int], T], split: str, skip: bool
+    rows: Sequence[Row],
+    parse: Callable[[Mapping[str, Any], str, int], T | None],
+    split: str,
+    skip: bool,
 ) -> list[T]:
     """Parse every well-formed row by ``parse(fields, split, number)``.
 
     Args:
-        parse: raises :class:`MalformedRow` for a malformed row.
+        parse: returns None for a row that is not used; raises :class:`MalformedRow` for a malformed row.
         skip: leave malformed rows out, and log their number.
 
     Raises:
-        UserError: for a malformed row, or with ``skip`` if all rows are malformed.
+        UserError: for a malformed row, or if no row is left.
     """
     parsed: list[T] = []
     bad: list[str] = []
@@ -140,13 +130,16 @@ def parse_rows(
         try:
             if row.problem:
                 raise MalformedRow(row.problem)
-            parsed.append(parse(row.fields, split, number))
+            if (result := parse(row.fields, split, number)) is not None:
+                parsed.append(result)
         except MalformedRow as error:
             if not skip:
                 raise UserError(
                     f"{row.where}: {error} (on_bad_row 'skip' leaves malformed rows out)"
                 ) from error
             bad.append(f"{row.where}: {error}")
+    if not parsed and not bad:
+        raise UserError(f"none of the {len(rows)} {split} rows is selected")
     if not parsed:
         raise UserError(f"all {len(rows)} rows are malformed, the first is {bad[0]}")
     if bad:
@@ -154,95 +147,25 @@ def parse_rows(
     return parsed
 
 
-def local_folder(source: str) -> Path | None:
-    """Return the folder that ``source`` names, or None for a hub id.
+def local_path(source: str) -> Path | None:
+    """Return the folder or file that ``source`` names, or None for a hub id.
 
     Raises:
-        UserError: if it can only be a folder and does not exist.
+        UserError: if it can only be local and does not exist.
     """
     try:
         path = Path(source).expanduser()
-        is_folder, is_file = path.is_dir(), path.exists()
+        exists = path.exists()
     except (OSError, RuntimeError) as error:  # a name that is too long, an unknown user's home
         raise UserError(f"data folder {source!r:.200} cannot be opened: {error!s:.200}") from error
-    if is_folder:
+    if exists:
         return path
-    if is_file:
+    kind = "file" if FILE.search(source) else "folder"
+    if kind == "file" or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise UserError(
-            f"data source {source} is a file: give the folder that holds train.jsonl, test.jsonl, …"
-        )
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise UserError(
-            f"data folder {source} does not exist (allowed: a local folder or a hub id owner/name)"
+            f"data {kind} {source} does not exist (allowed: a local file or folder, or a hub id owner/name)"
         )
     return None
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """Read a file of one JSON object per line; blank lines and a byte-order mark are skipped.
-
-    A line that is not a JSON object becomes a row with a ``problem``.
-
-    Raises:
-        UserError: if the file is missing, unreadable, empty or too large.
-    """
-    if not path.is_file():
-        if os.path.lexists(path):
-            raise UserError(f"{path} is not a regular file: expected JSON lines")
-        names = list_names(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "none"
-        raise UserError(f"data folder {path.parent} has no {path.name} (JSON-lines files there: {names})")
-    rows: list[Row] = []
-    number = size = 0
-    try:
-        # Bytes: lines of text also end at characters that JSON allows inside a string.
-        with path.open("rb") as lines:
-            _check_size(path, os.fstat(lines.fileno()).st_size)
-            while line := lines.readline(LONGEST_LINE + 1):
-                number, size = number + 1, size + len(line)
-                if number == 1:
-                    line = _first_line(path, line)
-                if len(line) > LONGEST_LINE:
-                    raise UserError(f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB")
-                _check_size(path, size)
-                if line.strip():
-                    rows.append(json_row(line, f"{path}:{number}"))
-                if len(rows) > MOST_ROWS:
-                    raise UserError(f"{path} has more than {MOST_ROWS:,} rows")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not rows:
-        raise UserError(f"{path} has no rows")
-    return rows
-
-
-def _check_size(path: Path, size: int) -> None:
-    if size > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE >> 30} GiB: split it, or take a part of it")
-
-
-def _first_line(path: Path, line: bytes) -> bytes:
-    """Strip the byte-order mark from a file's first line.
-
-    Raises:
-        UserError: if the line shows that the file is not UTF-8 text.
-    """
-    for start, name in OTHER_FORMATS.items():
-        if line.startswith(start):
-            raise UserError(f"{path} is {name}: expected JSON lines in UTF-8")
-    return line.removeprefix(BOM)
-
-
-def json_row(line: bytes, where: str) -> Row:
-    """Read one line as a JSON object; another line becomes a row with a ``problem``."""
-    try:
-        value = parse_unique(line.decode().rstrip("\r\n"))
-    except UnicodeDecodeError as error:
-        return Row({}, where, f"not UTF-8: {error}")
-    except (ValueError, RecursionError) as error:
-        return Row({}, where, f"not valid JSON: {error}")
-    if not isinstance(value, dict):
-        return Row({}, where, f"expected a JSON object, got {_shown(value)}")
-    return Row(value, where)
 
 
 def read_hub(source: str, configs: Sequence[str], split: str, revision: str | None) -> list[Row]:
@@ -262,7 +185,7 @@ def read_hub(source: str, configs: Sequence[str], split: str, revision: str | No
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(
                 f"data set '{source}' ({config}, {split}) cannot be loaded: {first} "
-                "(allowed: a hub id, or a local folder with one .jsonl file a split)"
+                "(allowed: a hub id, or a local file or folder)"
             ) from error
         rows.extend(Row(fields, f"{source} {config}/{split} row {i}") for i, fields in enumerate(table))
     if not rows:

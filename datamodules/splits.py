@@ -1,6 +1,5 @@
-"""Examples of a data set's splits: rows are read, checked, held out and drawn."""
+"""Examples of a data set's splits: reading, checking, holding out and drawing of rows."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +8,14 @@ from typing import Any, ClassVar
 import lightning as L
 
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.grading import reference_problem
+from promptstage.datamodules.files import missing_split, read_file, split_files
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.sources import MalformedRow, Row, local_folder, parse_rows, read_hub, read_jsonl
+from promptstage.datamodules.sources import MalformedRow, Row, local_path, parse_rows, read_hub
+from promptstage.grading import reference_problem
+from promptstage.grading.data_sets import DATA_SETS
+from promptstage.grading.functions import GradeFunction
+from promptstage.grading.kinds import KINDS, kind_name
 from promptstage.utilities.arguments import RecordedArguments
 from promptstage.utilities.errors import UserError
 
@@ -29,6 +32,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         perturbation_seed: seed of the copies.
         seed: seed of the draws of training and validation questions.
         parsed: all examples of the splits read so far.
+        other: the data set to test on; None: this one.
     """
 
     source: str
@@ -39,16 +43,43 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     perturbation_seed: int
     seed: int
     parsed: dict[str, list[Example]]
+    other: "Splits | None"
 
     name: str
-    """The data set's name for the grader and in example ids."""
-    hub_configs: ClassVar[tuple[str, ...]] = ()
+    """The data set's name."""
+    answer_kind: str | GradeFunction | None = None
+    """Kind of answer for :func:`promptstage.grade`; None: that of the built-in data set of this name."""
+    hub_configs: tuple[str, ...] = ()
     """Configurations of the hub data set, read in this order."""
     question_field: ClassVar[str | None] = "question"
     """Field of a row that holds the whole question; None if the question has other fields, too."""
-    hub_has_validation: ClassVar[bool] = False
+    hub_has_validation: bool = False
     noise_words: ClassVar[frozenset[str] | None] = None
     """Words that noise may change; None: all that the answer does not depend on."""
+    overlap: str = ""
+    """Warning about questions that the test split shares with other data, logged at a test."""
+
+    def used_for(self, split: str) -> "Splits":
+        """Return the data set of the questions of a split: for ``test``, that of ``test_on``, if any."""
+        return self.other.used_for(split) if split == "test" and self.other is not None else self
+
+    def resolve_kind(self) -> str:
+        """Return the name of the kind of answer.
+
+        Raises:
+            UserError: if it is not set, or unknown.
+        """
+        # From the class: a function would be bound to the instance.
+        kind = vars(self).get("answer_kind") or type(self).answer_kind
+        if kind is None and self.name not in DATA_SETS:
+            raise UserError(
+                f"{type(self).__name__} has no answer_kind: set one in the class, such as answer_kind = "
+                f'"number" (allowed: {", ".join(KINDS)}, regex:PATTERN or a function)'
+            )
+        try:
+            return kind_name(self.name if kind is None else kind)
+        except UserError as error:
+            raise UserError(f"answer_kind of {type(self).__name__}: {error}") from error
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
@@ -58,25 +89,47 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
             MalformedRow: if a field is missing or invalid.
         """
 
+    def selects(self, row: Mapping[str, Any], split: str) -> bool:
+        """Return whether a row is used; by default, all rows are."""
+        return True
+
     def folder(self) -> Path | None:
-        """Return the local folder with the rows, or None for a hub id; raises as :func:`local_folder`."""
-        return local_folder(self.source)
+        """Return the local folder with the rows, or None for a hub id.
+
+        Raises:
+            UserError: if it does not exist, or is a file.
+        """
+        path = local_path(self.source)
+        if path is not None and not path.is_dir():
+            raise UserError(
+                f"data source {self.source} is a file: give the folder with train.jsonl, test.jsonl, …"
+            )
+        return path
+
+    def stored_as(self, split: str) -> str:
+        """Return the name of a split in the source."""
+        return split
+
+    def local_files(self, split: str) -> list[Path] | None:
+        """Return the files of a split in the local folder; None for a hub id."""
+        folder = self.folder()
+        return split_files(folder, self.stored_as(split)) if folder else None
 
     def has_validation(self) -> bool:
         """Return whether the source has a validation split."""
-        folder = self.folder()
-        return os.path.lexists(folder / "validation.jsonl") if folder else self.hub_has_validation
-
-    def local_file(self, split: str) -> Path | None:
-        """Return the file of a split in the local folder, which may not exist; None for a hub id."""
-        folder = self.folder()
-        return folder / f"{split}.jsonl" if folder else None
+        files = self.local_files("validation")
+        return self.hub_has_validation if files is None else bool(files)
 
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split of the source."""
-        if file := self.local_file(split):
-            return read_jsonl(file)
-        return read_hub(self.source, self.hub_configs, split, self.revision)
+        files = self.local_files(split)
+        if files is None:
+            return read_hub(self.source, self.hub_configs, self.stored_as(split), self.revision)
+        if not files:
+            folder = self.folder()
+            assert folder is not None
+            raise missing_split(folder, self.stored_as(split))
+        return [row for file in files for row in read_file(file)]
 
     def examples(self, split: str) -> list[Example]:
         """Read the examples of ``train``, ``validation`` or ``test``, in the order of the source.
@@ -84,6 +137,8 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         Raises:
             UserError: if the rows cannot be read, one is malformed, or too few are left to train on.
         """
+        if split == "test" and self.other is not None:
+            return self.other.named_examples(split)
         carved = split != "test" and not self.has_validation()
         stored = "train" if carved else split
         if stored not in self.parsed:
@@ -107,15 +162,26 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         how = (self.perturbation, self.perturbation_seed, self.noise_words)
         return [perturb(example, *how) for example in chosen]
 
-    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example:
-        """Parse a row, and check that an answer can equal its reference."""
+    def named_examples(self, split: str) -> list[Example]:
+        """Read the examples of a split, with the name and the kind of answer of their data set."""
+        kind = self.resolve_kind()
+        return [
+            example._replace(dataset=example.dataset or self.name, kind=example.kind or kind)
+            for example in self.examples(split)
+        ]
+
+    def _checked(self, row: Mapping[str, Any], split: str, index: int) -> Example | None:
+        """Parse a row that is used, and check that an answer can equal its reference."""
+        if not self.selects(row, split):
+            return None
         example = self.parse(row, split, index)
-        if problem := reference_problem(self.name, example.answer):
+        if problem := reference_problem(self.resolve_kind(), example.answer, example.options):
             raise MalformedRow(problem)
         return example
 
     def check_test_split(self) -> None:
-        """Check a local test split, so that a test after the fit does not fail."""
-        file = self.local_file("test")
-        if self.on_bad_row == "raise" and file is not None and file.is_file():
+        """Check the local test split, or that of ``test_on``, so that a test after the fit does not fail."""
+        if self.other is not None:
+            self.other.examples("test")
+        elif self.on_bad_row == "raise" and self.local_files("test"):
             parse_rows(self.rows("test"), self._checked, "test", skip=False)

@@ -1,79 +1,72 @@
-"""Prompt templates."""
+"""Prompts rendered from questions, with the spans of the question and the demonstrations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptstage.datamodules.chat import INSTEAD, ChatTemplate
-from promptstage.datamodules.sources import text_problem
-from promptstage.utilities.errors import UserError, nearest
+from promptstage.datamodules.prompt_format import CHAT, SLOT, TEMPLATES, Demonstration, PromptFormat
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SLOT = "{question}"
-CHAT = "chat"
 ANSWER = "{answer}"
-TEMPLATES = {
-    "plain": f"Question: {SLOT}\nAnswer:",
-    "cot": f"Question: {SLOT}\nAnswer: Let's think step by step.",
-}
+BETWEEN = "\n\n"  # demonstrations of a plain text
+Span = tuple[int, int]
 
 
 class Rendered(NamedTuple):
-    """A prompt's text and the characters ``start:end`` of the question in it."""
+    """A prompt's text, with spans of characters.
+
+    Attributes:
+        text: the prompt.
+        question: the question.
+        demonstrations: the question and the completion of each demonstration.
+    """
 
     text: str
-    start: int
-    end: int
-
-
-def check_template(template: str) -> str:
-    """Return ``template`` if it can be used.
-
-    Raises:
-        UserError: if it is neither a known name nor a text with exactly one ``{question}``.
-    """
-    if problem := text_problem(template):
-        raise UserError(f"template {template!r:.60} {problem}")
-    if template in TEMPLATES or template == CHAT or template.count(SLOT) == 1:
-        return template
-    if template.count(SLOT) > 1:
-        raise UserError(f"template {template!r} has {template.count(SLOT)} {SLOT}: write exactly one")
-    raise UserError(
-        f"template {template!r} is unknown: {nearest(template, [*TEMPLATES, CHAT])}, "
-        f"or any text with exactly one {SLOT}"
-    )
+    question: Span
+    demonstrations: tuple[tuple[Span, Span], ...] = ()
 
 
 class Template:
-    """A prompt template for one tokenizer.
+    """A prompt format for one tokenizer.
 
     Args:
-        template: ``plain``, ``cot``, ``chat`` or a text with one ``{question}``.
-        tokenizer: tokenizer whose chat template ``chat`` uses, with one user message.
-        date: today's date for ``chat``, in ISO form; None: today's.
+        format: the format.
+        tokenizer: tokenizer whose chat template ``chat`` uses.
 
     Attributes:
         is_chat: whether the text already contains special tokens.
+        thinks: whether the chat template has a thinking mode that the format does not set.
         separator: text between prompt and completion.
 
     Raises:
         UserError: if the template cannot be used, or is ``chat`` with a tokenizer without one.
     """
 
-    def __init__(self, template: str, tokenizer: "PreTrainedTokenizerBase", date: str | None = None) -> None:
-        check_template(template)
-        self.is_chat = template == CHAT
+    def __init__(self, format: PromptFormat, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.format = format
+        self.is_chat = format.template == CHAT
+        self.thinks = False
         if self.is_chat:
-            self._chat = ChatTemplate(tokenizer, date)
-            (prompt,) = self._chat.prompts([SLOT])
+            self._chat = ChatTemplate(tokenizer, format.date, format.system, format.template_args)
+            self.thinks = self._chat.thinks()
+            (prompt,) = self._chat.prompts([((), SLOT)])
             # A question may also occur earlier in the chat template: locate its place by the slot.
             self._before = len(prompt.partition(SLOT)[0])
             self.separator = self._answer_space(prompt)
         else:
-            text = TEMPLATES.get(template, template)
+            text = TEMPLATES.get(format.template, format.template)
             self._head, _, self._tail = text.partition(SLOT)
             self.separator = "" if text[-1].isspace() else " "
+
+    def description(self) -> list[str | bool]:
+        """Return all that a rendered text depends on, besides the question."""
+        demonstrations = [text for demonstration in self.format.demonstrations for text in demonstration]
+        common = [str(self.format.shots), self.separator, *demonstrations]
+        own = self._chat.description() if self.is_chat else [self._head, self._tail]
+        return [self.is_chat, *common, *own]
 
     def _answer_space(self, prompt: str) -> str:
         """Return the whitespace between prompt and answer in the chat template (Llama 2: a space)."""
@@ -93,18 +86,44 @@ class Template:
         Raises:
             UserError: if the tokenizer's chat template fails, or changes a question's text.
         """
-        if self.is_chat:
-            texts = self._chat.prompts(questions)
-            return [self._locate(text, question) for text, question in zip(texts, questions, strict=True)]
-        start = len(self._head)
+        conversations = [(self.format.before(question), question) for question in questions]
+        if not self.is_chat:
+            return [self._joined(*conversation) for conversation in conversations]
+        texts = self._chat.prompts(conversations)
         return [
-            Rendered(f"{self._head}{question}{self._tail}", start, start + len(question))
-            for question in questions
+            self._located(text, *conversation)
+            for text, conversation in zip(texts, conversations, strict=True)
         ]
 
-    def _locate(self, text: str, question: str) -> Rendered:
+    def _joined(self, demonstrations: Sequence[Demonstration], question: str) -> Rendered:
+        """Render a plain text: each demonstration as the question, with its completion."""
+        text, spans = "", []
+        for worked_question, completion in demonstrations:
+            question_span = _span(len(text + self._head), worked_question)
+            text += f"{self._head}{worked_question}{self._tail}{self.separator}"
+            spans.append((question_span, _span(len(text), completion)))
+            text += f"{completion}{BETWEEN}"
+        question_span = _span(len(text + self._head), question)
+        return Rendered(f"{text}{self._head}{question}{self._tail}", question_span, tuple(spans))
+
+    def _located(self, text: str, demonstrations: Sequence[Demonstration], question: str) -> Rendered:
+        """Find the spans in a rendered conversation."""
+        spans, end = [], self._before
+        for demonstration in demonstrations:
+            question_span = self._find(text, demonstration.question, end)
+            completion_span = self._find(text, demonstration.completion, question_span[1])
+            spans.append((question_span, completion_span))
+            end = completion_span[1]
+        return Rendered(text, self._find(text, question, end), tuple(spans))
+
+    @staticmethod
+    def _find(text: str, part: str, start: int) -> Span:
         # Chat templates commonly trim a message.
-        start = text.find(question.strip(), self._before)
+        start = text.find(part.strip(), start)
         if start < 0:
-            raise UserError(f"the backbone's chat template changes the question {question[:40]!r}: {INSTEAD}")
-        return Rendered(text, start, start + len(question.strip()))
+            raise UserError(f"the backbone's chat template changes the text {part[:40]!r}: {INSTEAD}")
+        return _span(start, part.strip())
+
+
+def _span(start: int, part: str) -> Span:
+    return start, start + len(part)

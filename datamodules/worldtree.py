@@ -27,6 +27,7 @@ class WorldTree(ReasoningDataModule):
     """
 
     name = "worldtree"
+    answer_kind = "choice"
     question_field = None
     overlap = (
         "WorldTree: 486 test questions are also test questions of ARC-Challenge (do not pool the two), "

@@ -1,16 +1,15 @@
 """Settings that turn a question into tokens and end its generation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from inspect import signature
 from typing import Any
 
 from promptstage import datamodules
 from promptstage.datamodules.base import STOP, ReasoningDataModule
-from promptstage.datamodules.chat import to_date
 from promptstage.datamodules.option_checks import check_stop
-from promptstage.datamodules.templates import CHAT, check_template
+from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.reading import validated
 
@@ -20,11 +19,12 @@ class TextSettings:
     """Rendering of questions and end of generations; the defaults are those of a prompt that was never fit.
 
     Attributes:
-        dataset: name that selects the grader; None: nothing can be graded.
+        dataset: name of the data set; None: none.
         template: ``plain``, ``cot``, ``chat``, or a text with one ``{question}``.
         date: ISO date that a chat template sees; None: today's.
         stop: texts that end a generation.
         max_new_tokens: longest generation, in tokens.
+        system, template_args, shots, demonstrations: as in :class:`PromptFormat`.
     """
 
     dataset: str | None = None
@@ -32,13 +32,21 @@ class TextSettings:
     date: str | None = None
     stop: tuple[str, ...] = STOP
     max_new_tokens: int = 400
+    system: str | None = None
+    template_args: dict[str, bool | int | float | str] = field(default_factory=dict)
+    shots: int = 0
+    demonstrations: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        check_template(self.template)
         check_stop(list(self.stop))
         check_minimum({"max_new_tokens": self.max_new_tokens}, 1)
-        if self.date is not None:
-            to_date(self.date)
+        _ = self.format  # raises for values that are not allowed
+
+    @property
+    def format(self) -> PromptFormat:
+        """The format of prompts."""
+        pairs = tuple(Demonstration(*pair) for pair in self.demonstrations)
+        return PromptFormat(self.template, self.date, self.system, self.template_args, self.shots, pairs)
 
 
 def text_settings_of(data: object) -> TextSettings | None:
@@ -46,7 +54,18 @@ def text_settings_of(data: object) -> TextSettings | None:
     if not isinstance(data, ReasoningDataModule):
         return None
     today = date.today().isoformat() if data.template == CHAT else None
-    return TextSettings(data.name, data.template, data.date or today, data.stop, data.max_new_tokens)
+    own = data.prompt_format()
+    return TextSettings(
+        data.name,
+        data.template,
+        data.date or today,
+        data.stop,
+        data.max_new_tokens,
+        own.system,
+        dict(own.template_args),
+        own.shots,
+        tuple((shot.question, shot.completion) for shot in own.demonstrations),
+    )
 
 
 def configured_text_settings(data: Mapping[str, Any], where: str) -> TextSettings:

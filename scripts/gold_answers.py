@@ -18,7 +18,7 @@ from tqdm import tqdm
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.grading import grade
+from promptstage.grading import grade
 from promptstage.utilities.errors import UserError, printable
 
 SPLITS: list[tuple[type[ReasoningDataModule], str, dict[str, Any], tuple[str, ...]]] = [

@@ -30,7 +30,8 @@ from promptstage import cli
 Command = Sequence[object]
 Program = Callable[[list[str]], int]
 
-PACKAGES = ("callbacks", "command_line", "composition", "datamodules", "lightning_modules", "utilities")
+PACKAGES = ("callbacks", "command_line", "composition", "datamodules", "grading")
+PACKAGES += ("lightning_modules", "utilities")
 LIBRARIES = ["lightning.pytorch.loggers", "matplotlib.pyplot", "pydantic", "scipy.cluster.hierarchy"]
 LIBRARIES += ["torch.utils.tensorboard", "transformers.models.llama.modeling_llama"]
 SERVER = get_context("forkserver")

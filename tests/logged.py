@@ -1,4 +1,4 @@
-"""What a run has logged, read back from the files of each logger."""
+"""Contents of a run in each logger, read from its files."""
 
 import csv
 import json

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from promptstage.comparisons.compare import Runs
 from promptstage.comparisons.plan import (
@@ -32,6 +31,7 @@ from promptstage.comparisons.plan import (
     data_set,
     folder_name,
     read,
+    sections,
     with_sources,
 )
 from promptstage.utilities.errors import UserError
@@ -105,8 +105,8 @@ def backbone_of(flags: list[str]) -> str:
     named = "embedded"
     for file in flags:
         if file.endswith(".yaml"):
-            section = yaml.safe_load(Path(file.removeprefix("--config=")).read_text(encoding="utf-8"))
-            named = section.get("backbone", {}).get("name", named)
+            for section in sections(file.removeprefix("--config="), "backbone"):
+                named = section.get("name", named)
     return named
 
 

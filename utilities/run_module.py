@@ -1,6 +1,6 @@
 """Run a module of this copy of promptstage in a new process, whether or not it is installed.
 
-python utilities/run_module.py promptstage.datamodules.answers.verifier_process
+python utilities/run_module.py promptstage.grading.formula.verifier_process
 """
 
 import runpy

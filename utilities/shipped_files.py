@@ -13,8 +13,16 @@ def existing_or_shipped(path: str) -> str:
     >>> existing_or_shipped("no/such/file.yaml")
     'no/such/file.yaml'
     """
+    return path if os.path.lexists(path) else shipped_file(path) or path
+
+
+def shipped_file(path: str) -> str | None:
+    """Return the full path of the shipped file ``configs/…``, or None if there is none.
+
+    >>> shipped_file("configs/no/such/file.yaml")
+    """
     parts = Path(path).parts
-    if os.path.lexists(path) or not parts or parts[0] != _FOLDER or ".." in parts:
-        return path
+    if not parts or parts[0] != _FOLDER or ".." in parts:
+        return None
     shipped = _PACKAGE / path
-    return str(shipped) if shipped.is_file() else path
+    return str(shipped) if shipped.is_file() else None

@@ -245,14 +245,15 @@ class DPC(L.Callback):
             return
         about = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, "layers": self.layers}
         conditions = self._conditions(trainer, pl_module)
-        about |= conditions.settings | {"dataset": data.name, "split": split}
+        name = data.used_for(split).name
+        about |= conditions.settings | {"dataset": name, "split": split}
         calibration = None
         if self.calibrating:
             assert trainer.ckpt_path is not None
             calibration = calibrate(corrections, split, conditions, trainer.ckpt_path)
         subject = (
             f"{run_name(self.folder)}; {type(pl_module).__name__} on {pl_module.backbone_config.name}; "
-            f"{data.name} {split}, DPC mode {self.mode}"
+            f"{name} {split}, DPC mode {self.mode}"
         )
         report(trainer, self.folder, corrections, about, subject, calibration, self.target)
 

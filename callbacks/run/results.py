@@ -24,7 +24,7 @@ from promptstage.callbacks.run.resumed import (
     record_of,
     write_identity,
 )
-from promptstage.datamodules.grading import coverage
+from promptstage.grading.grades import coverage
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
@@ -170,11 +170,12 @@ class Results(L.Callback):
             return
         seconds = time.monotonic() - self.started
         data = data_of(trainer)
-        measured: dict[str, Any] = {"dataset": data.name, "split": split, "template": data.template}
+        used = data.used_for(split)
+        measured: dict[str, Any] = {"dataset": used.name, "split": split, "template": data.template}
         measured["questions"] = len(ids)
         if split == "test":
-            seed = None if data.perturbation == "none" else data.perturbation_seed
-            measured |= {"perturbation": data.perturbation, "perturbation_seed": seed}
+            seed = None if used.perturbation == "none" else used.perturbation_seed
+            measured |= {"perturbation": used.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
@@ -219,12 +220,23 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "accuracy": correct / len(records),
         "accuracy_low": low,
         "accuracy_high": high,
+        **harness_accuracies(records),
         "without_answer": sum(record.prediction is None for record in records),
         "new_tokens": new_tokens,
         "seconds": round(seconds, 3),
         "new_tokens_per_second": round(new_tokens / seconds, 1),
         "decoder": module.decoder.summary(),
         **votes,
+    }
+
+
+def harness_accuracies(records: Sequence[Record]) -> dict[str, float]:
+    """Compute the accuracies by the rules of lm-evaluation-harness; none unless all answers are numbers."""
+    if any(record.strict_match is None for record in records):
+        return {}
+    return {
+        "strict_match": sum(bool(record.strict_match) for record in records) / len(records),
+        "flexible_extract": sum(bool(record.flexible_extract) for record in records) / len(records),
     }
 
 

@@ -18,13 +18,13 @@ from promptstage.utilities.json_text import dump_json
 from promptstage.utilities.reading import parse_object, read_bytes, read_typed, validated
 from promptstage.utilities.tensor_files import tensors_digest
 
-FILE = "evaluation.json"  # as in composition.folders
+FILE = "evaluation.json"
 LIMIT = 4 << 30  # bytes of a file of records
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for records to belong to one evaluation.
+    """Description of an evaluation, by which its records are recognized when it is resumed.
 
     Attributes:
         prompt: digest of the prompt's tensors.

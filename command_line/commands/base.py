@@ -70,6 +70,7 @@ class TrainerCommand(Command, ABC):
         evaluates: the trainer's limit of batches that must be > 0.
         results: name of the results folder in the run; None: results are written to the run folder.
         writes: it writes to a folder.
+        loads_backbone: it needs the model, with the backbone's weights.
     """
 
     description: ClassVar[str]
@@ -80,6 +81,7 @@ class TrainerCommand(Command, ABC):
     evaluates: ClassVar[str | None] = None
     results: ClassVar[str | None] = None
     writes: ClassVar[bool] = True
+    loads_backbone: ClassVar[bool] = True
 
     def add_decoder(self, parser: "LightningArgumentParser") -> None:
         """Add the option ``--decoder``; :meth:`prepare` gives the decoder to the module."""

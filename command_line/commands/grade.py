@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
-from promptstage.composition.records import check_data_set, find_records, read_records, total_questions
-from promptstage.datamodules.grading import CHOICES, Grade, coverage, grade
+from promptstage.composition.records import find_records, read_gradable, total_questions
+from promptstage.grading import Grade, grade, harness_verdicts
+from promptstage.grading.data_sets import DATA_SETS, default_options
+from promptstage.grading.functions import is_function_name
+from promptstage.grading.grades import coverage
+from promptstage.grading.kinds import find_kind
 from promptstage.lightning_modules.functional.statistics import wilson_interval
-from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
 
@@ -59,18 +63,27 @@ def regrade(args: Sequence[str]) -> int:
         UserError: for a mistake of the user.
     """
     options = _parse(args)
-    if options.dataset is not None:
-        check_data_set(options.dataset)
+    _check_rules(options.dataset, options.kind)
     source = find_records(options.path)
     output = None if options.output is None else _writable(options.output)
-    regraded = _grade_all(read_records(source, options.dataset))
+    regraded = _grade_all(read_gradable(source, options.dataset, options.kind))
     if output is not None:
-        write_text(output, "".join(_line(record | asdict(new)) for record, new in regraded))
+        write_text(output, "".join(map(_line, regraded)))
     lines = [*_changes(regraded), *_summary(regraded, source)]
     if output is not None:
         lines.append(f"written to {printable(str(output))}")
     print("\n".join(lines))
     return 0
+
+
+def _check_rules(dataset: str | None, kind: str | None) -> None:
+    """Check the data set or kind that was typed; a function is imported, from the current folder, too."""
+    if dataset is not None:
+        choose("data set", dataset, DATA_SETS)
+    if kind is not None:
+        if is_function_name(kind):
+            sys.path.append(os.getcwd())  # last, for the user's function
+        find_kind(kind)
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
@@ -83,10 +96,20 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         "path", metavar="PATH", nargs="?", help="results.jsonl, its folder, or a run folder (newest test)"
     )
     parser.add_argument("--dataset", metavar="NAME", help="grade all records by the rules of this data set")
+    parser.add_argument(
+        "--kind",
+        metavar="KIND",
+        help="grade all records as this kind of answer: number, choice, text, formula, regex:PATTERN or a "
+        "function, package.module.function",
+    )
     parser.add_argument("--output", metavar="FILE", help="new file for the records with their new grades")
     options = parser.parse(list(args))
     if options.path is None:
         raise UserError("grade needs a path: results.jsonl, its folder, or a run folder")
+    if options.dataset is not None and options.kind is not None:
+        raise UserError(
+            "--dataset and --kind cannot be combined: --kind alone determines how answers are graded"
+        )
     return options
 
 
@@ -116,14 +139,18 @@ def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
         miniters=1,  # some take seconds
         smoothing=0,
     )
-    return [
-        Regraded(record, grade(*(record[key] for key in ("dataset", "generation", "reference", "options"))))
-        for record in bar
-    ]
+    return [Regraded(record, _grade(record)) for record in bar]
 
 
-def _line(record: dict[str, Any]) -> str:
-    text = dump_json(record) + "\n"
+def _grade(record: dict[str, Any]) -> Grade:
+    options = record["options"] or default_options(record["dataset"])
+    return grade(record["kind"], record["generation"], record["reference"], options)
+
+
+def _line(item: Regraded) -> str:
+    record = item.record
+    verdicts = harness_verdicts(record["kind"], record["generation"], record["reference"])
+    text = dump_json(record | asdict(item.grade) | verdicts._asdict()) + "\n"
     # Half a surrogate pair, which JSON allows, has no UTF-8: write it as JSON's escape.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -162,7 +189,7 @@ def _summary(regraded: Sequence[Regraded], source: Path) -> list[str]:
         low, high = wilson_interval(correct, len(regraded))
         accuracy = f"{correct / len(regraded):.3f} (95 % interval {low:.3f} to {high:.3f})"
         lines.append(f"accuracy {name} {accuracy}, {correct} correct")
-    blind = sum(item.record["dataset"] in CHOICES and not item.record["options"] for item in regraded)
+    blind = sum(item.record["kind"] == "choice" and not item.record["options"] for item in regraded)
     if blind:
         lines.append(
             f"note: {blind} multiple-choice records have no 'options': only letters can be read in them"

@@ -26,7 +26,7 @@ class Predict(TrainerCommand):
             "--questions", type=str, default="-", help="file with one question per line; -: standard input"
         )
         parser.add_argument(
-            "--answers", type=str, default="-", help="output file of JSON lines; -: standard output"
+            "--answers", type=str, default="-", help="output file of JSON Lines; -: standard output"
         )
 
     def check(self, options: list[list[str]], has_checkpoint: bool) -> None:

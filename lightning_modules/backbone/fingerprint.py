@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptstage.lightning_modules.backbone.model_folder import check_archive, file_states, stored_tensors
-from promptstage.lightning_modules.backbone.user_cache import recall, remember
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.user_cache import recall, remember
 
 if TYPE_CHECKING:
     import torch

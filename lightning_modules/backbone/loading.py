@@ -19,8 +19,8 @@ from promptstage.lightning_modules.backbone.model_folder import (
     weight_files,
 )
 from promptstage.lightning_modules.backbone.model_size import check_size
-from promptstage.lightning_modules.backbone.user_cache import recall, remember
 from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.user_cache import recall, remember
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

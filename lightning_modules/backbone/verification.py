@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone import user_cache
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
 from promptstage.lightning_modules.backbone.boundary import reason
@@ -29,6 +28,7 @@ from promptstage.lightning_modules.backbone.text_reference import (
     text_reference,
 )
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
+from promptstage.utilities import user_cache
 from promptstage.utilities.errors import UserError
 
 _SEEDS = (0, 1)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
-from promptstage.datamodules.grading import grade
+from promptstage.datamodules.encoding import IGNORED, Batch, Tokens, shifted
+from promptstage.grading import grade, harness_verdicts
+from promptstage.grading.data_sets import default_options
+from promptstage.grading.kinds import kind_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +30,7 @@ class Record(NamedTuple):
     (A named tuple, because Lightning rejects frozen dataclasses among a step's outputs.)
 
     Attributes:
-        dataset: name for the grader.
+        dataset: name of the data set.
         options: texts of a multiple-choice question; None for any other.
         generation: the raw text after the prompt.
         prediction: the answer in it; None if there is none.
@@ -37,6 +39,8 @@ class Record(NamedTuple):
         prompt_tokens: length of the prompt in tokens, without virtual tokens.
         new_tokens: number of generated tokens, of all samples.
         samples: all sampled generations, if there are several; the record's own is the majority's.
+        kind: kind of answer, for the grader; None in records of older versions.
+        strict_match, flexible_extract: verdicts of lm-evaluation-harness on a number; None for other kinds.
     """
 
     id: str
@@ -51,6 +55,9 @@ class Record(NamedTuple):
     prompt_tokens: int
     new_tokens: int
     samples: tuple[Sample, ...] | None = None
+    kind: str | None = None
+    strict_match: bool | None = None
+    flexible_extract: bool | None = None
 
 
 def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
@@ -62,12 +69,14 @@ def generated_tokens(batch: Batch, outputs: Sequence[Sequence[int]]) -> Tokens:
     tokens = batch.prompt
     lengths = tokens.attention_mask.sum(1)
     width = int(max(length + len(output) for length, output in zip(lengths.tolist(), outputs, strict=True)))
+    padding = (tokens.input_ids.shape[1] - lengths)[:, None]
     made = Tokens(
         input_ids=tokens.input_ids.new_zeros(len(outputs), width),
         attention_mask=tokens.attention_mask.new_zeros(len(outputs), width),
         labels=tokens.labels.new_full((len(outputs), width), IGNORED),
-        question=tokens.question - (tokens.input_ids.shape[1] - lengths)[:, None],
+        question=tokens.question - padding,
         rationale=torch.stack([lengths, lengths], dim=1),
+        demonstrations=shifted(tokens.demonstrations, -padding[:, :, None]),
     )
     for row, (length, output) in enumerate(zip(lengths.tolist(), outputs, strict=True)):
         end = length + len(output)
@@ -93,11 +102,14 @@ def grade_batch(
     lengths = batch.prompt.attention_mask.sum(-1).tolist()
     records = []
     for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):
-        result = grade(batch.dataset, text, example.answer, example.options)
+        dataset = example.dataset or batch.dataset
+        kind = kind_name(example.kind or batch.kind or dataset)
+        result = grade(kind, text, example.answer, example.options or default_options(dataset))
+        strict, flexible = harness_verdicts(kind, text, example.answer)
         records.append(
             Record(
                 id=example.id,
-                dataset=batch.dataset,
+                dataset=dataset,
                 question=example.question,
                 options=example.options,
                 generation=text,
@@ -107,6 +119,9 @@ def grade_batch(
                 reason=result.reason,
                 prompt_tokens=length,
                 new_tokens=len(output),
+                kind=kind,
+                strict_match=strict,
+                flexible_extract=flexible,
             )
         )
     return records

@@ -11,6 +11,18 @@ PREFIX = "--model=PrefixTuning --model.num_virtual_tokens=2"
 LORA = "--model=LoRA"
 GSM8K = "--data=GSM8K --data.source=./rows --data.max_new_tokens=8"
 MATH = "--data=MATH --data.source=./problems --data.max_new_tokens=8"
+CUSTOM = (
+    "--data=Custom --data.source=./rows --data.question=question --data.answer=answer "
+    "--data.answer_after=#### --data.answer_kind=number --data.max_new_tokens=8"
+)
+CHOICE = (
+    "--data=Custom --data.source=./labels --data.question=text --data.answer=label --data.answer_kind=choice "
+    "--data.max_new_tokens=8"
+)
+LABELS = "--data=Classification --data.source=./labels --data.max_new_tokens=8"
+WORDS = f"{LABELS} --data.label_words=[Bad,Good]"
+MIXTURE = "--data=Mixture --data.max_new_tokens=8"
+CHAT = "--data.template=chat"
 
 
 class Values(NamedTuple):
@@ -173,6 +185,29 @@ DATA = {
     "lengths": Values("[2,3]", "[0]"),
     "ood_lengths": Values("[8,9]", "x"),
     "test_on": Values("ood", "odd"),
+    "system": Values(None, "Think."),
+    "template_args": Values(None, "{enable_thinking: false}"),
+    "demonstrations": Values("2", "-1"),
+    "demonstration_seed": Values("1", "-1"),
+    "question": Values("answer", "problem", CUSTOM, message="no field 'problem'"),
+    "answer": Values("{answer}", "result", CUSTOM, message="no field 'result'"),
+    "answer_kind": Values("formula", "numbers", CUSTOM, message="'numbers'"),
+    "answer_after": Values("####", "zzz", CUSTOM, message="no text after 'zzz'"),
+    "rationale": Values("question", "steps", CUSTOM, message="no field 'steps'"),
+    "completion": Values("answer", "steps", CUSTOM, message="no field 'steps'"),
+    "options": Values("[no,yes]", "choices", CHOICE, message="no field 'choices'"),
+    "train_split": Values("test", "tst", CUSTOM, message="has no tst.jsonl"),
+    "validation_split": Values("test", "tst", CUSTOM, message="has no tst.jsonl"),
+    "test_split": Values("train", None, CUSTOM),
+    "name": Values("mine", None, CUSTOM),
+    "subjects": Values("[algebra]", "[algebr]", MATH, message="subject 'algebr' is unknown"),
+    "levels": Values("[1,2]", "[6]", MATH),
+    "parts": Values(
+        "{given_data.yaml: 2}", "{given_data.yaml: 0}", MIXTURE, message="weight of GSM8K must be > 0"
+    ),
+    "label_words": Values("[Bad,Good]", "[Good,Good]", LABELS),
+    "text": Values("text", "txt", WORDS, message="no field 'txt'"),
+    "label": Values("label", "lbl", WORDS, message="no field 'lbl'"),
 }
 FLAGS: dict[str, Values] = {
     "-h": Values("", None),

@@ -116,6 +116,8 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
         "--data.validation_size": ("5", 5, lambda t: len(t.datamodule.example_ids("validation"))),
         "--data.on_bad_row": ("skip", "skip", of_data("on_bad_row")),
         "--data.seed": ("3", 3, of_data("seed")),
+        "--data.demonstrations": ("1", 1, lambda t: t.datamodule.prompt_format().shots),
+        "--data.demonstration_seed": ("2", 2, of_data("demonstration_seed")),
         "--data.date": ("2026-01-31", "2026-01-31", of_data("date")),
         "--data.keep_calculator": ("true", True, of_data("keep_calculator")),
     },
@@ -169,7 +171,14 @@ NEUTRAL = {
     "classes, whose options are listed; another method is refused by name": "--model --data",
 }
 # Handled like the option beside it, by a class that needs other data, or in place of it.
-ALIKE = {"--data.subset": "--data.keep_calculator", "--model.init.preset": "--model.init.text"}
+OF_OTHER_DATA = """answer answer_after answer_kind completion label label_words levels name options parts
+    question rationale subjects subset test_split text train_split validation_split"""
+ALIKE = {
+    "--data.system": "--data.template",
+    "--data.template_args": "--data.template",
+    "--model.init.preset": "--model.init.text",
+    **{f"--data.{name}": "--data.keep_calculator" for name in OF_OTHER_DATA.split()},
+}
 
 
 def all_options() -> set[str]:

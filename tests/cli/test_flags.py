@@ -16,6 +16,8 @@ from tests.tiny_folder import QUIET, Outcome, call
 
 ROW = '{"question": "1+1?", "answer": "Two.\\n#### 2"}\n'
 PROBLEM = '{"problem": "1+1?", "solution": "\\\\boxed{2}", "type": "Algebra", "level": "Level 1"}\n'
+LABELED = '{"text": "1+1?", "label": 1}\n'
+GIVEN_DATA = "data: {class_path: GSM8K, init_args: {source: ./rows}}\n"
 SHOWS = ("-h", "--help", "--print_config")
 
 
@@ -78,9 +80,10 @@ def run_with(flag: str, value: str, more: str, common: list[str], run: str = "ne
 
 @pytest.fixture
 def place(trained: Path) -> Path:
-    """Prepare a working directory with a finished run, a file of options and two data sets."""
+    """Prepare a working directory with a finished run, files of options and three data sets."""
     Path("given.yaml").write_text("trainer:\n  max_steps: 1\n", encoding="utf-8")
-    for folder, row in (("rows", ROW), ("problems", PROBLEM)):
+    Path("given_data.yaml").write_text(GIVEN_DATA, encoding="utf-8")
+    for folder, row in (("rows", ROW), ("problems", PROBLEM), ("labels", LABELED)):
         Path(folder).mkdir()
         for split in ("train", "test"):
             Path(folder, f"{split}.jsonl").write_text(row * 12, encoding="utf-8")
@@ -132,6 +135,7 @@ OTHERS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "calibrate": {"--examples": ("0", "examples must be >= 1, got 0"), **DECODER},
     "partition": {},
+    "data": {"--show": ("-1", "show must be >= 0, got -1")},
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from promptstage import cli
-from promptstage.datamodules.grading import grade
+from promptstage.grading import grade
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.cli.test_processes import CLI, ROOT
 from tests.tiny_folder import call
@@ -100,6 +101,43 @@ def test_the_given_data_set_overrides_that_of_records(records: Records) -> None:
     assert (first["dataset"], first["prediction"]) == ("addition", "3")
 
 
+def test_the_given_kind_overrides_that_of_records(records: Records) -> None:
+    records[0] |= {"generation": "it is 1 + 2 = 3", "kind": "no.such", "reference": "3"}
+    assert call("grade", write(records), "--kind", "number", "--output", "graded.jsonl").code == 0
+    first = read("graded.jsonl")[0]
+    assert (first["kind"], first["prediction"], first["correct"]) == ("number", "3", True)
+    assert (first["strict_match"], first["flexible_extract"]) == (False, True)
+    assert call("grade", "graded.jsonl").out.endswith("nothing changed\n")
+
+
+def test_a_function_of_the_current_folder_grades_only_if_it_is_named(records: Records) -> None:
+    name = f"own_grader_{os.getpid()}"
+    Path(f"{name}.py").write_text("def any_text(generation, reference, options):\n    return True\n")
+    for record in records:
+        record["kind"] = f"{name}.any_text"
+    outcome = call("grade", write(records))
+    assert_one_error(
+        outcome, f"results.jsonl:1: kind '{name}.any_text' is a Python function, which cannot be"
+    )
+    graded = call("grade", "results.jsonl", f"--kind={name}.any_text")
+    assert graded.code == 0, graded.err
+    assert "accuracy after:  1.000" in graded.out
+
+
+def test_numbers_have_the_verdicts_of_the_harness(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [flag for flag in common if not flag.startswith(("--data.task", "--data.train", "--model"))]
+    tested = call("test", *flags, "--model=Pretrained", "--data.task=addition", "--run_dir=run")
+    assert tested.code == 0, tested.err
+    records = read("run/test/results.jsonl")
+    summary = json.loads(Path("run/test/summary.json").read_text(encoding="utf-8"))
+    assert {record["kind"] for record in records} == {"number"}
+    for name in ("strict_match", "flexible_extract"):
+        assert summary[name] == sum(record[name] for record in records) / len(records)
+
+
 def test_options_are_copied_and_used(
     common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,9 +200,16 @@ LINES = [
     ({"dataset": ["math"]}, "field 'dataset' is ['math']: expected a text or null"),
     ({"options": "A"}, "field 'options' is 'A': expected a list of texts or null"),
     ({"options": ["1", 2]}, "field 'options' is ['1', 2]: expected a list of texts or null"),
-    ({"dataset": "gms8k"}, "data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: "),
-    ({"dataset": ..., "id": "mth/test/3"}, "data set 'mth' is unknown: did you mean 'math'?"),
-    ({"dataset": HOSTILE}, "data set '\\x1b[31m\\x07\\u202e"),
+    ({"kind": 1}, "field 'kind' is 1: expected a text or null"),
+    ({"kind": "nubmer"}, "kind 'nubmer' is unknown: did you mean 'number'? Allowed: "),
+    ({"kind": "regex:("}, "pattern '(' is not valid: missing ) at position 1"),
+    (
+        {"kind": "os.path.samefile"},
+        "kind 'os.path.samefile' is a Python function, which cannot be named in a file: ",
+    ),
+    ({"kind": ..., "dataset": "gms8k"}, "data set 'gms8k' is unknown: did you mean 'gsm8k'? Allowed: "),
+    ({"kind": None, "dataset": ..., "id": "mth/test/3"}, "data set 'mth' is unknown: did you mean 'math'?"),
+    ({"kind": None, "dataset": HOSTILE}, "data set '\\x1b[31m\\x07\\u202e"),
 ]
 
 
@@ -194,6 +239,10 @@ MISTAKES = [
     (["run", "--dataset"], "--dataset: expected one argument"),
     (["run", "--dataset=mth"], "data set 'mth' is unknown: did you mean 'math'?"),
     (["nowhere", "--dataset="], "data set '' is unknown"),
+    (["nowhere", "--kind=nubmer"], "kind 'nubmer' is unknown: did you mean 'number'?"),
+    (["run", "--kind=regex:["], "pattern '[' is not valid"),
+    (["run", "--kind=no_such.function"], "kind 'no_such.function' cannot be imported: ModuleNotFoundError"),
+    (["run", "--kind=number", "--dataset=math"], "--dataset and --kind cannot be combined"),
     (["run", "--output=empty"], "output file empty exists: name a new one"),
     (["run", "--output=run/test/results.jsonl"], "output file run/test/results.jsonl exists"),
     (["run", "--output=link"], "output file link exists"),
@@ -222,7 +271,7 @@ def test_invalid_arguments_are_rejected(args: list[str], message: str, trained: 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["grade", "--help"])
-    assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--output F")
+    assert capsys.readouterr().out.startswith("usage: promptstage grade [-h] [--dataset NAME] [--kind KIND]")
 
 
 def test_a_terminal_shows_a_progress_bar(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,8 @@ TYPOS = [
     ("--data.init_args.tsk=addition", "option --data.tsk is unknown: did you mean --data.task?"),
     (
         "--data.source=x",
-        "option --data.source belongs to another class: AQuA, ARC, GSM8K, MATH, ProntoQA, WorldTree",
+        "option --data.source belongs to another class: AQuA, ARC, ASDiv, Classification, Custom, GSM8K, "
+        "GSMPlus, MATH, MetaMathQA, ProntoQA, SVAMP, StrategyQA, WorldTree",
     ),
     ("--backbone.nam=x", "option --backbone.nam is unknown: did you mean --backbone.name?"),
     ("--trainer.max_step=3", "option --trainer.max_step is unknown: did you mean --trainer.max_steps?"),

@@ -273,7 +273,9 @@ def test_a_run_folder_stands_for_its_partition_file(dham: list[str], request: py
 def test_invalid_input_is_rejected(dham: list[str]) -> None:
     outcome = call("fit", *dham, "--model.search.examples=40")
     assert_one_error(
-        outcome, "search.examples must be <= 32 (training examples of letter_reversal in use), got 40"
+        outcome,
+        "search.examples must be <= 32 (training examples of letter_reversal in use; option "
+        "--model.search.examples), got 40",
     )
     outcome = call("fit", *dham, "--model.search.max_stages=4")
     assert_one_error(outcome, "search.max_stages must be <= 3 (the backbone has 4 layers), got 4")

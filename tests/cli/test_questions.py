@@ -89,8 +89,8 @@ def test_json_lines_without_a_question(text: str, field: str | None, message: st
 
 def test_the_field_of_a_question_is_the_data_sets() -> None:
     fields = {name: getattr(datamodules, name).question_field for name in datamodules.__all__}
-    several = dict.fromkeys(("AQuA", "ARC", "ProntoQA", "WorldTree"))
-    assert fields == {"GSM8K": "question", "Generated": "question", "MATH": "problem", **several}
+    own = {"GSM8K": "question", "Generated": "question", "MATH": "problem"}
+    assert {name: field for name, field in fields.items() if field} == own
 
 
 def test_standard_input_is_utf8_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:

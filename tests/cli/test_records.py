@@ -25,6 +25,9 @@ RECORD = {
     "reason": str,
     "prompt_tokens": int,
     "new_tokens": int,
+    "kind": str,
+    "strict_match": type(None),
+    "flexible_extract": type(None),
 }
 
 
@@ -60,7 +63,7 @@ def test_records_and_summary_agree(trained: Path) -> None:
         assert record.keys() == RECORD.keys()
         for key, kind in RECORD.items():
             assert isinstance(record[key], kind), key
-        assert record["dataset"] == "letter_reversal"
+        assert (record["dataset"], record["kind"]) == ("letter_reversal", "text")
         assert record["reference"] == record["question"][::-1]
         assert 1 <= record["new_tokens"] <= 8
     correct = sum(record["correct"] for record in records)

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from promptstage.command_line.assembly import assemble, typed_classes
 from promptstage.command_line.commands import load_command
-from promptstage.command_line.configuration import Importable, read_configuration
+from promptstage.command_line.configuration import read_configuration
+from promptstage.command_line.importable import Importable
 from promptstage.utilities.yaml_values import dump_yaml, parse_yaml, plain
 from tests.tiny_folder import QUIET, call
 
@@ -106,9 +108,13 @@ def test_quoted_texts_in_a_file(text: str) -> None:
     assert text_in_file(json.dumps(text)) == text
 
 
+def values_of(text: str) -> dict[str, Any]:
+    return read_configuration(parse_yaml(text, "file.yaml"), "file.yaml", Importable({}))
+
+
 def text_in_file(written: str) -> str:
     file = f"model:\n  class_path: PromptTuning\n  init_args:\n    init:\n      text: {written}\n"
-    return read_configuration(file, "file.yaml", Importable({}))["model"]["init_args"]["init"]["text"]
+    return values_of(file)["model"]["init_args"]["init"]["text"]
 
 
 @pytest.mark.parametrize("text", [*TEXTS, *UNQUOTED])
@@ -139,10 +145,13 @@ def test_null_and_lists_of_text_options() -> None:
 
 def test_numbers_in_a_file_are_numbers() -> None:
     text = "model: {class_path: DHAM, init_args: {optimizer: {lr: 1e-3}, num_stages: 3, partition: [0, 1]}}"
-    own = read_configuration(text, "file.yaml", Importable({}))["model"]["init_args"]
+    own = values_of(text)["model"]["init_args"]
     assert own == {"optimizer": {"lr": 0.001}, "num_stages": 3, "partition": [0, 1]}
 
 
 def test_anchors_and_merges() -> None:
     text = "x: &x {a: 1, b: 2}\ntrainer: {<<: *x, b: 3}\n"
-    assert read_configuration(text, "file.yaml", Importable({}))["trainer"] == {"a": 1, "b": 3}
+    assert values_of(text)["trainer"] == {
+        "a": 1,
+        "b": 3,
+    }

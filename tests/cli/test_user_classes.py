@@ -16,6 +16,7 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_broken.py").write_text("import nowhere_at_all\n", encoding="utf-8")
     (tmp_path / "own_failing.py").write_text("1 / 0\n", encoding="utf-8")
     (tmp_path / "own_method.py").write_text("class Method:\n    pass\n", encoding="utf-8")
+    (tmp_path / "own_grades.py").write_text("def same(*texts):\n    return True\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,14 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "--model: module 'own_method' has no class 'Methd': did you mean 'Method'?",
         ),
         ("--decoder=own_method.D", "--decoder: module 'own_method' has no class 'D': Allowed: Method"),
+        (
+            "--data.answer_kind=own_grades.sane",
+            "--data.answer_kind: module 'own_grades' has no function 'sane': did you mean 'same'?",
+        ),
+        (
+            "--data.answer_kind=own_method.same",
+            "--data.answer_kind: module 'own_method' has no function 'same': it has none",
+        ),
         ("--trainer.callbacks=own_brokn.C", "--trainer.callbacks 'own_brokn.C' cannot be imported: "),
     ],
 )

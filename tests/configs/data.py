@@ -33,6 +33,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         for row in GSM8K_ROWS
     ],
 }
+ROWS["metamathqa"] = [
+    {"query": row["question"], "response": "Add.\nThe answer is: 4", "type": "GSM_Rephrased"}
+    for row in GSM8K_ROWS
+]
 ROWS["worldtree"] = [row | {"explanation": [{"text": "yes is a kind of answer"}]} for row in ROWS["arc"]]
 
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.tiny_folder import call
 
+STEPS = 24
 FLAGS = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data=Generated"]
 FLAGS += [
     "--data.task=addition",
@@ -18,11 +19,12 @@ FLAGS += [
     "--data.batch_size=8",
     "--model.val_generations=0",
 ]
-FLAGS += ["--trainer.max_steps=50", "--trainer.log_every_n_steps=1"]
+FLAGS += [f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1"]
 METHODS = {
-    "PromptTuning": ["--model=PromptTuning"],
-    "PrefixTuning": ["--model=PrefixTuning"],
-    "DHAM": ["--model=DHAM"],  # stages by CKA, found in the same arithmetic
+    "PromptTuning": ["--model=PromptTuning", "--model.num_virtual_tokens=20"],
+    "PrefixTuning": ["--model=PrefixTuning", "--model.num_virtual_tokens=20"],
+    # Stages by CKA, found in the same arithmetic.
+    "DHAM": ["--model=DHAM", "--model.num_virtual_tokens=20", "--model.search.examples=16"],
     "LoRA": ["--model=LoRA"],
 }
 
@@ -67,9 +69,9 @@ def test_loss_follows_float32(
             caplog.clear()
         losses.append(torch.tensor(train_losses(run)))
         states.append(state(run))
-    assert len(losses[0]) == 50
+    assert len(losses[0]) == STEPS
     assert ((losses[1] - losses[0]).abs() / losses[0]).mean() < 0.02
-    assert losses[1][-10:].mean() < losses[1][:10].mean()
+    assert losses[1][-8:].mean() < losses[1][:8].mean()
     for name, tensor in states[1].items():
         assert tensor.dtype == torch.float32
         # Different from float32's by rounding, and not rounded to bfloat16 itself.
@@ -81,7 +83,7 @@ def test_loss_follows_float32(
 def test_callbacks_in_bfloat16(tmp_path: Path) -> None:
     """All look at, or correct, a bfloat16 backbone; what they measure is float32 and finite."""
     run, arithmetic = tmp_path / "run", ["--trainer.precision=bf16-mixed", "--backbone.dtype=bfloat16"]
-    method = ["--model=DHAM", "--model.search.examples=16", f"--run_dir={run}"]
+    method = [*METHODS["DHAM"], f"--run_dir={run}"]
     looking = ["--trainer.callbacks=callbacks.saliency.SaliencyDiagnostics"]
     fit = call("fit", *FLAGS, *method, *arithmetic, *looking, "--trainer.max_steps=4", "--data.test_size=4")
     assert fit.code == 0, fit.err

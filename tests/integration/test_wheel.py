@@ -11,7 +11,16 @@ import pytest
 
 from tests.configs.files import ROOT
 
-SOURCES = ("backbones", "callbacks", "command_line", "comparisons", "composition", "configs", "datamodules")
+SOURCES = (
+    "backbones",
+    "callbacks",
+    "command_line",
+    "comparisons",
+    "composition",
+    "configs",
+    "datamodules",
+    "grading",
+)
 SOURCES += ("lightning_modules", "utilities", "__init__.py", "cli.py", "runs.py", "py.typed")
 SOURCES += ("pyproject.toml", "README.md", "LICENSE")
 

@@ -17,11 +17,12 @@ NOT_INSTALLED = {"benchmarks", "scripts", "tests"}
 # Packages of this project that each package may import besides itself.
 ALLOWED = {
     "utilities": set(),
-    "datamodules": {"utilities"},
-    "backbones": {"datamodules", "utilities"},
-    "lightning_modules": {"backbones", "datamodules", "utilities"},
-    "callbacks": {"backbones", "datamodules", "lightning_modules", "utilities"},
-    "composition": {"backbones", "callbacks", "datamodules", "lightning_modules", "utilities"},
+    "grading": {"utilities"},
+    "datamodules": {"grading", "utilities"},
+    "backbones": {"datamodules", "grading", "utilities"},
+    "lightning_modules": {"backbones", "datamodules", "grading", "utilities"},
+    "callbacks": {"backbones", "datamodules", "grading", "lightning_modules", "utilities"},
+    "composition": {"backbones", "callbacks", "datamodules", "grading", "lightning_modules", "utilities"},
 }
 BACKBONE = {
     "lightning_modules.backbone",
@@ -30,6 +31,14 @@ BACKBONE = {
     "utilities",
 }
 FUNCTIONAL = {"lightning_modules.functional", "utilities"}
+# Rooms of the grading library that each room may import besides itself.
+ROOMS = {
+    "reading": set(),
+    "number": {"reading"},
+    "text": {"reading"},
+    "formula": {"number", "reading"},
+    "choice": {"formula", "number", "reading"},
+}
 
 
 def packages() -> list[Path]:
@@ -119,6 +128,16 @@ def test_mathematics_and_backbone_know_no_method(package: str, allowed: set[str]
         if inside(module, package):
             for other in dependencies(module):
                 assert any(inside(other, name) for name in allowed), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_the_grading_library_import_in_one_direction(room: str) -> None:
+    for module in modules():
+        if inside(module, f"grading.{room}"):
+            for other in dependencies(module):
+                parts = other.split(".")
+                if parts[0] == "grading" and len(parts) > 2:
+                    assert parts[1] in ROOMS[room] | {room}, f"{module} imports {other}"
 
 
 def test_mathematics_knows_no_lightning() -> None:

@@ -32,7 +32,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneConfig:
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> WriteRows:
-    """Return a function that writes splits as JSON lines, texts unchanged, and returns their folder."""
+    """Return a function that writes splits as JSON Lines, texts unchanged, and returns their folder."""
 
     def write(**splits: list[Any]) -> str:
         for split, rows in splits.items():

@@ -148,7 +148,7 @@ def test_a_fit_checks_a_local_test_split(
     good = ROWS[kind]
     bad = {name: value for name, value in good.items() if name not in ("answer", "solution")}
     source = write_rows(**{"train": [good] * 20, file: [good, bad]})
-    monkeypatch.setattr(kind, "_encode", lambda self, examples: [])
+    monkeypatch.setattr(kind, "_encode", lambda self, examples: SimpleNamespace(examples=[]))
     with pytest.raises(UserError, match=rf"/{file}\.jsonl:2: no field '(answer|solution)'"):
         kind(source=source, **options).setup("fit")
     connected(kind(source=source, **options, on_bad_row="skip")).setup("fit")
@@ -180,8 +180,9 @@ def skipping(source: str, **options: Any) -> GSM8K:
 def test_skipped_rows_are_counted_once(
     backbone: BackboneConfig, write_rows: WriteRows, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [*gsm8k_rows(10), {"question": "?"}, "{", *gsm8k_rows(10), [1]]
-    source = write_rows(train=rows, test=gsm8k_rows(3))
+    good = gsm8k_rows(23)
+    rows = [*good[:10], {"question": "?"}, "{", *good[10:20], [1]]
+    source = write_rows(train=rows, test=good[20:])
     data = connected(skipping(source, validation_size=4), backbone)
     with caplog.at_level("INFO"):
         # Training and validation questions are read from the same file.
@@ -252,5 +253,6 @@ def test_generated_questions_are_never_malformed() -> None:
     assert outcome.code == 2
     assert outcome.errors == [
         "error: option --data.on_bad_row belongs to another class: "
-        "AQuA, ARC, GSM8K, MATH, ProntoQA, WorldTree"
+        "AQuA, ARC, ASDiv, Classification, Custom, GSM8K, GSMPlus, MATH, MetaMathQA, ProntoQA, SVAMP, "
+        "StrategyQA, WorldTree"
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from promptstage.datamodules import Generated, bounded, chat
 from promptstage.datamodules.chat import ChatTemplate
+from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
@@ -50,7 +51,7 @@ def tokenizer_with(template: Any) -> Any:
 @pytest.mark.parametrize("template", FAILING)
 def test_a_failing_template_is_rejected(template: str) -> None:
     with pytest.raises(UserError) as error:
-        Template("chat", tokenizer_with(template))
+        Template(PromptFormat("chat"), tokenizer_with(template))
     line = str(error.value)
     assert line.startswith("the backbone's chat template cannot be used: ")
     assert FAILING[template] in line
@@ -64,7 +65,7 @@ def test_an_endless_template_is_rejected(template: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(chat, "SECONDS", 0.3)
     start = time.monotonic()
     with pytest.raises(UserError, match=r"cannot be used: it takes longer than 0\.3 seconds; use plain"):
-        Template("chat", tokenizer_with(template))
+        Template(PromptFormat("chat"), tokenizer_with(template))
     assert time.monotonic() - start < 5
 
 
@@ -74,14 +75,15 @@ def test_a_template_that_exhausts_memory_is_rejected(template: str, monkeypatch:
     with pytest.raises(
         UserError, match=r"more than 0\.195312 GiB of memory|OverflowError|MemoryError|longer than"
     ):
-        Template("chat", tokenizer_with(template))
+        Template(PromptFormat("chat"), tokenizer_with(template))
 
 
 def test_a_template_that_hangs_on_one_question_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "SECONDS", 0.3)
+    monkeypatch.setattr(chat, "SECONDS", 1.0)
     loop = ENDLESS[0]
     ready = Template(
-        "chat", tokenizer_with(f"{ECHO}{{% if 'loop' in messages[0].content %}}{loop}{{% endif %}}")
+        PromptFormat("chat"),
+        tokenizer_with(f"{ECHO}{{% if 'loop' in messages[0].content %}}{loop}{{% endif %}}"),
     )
     assert ready.render("1+1?").text == "1+1?"
     with pytest.raises(UserError, match="takes longer than"):
@@ -93,8 +95,10 @@ def test_several_templates_without_a_default_are_rejected() -> None:
     with pytest.raises(
         UserError, match=r"needs a chat template named 'default', .* are named 'rag', 'tool_use'"
     ):
-        Template("chat", named)
-    assert Template("chat", tokenizer_with({"rag": "x", "default": ECHO})).render("q").text == "q"
+        Template(PromptFormat("chat"), named)
+    assert (
+        Template(PromptFormat("chat"), tokenizer_with({"rag": "x", "default": ECHO})).render("q").text == "q"
+    )
 
 
 def test_rendering_leaves_no_process_and_no_file() -> None:
@@ -102,7 +106,7 @@ def test_rendering_leaves_no_process_and_no_file() -> None:
 
     import psutil
 
-    ready = Template("chat", tokenizer_with(ECHO))
+    ready = Template(PromptFormat("chat"), tokenizer_with(ECHO))
     files = len(list(Path("/proc/self/fd").iterdir()))
     children = psutil.Process().children()
     for _ in range(5):
@@ -116,7 +120,7 @@ def test_prompts_equal_those_of_transformers() -> None:
         tokenizer = make(kind)
         messages = [{"role": "user", "content": "1+1?"}]
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert Template("chat", tokenizer).render("1+1?").text == expected
+        assert Template(PromptFormat("chat"), tokenizer).render("1+1?").text == expected
 
 
 # --- the date --------------------------------------------------------------------------------------------
@@ -126,9 +130,9 @@ DATED = "Today is {{ strftime_now('%d %b %Y') }}. " + ECHO
 
 def test_the_date_option_is_rendered() -> None:
     tokenizer = tokenizer_with(DATED)
-    assert ChatTemplate(tokenizer, "2024-07-26").prompts(["q"]) == ["Today is 26 Jul 2024. q"]
+    assert ChatTemplate(tokenizer, "2024-07-26").prompts([((), "q")]) == ["Today is 26 Jul 2024. q"]
     today = date.today().strftime("%d %b %Y")
-    assert ChatTemplate(tokenizer).prompts(["q"]) == [f"Today is {today}. q"]
+    assert ChatTemplate(tokenizer).prompts([((), "q")]) == [f"Today is {today}. q"]
 
 
 @pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "26 Jul 2024"])

@@ -9,8 +9,8 @@ import pytest
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example, worked_answer
-from promptstage.datamodules.grading import grade
 from promptstage.datamodules.tasks import TASKS, Solution, split_of
+from promptstage.grading import grade
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
 FILES: list[tuple[type[ReasoningDataModule], str, dict[str, Any], str, int]] = [

@@ -7,6 +7,7 @@ import torch
 
 from promptstage.datamodules import GSM8K, Generated
 from promptstage.datamodules.encoding import Batch, Example, Tokens, encode
+from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
@@ -90,8 +91,8 @@ def test_a_question_that_occurs_in_the_chat_template_is_located(backbone: Backbo
     data.setup("predict")
     batches = list(data.predict_dataloader())
     assert [example.id for batch in batches for example in batch.examples] == ["question/1", "question/0"]
-    rendered = Template("chat", data.tokenizer).render("user")
-    assert rendered.text[: rendered.start] == "<|user|>\n"
+    rendered = Template(PromptFormat("chat"), data.tokenizer).render("user")
+    assert rendered.text[: rendered.question[0]] == "<|user|>\n"
     (batch,) = batches
     assert text(batch.prompt, 0, batch.prompt.question[0], data.tokenizer) == "assistant"
 
@@ -136,7 +137,7 @@ def test_chat_without_a_chat_template_is_rejected(backbone: BackboneConfig) -> N
 def test_a_chat_template_that_changes_the_question_is_rejected(backbone: BackboneConfig) -> None:
     data = connected(Generated(template="chat", task="letter_reversal"), backbone)
     data.tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
-    with pytest.raises(UserError, match="chat template changes the question"):
+    with pytest.raises(UserError, match="chat template changes the text"):
         data.setup("test")
 
 

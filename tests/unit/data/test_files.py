@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.datamodules import ARC, GSM8K, MATH, Generated, sources
+from promptstage.datamodules import ARC, GSM8K, MATH, Generated, files
 from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
@@ -53,7 +53,7 @@ def test_other_formats_are_named_in_the_message(content: bytes, name: str, tmp_p
     (tmp_path / "test.jsonl").write_bytes(content)
     line = problem(tmp_path)
     assert line.startswith(f"{tmp_path}/test.jsonl is {name}")
-    assert line.endswith("expected JSON lines in UTF-8")
+    assert line.endswith("expected JSON Lines in UTF-8")
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         lambda: file.symlink_to(file),
     ):
         make()
-        assert problem(tmp_path) == f"{file} is not a regular file: expected JSON lines"
+        assert problem(tmp_path) == f"{file} is not a regular file"
         file.rmdir() if file.is_dir() else file.unlink()
 
 
@@ -82,15 +82,15 @@ def test_endless_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with file.open("wb") as out:
         out.truncate(10**12)
     start = time.monotonic()
-    assert problem(tmp_path) == f"{file} is larger than 2 GiB: split it, or take a part of it"
+    assert problem(tmp_path) == f"{file} is larger than 2 GiB: split it, or use a part of it"
     with file.open("wb") as out:
         out.truncate(1 << 30)
     assert problem(tmp_path) == f"{file}:1: the line is longer than 16 MiB"
     assert time.monotonic() - start < 5
     file.write_text(ROW * 12)
-    monkeypatch.setattr(sources, "MOST_ROWS", 11)
+    monkeypatch.setattr(files, "MOST_ROWS", 11)
     assert problem(tmp_path) == f"{file} has more than 11 rows"
-    monkeypatch.setattr(sources, "LARGEST_FILE", 100)
+    monkeypatch.setattr(files, "LARGEST_FILE", 100)
     assert problem(tmp_path).startswith(f"{file} is larger than 0 GiB")
 
 

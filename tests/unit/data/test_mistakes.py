@@ -40,7 +40,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
         ),
         ({"template": "{question} {question}"}, "has 2 {question}: write exactly one"),
         ({"task": "adition"}, "task 'adition' is unknown: did you mean 'addition'?"),
-        ({"test_on": "out"}, "test_on 'out' is unknown"),
+        ({"test_on": "out"}, "test_on: data set 'out' is unknown"),
         (
             {"lengths": [3]},
             "lengths must be the shortest and the longest length, such as [2, 4], >= 1 and <= 1000, got [3]",
@@ -71,7 +71,7 @@ def test_prontoqa_on_the_hub_has_no_training_questions(write_rows: WriteRows) ->
             "--data.source to a local folder with train.jsonl and validation.jsonl (the test questions)"
         )
     source = write_rows(validation=["{}"])
-    with pytest.raises(UserError, match=r"has no train\.jsonl \(JSON-lines files there: validation.jsonl\)"):
+    with pytest.raises(UserError, match=r"has no train\.jsonl \(data files there: validation.jsonl\)"):
         ProntoQA(source=source).examples("train")
 
 
@@ -100,7 +100,7 @@ def test_missing_and_empty_files_are_rejected(tmp_path: Path, write_rows: WriteR
         GSM8K(source="nosuch").examples("test")
     source = write_rows(train=[GOOD], validation=[""])
     with pytest.raises(
-        UserError, match=r"has no test\.jsonl \(JSON-lines files there: train.jsonl, validation.jsonl\)"
+        UserError, match=r"has no test\.jsonl \(data files there: train.jsonl, validation.jsonl\)"
     ):
         GSM8K(source=source).examples("test")
     with pytest.raises(UserError, match=r"validation\.jsonl has no rows"):

@@ -12,6 +12,7 @@ from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.utilities.errors import UserError
 from tests.unit.data.connected import connected
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 
@@ -91,3 +92,29 @@ def test_data_without_overlap_gives_no_warning(backbone: BackboneConfig, write_r
         warnings.simplefilter("always")
         connected(GSM8K(source=write_rows(test=gsm8k_rows(3))), backbone).setup("test")
     assert seen == []
+
+
+def test_questions_that_are_also_training_questions_are_counted(
+    backbone: BackboneConfig, write_rows: WriteRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Repeated rows of one file, for example, which end up in several splits."""
+    rows = gsm8k_rows(6)
+    source = write_rows(train=rows[:4], validation=rows[2:5], test=rows[3:])
+    data = connected(GSM8K(source=source), backbone)
+    with caplog.at_level("INFO"):
+        for stage in ("fit", "validate", "test"):
+            data.setup(stage)
+    assert [message for message in caplog.messages if message.startswith("warning")] == [
+        "warning: 2 of 3 validation questions are also training questions",
+        "warning: 1 of 3 test questions are also training questions",
+    ]
+
+
+def test_demonstrations_are_distinct(write_rows: WriteRows) -> None:
+    rows = [row for row in gsm8k_rows(3) for _ in range(9)]
+    options = {"source": write_rows(train=rows, validation=rows, test=rows)}
+    for seed in range(5):
+        format = GSM8K(**options, demonstrations=2, demonstration_seed=seed).prompt_format()
+        assert len({one.question for one in format.demonstrations}) == 3
+    with pytest.raises(UserError, match=r"demonstrations must be <= 3 \(distinct training questions"):
+        GSM8K(**options, demonstrations=4).prompt_format()

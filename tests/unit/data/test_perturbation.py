@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
-from promptstage.datamodules.answers.number_words import last_number_in_words
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.noise import add_noise, typo
 from promptstage.datamodules.paraphrase import choose_new_names, move_condition, paraphrase
 from promptstage.datamodules.perturbation import perturb
 from promptstage.datamodules.protected_text import protected_spans
+from promptstage.grading.number.words import last_number_in_words
 from promptstage.utilities.errors import UserError
 from tests.unit.data.rows import WriteRows, gsm8k_rows
 

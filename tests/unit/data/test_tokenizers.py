@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.datamodules import GSM8K
 from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.backbone.generation import generate
@@ -93,7 +94,7 @@ def test_ids_equal_those_of_the_joint_text(
     tokenizer: Any, kind: str, template: str, write_rows: WriteRows
 ) -> None:
     data = data_with(tokenizer, write_rows(test=ROWS), template=template)
-    ready = Template(template, tokenizer)
+    ready = Template(PromptFormat(template), tokenizer)
     joint = 0
     for batch in data.test_dataloader():
         for row, example in enumerate(batch.examples):
@@ -125,7 +126,7 @@ def own_loss(model: Any, ids: list[int], start: int) -> Tensor:
 @pytest.mark.parametrize("template", ["plain", "{question}\nSo:\n"])
 def test_losses_equal_those_of_the_joint_text(tokenizer: Any, template: str, write_rows: WriteRows) -> None:
     data = data_with(tokenizer, write_rows(test=ROWS), template=template)
-    backbone, ready = backbone_with(tokenizer), Template(template, tokenizer)
+    backbone, ready = backbone_with(tokenizer), Template(PromptFormat(template), tokenizer)
     for batch in data.test_dataloader():
         _, losses = backbone.loss(batch.gold.input_ids, batch.gold.labels)
         for loss, example in zip(losses, batch.examples, strict=True):

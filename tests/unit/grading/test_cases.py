@@ -1,4 +1,4 @@
-"""Tests of the grader on the labeled cases in ``cases/``: one file per data set.
+"""Tests of the grader on the labeled cases in ``cases/``: one file per data set or kind of answer.
 
 A case's ``trap`` describes its difficulty. Its ``prediction`` is present, as null, if the text has no answer.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.datamodules.grading import grade
+from promptstage.grading import grade
 
 FILES = sorted((Path(__file__).parent / "cases").glob("*.jsonl"))
 NEXT_QUESTION = (
@@ -23,7 +23,7 @@ def cases(path: Path) -> list[dict[str, Any]]:
 
 def test_cases_are_numerous_and_balanced() -> None:
     all_cases = [case for path in FILES for case in cases(path)]
-    assert len(FILES) == 10
+    assert len(FILES) == 12
     assert len(all_cases) >= 1000
     assert 0.4 < sum(case["correct"] for case in all_cases) / len(all_cases) < 0.6
 

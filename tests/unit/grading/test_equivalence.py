@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from promptstage.datamodules.answers.equivalence import same_formula
+from promptstage.grading.formula.equivalence import same_formula
 
 SAME = [
     (r"\dfrac12", "0.5"),

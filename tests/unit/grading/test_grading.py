@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from promptstage.datamodules.answers.boxes import last_boxed
-from promptstage.datamodules.grading import Grade, grade
+from promptstage.grading import Grade, grade
+from promptstage.grading.reading.boxes import last_boxed
 from promptstage.utilities.errors import UserError
 
 AQUA = ["A)A)59", "B)6", "C)36", "D)60", "E)None of these"]
@@ -94,7 +94,7 @@ def test_true_and_false_are_read_as_options() -> None:
         ("t,a,c\n#### tac", "tac", Grade("tac", True, "after ####")),
         ("so\n tac\n", "tac", Grade("tac", True, "last line")),
         ('The word is "tac".', "tac", Grade("tac", True, "last sentence")),
-        ("t + a + c = tac", "tac", Grade("tac", True, "last line")),
+        ("t + a + c = tac", "tac", Grade("tac", True, "last sentence")),
         ("t-a-c", "tac", Grade("tac", True, "last line")),
         ("t,a", "tac", Grade(None, False, "no answer found")),
         ("####", "tac", Grade(None, False, "no answer found")),
@@ -133,7 +133,7 @@ def test_last_box_is_read_with_nested_braces() -> None:
 
 
 def test_unknown_data_set_is_rejected() -> None:
-    with pytest.raises(UserError, match="data set 'gms8k' is unknown: did you mean 'gsm8k'"):
+    with pytest.raises(UserError, match="kind 'gms8k' is unknown: did you mean 'gsm8k'"):
         grade("gms8k", "1", "1")
 
 

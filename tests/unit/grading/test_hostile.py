@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from promptstage.datamodules.grading import Grade, grade
+from promptstage.grading import Grade, grade
 
 MANY = 1_000_000
 
@@ -29,6 +29,10 @@ HOSTILE = {
     "reasoning blocks": "<think>" * 140_000,
     "turns": "<|im_start|>" * 80_000,
     "bold": "**7" * 300_000,
+    "verdicts": "Yes. No. " * 100_000,
+    "doubts": "it might be A or it may be B " * 40_000,
+    "roots": "√ " * 400_000,
+    "subordinate clauses": "$5 to make 4 of her goal of 7, and those of " * 20_000,
     "words": "one hundred " * 80_000,
     "fractions": r"\frac{1}{" * 100_000,
     "a wide matrix": r"\boxed{\begin{pmatrix}" + "1&" * 40_000 + r"1\end{pmatrix}}",
@@ -49,7 +53,11 @@ REFERENCES = {
     "aqua_rat": "E",
     "prontoqa": "B",
     "last_letter": "tac",
+    "text": "New York",
+    "number": "2.5 hours",
+    r"regex:(?:[a-z]+ ?)+(\d+)": "12",
 }
+OPTIONS = {"aqua_rat": ["1/2", "2 hours and 5 minutes", "$70", "2:3", "none"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,8 +70,8 @@ def _worker() -> None:
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_generations_are_graded_quickly(dataset: str, kind: str) -> None:
     start = time.monotonic()
-    result = grade(dataset, HOSTILE[kind], REFERENCES[dataset])
-    assert time.monotonic() - start < 2
+    result = grade(dataset, HOSTILE[kind], REFERENCES[dataset], OPTIONS.get(dataset))
+    assert time.monotonic() - start < 8  # seconds, on a busy machine
     assert not result.correct
 
 

@@ -7,8 +7,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from promptstage.datamodules.answers import verifier
-from promptstage.datamodules.answers.verifier import verify_equality
+from promptstage.grading.formula import verifier
+from promptstage.grading.formula.verifier import verify_equality
 
 SLOW = r"\binom{10^9}{5\cdot 10^8}"
 

@@ -1,1 +1,0 @@
-"""Finding the final answer in a generation, and comparing answers, one kind of answer a file."""

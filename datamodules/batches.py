@@ -1,0 +1,143 @@
+"""Part of a data module that builds batches of tokenized examples."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from promptstage.datamodules.encoding import Collate, Example
+from promptstage.datamodules.loaders import (
+    EvaluationLoader,
+    TrainLoader,
+    position,
+    probe_loader,
+    round_robin_loader,
+)
+from promptstage.datamodules.splits import Splits
+from promptstage.datamodules.token_ids import adds_bos
+from promptstage.datamodules.token_table import TokenTable
+from promptstage.utilities.checks import check_maximum
+from promptstage.utilities.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+
+class Batches(Splits):
+    """Data loaders of a data module; a subclass encodes the splits.
+
+    Attributes:
+        batch_size: training questions per rank and batch.
+        eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
+        max_new_tokens: generation limit, in tokens.
+        stop: texts that end a generation.
+        num_workers: worker processes that build batches.
+        skipped: ids of test questions that are finished already.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    num_workers: int
+    skipped: set[str] | None
+    _encoded: dict[str, TokenTable]
+    _questions: list[Example]
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The connected tokenizer."""
+        raise NotImplementedError
+
+    def _encode(self, examples: "Sequence[Example]") -> TokenTable:
+        raise NotImplementedError
+
+    def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
+        """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
+
+        Raises:
+            UserError: if there are fewer.
+        """
+        rows = self._encoded["train"]
+        limit = f"training examples of {self.name} in use; option --model.search.examples"
+        check_maximum({"search.examples": size}, len(rows), limit)
+        collate = self._collate(soft_prompt=False)
+        return probe_loader(rows, size, seed, collate, self.eval_batch_size, *self._ranks())
+
+    def training_questions(self, count: int) -> EvaluationLoader:
+        """Build a loader of the first ``count`` training questions, to generate from in any stage.
+
+        Raises:
+            UserError: if there are fewer.
+        """
+        examples = self.examples("train")
+        check_maximum({"examples": count}, len(examples), f"training questions of {self.name} in use")
+        rows = self._encoded["training questions"] = self._encode(examples[:count])
+        return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
+
+    def _collate(self, soft_prompt: bool = True) -> Collate:
+        """
+        Args:
+            soft_prompt: whether batches follow the module's soft prompt, and the BOS before it, if any.
+        """
+        pad = self.tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        model = self.trainer.lightning_module if self.trainer else None
+        has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
+        omitted = self.tokenizer.bos_token_id if has_own_bos else None
+        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind())
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Build batches in an order that depends on seed, epoch and global batch size only."""
+        rank, world_size = self._ranks()
+        return TrainLoader(
+            self._encoded["train"],
+            self._collate(),
+            self.num_workers,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            accumulated=self.trainer.accumulate_grad_batches if self.trainer else 1,
+            position=partial(position, self.trainer),
+        )
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Build batches of every validation question; with ``limit_val_batches`` of the first ones."""
+        return self._evaluation("validation", limit=self._limit("val"))
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Build batches of every test question; with ``limit_test_batches`` of the first ones."""
+        return self._evaluation("test", limit=self._limit("test"))
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """Build batches of the questions of :meth:`use_questions`; limited by ``limit_predict_batches``."""
+        if not self._questions:
+            raise UserError("no questions given: predict needs at least one")
+        return self._evaluation("predict", limit=self._limit("predict"))
+
+    def first_examples(self, split: str, count: int | None) -> EvaluationLoader:
+        """Build batches of the first ``count`` questions of a split that is set up; None: all."""
+        return self._evaluation(split, count)
+
+    def _limit(self, loop: str) -> int | float:
+        """Return the trainer's limit of batches for ``val``, ``test`` or ``predict``: number or fraction."""
+        return getattr(self.trainer, f"limit_{loop}_batches") if self.trainer else 1.0
+
+    def _evaluation(self, split: str, count: int | None = None, limit: int | float = 1.0) -> EvaluationLoader:
+        rank, world_size = self._ranks()
+        rows = self._encoded[split][:count]
+        if split == "test" and self.skipped:
+            rows = rows.take([i for i, row in enumerate(rows.examples) if row.id not in self.skipped])
+        return EvaluationLoader(
+            rows,
+            self._collate(),
+            self.num_workers,
+            self.eval_batch_size,
+            rank,
+            world_size,
+            limit,
+        )

@@ -1,0 +1,1 @@
+"""Answers to multiple-choice questions: an option's letter, label or text."""

@@ -1,0 +1,1 @@
+"""Formulas as answers, and their mathematical equality."""

@@ -1,0 +1,1 @@
+"""Numeric answers: numbers in running text, and their exact values."""
