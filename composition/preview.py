@@ -11,7 +11,7 @@ from promptstage.lightning_modules.backbone.loading import (
     load_tokenizer,
     vocabulary_size,
 )
-from promptstage.utilities.errors import printable
+from promptstage.utilities.errors import UserError, printable
 
 GRADED = 200  # examples of a split; formulas take milliseconds each
 WIDTH = 2000  # characters of a text that are shown
@@ -64,7 +64,10 @@ def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
 def _grade(data: ReasoningDataModule, rows: TokenTable, number: int) -> Grade:
     example = rows.examples[number]
     kind = example.kind or data.resolve_kind()
-    return grade(kind, example.completion, example.answer, example.options)
+    try:
+        return grade(kind, example.completion, example.answer, example.options)
+    except UserError as error:
+        raise UserError(f"grading of the completion of {example.id}: {error}") from error
 
 
 def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterator[str]:

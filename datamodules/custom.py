@@ -214,7 +214,10 @@ class Custom(ReasoningDataModule):
         kind = self.resolve_kind()
         if kind == "formula" and index >= CHECKED_FORMULAS:
             return
-        result = grade(kind, example.completion, example.answer, example.options)
+        try:
+            result = grade(kind, example.completion, example.answer, example.options)
+        except UserError as error:
+            raise UserError(f"grading of the completion of {example.id}: {error}") from error
         if not result.correct:
             raise MalformedRow(
                 f"with answer_kind {self.answer_kind!r:.60}, the grader extracts {result.prediction!r:.60} "

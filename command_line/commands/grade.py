@@ -144,7 +144,10 @@ def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
 
 def _grade(record: dict[str, Any]) -> Grade:
     options = record["options"] or default_options(record["dataset"])
-    return grade(record["kind"], record["generation"], record["reference"], options)
+    try:
+        return grade(record["kind"], record["generation"], record["reference"], options)
+    except UserError as error:
+        raise UserError(f"grading of record {printable(record['id'][:SHOWN])}: {error}") from error
 
 
 def _line(item: Regraded) -> str:
