@@ -192,6 +192,7 @@ class Results(L.Callback):
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
+        summary["cut_at_limit"] = cut_at_limit(records, data.max_new_tokens, data.stop)
         if self.restored:
             summary["restored"] = len(self.restored)
         if self.folder is not None:
@@ -206,10 +207,12 @@ class Results(L.Callback):
         corrected = " with every answer corrected" if summary["correction"] == "DPC, mode all" else ""
         part = coverage(summary["examples"], summary["questions"])
         partial = f" (the first {part}: a partial evaluation)" if part else ""
+        count = summary["cut_at_limit"]
+        cut = f", {count} generations cut at max_new_tokens" if count else ""
         print(
             f"{summary['correct']} of {summary['examples']} correct{corrected}{partial}: accuracy "
             f"{summary['accuracy']:.3f} (95 % interval {summary['accuracy_low']:.3f} to "
-            f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
+            f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer{cut}; "
             f"records in {shown_path(self.folder)}"
         )
         write_or_rescue(self.folder / "results.jsonl", map(record_line, records))
@@ -244,6 +247,15 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "hooks": [recorded_settings(hook) for hook in module.backbone.hooks],
         **votes,
     }
+
+
+def cut_at_limit(records: Sequence[Record], max_new_tokens: int, stop: Sequence[str]) -> int:
+    """Count the generations, samples included, that the generation limit has ended."""
+    made = [part for record in records for part in record.samples or (record,)]
+    return sum(
+        part.new_tokens == max_new_tokens and not any(text in part.generation for text in stop)
+        for part in made
+    )
 
 
 def harness_accuracies(records: Sequence[Record]) -> dict[str, float]:
