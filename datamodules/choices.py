@@ -16,7 +16,7 @@ from promptstage.datamodules.sources import (
     texts_field,
 )
 
-LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGHIJ"  # that the grader tells from other words: K, V and X are variables and numerals
 OPTIONS_HEADER = "\nAnswer choices: "  # between a question and its options
 PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # some letters of AQuA-RAT are repeated: "A)A)59"
 
@@ -119,7 +119,7 @@ def choice_example(
         rationale: worked steps; "" if there are none.
 
     Raises:
-        MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
+        MalformedRow: if there are not 2 to 10 options, or ``key`` does not name exactly one of them.
     """
     check_count(choices.texts)
     label = text_field(row, key)
@@ -132,7 +132,7 @@ def choice_example(
 def check_count(texts: Sequence[str]) -> None:
     """
     Raises:
-        MalformedRow: if there are not 2 to 8 options.
+        MalformedRow: if there are not 2 to 10 options.
     """
     if not 2 <= len(texts) <= len(LETTERS):
         raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
@@ -142,7 +142,7 @@ def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, 
     """Build the example of a multiple-choice question from its options and the letter of the correct one.
 
     Raises:
-        MalformedRow: if there are not 2 to 8 options.
+        MalformedRow: if there are not 2 to 10 options.
     """
     check_count(texts)
     shown = " ".join(f"{name}) {text}" for name, text in zip(LETTERS, texts, strict=False))
