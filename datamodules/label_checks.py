@@ -10,6 +10,7 @@ from promptstage.grading import grade
 from promptstage.grading.functions import is_function_name
 from promptstage.utilities.errors import UserError, printable
 
+NAMES = {"train": "training", "validation": "validation", "test": "test"}
 GRADED = 50  # of the worked answers that a stop text would cut; formulas take milliseconds each
 
 
@@ -48,7 +49,7 @@ def check_stop_texts(split: str, examples: Sequence[Example], stop: Sequence[str
         return
     example, _, found = first_wrong
     message = (
-        f"stop text {found!r:.60} is inside {len(cut)} of {len(examples)} {split} answers, first "
+        f"stop text {found!r:.60} is inside {len(cut)} of {len(examples)} {NAMES[split]} answers, first "
         f"{printable(example.id)}, and would end a generation like it before the final answer: set stop to "
         "other texts"
     )
@@ -74,12 +75,14 @@ def warn_longer(split: str, rows: TokenTable, max_new_tokens: int) -> None:
     if count:
         most = 2 * count >= len(rows)
         rank_zero_info(
-            f"{'warning' if most else 'note'}: {count} of {len(rows)} {split} answers are longer than "
+            f"{'warning' if most else 'note'}: {count} of {len(rows)} {NAMES[split]} answers are longer than "
             f"max_new_tokens = {max_new_tokens}, so that generations like them are cut"
         )
 
 
 def check_labels(split: str, rows: TokenTable, stop: Sequence[str], max_new_tokens: int, kind: str) -> None:
     """Check worked answers against stop texts and the generation limit; raises as ``check_stop_texts``."""
+    if not rows.examples:
+        return
     check_stop_texts(split, rows.examples, stop, kind)
     warn_longer(split, rows, max_new_tokens)

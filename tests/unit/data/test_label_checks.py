@@ -26,7 +26,9 @@ def test_stop_texts_inside_the_training_answers_are_rejected_before_a_fit(
 ) -> None:
     caplog.set_level("INFO")
     data = gsm8k(write_rows, backbone, stop=["Question:", stop])
-    with pytest.raises(UserError, match=r"stop text .* is inside 18 of 18 train answers, first gsm8k/train/"):
+    with pytest.raises(
+        UserError, match=r"stop text .* is inside 18 of 18 training answers, first gsm8k/train/"
+    ):
         data.setup("fit")
     data.setup("test")  # of a prompt that may have been trained with other stop texts
     assert f"stop text {stop!r} is inside 20 of 20 test answers, first gsm8k/test/0" in caplog.text
@@ -54,12 +56,19 @@ def test_a_stop_text_matters_only_if_the_grade_depends_on_what_follows(
     rows = [Example("a/0", "2 + 3?", "", "5", completion), *[Example("a/1", "4 + 4?", "", "8", "#### 8")] * 3]
     with caplog.at_level("INFO"):
         check_stop_texts("train", rows, [stop], "number")
-    assert (f"warning: stop text {stop!r} is inside 1 of 4 train answers, first a/0" in caplog.text) is warned
+    assert (
+        f"warning: stop text {stop!r} is inside 1 of 4 training answers, first a/0" in caplog.text
+    ) is warned
 
 
 @pytest.mark.parametrize(
     ("limit", "reported"),
-    [(13, None), (12, r"note: [12] of 18 train"), (11, "warning: 18 of 18 train"), (3, "warning: 18 of 18")],
+    [
+        (13, None),
+        (12, r"note: [12] of 18 training"),
+        (11, "warning: 18 of 18 training"),
+        (3, "warning: 18 of 18"),
+    ],
 )
 def test_answers_longer_than_the_generation_limit_are_counted(
     limit: int,
