@@ -10,11 +10,13 @@ from promptstage.datamodules.choices import lettered_example, own_choices
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.field_texts import FieldText, value_text
 from promptstage.datamodules.files import read_file
+from promptstage.datamodules.hub_folder import subsets_of
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
-from promptstage.grading import grade
+from promptstage.grading import grade, reference_problem
 from promptstage.grading.choice.options import Option, letter_of_reference, parse_options, simplify
-from promptstage.utilities.errors import UserError, printable
+from promptstage.grading.functions import is_function_name
+from promptstage.utilities.errors import UserError, nearest, printable
 
 MARK = "####"  # before the final answer of a worked answer
 # Options that a single file cannot follow, with their defaults.
@@ -53,6 +55,7 @@ class Custom(ReasoningDataModule):
     """
 
     question_field = None
+    subset_option = "subset"
 
     def __init__(
         self,
@@ -85,6 +88,9 @@ class Custom(ReasoningDataModule):
                 "options are required for answer_kind choice, and allowed for no other, got answer_kind "
                 f"{answer_kind!r:.80} {'without' if options is None else 'with'} options"
             )
+        if rationale is not None and (completion is not None or answer_after is not None):
+            learned = "completion" if completion is not None else "answer_after"
+            raise UserError(f"rationale must not be set with {learned}, which gives the whole text to learn")
         self.question, self.answer = FieldText(question, "question"), FieldText(answer, "answer")
         self.answer_after = answer_after
         self.rationale = None if rationale is None else FieldText(rationale, "rationale")
@@ -114,14 +120,26 @@ class Custom(ReasoningDataModule):
         """Return the folder of the rows, or the file with all of them; None for a hub id.
 
         Raises:
-            UserError: if a subset or a split of a single file is named.
+            UserError: if a subset or a split of a single file is named, or a subset does not exist.
         """
-        path = local_path(self.source)
-        if path is not None and path.is_file():
+        path = self._single_file()
+        if path is not None:
             self._check_single_file()
-        return path / self.subset if path is not None and path.is_dir() and self.subset else path
+            return path
+        path = local_path(self.source)
+        if path is None or not self.subset:
+            return path
+        if not (path / self.subset).is_dir() and self.subset not in (allowed := subsets_of(path)):
+            raise UserError(f"subset '{self.subset:.60}' is unknown: {nearest(self.subset, allowed)}")
+        return path / self.subset
+
+    def _single_file(self) -> Path | None:
+        """Return the file that holds all rows, if there is one."""
+        path = local_path(self.source)
+        return None if path is None or path.is_dir() else path
 
     def _check_single_file(self) -> None:
+        self.check_revision()
         for option, default in OF_FOLDERS.items():
             if self.constructor_arguments.get(option, default) != default:
                 raise UserError(f"{option} must not be set for a single file, got source {self.source}")
@@ -132,9 +150,10 @@ class Custom(ReasoningDataModule):
 
     def local_files(self, split: str) -> list[Path] | None:
         """Return the files of a split; of a single file, which has no validation split, the file."""
-        path = self.folder()
-        if path is None or path.is_dir():
+        if self._single_file() is None:
             return super().local_files(split)
+        path = self.folder()
+        assert path is not None
         return [] if split == "validation" else [path]
 
     def has_validation(self) -> bool:
@@ -143,9 +162,10 @@ class Custom(ReasoningDataModule):
 
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split; test rows of a single file are a fixed part of it."""
-        path = self.folder()
-        if path is None or path.is_dir():
+        path = self._single_file()
+        if path is None:
             return super().rows(split)
+        self._check_single_file()
         rows = read_file(path)
         held_out = min(500, len(rows) // 10)
         if not held_out:
@@ -219,9 +239,23 @@ class Custom(ReasoningDataModule):
         except UserError as error:
             raise UserError(f"grading of the completion of {example.id}: {error}") from error
         if not result.correct:
+            self._check_answer(kind, example)
             raise MalformedRow(
                 f"with answer_kind {self.answer_kind!r:.60}, the grader extracts {result.prediction!r:.60} "
                 f"({result.reason}) from the completion, but the reference is {example.answer!r:.60}"
+            )
+
+    def _check_answer(self, kind: str, example: Example) -> None:
+        """Check that the grader reads an answer that stands alone as itself."""
+        if problem := reference_problem(kind, example.answer, example.options):
+            raise MalformedRow(problem)
+        alone = grade(kind, example.answer, example.answer, example.options)
+        if not (is_function_name(kind) or alone.correct):
+            read = "no answer" if alone.prediction is None else repr(alone.prediction)
+            raise MalformedRow(
+                f"field '{self.answer.name}' is {example.answer!r:.60}, from which the grader extracts "
+                f"{read:.60}: expected an answer that equals itself with answer_kind "
+                f"{self.answer_kind!r:.60}"
             )
 
 
