@@ -204,7 +204,7 @@ def _values(
     typed: Mapping[str, Collection[str]],
     section: str | None = None,
 ) -> dict[str, Any]:
-    where, tree = document
+    where, tree, _ = document
     return read_configuration(tree, where, importable, section, typed=where == TYPED, overridden=typed)
 
 
