@@ -312,3 +312,13 @@ def test_a_closed_pipe_ends_without_error(records: Records) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_only_the_first_changes_are_listed(trained: Path) -> None:
+    record = read(trained / "test" / "results.jsonl")[0]
+    text = f"#### {record['reference']}"
+    path = write([{**record, "id": f"a/{i}", "generation": text, "correct": False} for i in range(23)])
+    out = call("grade", str(path)).out
+    assert out.count("became correct (reference") == 20
+    assert "\nand 3 more changes (--output FILE writes all records)\n\nrecords in results.jsonl: 23\n" in out
+    assert "23 became correct" in out
