@@ -1,20 +1,20 @@
 """Data sets of any fields, described by options instead of a class."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.choices import lettered_example, own_choices
+from promptstage.datamodules.choices import letter_of_answer, lettered_example, own_choices
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.field_texts import FieldText, value_text
 from promptstage.datamodules.files import read_file
 from promptstage.datamodules.hub_folder import subsets_of
 from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
+from promptstage.datamodules.sources import MalformedRow, Row, local_path
 from promptstage.grading import grade, reference_problem
-from promptstage.grading.choice.options import Option, letter_of_reference, parse_options, simplify
+from promptstage.grading.choice.options import Option, parse_options
 from promptstage.grading.functions import is_function_name
 from promptstage.utilities.errors import UserError, nearest, printable
 
@@ -37,7 +37,7 @@ class Custom(ReasoningDataModule):
         answer_kind: kind of answer: number, choice, text, formula, ``regex:PATTERN`` (its last match in the
             generation is the answer), or ``package.module.function``, a function that grades.
         answer_after: text before the final answer in ``answer``, such as ``####`` or ``The answer is:``.
-        rationale: field with the worked steps; default: the text before ``answer_after``.
+        rationale: field with the worked steps; not together with ``answer_after`` or ``completion``.
         completion: field with the completion, the target text after the prompt; default: the text of
             ``answer`` if ``answer_after`` is set, otherwise the worked steps and a line ``#### ANSWER``.
         options: for choice: field with a list of texts (or an object with the lists ``text`` and ``label``),
@@ -193,7 +193,7 @@ class Custom(ReasoningDataModule):
             rationale = rationale or before.strip()
         if self.is_choice:
             options, labeled = self._options(row)
-            letter = _letter(value, options, labeled, self.answer.name)
+            letter = letter_of_answer(value, options, labeled, self.answer.name)
             example = lettered_example(name, question, [option.text for option in options], letter, rationale)
         else:
             answer = value_text(value, self.answer.name)
@@ -257,50 +257,6 @@ class Custom(ReasoningDataModule):
                 f"{read:.60}: expected an answer that equals itself with answer_kind "
                 f"{self.answer_kind!r:.60}"
             )
-
-
-MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
-
-
-def _letter(value: Any, options: Sequence[Option], labeled: bool, field: str) -> str:
-    """Return the letter of the option that an answer names by letter, label, text or index.
-
-    Args:
-        labeled: the options have labels of their own, which take precedence over their texts.
-        field: name of the answer's field, for messages.
-
-    Raises:
-        MalformedRow: if it names none, or could name two.
-    """
-    text = value_text(value, field)
-    named = letter_of_reference(text, options)
-    letters = [option.letter for option in options]
-    if named not in letters:
-        meanings = MEANINGS.get(text.casefold(), ())
-        named = next((option.letter for option in options if option.text.casefold() in meanings), None)
-    counted = None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
-        counted = letters[value]
-    own_labels = any(option.label != option.letter for option in options)
-    if named and counted and named != counted and not own_labels:
-        raise MalformedRow(
-            f"field '{field}' is {value}, the text of option {named} and the index of option {counted}: "
-            "write a letter or a text"
-        )
-    same = [option.letter for option in options if simplify(option.text) == simplify(text)]
-    if named and same and named not in same and not labeled:
-        raise MalformedRow(
-            f"field '{field}' is {text!r:.60}, the letter of option {named} and the text of option "
-            f"{same[0]}: give options as an object with the lists text and label"
-        )
-    letter = named or counted
-    if letter is None:
-        allowed = list_names(option.text or option.label for option in options)
-        raise MalformedRow(
-            f"field '{field}' must be one of the options ({allowed}), a letter, or an index from 0 "
-            f"(an integer in JSON or Parquet), got {value!r:.60}"
-        )
-    return letter
 
 
 def _name_of(source: str) -> str:

@@ -49,7 +49,7 @@ def check_stop_texts(split: str, examples: Sequence[Example], stop: Sequence[str
         return
     example, _, found = first_wrong
     message = (
-        f"stop text {found!r:.60} is inside {len(cut)} of {len(examples)} {NAMES[split]} answers, first "
+        f"stop text {found!r:.60} is inside {len(cut)} of {len(examples)} {NAMES[split]} completions, first "
         f"{printable(example.id)}, and would end a generation like it before the final answer: set stop to "
         "other texts"
     )
@@ -75,8 +75,8 @@ def warn_longer(split: str, rows: TokenTable, max_new_tokens: int) -> None:
     if count:
         most = 2 * count >= len(rows)
         rank_zero_info(
-            f"{'warning' if most else 'note'}: {count} of {len(rows)} {NAMES[split]} answers are longer than "
-            f"max_new_tokens = {max_new_tokens}, so that generations like them are cut"
+            f"{'warning' if most else 'note'}: {count} of {len(rows)} {NAMES[split]} completions are longer "
+            f"than max_new_tokens = {max_new_tokens}, so that generations like them are cut"
         )
 
 

@@ -129,7 +129,8 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
 
     def local_files(self, split: str) -> list[Path] | None:
         """Return the files of a split in the local folder, from its README or by name; None for a hub id."""
-        folder, root = self.folder(), local_path(self.source)
+        folder = self.folder()
+        root = None if folder is None else local_path(self.source)
         if folder is None or root is None:
             return None
         self.check_revision()

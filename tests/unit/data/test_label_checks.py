@@ -27,11 +27,11 @@ def test_stop_texts_inside_the_training_answers_are_rejected_before_a_fit(
     caplog.set_level("INFO")
     data = gsm8k(write_rows, backbone, stop=["Question:", stop])
     with pytest.raises(
-        UserError, match=r"stop text .* is inside 18 of 18 training answers, first gsm8k/train/"
+        UserError, match=r"stop text .* is inside 18 of 18 training completions, first gsm8k/train/"
     ):
         data.setup("fit")
     data.setup("test")  # of a prompt that may have been trained with other stop texts
-    assert f"stop text {stop!r} is inside 20 of 20 test answers, first gsm8k/test/0" in caplog.text
+    assert f"stop text {stop!r} is inside 20 of 20 test completions, first gsm8k/test/0" in caplog.text
 
 
 @pytest.mark.parametrize("stop", ["\nQuestion:", "10"])
@@ -57,7 +57,7 @@ def test_a_stop_text_matters_only_if_the_grade_depends_on_what_follows(
     with caplog.at_level("INFO"):
         check_stop_texts("train", rows, [stop], "number")
     assert (
-        f"warning: stop text {stop!r} is inside 1 of 4 training answers, first a/0" in caplog.text
+        f"warning: stop text {stop!r} is inside 1 of 4 training completions, first a/0" in caplog.text
     ) is warned
 
 
