@@ -15,7 +15,7 @@ from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, local_path
 from promptstage.grading import grade, reference_problem
 from promptstage.grading.choice.options import Option, parse_options
-from promptstage.grading.functions import is_function_name
+from promptstage.grading.kinds import KINDS
 from promptstage.utilities.errors import UserError, nearest, printable
 
 MARK = "####"  # before the final answer of a worked answer
@@ -246,11 +246,11 @@ class Custom(ReasoningDataModule):
             )
 
     def _check_answer(self, kind: str, example: Example) -> None:
-        """Check that the grader reads an answer that stands alone as itself."""
+        """Check that the grader extracts an answer that stands alone, without a pattern around it."""
         if problem := reference_problem(kind, example.answer, example.options):
             raise MalformedRow(problem)
         alone = grade(kind, example.answer, example.answer, example.options)
-        if not (is_function_name(kind) or alone.correct):
+        if kind in KINDS and not alone.correct:
             read = "no answer" if alone.prediction is None else repr(alone.prediction)
             raise MalformedRow(
                 f"field '{self.answer.name}' is {example.answer!r:.60}, from which the grader extracts "
