@@ -80,9 +80,10 @@ def make_data_set(section: Mapping[str, Any], where: str, **options: Any) -> Any
     try:
         return cls(**arguments)
     except TypeError as error:  # an option is missing, or is one that the class sets
-        options_named = " and ".join(re.findall(r"'(\w+)'", str(error)))
+        *first, last = re.findall(r"'(\w+)'", str(error)) or [str(error)]
+        options_named = f"{', '.join(first)} and {last}" if first else last
         problem = "needs" if " missing " in str(error) else "sets by itself"
-        raise UserError(f"{where}: {cls.__name__} {problem} {options_named or error}") from error
+        raise UserError(f"{where}: {cls.__name__} {problem} {options_named}") from error
 
 
 def function_kinds(section: Any) -> Iterator[str]:
