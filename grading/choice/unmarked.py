@@ -18,6 +18,7 @@ from promptstage.grading.choice.options import Option, ambiguous_choice, options
 from promptstage.grading.choice.stated import stated_option
 from promptstage.grading.choice.truth import truth_at_start, truth_options, truth_values
 from promptstage.grading.reading.answer import Answer
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.sentences import concluding_sentences
 
 # "Options: A) 1 B) 2"
@@ -157,6 +158,10 @@ def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     )
     if closing is None:
         return _option_in_last_part(text, options)
+    if not truth_options(options):
+        closing = without_rejections(closing)
+    if not closing:
+        return None
     closing = _without_rejections(closing, options)
     last, first = closing[-1], option_by_whole_text(closing[0], options)
     answer = None

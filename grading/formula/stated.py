@@ -57,6 +57,8 @@ _LABEL = re.compile(
 )
 _VARIABLE = re.compile(r"[a-z][.,]?")
 _OF = re.compile(r"\b(?:of|in|for|by|with)\s$")
+# "It is 8.", "We get 8."
+_SHORT_SENTENCE = re.compile(r"[\s*_]*(?:(?:it|this|that|[a-z]) is|we [a-z]+) ", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _MATHEMATICAL = re.compile(r"[\d√π∞\\(]|^[a-zA-Z]\W*$")
 _WORDS = re.compile("[a-z]{3}")
@@ -84,7 +86,7 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
         return Answer(value, "last sentence")
     if "=" in main and "=" in reference and not _WORDS.search(main):
         return Answer(main.strip(" .*_"), "last line")
-    if len(main.split()) <= 3:
+    if len(main.split()) <= 3 and not _SHORT_SENTENCE.match(main):
         return Answer(_LABEL.sub("", main.strip(" .*_")), "last line")
     stated = _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main)
     # "2/15 is left over": words are no answer if the reference is a number.

@@ -10,6 +10,7 @@ from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, MARKED, Commitment, find_commitments
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE, concluding_sentences
 
@@ -151,6 +152,7 @@ def _number_at_end(text: str) -> Answer | None:
     closing = concluding_sentences(_LIST_MARK.sub("", text))
     if closing is None:
         return None
+    closing = without_rejections(closing)
     for inside in reversed(BOLD.findall("\n".join(closing))):
         first = _leading_number(inside)
         if first and len(inside[first.end() :].split()) <= 4:

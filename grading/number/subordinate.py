@@ -18,8 +18,10 @@ _SAME_CLAUSE = r"(?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*
 # Parts of a sentence that follow the stated number and state nothing themselves.
 _SUBORDINATE = (
     re.compile(r"\([^()]*\)"),
-    # ", not 5"
-    re.compile(r",?\s(?:and )?not\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE),
+    # ", not 5", "instead of 5"
+    re.compile(
+        r",?\s(?:(?:and )?not|instead of|rather than|as opposed to)\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE
+    ),
     # "5 apples, because he had 3"
     re.compile(
         r"""
