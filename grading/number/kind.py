@@ -28,7 +28,7 @@ def _grade(text: str, reference: str, options: Any) -> Grade:
 
 def _problem(reference: str, options: Any) -> str:
     if _reference_number(reference) is None:
-        return f"the answer must be a number, such as 72, got {reference!r:.60}"
+        return f"must be a number, such as 72, got {reference!r:.60}"
     return ""
 
 
