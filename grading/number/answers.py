@@ -78,6 +78,8 @@ _NUMBER_ALONE = re.compile(
     """,
     re.VERBOSE,
 )
+# "**$294**" on the first line, before an explanation
+_BOLD_ALONE = re.compile(r"\s*\*\*(?P<number>[$€£]?\d[\d,]*(?:\.\d+)?)[^\n*\d+×*/=-]{0,20}\*\*\.?\s*\n")
 # The number of a list item that is missing, and the numbers of all items.
 _LIST_END = re.compile(r"\n[ *_#]*\(?\d{1,2}[.)]\s*$")
 _LIST_MARK = re.compile(
@@ -143,6 +145,8 @@ def _leading_number(body: str) -> re.Match[str] | None:
 def _number_at_start(text: str) -> Answer | None:
     """Return the number that starts ``text`` and is followed by an explanation."""
     if (start := _NUMBER_ALONE.match(text)) and (match := NUMBER.match(text, start.end("lead"))):
+        return _to_answer(text, match, "number at the start")
+    if (start := _BOLD_ALONE.match(text)) and (match := NUMBER.match(text, start.start("number"))):
         return _to_answer(text, match, "number at the start")
     return None
 

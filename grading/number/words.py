@@ -33,6 +33,10 @@ _PART = re.compile(rf"[ -]({any_of(_PARTS)})s?\b", re.IGNORECASE)
 _LETTERS = re.compile("[a-z]+")
 
 
+# "a dozen", "half a dozen", but not "a dozen of", "dozens"
+_DOZEN = re.compile(r"\b(?P<half>half\s)?a\sdozen\b(?!\sof\b)", re.IGNORECASE)
+
+
 def is_number_word(word: str) -> bool:
     """Return whether a lower-case word is part of a number.
 
@@ -53,6 +57,9 @@ def last_number_in_words(sentence: str) -> str | None:
     '2/3'
     """
     matches = [match for match in _PHRASE.finditer(sentence) if not _NOT.search(sentence[: match.start()])]
+    dozen = _DOZEN.search(sentence)
+    if dozen and not any(match.start() > dozen.start() for match in matches):
+        return "6" if dozen["half"] else "12"
     if not matches:
         return None
     last = next((match for match in reversed(matches) if not _is_pronoun(match)), matches[0])
