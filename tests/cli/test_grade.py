@@ -120,7 +120,7 @@ def test_a_reference_that_no_answer_equals_is_rejected_with_the_record(records: 
         record["reference"] = "3"
     assert_one_error(
         call("grade", write(records), "--kind", "number"),
-        "record letter_reversal/test/2: reference must be a number, such as 72, got '12:30'",
+        "grading of record letter_reversal/test/2: reference must be a number, such as 72, got '12:30'",
     )
 
 
