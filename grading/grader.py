@@ -45,14 +45,29 @@ def grade(kind: str | GradeFunction, generation: str, reference: str | float, op
     >>> grade("regex:Color: (.+)", "The sky is clear.\\nColor: blue", "Blue")
     Grade(prediction='blue', correct=True, reason='last match')
     """
-    answer_kind = find_kind(kind)
     text, expected = check_text(generation, "generation"), reference_text(reference)
-    check_options(options)
-    if not options and isinstance(kind, str):
-        options = default_options(kind)
+    answer_kind, options = find_kind(kind), _options(kind, options)
     if problem := answer_kind.problem(expected, options):
         raise UserError(f"reference {problem}")
     return answer_kind.grade(normalize_generation(text), expected, options)
+
+
+def find_answer(kind: str | GradeFunction, generation: str, options: Any = None) -> Grade:
+    """Find the answer in ``generation`` to a question without a reference; it counts as incorrect.
+
+    Arguments and errors are those of :func:`grade`.
+
+    >>> find_answer("number", "He sold 48/2 = 24 clips.")
+    Grade(prediction='24', correct=False, reason='last number')
+    """
+    text = normalize_generation(check_text(generation, "generation"))
+    return find_kind(kind).grade(text, "", _options(kind, options))
+
+
+def _options(kind: str | GradeFunction, options: Any) -> Any:
+    """Return checked options, or those of the data set that ``kind`` names."""
+    check_options(options)
+    return default_options(kind) if not options and isinstance(kind, str) else options
 
 
 def reference_problem(kind: str | GradeFunction, reference: str, options: Any = None) -> str:

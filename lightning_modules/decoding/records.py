@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens, shifted
-from promptstage.grading import grade, harness_verdicts
+from promptstage.grading import find_answer, grade, harness_verdicts
 from promptstage.grading.data_sets import default_options
 from promptstage.grading.kinds import kind_name
 from promptstage.utilities.errors import UserError
@@ -109,7 +109,11 @@ def grade_batch(
         dataset = example.dataset or batch.dataset
         kind = kind_name(example.kind or batch.kind or dataset)
         try:
-            result = grade(kind, text, example.answer, example.options or default_options(dataset))
+            options = example.options or default_options(dataset)
+            if example.answer:
+                result = grade(kind, text, example.answer, options)
+            else:  # a question to predict an answer for has no reference
+                result = find_answer(kind, text, options)
         except UserError as error:
             raise UserError(f"grading of example {example.id}: {error}") from error
         strict, flexible = harness_verdicts(kind, text, example.answer)
