@@ -90,7 +90,7 @@ class Custom(ReasoningDataModule):
             )
         if rationale is not None and (completion is not None or answer_after is not None):
             learned = "completion" if completion is not None else "answer_after"
-            raise UserError(f"rationale must not be set with {learned}, which gives the whole text to learn")
+            raise UserError(f"rationale must not be set with {learned}, which gives the whole completion")
         self.question, self.answer = FieldText(question, "question"), FieldText(answer, "answer")
         self.answer_after = answer_after
         self.rationale = None if rationale is None else FieldText(rationale, "rationale")
