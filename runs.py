@@ -29,6 +29,7 @@ from promptstage.composition.results import Evaluation, read_evaluation
 from promptstage.composition.session import Session
 from promptstage.composition.trainer_options import check_option_names, check_trainer_options
 from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.lightning_modules.backbone.attention_hooks import check_hooked
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.lightning_modules.decoding.decoder import Decoder
@@ -45,7 +46,11 @@ PathLike = str | os.PathLike[str]
 
 
 class Run:
-    """Run folder with configuration, checkpoints and results."""
+    """Run folder with configuration, checkpoints and results.
+
+    Attention hooks take effect in :meth:`test` and the other methods if they are installed on the backbone of
+    :attr:`prompt`; hooks on another backbone are refused.
+    """
 
     def __init__(
         self,
@@ -166,6 +171,9 @@ class Run:
         checkpoint = str(self.checkpoint)
         check_option_names(options, ("decoder", "resume"))
         check_trainer_options(options)
+        if not isinstance(decoder, Decoder | None):
+            raise UserError(f"decoder must be a decoder such as ps.Greedy(), got {decoder!r:.60}")
+        _check_hooks(self.prompt, "run.prompt.backbone")
         if resume:
             folders = resumed_folders(interrupted_test(str(self.folder)))
         else:
@@ -204,6 +212,7 @@ def fit(
     """
     check_option_names(options, ("lr", "seed", "folder", "save_every", "patience", "checkpoint"))
     check_trainer_options(options)
+    _check_hooks(prompt)
     if not isinstance(data, ReasoningDataModule):
         raise UserError(f"data must be a data set such as ps.GSM8K(), got {data!r:.60}")
     check_minimum({"save_every": save_every}, 1)
@@ -255,6 +264,7 @@ def partition(
     """
     check_option_names(options, ("folder", "seed"))
     check_trainer_options(options)
+    _check_hooks(prompt)
     L.seed_everything(seed, verbose=False)
     name = f"partition-{data.name}".lower()
     folders = run_folders(None if folder is None else str(folder), None, name)
@@ -279,6 +289,10 @@ def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
     prompt = load_prompt(path, backbone)
     assert isinstance(prompt, SoftPromptModule)
     return prompt
+
+
+def _check_hooks(prompt: SoftPromptModule, where: str = "prompt.backbone") -> None:
+    check_hooked(getattr(prompt, "backbone", None), where)
 
 
 @contextmanager

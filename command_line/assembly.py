@@ -63,8 +63,11 @@ def typed_classes(options: Iterable[Sequence[str]]) -> dict[str, str]:
     return typed
 
 
-def check_flags(flags: list[str], where: str) -> None:
+def check_flags(flags: list[str], where: str, retypable: bool = False) -> None:
     """Check flags from a file, where a value is data, too.
+
+    Args:
+        retypable: a flag on the command line replaces that of the file, so that it may name the user's class.
 
     Raises:
         UserError: if a class is not promptstage's or Lightning's, or a flag sets ``trust_remote_code`` or
@@ -76,7 +79,11 @@ def check_flags(flags: list[str], where: str) -> None:
         section, *path = name.removeprefix("--").removesuffix("+").split(".")
         for named in typed_classes([option]):
             if not is_known_class(current_name(named)):
-                raise UserError(f"{where} names the class '{named}', which is not one of promptstage's")
+                hint = f": if it is yours, name it on the command line, too: {name} {named}"
+                raise UserError(
+                    f"{where} names the class '{named}', which is not one of promptstage's"
+                    f"{hint if retypable else ''}"
+                )
         if path and path[-1] == "trust_remote_code" and value.lower() != "false":
             raise UserError(f"{where}: {name} can be given on the command line only")
         if section == "trainer" and path and path[0] in (*CLASSES, "default_root_dir"):
@@ -197,7 +204,7 @@ def _values(
     typed: Mapping[str, Collection[str]],
     section: str | None = None,
 ) -> dict[str, Any]:
-    where, tree = document
+    where, tree, _ = document
     return read_configuration(tree, where, importable, section, typed=where == TYPED, overridden=typed)
 
 

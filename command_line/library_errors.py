@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.recorded import class_path
+from promptstage.utilities.user_code import describe_error, is_user_frame
 
 ROOT = Path(__file__).parents[1]
 OWN = tuple(
@@ -30,9 +32,10 @@ def library_mistake(error: BaseException) -> UserError | None:
     """Return the user's mistake that a library reports with ``error``; None for what may be a bug of ours.
 
     A value that a library rejects while the trainer is instantiated is the user's mistake, and so is an error
-    within one of Lightning's own callbacks. An error raised below our own code, or a user's, is a bug.
+    within one of Lightning's own callbacks or a constructor of the user's. Any other error raised below our
+    own code, or a user's, is a bug.
     """
-    if reason := _construction_error(error):
+    if reason := _construction_error(error) or _user_construction_error(error):
         return UserError(reason)
     text = first_line(error)
     if isinstance(error, MisconfigurationException) or text.startswith("`val_check_interval`"):
@@ -68,6 +71,19 @@ def _construction_error(error: BaseException) -> str:
     section = {"callbacks": "trainer.callbacks: ", "loggers": "trainer.logger: "}
     prefix = next((shown for name, shown in section.items() if f".{name}." in classes[-1]), "")
     return f"{prefix}{classes[-1].rpartition('.')[2]}: {reason}"
+
+
+def _user_construction_error(error: BaseException | None) -> str:
+    """Return why a class of the user's could not be instantiated; empty for another error."""
+    while error is not None:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        made = [frame for frame in frames if frame.f_code.co_name == "__init__" and is_user_frame(frame)]
+        # jsonargparse catches the exception, so that its traceback begins there.
+        under = any("jsonargparse" in frame.f_code.co_filename for frame in frames)
+        if made and under:
+            return f"{class_path(type(made[0].f_locals['self']))} cannot be created: {describe_error(error)}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _is_library(frame: Any) -> bool:

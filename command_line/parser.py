@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from promptstage.command_line.commented import commented
 from promptstage.command_line.messages import ParserMessage
+from promptstage.utilities.errors import choose
 from promptstage.utilities.plain_values import Plain
 
 register_type(Plain, lambda value: value, lambda value: value, type_check=lambda value, _: True)
@@ -24,6 +25,7 @@ TITLES = {
     "early_stopping": "early stopping",
     TRAINER: "options of Lightning's trainer",
 }
+PRINT_FLAGS = ("comments", "skip_default", "skip_unset")
 EPILOG = (
     "'--model.help DHAM' lists the options of a method, '--data.help GSM8K' those of a data set, and "
     "'--help-trainer' those of Lightning's trainer: --trainer.max_steps, --trainer.devices, "
@@ -62,6 +64,8 @@ class PrintConfig(_ActionPrintConfig):
 
     def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
         flags = value[0].split(",")
+        for flag in filter(None, flags):
+            choose("--print_config", flag, PRINT_FLAGS)
         others = [flag for flag in flags if flag != "comments"]
         super().__call__(parser, namespace, [",".join(others)], option_string)
         while hasattr(parser, "parent_parser"):

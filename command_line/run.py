@@ -22,6 +22,7 @@ from promptstage.command_line.configuration import stored_configuration, trainer
 from promptstage.command_line.importable import Importable
 from promptstage.command_line.library_errors import first_line
 from promptstage.command_line.messages import ParserMessage, explain, mistake_behind
+from promptstage.command_line.origins import with_origin
 from promptstage.command_line.user_classes import check_imports
 from promptstage.composition.quiet import be_quiet
 from promptstage.lightning_modules.checkpoint_schema import check_complete
@@ -74,7 +75,8 @@ def run(command: TrainerCommand, name: str, given: list[str]) -> int:
         classes: dict[str, dict[str, type]] = {"model": METHODS, "data": DATA_SETS}
         if "--decoder" in cli.options():
             classes["decoder"] = DECODERS
-        raise UserError(explain(str(error), given, classes, cli.options())) from error
+        message = explain(str(error), given, classes, cli.options())
+        raise UserError(with_origin(message, given)) from error
     except SIGTERMException:
         trainer = _trainer(cli)
         assert trainer is not None

@@ -156,7 +156,7 @@ def _merged(documents: Iterable[Document]) -> dict[str, Any]:
     """
     keys = [known.name for known in fields(Comparison)]
     merged: dict[str, Any] = {}
-    for where, tree in documents:
+    for where, tree, _ in documents:
         # Flags are texts, as on the command line.
         values = plain(tree, lambda place, _: place[-1] == "[]" and place[0] != "seeds" if place else False)
         if not isinstance(values, dict):

@@ -1,8 +1,11 @@
 """Preview of a data set: prompts and completions as tokens, and grades of the completions."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.choices import LETTERS
+from promptstage.datamodules.label_checks import NAMES, until_stop
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.grading import Grade, grade
 from promptstage.lightning_modules.backbone.loading import (
@@ -11,18 +14,18 @@ from promptstage.lightning_modules.backbone.loading import (
     load_tokenizer,
     vocabulary_size,
 )
-from promptstage.utilities.errors import printable
+from promptstage.utilities.errors import UserError, printable
 
 GRADED = 200  # examples of a split; formulas take milliseconds each
+BALANCED = 10  # different answers that count as classes if each is that of several questions
 WIDTH = 2000  # characters of a text that are shown
-SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def preview(data: ReasoningDataModule, backbone: BackboneConfig, count: int) -> None:
     """Print examples of each split, with a summary of lengths and grades.
 
     Args:
-        count: examples of each split.
+        count: examples of each split; of a mixture, of each part of a split.
 
     Raises:
         UserError: if rows are malformed, or texts do not fit in the backbone.
@@ -33,14 +36,41 @@ def preview(data: ReasoningDataModule, backbone: BackboneConfig, count: int) -> 
     limit = context_length(backbone)
     if limit is not None:
         data.check_context(limit, 0)
-    for split, name in SPLITS.items():
+    for split, name in NAMES.items():
         rows = data.encoded(split)
-        print(_summary(data, rows, name))
-        for number in range(min(count, len(rows))):
+        print("\n".join([_summary(data, rows, name), *_counts(rows)]))
+        for number in _first(rows, count):
             print("\n".join(_example(data, rows, number)))
     needed = data.longest()
     room = "" if limit is None else f" of {limit}"
     print(f"the longest text needs {needed} positions{room}, without virtual tokens")
+    texts = " or ".join([printable(repr(text)) for text in data.stop] + ["the end token"])
+    print(f"a generation ends after max_new_tokens = {data.max_new_tokens} tokens, or earlier at {texts}")
+
+
+def _first(rows: TokenTable, count: int) -> list[int]:
+    """Return the numbers of the first ``count`` examples of each data set, in their order."""
+    seen: Counter[str | None] = Counter()
+    numbers = []
+    for number, example in enumerate(rows.examples):
+        seen[example.dataset] += 1
+        if seen[example.dataset] <= count:
+            numbers.append(number)
+    return numbers
+
+
+def _counts(rows: TokenTable) -> Iterator[str]:
+    """Yield the numbers of questions of each data set, if there are several, and of each class."""
+    parts = Counter(example.dataset or "" for example in rows.examples)
+    answers = Counter(example.answer for example in rows.examples)
+    if len(parts) > 1:
+        yield f"  data sets: {_listed(parts)}"
+    if all(example.options for example in rows.examples) or len(answers) <= min(BALANCED, len(rows) // 5):
+        yield f"  answers: {_listed(answers)}"
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{printable(name[:60])} {counts[name]:,}" for name in sorted(counts))
 
 
 def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
@@ -64,7 +94,11 @@ def _summary(data: ReasoningDataModule, rows: TokenTable, name: str) -> str:
 def _grade(data: ReasoningDataModule, rows: TokenTable, number: int) -> Grade:
     example = rows.examples[number]
     kind = example.kind or data.resolve_kind()
-    return grade(kind, example.completion, example.answer, example.options)
+    text, _ = until_stop(example.completion, data.stop)
+    try:
+        return grade(kind, text, example.answer, example.options)
+    except UserError as error:
+        raise UserError(f"grading of the completion of {example.id}: {error}") from error
 
 
 def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterator[str]:
@@ -74,6 +108,9 @@ def _example(data: ReasoningDataModule, rows: TokenTable, number: int) -> Iterat
     yield f"  {printable(row.example.id)}"
     yield f"    prompt      {len(row.prompt)} tokens  {_text(data, row.prompt.tolist())}"
     yield f"    question    {last - first} tokens  {_text(data, row.prompt[first:last].tolist())}"
+    if row.example.options:
+        named = zip(LETTERS, row.example.options, strict=False)
+        yield f"    options     {printable('  '.join(f'{name}) {text[:60]}' for name, text in named))}"
     yield f"    completion  {len(row.completion)} tokens  {_text(data, row.completion.tolist())}"
     answer = "no answer" if result.prediction is None else repr(result.prediction)
     yield (

@@ -15,8 +15,9 @@ from promptstage.datamodules.sources import (
     text_field,
     texts_field,
 )
+from promptstage.grading.choice.options import Option, letter_of_reference, simplify
 
-LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGHIJ"  # that the grader tells from other words: K, V and X are variables and numerals
 OPTIONS_HEADER = "\nAnswer choices: "  # between a question and its options
 PREFIX = re.compile(rf"(?:\s*[{LETTERS}]\s*\))+")  # some letters of AQuA-RAT are repeated: "A)A)59"
 
@@ -119,7 +120,7 @@ def choice_example(
         rationale: worked steps; "" if there are none.
 
     Raises:
-        MalformedRow: if there are not 2 to 8 options, or ``key`` does not name exactly one of them.
+        MalformedRow: if there are not 2 to 10 options, or ``key`` does not name exactly one of them.
     """
     check_count(choices.texts)
     label = text_field(row, key)
@@ -132,7 +133,7 @@ def choice_example(
 def check_count(texts: Sequence[str]) -> None:
     """
     Raises:
-        MalformedRow: if there are not 2 to 8 options.
+        MalformedRow: if there are not 2 to 10 options.
     """
     if not 2 <= len(texts) <= len(LETTERS):
         raise MalformedRow(f"the number of options must be 2 to {len(LETTERS)}, got {len(texts)}")
@@ -142,7 +143,7 @@ def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, 
     """Build the example of a multiple-choice question from its options and the letter of the correct one.
 
     Raises:
-        MalformedRow: if there are not 2 to 8 options.
+        MalformedRow: if there are not 2 to 10 options.
     """
     check_count(texts)
     shown = " ".join(f"{name}) {text}" for name, text in zip(LETTERS, texts, strict=False))
@@ -154,3 +155,52 @@ def lettered_example(id: str, question: str, texts: Sequence[str], letter: str, 
         completion=worked_answer(rationale, letter),
         options=tuple(texts),
     )
+
+
+MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
+
+
+def letter_of_answer(value: Any, options: Sequence[Option], labeled: bool, field: str) -> str:
+    """Return the letter of the option that an answer names by letter, label, text or index.
+
+    Args:
+        labeled: the options have labels of their own, which take precedence over their texts.
+        field: name of the answer's field, for messages.
+
+    Raises:
+        MalformedRow: if it names none, or could name two.
+    """
+    text = value_text(value, field)
+    named = letter_of_reference(text, options)
+    letters = [option.letter for option in options]
+    if named not in letters:
+        meanings = MEANINGS.get(text.casefold(), ())
+        named = next((option.letter for option in options if option.text.casefold() in meanings), None)
+    counted = None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        counted = letters[value]
+    own_labels = any(option.label != option.letter for option in options)
+    if named and counted and named != counted and not own_labels:
+        raise MalformedRow(
+            f"field '{field}' is {value}, the text of option {named} and the index of option {counted}: "
+            "write a letter or a text"
+        )
+    same = [option.letter for option in options if simplify(option.text) == simplify(text)]
+    if named and same and named not in same and not labeled:
+        raise MalformedRow(
+            f"field '{field}' is {text!r:.60}, the letter of option {named} and the text of option "
+            f"{same[0]}: give options as an object with the lists text and label"
+        )
+    letter = named or counted
+    if letter is None and len(same) > 1:
+        raise MalformedRow(
+            f"field '{field}' is {text!r:.60}, the text of options {' and '.join(same)}, which must differ: "
+            "write a letter"
+        )
+    if letter is None:
+        allowed = list_names(option.text or option.label for option in options)
+        raise MalformedRow(
+            f"field '{field}' must be one of the options ({allowed}), a letter, or an index from 0 "
+            f"(an integer in JSON or Parquet), got {value!r:.60}"
+        )
+    return letter

@@ -1,20 +1,22 @@
 """Data sets of any fields, described by options instead of a class."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from promptstage.datamodules.base import ReasoningDataModule
-from promptstage.datamodules.choices import lettered_example, own_choices
+from promptstage.datamodules.choices import letter_of_answer, lettered_example, own_choices
 from promptstage.datamodules.encoding import Example, worked_answer
 from promptstage.datamodules.field_texts import FieldText, value_text
 from promptstage.datamodules.files import read_file
+from promptstage.datamodules.hub_folder import subsets_of
 from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.sources import MalformedRow, Row, list_names, local_path
-from promptstage.grading import grade
-from promptstage.grading.choice.options import Option, letter_of_reference, parse_options, simplify
-from promptstage.utilities.errors import UserError, printable
+from promptstage.datamodules.sources import MalformedRow, Row, local_path
+from promptstage.grading import grade, reference_problem
+from promptstage.grading.choice.options import Option, parse_options
+from promptstage.grading.kinds import KINDS
+from promptstage.utilities.errors import UserError, nearest, printable
 
 MARK = "####"  # before the final answer of a worked answer
 # Options that a single file cannot follow, with their defaults.
@@ -35,7 +37,7 @@ class Custom(ReasoningDataModule):
         answer_kind: kind of answer: number, choice, text, formula, ``regex:PATTERN`` (its last match in the
             generation is the answer), or ``package.module.function``, a function that grades.
         answer_after: text before the final answer in ``answer``, such as ``####`` or ``The answer is:``.
-        rationale: field with the worked steps; default: the text before ``answer_after``.
+        rationale: field with the worked steps; not together with ``answer_after`` or ``completion``.
         completion: field with the completion, the target text after the prompt; default: the text of
             ``answer`` if ``answer_after`` is set, otherwise the worked steps and a line ``#### ANSWER``.
         options: for choice: field with a list of texts (or an object with the lists ``text`` and ``label``),
@@ -53,6 +55,7 @@ class Custom(ReasoningDataModule):
     """
 
     question_field = None
+    subset_option = "subset"
 
     def __init__(
         self,
@@ -85,6 +88,9 @@ class Custom(ReasoningDataModule):
                 "options are required for answer_kind choice, and allowed for no other, got answer_kind "
                 f"{answer_kind!r:.80} {'without' if options is None else 'with'} options"
             )
+        if rationale is not None and (completion is not None or answer_after is not None):
+            learned = "completion" if completion is not None else "answer_after"
+            raise UserError(f"rationale must not be set with {learned}, which gives the whole completion")
         self.question, self.answer = FieldText(question, "question"), FieldText(answer, "answer")
         self.answer_after = answer_after
         self.rationale = None if rationale is None else FieldText(rationale, "rationale")
@@ -114,14 +120,26 @@ class Custom(ReasoningDataModule):
         """Return the folder of the rows, or the file with all of them; None for a hub id.
 
         Raises:
-            UserError: if a subset or a split of a single file is named.
+            UserError: if a subset or a split of a single file is named, or a subset does not exist.
         """
-        path = local_path(self.source)
-        if path is not None and path.is_file():
+        path = self._single_file()
+        if path is not None:
             self._check_single_file()
-        return path / self.subset if path is not None and path.is_dir() and self.subset else path
+            return path
+        path = local_path(self.source)
+        if path is None or not self.subset:
+            return path
+        if not (path / self.subset).is_dir() and self.subset not in (allowed := subsets_of(path)):
+            raise UserError(f"subset '{self.subset:.60}' is unknown: {nearest(self.subset, allowed)}")
+        return path / self.subset
+
+    def _single_file(self) -> Path | None:
+        """Return the file that holds all rows, if there is one."""
+        path = local_path(self.source)
+        return None if path is None or path.is_dir() else path
 
     def _check_single_file(self) -> None:
+        self.check_revision()
         for option, default in OF_FOLDERS.items():
             if self.constructor_arguments.get(option, default) != default:
                 raise UserError(f"{option} must not be set for a single file, got source {self.source}")
@@ -132,9 +150,10 @@ class Custom(ReasoningDataModule):
 
     def local_files(self, split: str) -> list[Path] | None:
         """Return the files of a split; of a single file, which has no validation split, the file."""
-        path = self.folder()
-        if path is None or path.is_dir():
+        if self._single_file() is None:
             return super().local_files(split)
+        path = self.folder()
+        assert path is not None
         return [] if split == "validation" else [path]
 
     def has_validation(self) -> bool:
@@ -143,9 +162,10 @@ class Custom(ReasoningDataModule):
 
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split; test rows of a single file are a fixed part of it."""
-        path = self.folder()
-        if path is None or path.is_dir():
+        path = self._single_file()
+        if path is None:
             return super().rows(split)
+        self._check_single_file()
         rows = read_file(path)
         held_out = min(500, len(rows) // 10)
         if not held_out:
@@ -173,7 +193,7 @@ class Custom(ReasoningDataModule):
             rationale = rationale or before.strip()
         if self.is_choice:
             options, labeled = self._options(row)
-            letter = _letter(value, options, labeled, self.answer.name)
+            letter = letter_of_answer(value, options, labeled, self.answer.name)
             example = lettered_example(name, question, [option.text for option in options], letter, rationale)
         else:
             answer = value_text(value, self.answer.name)
@@ -214,56 +234,29 @@ class Custom(ReasoningDataModule):
         kind = self.resolve_kind()
         if kind == "formula" and index >= CHECKED_FORMULAS:
             return
-        result = grade(kind, example.completion, example.answer, example.options)
+        try:
+            result = grade(kind, example.completion, example.answer, example.options)
+        except UserError as error:
+            raise UserError(f"grading of the completion of {example.id}: {error}") from error
         if not result.correct:
+            self._check_answer(kind, example)
             raise MalformedRow(
                 f"with answer_kind {self.answer_kind!r:.60}, the grader extracts {result.prediction!r:.60} "
                 f"({result.reason}) from the completion, but the reference is {example.answer!r:.60}"
             )
 
-
-MEANINGS = {"true": ("yes", "true"), "false": ("no", "false")}
-
-
-def _letter(value: Any, options: Sequence[Option], labeled: bool, field: str) -> str:
-    """Return the letter of the option that an answer names by letter, label, text or index.
-
-    Args:
-        labeled: the options have labels of their own, which take precedence over their texts.
-        field: name of the answer's field, for messages.
-
-    Raises:
-        MalformedRow: if it names none, or could name two.
-    """
-    text = value_text(value, field)
-    named = letter_of_reference(text, options)
-    letters = [option.letter for option in options]
-    if named not in letters:
-        meanings = MEANINGS.get(text.casefold(), ())
-        named = next((option.letter for option in options if option.text.casefold() in meanings), None)
-    counted = None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
-        counted = letters[value]
-    own_labels = any(option.label != option.letter for option in options)
-    if named and counted and named != counted and not own_labels:
-        raise MalformedRow(
-            f"field '{field}' is {value}, the text of option {named} and the index of option {counted}: "
-            "write a letter or a text"
-        )
-    same = [option.letter for option in options if simplify(option.text) == simplify(text)]
-    if named and same and named not in same and not labeled:
-        raise MalformedRow(
-            f"field '{field}' is {text!r:.60}, the letter of option {named} and the text of option "
-            f"{same[0]}: give options as an object with the lists text and label"
-        )
-    letter = named or counted
-    if letter is None:
-        allowed = list_names(option.text or option.label for option in options)
-        raise MalformedRow(
-            f"field '{field}' must be one of the options ({allowed}), a letter, or an index from 0 "
-            f"(an integer in JSON or Parquet), got {value!r:.60}"
-        )
-    return letter
+    def _check_answer(self, kind: str, example: Example) -> None:
+        """Check that the grader extracts an answer that stands alone, without a pattern around it."""
+        if problem := reference_problem(kind, example.answer, example.options):
+            raise MalformedRow(problem)
+        alone = grade(kind, example.answer, example.answer, example.options)
+        if kind in KINDS and not alone.correct:
+            read = "no answer" if alone.prediction is None else repr(alone.prediction)
+            raise MalformedRow(
+                f"field '{self.answer.name}' is {example.answer!r:.60}, from which the grader extracts "
+                f"{read:.60}: expected an answer that equals itself with answer_kind "
+                f"{self.answer_kind!r:.60}"
+            )
 
 
 def _name_of(source: str) -> str:

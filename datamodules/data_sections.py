@@ -1,6 +1,7 @@
 """Data sets named in options: by class, by YAML file, or by class and options as in a configuration."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
@@ -79,7 +80,10 @@ def make_data_set(section: Mapping[str, Any], where: str, **options: Any) -> Any
     try:
         return cls(**arguments)
     except TypeError as error:  # an option is missing, or is one that the class sets
-        raise UserError(f"{where}: {str(error).replace('.__init__()', '')}") from error
+        *first, last = re.findall(r"'(\w+)'", str(error)) or [str(error)]
+        options_named = f"{', '.join(first)} and {last}" if first else last
+        problem = "needs" if " missing " in str(error) else "sets by itself"
+        raise UserError(f"{where}: {cls.__name__} {problem} {options_named}") from error
 
 
 def function_kinds(section: Any) -> Iterator[str]:
@@ -113,8 +117,14 @@ def _parts(tree: Tree, where: str) -> Iterator[tuple[Tree, Any]]:
         if isinstance(item, tuple):
             name, weight = item
             part: Tree = Scalar(name, name)
+        elif not isinstance(item, dict) or "class_path" not in item:
+            given = item.text if isinstance(item, Scalar) else plain(item, lambda *_: True)
+            raise UserError(
+                f"{where} must be data sets with weights, such as {{GSM8K: 2, my.yaml: 1}}, got a list with "
+                f"{given!r:.60}"
+            )
         else:
-            inner = dict(item) if isinstance(item, dict) else {}
+            inner = dict(item)
             part, weight = inner, inner.pop("weight", Scalar(None, ""))
         yield part, weight.value if isinstance(weight, Scalar) else plain(weight, lambda *_: False)
 

@@ -2,11 +2,12 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from promptstage.datamodules.sources import MalformedRow, list_names, text_problem
+from promptstage.datamodules.sources import MalformedRow, missing_field, text_problem
 from promptstage.utilities.errors import UserError
 
 PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -86,6 +87,8 @@ def _parts(text: str, option: str) -> Iterator[tuple[str, str | None]]:
 def row_value(row: Mapping[str, Any], name: str, outside: str = "") -> Any:
     """Return the field ``name`` of a row, or of an object in it for ``object.field``.
 
+    A name may be composed of other Unicode characters (NFC or NFD) than that of the row.
+
     Args:
         outside: the objects that the row is in, for messages.
 
@@ -97,8 +100,15 @@ def row_value(row: Mapping[str, Any], name: str, outside: str = "") -> Any:
     outer, _, inner = name.partition(".")
     if inner and isinstance(row.get(outer), Mapping):
         return row_value(row[outer], inner, f"{outside}{outer}.")
-    fields = list_names(f"{outside}{key}" for key in row) or "none"
-    raise MalformedRow(f"no field '{outside}{name}' (fields: {fields})")
+    if not name.isascii():
+        same = [key for key in row if _composed(key) == _composed(name)]
+        if len(same) == 1:
+            return row[same[0]]
+    raise missing_field(f"{outside}{name}", (f"{outside}{key}" for key in row))
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def value_text(value: Any, name: str) -> str:

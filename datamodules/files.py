@@ -70,6 +70,11 @@ def _content(path: Path, file: BinaryIO) -> AbstractContextManager[Any]:
     return gzip.open(file) if path.suffix.lower() == ".gz" else nullcontext(file)
 
 
+def is_data_file(path: Path) -> bool:
+    """Return whether a file's name is that of a known format."""
+    return _format(path) in FORMATS
+
+
 def _format(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     return suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) == 2 else (suffixes or [""])[-1]
@@ -273,12 +278,12 @@ def split_files(folder: Path, split: str) -> list[Path]:
                     f"folder {place} has several files of split {split}: {list_names(map(_name, files))}"
                 )
             if files:
-                _check_parts(files)
+                check_parts(files)
                 return files
     return []
 
 
-def _check_parts(files: Sequence[Path]) -> None:
+def check_parts(files: Sequence[Path]) -> None:
     """Check that no part of a split is missing, as after a download that was interrupted.
 
     Raises:
@@ -287,14 +292,6 @@ def _check_parts(files: Sequence[Path]) -> None:
     totals = {int(match.group(1)) for file in files if (match := re.search(r"-of-(\d+)\.", file.name))}
     if totals and totals != {len(files)}:
         raise UserError(f"{files[0]}: expected {max(totals)} parts of the split, got {len(files)}")
-
-
-def missing_split(folder: Path, split: str) -> UserError:
-    """Return the error of a folder that has no file of a split."""
-    names = sorted(file.name for file in folder.iterdir() if _format(file) in FORMATS)
-    return UserError(
-        f"data folder {folder} has no {split}.jsonl (data files there: {list_names(names) or 'none'})"
-    )
 
 
 def _name(path: Path) -> str:

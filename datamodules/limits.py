@@ -110,14 +110,22 @@ def check_positions(splits: Mapping[str, TokenTable], max_new_tokens: int, limit
                     raise UserError(
                         f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
                         f"{limit} less {reserved} for the soft prompt = {room}: "
-                        f"{_remedy(split, row, needed, max_new_tokens, room, reserved)}"
+                        f"{_remedy(split, row, needed, max_new_tokens, room, reserved, min(rows.lengths))}"
                     )
 
 
-def _remedy(split: str, row: Encoded, needed: int, max_new_tokens: int, room: int, reserved: int) -> str:
-    """Name the options that make a row fit."""
+def _remedy(
+    split: str, row: Encoded, needed: int, max_new_tokens: int, room: int, reserved: int, shortest: int
+) -> str:
+    """Name the options that make a row fit.
+
+    Args:
+        shortest: length of the shortest text of the split.
+    """
     options = []
-    if split == "train" and room > 0:
+    if demonstrations := (len(row.spans) - 2) // 4:
+        options.append(f"set demonstrations to fewer than {demonstrations}")
+    if split == "train" and shortest <= room:
         options.append(f"set max_length to {room}, which leaves longer training examples out")
     generates = needed == len(row.prompt) + max_new_tokens and split != "train"
     if generates and (most := room - len(row.prompt)) > 0:

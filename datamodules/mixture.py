@@ -1,17 +1,21 @@
 """Mixture of several data sets."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.data_sections import PARTS, complete, make_data_set
 from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.label_checks import NAMES
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.splits import Splits
 from promptstage.utilities.checks import check_maximum, check_positive
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.plain_values import Plain
 
 
@@ -82,7 +86,7 @@ class Mixture(ReasoningDataModule):
         """Draw the examples of ``train`` or ``validation`` from the parts; for ``test``, read those of all.
 
         Raises:
-            UserError: if rows of a part cannot be read, or there are too few.
+            UserError: if a part's rows cannot be read or are too few, or it gets no training question.
         """
         if split == "test" and self.other is not None:
             return self.other.named_examples(split)
@@ -92,15 +96,36 @@ class Mixture(ReasoningDataModule):
         return self.parsed[split]
 
     def _all(self, own: Sequence[Sequence[Example]]) -> list[Example]:
-        together = [example for examples in own for example in examples]
-        chosen = draw_indices(len(together), "test/0", slice(None), self.sizes["test"])
-        return [together[i] for i in chosen]
+        together = [
+            (part.name, example)
+            for part, examples in zip(self.parts, own, strict=True)
+            for example in examples
+        ]
+        chosen = [together[i] for i in draw_indices(len(together), "test/0", slice(None), self.sizes["test"])]
+        counts = Counter(name for name, _ in chosen)
+        self._log("test", [counts[part.name] for part in self.parts])
+        return [example for _, example in chosen]
+
+    def _log(self, split: str, counts: Sequence[int]) -> None:
+        """Log how many questions of a split each part gives."""
+        shares = ", ".join(
+            f"{count:,} of {printable(part.name)}" for part, count in zip(self.parts, counts, strict=True)
+        )
+        rank_zero_info(f"{self.name}: {sum(counts):,} {NAMES[split]} questions, {shares}")
 
     def _drawn(self, own: Sequence[Sequence[Example]], split: str) -> list[Example]:
         most = largest_total([len(examples) for examples in own], self.weights)
         check_maximum({f"{split}_size": self.sizes[split]}, most, "in proportion to the weights of the parts")
         drawn = []
-        counts = apportion(self.sizes[split] or most, self.weights)
+        total = self.sizes[split] or most
+        counts = apportion(total, self.weights)
+        for part, weight, count in zip(self.parts, self.weights, counts, strict=True):
+            if split == "train" and not count:
+                raise UserError(
+                    f"weight {float(weight):g} of {part.name} gives it none of {total:,} training questions: "
+                    "set a larger weight, or a larger train_size"
+                )
+        self._log(split, counts)
         for part, examples, count in zip(self.parts, own, counts, strict=True):
             seed = f"mixture/{part.name}/{split}/{self.seed}"
             drawn += [examples[i] for i in draw_indices(len(examples), seed, slice(None), count)]

@@ -1,6 +1,9 @@
 """Rows of a data set, their fields, and their sources: local files or the Hugging Face hub."""
 
+import difflib
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +16,7 @@ from promptstage.utilities.hub_access import use_cache_if_offline
 T = TypeVar("T")
 KINDS: dict[type, str] = {str: "text", list: "list", dict: "JSON object"}
 
+TRIED = 20  # rows after a malformed one that are tried before skipping is suggested
 LONGEST_TEXT = 1_000_000  # characters; more than any context, and minutes of tokenization
 
 
@@ -65,7 +69,7 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
         MalformedRow: if it is missing, empty, of another type, or not valid Unicode.
     """
     if name not in row:
-        raise MalformedRow(f"no field '{name}' (fields: {list_names(row) or 'none'})")
+        raise missing_field(name, row)
     value = row[name]
     nothing = not (value.strip() if isinstance(value, str) else value)
     if not isinstance(value, kind) or (nothing and not empty):
@@ -74,6 +78,19 @@ def field(row: Mapping[str, Any], name: str, kind: type[T], *, empty: bool = Fal
     if isinstance(value, str) and (problem := text_problem(value)):
         raise MalformedRow(f"field '{name}' {problem}")
     return value
+
+
+def missing_field(name: str, names: Iterable[str]) -> MalformedRow:
+    """Return the error of a missing field, with the names of those that there are and the most similar one.
+
+    >>> missing_field("die frage", ["Die Frage", "Rest"])
+    MalformedRow("no field 'die frage' (fields: Die Frage, Rest): did you mean 'Die Frage'?")
+    """
+    names = list(names)
+    folded = {unicodedata.normalize("NFKC", known).casefold().strip(): known for known in names}
+    close = difflib.get_close_matches(unicodedata.normalize("NFKC", name).casefold(), folded, n=1)
+    hint = f": did you mean {folded[close[0]]!r:.60}?" if close else ""
+    return MalformedRow(f"no field '{name}' (fields: {list_names(names) or 'none'}){hint}")
 
 
 def list_names(values: Iterable[object]) -> str:
@@ -134,9 +151,10 @@ def parse_rows(
                 parsed.append(result)
         except MalformedRow as error:
             if not skip:
-                raise UserError(
-                    f"{row.where}: {error} (on_bad_row 'skip' leaves malformed rows out)"
-                ) from error
+                others = rows[number + 1 : number + 1 + TRIED]
+                helps = parsed or any(_is_good(other, parse, split) for other in others)
+                advice = " (on_bad_row 'skip' leaves malformed rows out)" if helps else ""
+                raise UserError(f"{row.where}: {error}{advice}") from error
             bad.append(f"{row.where}: {error}")
     if not parsed and not bad:
         raise UserError(f"none of the {len(rows)} {split} rows is selected")
@@ -145,6 +163,13 @@ def parse_rows(
     if bad:
         rank_zero_info(f"left out {len(bad)} malformed of {len(rows)} rows, the first is {bad[0]}")
     return parsed
+
+
+def _is_good(row: Row, parse: Callable[[Mapping[str, Any], str, int], T | None], split: str) -> bool:
+    try:
+        return not row.problem and parse(row.fields, split, 0) is not None
+    except MalformedRow:
+        return False
 
 
 def local_path(source: str) -> Path | None:
@@ -162,8 +187,10 @@ def local_path(source: str) -> Path | None:
         return path
     kind = "file" if FILE.search(source) else "folder"
     if kind == "file" or path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        start = "" if path.is_absolute() else f"paths start from {os.getcwd()}; "
         raise UserError(
-            f"data {kind} {source} does not exist (allowed: a local file or folder, or a hub id owner/name)"
+            f"data {kind} {source} does not exist ({start}allowed: a local file or folder, or a hub id "
+            "owner/name)"
         )
     return None
 

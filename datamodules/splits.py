@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.files import missing_split, read_file, split_files
+from promptstage.datamodules.files import read_file, split_files
+from promptstage.datamodules.hub_folder import declared_files, missing_split
 from promptstage.datamodules.perturbation import Perturbation, perturb
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.sources import MalformedRow, Row, local_path, parse_rows, read_hub
@@ -54,6 +56,8 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
     question_field: ClassVar[str | None] = "question"
     """Field of a row that holds the whole question; None if the question has other fields, too."""
     hub_has_validation: bool = False
+    subset_option: ClassVar[str] = "source"
+    """Option that names a subfolder of the source."""
     noise_words: ClassVar[frozenset[str] | None] = None
     """Words that noise may change; None: all that the answer does not depend on."""
     overlap: str = ""
@@ -106,14 +110,32 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
             )
         return path
 
+    def check_revision(self) -> None:
+        """Check that no revision but the class's own is set for a local source, which has none.
+
+        Raises:
+            UserError: if one is set.
+        """
+        parameter = signature(type(self)).parameters.get("revision")
+        if self.revision is not None and (parameter is None or self.revision != parameter.default):
+            raise UserError(
+                f"revision must not be set for a local source, got revision {self.revision!r:.60} and source "
+                f"{self.source} (null unsets it)"
+            )
+
     def stored_as(self, split: str) -> str:
         """Return the name of a split in the source."""
         return split
 
     def local_files(self, split: str) -> list[Path] | None:
-        """Return the files of a split in the local folder; None for a hub id."""
+        """Return the files of a split in the local folder, from its README or by name; None for a hub id."""
         folder = self.folder()
-        return split_files(folder, self.stored_as(split)) if folder else None
+        root = None if folder is None else local_path(self.source)
+        if folder is None or root is None:
+            return None
+        self.check_revision()
+        stored = self.stored_as(split)
+        return declared_files(root, self.hub_configs, stored) or split_files(folder, stored)
 
     def has_validation(self) -> bool:
         """Return whether the source has a validation split."""
@@ -126,9 +148,10 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         if files is None:
             return read_hub(self.source, self.hub_configs, self.stored_as(split), self.revision)
         if not files:
-            folder = self.folder()
+            folder, root = self.folder(), local_path(self.source)
             assert folder is not None
-            raise missing_split(folder, self.stored_as(split))
+            assert root is not None
+            raise missing_split(root, folder, self.hub_configs, self.stored_as(split), self.subset_option)
         return [row for file in files for row in read_file(file)]
 
     def examples(self, split: str) -> list[Example]:

@@ -7,6 +7,7 @@
 The library needs neither torch nor Lightning nor transformers.
 """
 
+from promptstage.grading.grader import find_answer as find_answer
 from promptstage.grading.grader import grade as grade
 from promptstage.grading.grader import harness_verdicts as harness_verdicts
 from promptstage.grading.grader import reference_problem as reference_problem

@@ -1,5 +1,6 @@
 """Grading by a Python function of the user, given as such or by its dotted name."""
 
+import inspect
 import re
 from collections.abc import Callable
 from importlib import import_module
@@ -8,6 +9,7 @@ from typing import Any
 from promptstage.grading.grades import Grade
 from promptstage.grading.kind import AnswerKind
 from promptstage.utilities.errors import UserError
+from promptstage.utilities.user_code import describe_error
 
 GradeFunction = Callable[[str, str, Any], bool | Grade]
 """Function of a normalized generation, the reference and the options."""
@@ -53,10 +55,26 @@ def function_kind(function: GradeFunction, name: str) -> AnswerKind:
     """Return the kind of answer that a function grades.
 
     The prediction of a function that returns a bool is the whole generation.
+
+    Raises:
+        UserError: if the function cannot take three arguments; later if it fails, or returns something else.
     """
+    try:
+        inspect.signature(function).bind("", "", None)
+    except TypeError as error:
+        raise UserError(
+            f"kind '{name}' must take three arguments, the generation, the reference and the options: {error}"
+        ) from error
+    except ValueError:  # a function in C without a signature
+        pass
 
     def grade(text: str, reference: str, options: Any) -> Grade:
-        result = function(text, reference, options)
+        try:
+            result = function(text, reference, options)
+        except UserError:
+            raise
+        except Exception as error:  # a function of the user can raise anything
+            raise UserError(f"{name} failed: {describe_error(error)}") from error
         if isinstance(result, Grade):
             return result
         if not isinstance(result, bool):

@@ -19,7 +19,8 @@ class AnswerKind:
     Attributes:
         name: name of the kind in ``grade`` and in records.
         grade: grades a normalized generation, given the reference and the options of the question.
-        problem: returns why no answer can equal a reference, given the options; "" if one can.
+        problem: returns why no answer can equal a reference, given the options, in words that follow the name
+            of the argument ("must be a number, …"); "" if one can.
     """
 
     name: str

@@ -24,9 +24,11 @@ def find_kind(kind: str | GradeFunction) -> AnswerKind:
     """Return a kind of answer by its name, the name of a data set, or the function that grades it.
 
     Raises:
-        UserError: if the kind is unknown, with the nearest name; if a pattern is not valid; if a function
-            cannot be imported.
+        UserError: if the kind is unknown, with the nearest name, or neither a name nor a function; if a
+            pattern is not valid; if a function cannot be imported.
     """
+    if not (isinstance(kind, str) or callable(kind)):
+        raise UserError(f"kind must be a name or a function, got {kind!r:.60}")
     if not isinstance(kind, str):
         return function_kind(kind, getattr(kind, "__qualname__", repr(kind)))
     return named_function_kind(kind) if is_function_name(kind) else stored_kind(kind)

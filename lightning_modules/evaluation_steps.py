@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 from torchmetrics import SumMetric
 
 from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.decoding.calls import Ledger, decoder_faults
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Greedy
 from promptstage.lightning_modules.decoding.records import Record
@@ -49,6 +50,7 @@ class EvaluationSteps(PromptModule):
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
         self.decoder: Decoder = Greedy()
         self.restored: list[Record] = []
+        self._ledger = Ledger()
         self.validation_tags = ("val/loss", "val/accuracy")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Decoded:
@@ -88,7 +90,9 @@ class EvaluationSteps(PromptModule):
         # Their tensors belong to the mode they were made in: an inference tensor cannot be updated outside.
         for metric in self._counters():
             metric.reset()
-        self.decoder.begin(self)
+        self._ledger = Ledger()
+        with decoder_faults(self.decoder, "begin"):
+            self.decoder.begin(self)
         self._count(self.restored)
 
     def _end(self) -> None:
@@ -106,17 +110,30 @@ class EvaluationSteps(PromptModule):
         return datamodule.example_ids("validation")[: self.val_generations]
 
     def _decode(self, batch: Batch, last: bool) -> Decoded:
-        """Decode a batch, which may be empty, and count the records that are finished."""
+        """Decode a batch, which may be empty, and count the records that are finished.
+
+        Raises:
+            DecoderFault: if the user's decoder fails, or does not return one record for each example.
+        """
+        decoder, ledger = self.decoder, self._ledger
         records: list[Record] = []
+        ledger.add(batch)
         try:
-            records = self.decoder.generate(batch)
+            with decoder_faults(decoder, "generate", batch):
+                returned = decoder.generate(batch)
+            records = ledger.check(decoder, "generate", returned, batch)
             if last:
-                records = records + self.decoder.flush()
+                with decoder_faults(decoder, "flush"):
+                    returned = decoder.flush()
+                records += ledger.check(decoder, "flush", returned)
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
             self.broken_sum.update(max(len(batch), 1))  # the last batch may be empty, but a flush fails
+            ledger.forgo()
+        if last:
+            ledger.finish(decoder)
         self._count(records)
-        return {"records": records, "generated": self.decoder.generated}
+        return {"records": records, "generated": getattr(decoder, "generated", {})}
 
     def _count(self, records: Sequence[Record]) -> None:
         self.correct_sum.update(sum(record.correct for record in records))

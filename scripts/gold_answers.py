@@ -18,7 +18,7 @@ from tqdm import tqdm
 from promptstage.datamodules import ARC, GSM8K, MATH, AQuA, ProntoQA, WorldTree
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.encoding import Example
-from promptstage.grading import grade
+from promptstage.grading import grade, reference_problem
 from promptstage.utilities.errors import UserError, printable
 
 SPLITS: list[tuple[type[ReasoningDataModule], str, dict[str, Any], tuple[str, ...]]] = [
@@ -59,7 +59,9 @@ def check(name: str, dataset: str, examples: Iterable[Example]) -> Check:
     accepted = [
         (row.answer, other.answer)
         for row, other in tqdm(pairs, name, disable=None, leave=False)
-        if grade(dataset, row.completion, other.answer, row.options).correct
+        # The label of an option that only the other row has cannot be graded.
+        if not reference_problem(dataset, other.answer, row.options)
+        and grade(dataset, row.completion, other.answer, row.options).correct
     ]
     return Check(name, len(rows), rejected, len(pairs), accepted)
 

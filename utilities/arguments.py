@@ -35,11 +35,18 @@ class RecordedArguments:
         given = {
             name: value
             for name, value in self.constructor_arguments.items()
-            if name not in parameters or value != parameters[name].default
+            if name not in parameters or not _equal(value, parameters[name].default)
         }
         if (config := getattr(self, "backbone_config", None)) is not None:
             given = {BACKBONE: config.name} | given
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+def _equal(value: Any, default: Any) -> bool:
+    try:
+        return value is default or bool(value == default)
+    except (TypeError, ValueError, RuntimeError):  # of arrays, the comparison has no single result
+        return False
 
 
 def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +58,11 @@ def bound_arguments(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     bound.apply_defaults()
     arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
-        if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL and not value:
+            continue  # object.__init__ has it
         elif name not in ("self", BACKBONE):
             arguments[name] = value
     return arguments

@@ -1,5 +1,6 @@
 """``include`` of a YAML file: files that are read before it, as ``-c A -c B`` reads A before B."""
 
+import difflib
 import os
 from typing import NamedTuple
 
@@ -18,10 +19,12 @@ class Document(NamedTuple):
     Attributes:
         where: its name in messages, such as ``configuration own.yaml``.
         tree: its content.
+        path: its file; empty if it was typed.
     """
 
     where: str
     tree: Tree
+    path: str = ""
 
 
 def read_file(name: str, what: str) -> list[Document]:
@@ -40,7 +43,7 @@ def read_file(name: str, what: str) -> list[Document]:
     """
     path = existing_or_shipped(os.path.expanduser(name))
     text = read_text(path, what, LIMIT)
-    return with_included(Document(f"{what} {name}", parse_yaml(text, f"{what} {name}")), what, path)
+    return with_included(Document(f"{what} {name}", parse_yaml(text, f"{what} {name}"), path), what, path)
 
 
 def with_included(document: Document, what: str, path: str = "") -> list[Document]:
@@ -70,13 +73,16 @@ def _append(document: Document, what: str, chain: tuple[str, ...], documents: li
             raise UserError(
                 f"{where}: a file must include at most {MAX_FILES} files, directly and through others"
             )
-        inner = Document(f"{what} {path}", parse_yaml(text, f"{what} {path}"))
+        inner = Document(f"{what} {path}", parse_yaml(text, f"{what} {path}"), path)
         _append(inner, what, (*chain, path), documents)
     documents.append(document)
 
 
 def _take_paths(tree: Tree, where: str) -> list[str]:
     """Remove ``include`` from a document, and return its paths."""
+    for key in tree if isinstance(tree, dict) else ():
+        if key != KEY and difflib.get_close_matches(key.lower(), [KEY], cutoff=0.8):
+            raise UserError(f"{where}: the key {key!r:.60} is unknown: did you mean {KEY}?")
     if not isinstance(tree, dict) or KEY not in tree:
         return []
     value = tree.pop(KEY)

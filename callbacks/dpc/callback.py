@@ -45,6 +45,7 @@ from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.checks import check_between
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
+from promptstage.utilities.recorded import recorded_settings
 
 
 class DPC(L.Callback):
@@ -223,7 +224,7 @@ class DPC(L.Callback):
         """Return the conditions that a threshold is valid for; R depends on the precision."""
         dtype = str(module.backbone.dtype).removeprefix("torch.")
         engine = self._replaced or module.decoder
-        decoder = {name: value for name, value in engine.summary().items() if name != "seed"}
+        decoder = {name: value for name, value in recorded_settings(engine).items() if name != "seed"}
         settings = asdict(self.corruption) | {"visible_layers": visible_layers(module), "decoder": decoder}
         return CalibrationConditions(data_of(trainer).name, settings, str(trainer.precision), dtype)
 

@@ -20,12 +20,15 @@ from promptstage.callbacks.run.partial_lines import PartialLines, write_or_rescu
 from promptstage.callbacks.run.resumed import (
     check_identity,
     identity_of,
+    not_resumable,
     read_partial,
     record_of,
     write_identity,
 )
 from promptstage.grading.grades import coverage
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.calls import decoder_faults
+from promptstage.lightning_modules.decoding.faults import DecoderFault
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
 from promptstage.lightning_modules.functional.statistics import wilson_interval
@@ -33,6 +36,7 @@ from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.recorded import recorded_settings
 
 SAMPLES = 8  # examples on the page of generations
 
@@ -67,7 +71,7 @@ class Results(L.Callback):
         self.arguments = arguments
         self.collected: list[Record] = []
         self.restored: list[Record] = []
-        self._tests = False
+        self._tests, self._resumable = False, True
         self.partial: PartialLines | None = None
         self.started = 0.0
 
@@ -96,6 +100,9 @@ class Results(L.Callback):
         if self.folder is None or self.partial is None:
             return
         identity = identity_of(trainer, pl_module, "test", self.arguments)
+        if reason := not_resumable(identity):
+            self._resumable = False
+            rank_zero_info(f"warning: this test cannot be resumed if it is interrupted: {reason}")
         if self.restored:
             check_identity(identity, self.partial.path.parent, pl_module.backbone)
             skipped = data.skipped or set()
@@ -135,15 +142,21 @@ class Results(L.Callback):
     ) -> None:
         if self.partial is not None:
             self.partial.close()
-            if text := self.partial_results():
+            if text := self.partial_results(isinstance(exception, DecoderFault)):
                 rank_zero_info(text)
 
-    def partial_results(self) -> str:
-        """Return a clause naming the file of an incomplete evaluation's records; empty without any."""
+    def partial_results(self, faulty: bool = False) -> str:
+        """Return a clause naming the file of an incomplete evaluation's records; empty without any.
+
+        Args:
+            faulty: the decoder has a mistake.
+        """
         if self.partial is None or not self.partial.count:
             return ""
         folder = self.partial.path.parent
-        again = f"; resume with: promptstage test --resume {shown_path(folder)}" if self._tests else ""
+        when = "once the decoder is corrected, " if faulty else ""
+        command = f"; {when}resume with: promptstage test --resume {shown_path(folder)}"
+        again = command if self._tests and self._resumable else ""
         return f"{self.partial.count} records are in {shown_path(self.partial.own)}{again}"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -179,6 +192,7 @@ class Results(L.Callback):
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
+        summary["cut_at_limit"] = cut_at_limit(records, data.max_new_tokens, data.stop)
         if self.restored:
             summary["restored"] = len(self.restored)
         if self.folder is not None:
@@ -193,10 +207,12 @@ class Results(L.Callback):
         corrected = " with every answer corrected" if summary["correction"] == "DPC, mode all" else ""
         part = coverage(summary["examples"], summary["questions"])
         partial = f" (the first {part}: a partial evaluation)" if part else ""
+        count = summary["cut_at_limit"]
+        cut = f", {count} generations cut at max_new_tokens" if count else ""
         print(
             f"{summary['correct']} of {summary['examples']} correct{corrected}{partial}: accuracy "
             f"{summary['accuracy']:.3f} (95 % interval {summary['accuracy_low']:.3f} to "
-            f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer; "
+            f"{summary['accuracy_high']:.3f}), {summary['without_answer']} without an answer{cut}; "
             f"records in {shown_path(self.folder)}"
         )
         write_or_rescue(self.folder / "results.jsonl", map(record_line, records))
@@ -209,6 +225,8 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
     low, high = wilson_interval(correct, len(records))
     new_tokens = sum(record.new_tokens for record in records)
     votes = vote_summary(records) if records[0].samples else {}
+    with decoder_faults(module.decoder, "summary"):
+        decoder = recorded_settings(module.decoder)
     return {
         "method": type(module).__name__,
         "backbone": module.backbone_config.name,
@@ -225,9 +243,19 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "new_tokens": new_tokens,
         "seconds": round(seconds, 3),
         "new_tokens_per_second": round(new_tokens / seconds, 1),
-        "decoder": module.decoder.summary(),
+        "decoder": decoder,
+        "hooks": [recorded_settings(hook) for hook in module.backbone.hooks],
         **votes,
     }
+
+
+def cut_at_limit(records: Sequence[Record], max_new_tokens: int, stop: Sequence[str]) -> int:
+    """Count the generations, samples included, that the generation limit has ended."""
+    made = [part for record in records for part in record.samples or (record,)]
+    return sum(
+        part.new_tokens == max_new_tokens and not any(text in part.generation for text in stop)
+        for part in made
+    )
 
 
 def harness_accuracies(records: Sequence[Record]) -> dict[str, float]:

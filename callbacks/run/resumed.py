@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import lightning as L
 from promptstage.callbacks.examples import data_of
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.calls import decoder_faults
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import UserError, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.json_text import dump_json
 from promptstage.utilities.reading import parse_object, read_bytes, read_typed, validated
+from promptstage.utilities.recorded import recorded_settings, unrecorded
 from promptstage.utilities.tensor_files import tensors_digest
 
 FILE = "evaluation.json"
@@ -30,9 +32,10 @@ class Identity:
         prompt: digest of the prompt's tensors.
         backbone: fingerprint of the backbone.
         data: digest of all questions as the model sees them, and of their references.
-        decoder: settings of the decoder.
+        decoder: settings of the decoder, its class and constructor arguments among them.
         precision, dtype: of the trainer and of the backbone.
         arguments: command line of the evaluation; empty from Python.
+        hooks: settings of the attention hooks that were installed on the backbone.
     """
 
     prompt: str
@@ -42,12 +45,14 @@ class Identity:
     precision: str
     dtype: str
     arguments: list[str]
+    hooks: list[dict[str, Any]] = field(default_factory=list)
 
 
 COMPARED = {
     "prompt": "the trained prompt",
     "data": "the questions",
     "decoder": "the decoder",
+    "hooks": "the attention hooks",
     "precision": "--trainer.precision",
     "dtype": "--backbone.dtype",
 }
@@ -57,15 +62,25 @@ def identity_of(
     trainer: L.Trainer, module: SoftPromptModule, split: str, arguments: Iterable[str]
 ) -> Identity:
     """Describe the evaluation that is about to start."""
+    with decoder_faults(module.decoder, "summary"):
+        decoder = recorded_settings(module.decoder)
     return Identity(
         prompt=tensors_digest(module.state_dict()),
         backbone=module.backbone.fingerprint,
         data=data_of(trainer).digest(split),
-        decoder=json.loads(json.dumps(module.decoder.summary())),
+        decoder=json.loads(json.dumps(decoder)),
         precision=str(trainer.precision),
         dtype=str(module.backbone.dtype).removeprefix("torch."),
         arguments=list(arguments),
+        hooks=json.loads(json.dumps([recorded_settings(hook) for hook in module.backbone.hooks])),
     )
+
+
+def not_resumable(identity: Identity) -> str:
+    """Return why an interrupted test could not be recognized; empty if it could."""
+    parts = (("decoder", identity.decoder), ("hook", identity.hooks))
+    names = [f"{what} setting {name}" for what, settings in parts for name in unrecorded(settings)]
+    return f"{', '.join(names)} has no representation that is the same in each process" if names else ""
 
 
 def write_identity(identity: Identity, folder: Path) -> None:
@@ -94,8 +109,32 @@ def check_identity(identity: Identity, folder: Path, backbone: Backbone) -> None
     before, now = asdict(stored), asdict(identity)
     for name, what in COMPARED.items():
         if before[name] != now[name]:
-            values = "" if len(str(now[name])) > 60 else f", got {now[name]} instead of {before[name]}"
+            values = _difference(before[name], now[name])
             raise UserError(f"{subject}: {what} must be the same{values}; start a new test without --resume")
+    if reason := not_resumable(stored):
+        raise UserError(f"{subject}: {reason}; start a new test without --resume")
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str:
+    """Return a clause with the first values that differ; empty if they are long."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in {**before, **now}:
+            if key not in before or key not in now:
+                stored, used = (repr(part[key]) if key in part else "nothing" for part in (before, now))
+                return _values(stored, used, f"{name}{key}")
+            if before[key] != now[key]:
+                return _difference(before[key], now[key], f"{name}{key}.")
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for number, (stored, used) in enumerate(zip(before, now, strict=True)):
+            if stored != used:
+                return _difference(stored, used, f"{name}{number}.")
+    return _values(str(before), str(now), name.removesuffix("."))
+
+
+def _values(before: str, now: str, name: str) -> str:
+    if max(len(before), len(now)) > 60:
+        return f" (different: {name})" if name else ""
+    return f", got {name and name + ' '}{now} instead of {before}"
 
 
 def partial_files(path: Path) -> list[Path]:

@@ -22,7 +22,12 @@ class Data(TrainerCommand):
 
     def add_options(self, parser: "LightningArgumentParser") -> None:
         add_training_options(parser)
-        parser.add_argument("--show", type=int, default=3, help="examples of each split to print")
+        parser.add_argument(
+            "--show",
+            type=int,
+            default=3,
+            help="examples to print of each split, and of each part of a mixture",
+        )
 
     def run(self, invocation: Invocation) -> None:
         from promptstage.composition.preview import preview

@@ -24,6 +24,7 @@ from promptstage.utilities.json_text import dump_json
 
 LISTED = ("became correct", "became wrong", "changed prediction only")
 UNLISTED = "changed reason only"
+MOST = 20  # changes that are listed
 SHOWN = 120  # characters of a text from the file
 SECONDS = 1  # before a bar appears
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}, ends {eta:%H:%M:%S}]"
@@ -144,7 +145,10 @@ def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
 
 def _grade(record: dict[str, Any]) -> Grade:
     options = record["options"] or default_options(record["dataset"])
-    return grade(record["kind"], record["generation"], record["reference"], options)
+    try:
+        return grade(record["kind"], record["generation"], record["reference"], options)
+    except UserError as error:
+        raise UserError(f"grading of record {printable(record['id'][:SHOWN])}: {error}") from error
 
 
 def _line(item: Regraded) -> str:
@@ -156,11 +160,10 @@ def _line(item: Regraded) -> str:
 
 
 def _changes(regraded: Sequence[Regraded]) -> list[str]:
-    """Format each listed change as four lines and an empty one."""
+    """Format each of the first listed changes as four lines and an empty one."""
     lines = []
-    for item in regraded:
-        if item.change not in LISTED:
-            continue
+    changed = [item for item in regraded if item.change in LISTED]
+    for item in changed[:MOST]:
         old, new = item.record, item.grade
         lines += [
             f"{printable(old['id'][:SHOWN])} {item.change} (reference {_quoted(old['reference'])})",
@@ -169,6 +172,8 @@ def _changes(regraded: Sequence[Regraded]) -> list[str]:
             f"  text:   {_tail(old['generation'])}",
             "",
         ]
+    if len(changed) > MOST:
+        lines += [f"and {len(changed) - MOST} more changes (--output FILE writes all records)", ""]
     return lines
 
 

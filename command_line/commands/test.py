@@ -50,7 +50,7 @@ class Test(TrainerCommand):
         stored = list(options_of(stored_arguments(folder)))
         again = {option[0].partition("=")[0] for option in typed}
         kept = [option for option in stored if option[0].partition("=")[0] not in again]
-        check_flags([part for option in kept for part in option], shown_path(folder))
+        check_flags([part for option in kept for part in option], shown_path(folder), retypable=True)
         if "--ckpt_path" not in again | {option[0].partition("=")[0] for option in kept}:
             raise UserError(
                 f"the test in {shown_path(folder)} was started from Python: give its options, too"

@@ -17,13 +17,11 @@ def _grade(text: str, reference: str, options: Any) -> Grade:
 
 
 def _problem(reference: str, options: Any) -> str:
-    if not options:
-        return ""
     choices = _numbered(parse_options(options), reference, options)
     if _expected_letter(reference, choices) in [option.letter for option in choices]:
         return ""
     labels = ", ".join(option.label for option in choices)
-    return f"the answer must name one option by label or text (labels: {labels}), got {reference!r:.60}"
+    return f"must name one option by label or text (labels: {labels}), got {reference!r:.60}"
 
 
 def _expected_letter(reference: str, choices: list[Option]) -> str | None:

@@ -11,7 +11,13 @@ from promptstage.grading.choice.amounts import (
 )
 from promptstage.grading.choice.letters import is_negated, starts_with_label
 from promptstage.grading.choice.option_words import option_by_words
-from promptstage.grading.choice.options import Option, ambiguous_choice, options_named_in, simplify
+from promptstage.grading.choice.options import (
+    Option,
+    ambiguous_choice,
+    form_in,
+    options_named_in,
+    simplify,
+)
 from promptstage.grading.choice.truth import truth_options, truth_values
 from promptstage.grading.formula.flat import flatten_formula
 from promptstage.grading.reading.answer import Answer
@@ -29,6 +35,19 @@ _REJECTS = re.compile(
     r"(?:\b(?:not|never|unlike|avoid|than|instead|except|neither|nor)\b|n't\b)[^,;.:]*$", re.IGNORECASE
 )
 _CONCLUSION = re.compile(r"(?:^|[,;]?\s)(?:so|thus|therefore|hence)\b,?\s", re.IGNORECASE)
+# "a microscope, since … a hand lens", "La Niña, which follows El Niño"
+_SUBORDINATE = re.compile(
+    r"""
+    (?: ,\s(?:which|whereas|while|unlike|and\snot|not|rather\sthan|instead\sof) | ,?\s(?:because|since) )
+    \b [^:]* $
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# "the one I choose over X"
+_PREFERRED = re.compile(
+    r"(?P<first>\b(?:choose|prefer|pick|select)\s[^,;:]{0,40}?)\bover\s[^,;:]*", re.IGNORECASE
+)
+_REJECTION = re.compile(r"\b(?:not|no|never|cannot|neither|nor|wrong|incorrect|false)\b|n't\b", re.IGNORECASE)
 _BEFORE_TEXT = re.compile(r"\b(?:the|an?|be)\s+$")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$ | \$(.+?)\$ | \\\((.+?)\\\) | \\\[(.+?)\\\]", re.DOTALL | re.VERBOSE)
 
@@ -81,6 +100,9 @@ def option_by_text(sentence: str, options: Sequence[Option], rule: str, committe
     main = _PARENTHESIS.sub(" ", sentence)
     sentence = main if options_named_in(main, options) else sentence
     if not committed:
+        main = _SUBORDINATE.sub("", _PREFERRED.sub(r"\g<first>", sentence))
+        if len(options_named_in(main, options)) == 1 and not _REJECTION.search(main):
+            sentence = main
         conclusion = _CONCLUSION.split(sentence)[-1]
         sentence = conclusion if len(options_named_in(conclusion, options)) == 1 else sentence
     text = simplify(sentence)
@@ -119,30 +141,30 @@ def _is_negated(text: str, option: Option) -> bool:
 
 def _text_start(text: str, option: Option) -> int:
     """Return the index of the option's text in ``text``, preferably as whole words."""
-    words = simplify(option.text)
+    words = form_in(text, option)
     match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
     return match.start() if match else text.find(words)
 
 
 def _text_end(text: str, option: Option) -> int:
     """Return the index after the option's text in ``text``."""
-    return _text_start(text, option) + len(simplify(option.text))
+    return _text_start(text, option) + len(form_in(text, option))
 
 
 def _are_alternatives(text: str, first: Option, second: Option) -> bool:
     """Return whether only "or" stands between two options."""
     end = _text_end(text, first)
-    return bool(_OR.fullmatch(text[end : text.find(simplify(second.text), end)]))
+    return bool(_OR.fullmatch(text[end : text.find(form_in(text, second), end)]))
 
 
 def _select_option(text: str, mentioned: Sequence[Option], committed: bool) -> Option | None:
     """Return the first option that an answer mentions; for other sentences, the one at their end."""
     if committed or len(mentioned) < 2:
         return mentioned[0] if mentioned else None
-    last = next((option for option in mentioned if text.endswith(simplify(option.text))), None)
+    last = next((option for option in mentioned if text.endswith(form_in(text, option))), None)
     if last is None:
         return None
-    between = text[_text_end(text, mentioned[0]) : text.rfind(simplify(last.text))]
+    between = text[_text_end(text, mentioned[0]) : text.rfind(form_in(text, last))]
     return None if _OR.search(between[-8:]) or _MAY_BE.search(between) else last
 
 

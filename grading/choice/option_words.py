@@ -8,13 +8,19 @@ from promptstage.grading.reading.patterns import any_of, phrases
 
 _WORD = re.compile(r"\d[\d.,:/]*\d%?|\d%?|[^\W\d_]+")
 _IGNORED = frozenset(
-    phrases("a, an, the, of, is, are, was, were, be, in, on, at, to, by, for, with, it, its, and, or")
+    phrases(
+        "a, an, the, of, is, are, was, were, be, in, on, at, to, by, for, with, it, its, and, or, that, which"
+    )
 )
 _MAX_GAPS = 3  # words of a sentence between the words of an option
 _NEGATION = re.compile(
     rf"\b{any_of(phrases('not, no, never, cannot, neither, nor, without, unlike, rather, instead'))}\b|n't\b",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(r",\s(?:and\s)?not\s(?!only\b)[^,;:]*$")  # ", not its rotation"
+_LAST_CLAUSE = re.compile(r":\s(?=\w)")
+_ENDING = re.compile(r"(?<=[a-z]{4})(?:ing|ed|es|e)$")
+_LONG = 16  # letters of an option that is compared without spaces
 _CLAUSES = re.compile(r"\s(?:and|while|but)\s|[,;]\s")
 
 # "cannot be determined", "not enough information"
@@ -50,11 +56,36 @@ def option_by_words(sentence: str, options: Sequence[Option]) -> Option | None:
     if says_undetermined(sentence):
         matches = [option for option in options if says_undetermined(option.text)]
         return matches[0] if len(matches) == 1 else None
+    sentence = _LAST_CLAUSE.split(_REJECTED.sub("", sentence))[-1]
     if _NEGATION.search(sentence):
         return None
-    words = _words(sentence)
-    matches = [option for option in options if _contains(words, _content_words(option.text))]
+    if option := _option_without_spaces(sentence, options):
+        return option
+    for stem in (str, _stem):
+        words = list(map(stem, _words(sentence)))
+        matches = [
+            option for option in options if _contains(words, list(map(stem, _content_words(option.text))))
+        ]
+        if matches:
+            return matches[0] if len(matches) == 1 else None
+    return None
+
+
+def _option_without_spaces(sentence: str, options: Sequence[Option]) -> Option | None:
+    """Return the only option that occurs in a sentence if spaces are ignored: "fresh water", "freshwater"."""
+    text = simplify(sentence).replace(" ", "")
+    squeezed = [(option, simplify(option.text).replace(" ", "")) for option in options]
+    matches = [option for option, words in squeezed if len(words) >= _LONG and words in text]
     return matches[0] if len(matches) == 1 else None
+
+
+def _stem(word: str) -> str:
+    """Remove the ending of a verb.
+
+    >>> _stem("recycling"), _stem("recycle"), _stem("red")
+    ('recycl', 'recycl', 'red')
+    """
+    return _ENDING.sub("", word)
 
 
 def option_by_clauses(sentences: Sequence[str], options: Sequence[Option]) -> Option | None:

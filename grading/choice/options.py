@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from promptstage.grading.reading.answer import Answer
 
@@ -18,6 +19,10 @@ _PREFIX = re.compile(
 )
 _LETTER = re.compile(r"[A-Za-z]")
 
+# "5*3", "5 × 3"
+_TIMES = re.compile(r"(?<=[\w)])(?: \* | \s\*\s | \s?[×·]\s? )(?=[\w(])", re.VERBOSE)
+_ACCENT = re.compile("[\u0300-\u0303\u0308]")
+_COMPOUND = re.compile(r"(?<=[a-z]{2})-(?=[a-z]{2})", re.IGNORECASE)  # "two-dimensional"
 # Differences that are ignored when texts are compared.
 _SUBSCRIPT = re.compile(r"_\{?(\d+)\}?")
 _IGNORED = re.compile(
@@ -43,6 +48,7 @@ _SPELLING = re.compile(
     re.VERBOSE,
 )
 _FIRST_WORD = re.compile(r"^(?:its?|to|by|in) ")
+_PRONOUN = re.compile(r"^(?:they|he|she|we|you) (?:both |all )?")
 _ARTICLE = re.compile(r"\b(?:an?|the) (?=\w)")
 
 
@@ -137,10 +143,22 @@ def simplify(text: str) -> str:
     >>> simplify("The *water* cycle."), simplify("$1,000$")
     ('water cycle', '1000')
     """
-    text = _IGNORED.sub("", _SUBSCRIPT.sub(r"\1", text))
+    text = normalize("NFC", _ACCENT.sub("", normalize("NFD", text)))
+    text = _TIMES.sub("×", _SUBSCRIPT.sub(r"\1", text))
+    text = _COMPOUND.sub(" ", _IGNORED.sub("", text))
     text = " ".join(text.casefold().split()).strip(" .;:,!()")
     text = _SPELLING.sub(lambda match: _SPELLINGS[match.lastgroup or ""], text)
     return _ARTICLE.sub("", _FIRST_WORD.sub("", text))
+
+
+def form_in(text: str, option: Option) -> str:
+    """Return the simplified text of an option in the form that a simplified text may contain.
+
+    "All cells need energy" contains "They need energy" without its pronoun.
+    """
+    target = simplify(option.text)
+    rest = _PRONOUN.sub("", target)
+    return rest if rest != target and " " in rest and target not in text and rest in text else target
 
 
 def options_named_in(sentence: str, options: Sequence[Option]) -> list[Option]:
@@ -168,7 +186,7 @@ def _without_case_variants(sentence: str, options: Sequence[Option]) -> list[Opt
 
 def _find_spans(text: str, option: Option) -> list[_Span]:
     """Return the spans of the option's text in ``text``, which has been simplified."""
-    target = simplify(option.text)
+    target = form_in(text, option)
     if not target:
         return []
     places = re.finditer(rf"(?<![\w.])(?<!\d/){re.escape(target)}(?![\w%]|\.\d|/\d)", text)

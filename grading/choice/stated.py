@@ -130,7 +130,14 @@ def _statement_pattern(names: str) -> re.Pattern[str]:
         # "The best fit: B"
         | (?m: : \s+ {letter("last")} [.!]? \s*$ )
         # "B) its text ✓"
-        | (?m: ^[ >*-]* {letter("ticked")} [).:]? [^\n]{{0,80}} [✅✔✓☑] )
+        | (?m: ^[ >*|-]* {letter("ticked")} [).:]? [^\n]{{0,80}} [✅✔✓☑] )
+        # "→ d", "It is a)."
+        | (?<!\b[A-Za-z]\s) (?<!\b[A-Za-z]) (?: → | => | -> ) \s* {letter("arrow", every)}
+             [.]? (?=\s*(?:\n|$))
+        | \b (?i:is|be) \s+ (?P<closed>[{every}]) \) (?=[.!]?\s*(?:\n|$))
+        # "so C rather than D"
+        | \b (?i:{_SO}) [,:]? \s+ {_KIND} {letter("preferred")}
+             (?= ,?\s (?:rather\ than|instead\ of|(?:and\ )?not) \b )
         # "Therefore, it must be B."
         | \b (?i:{_SO}) [,:]? \s+ (?: (?:it|that|this)(?:'s|\ is|\ must\ be)\s+ | the\s+ )?
              {_KIND} {letter("concluded")} \s*(?=[.!)]|\n|$)

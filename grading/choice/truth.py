@@ -46,7 +46,8 @@ _CONTRADICTS = any_of(
 )
 _SYNONYMS = re.compile(
     rf"""
-    (?P<about> \b{_STATEMENT}\b [^.\n]{{0,60}}? \b{_BE}\s (?:(?:not|therefore|thus|indeed)\s)* )
+    (?P<about> (?: \b{_STATEMENT}\b | "[^"\n]{{3,80}}" )
+            [^.\n]{{0,60}}? \b{_BE}\s (?:(?:not|therefore|thus|indeed)\s)* )
         (?: (?P<is_true> {_TRUE} ) | {_FALSE} ) \b
     | (?P<before> \b{_STATEMENT}\b [^.\n]{{0,60}}? \b )
         (?: (?P<holds> holds?(?:\s+true)? | follows ) | fails | is\sa\scontradiction ) \b
@@ -96,12 +97,41 @@ _OTHER_FACTS = re.compile(
     \b (?:none|neither|all|each|some|one|both|every|no) \s (?:of\s)? (?:(?:the|these|those|them|its)\s)?
     (?: (?! (?:is|are|was|were|statement|claim|conclusion)\b ) [a-z]+\s ){0,3}
     (?:is|are|was|were) \s (?:true|false) \b
+    # "It would be false to say …", "Every vumpus is large is true, but …"
+    | \bwould\s(?:have\sbeen|be)\s(?:true|false)\b
+    | \bis\s(?:true|false)(?=,\sbut\b)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 # A truth value that ends a clause, unlike that of "a true story".
 _ENDS_CLAUSE = re.compile(r"\s*(?:[.,;:!)\"'-]|$|(?:because|since|as|that)\b)")
 TRUTH_NAMES = {"true": True, "false": False, "yes": True, "no": False}
+
+
+_SAID = re.compile(
+    r"""
+    (?P<said> \b(?:statement|claim)\b [^.\n]{0,100} \.\s+ )
+    (?:this|that|it)\sis\s (?= (?:in)?correct | wrong | right | true | false )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_LETTER_LINE = re.compile(
+    r"^(?P<before>[ #*>]*(?:(?:the )?(?:final )?answer[ :*]*(?:is )?)?)(?P<letter>[TF])(?P<after>[ .*]*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def spell_out_verdicts(text: str) -> str:
+    """Write verdicts on the statement in words that name it.
+
+    >>> spell_out_verdicts("Answer: F"), spell_out_verdicts("The claim is that he is shy. This is wrong.")
+    ('Answer: False', 'The claim is that he is shy. The statement is wrong.')
+    """
+    text = _LETTER_LINE.sub(
+        lambda match: f"{match['before']}{'True' if match['letter'] in 'Tt' else 'False'}{match['after']}",
+        text,
+    )
+    return _SAID.sub(lambda match: f"{match['said']}The statement is ", text)
 
 
 def truth_options(options: Sequence[Option]) -> dict[bool, Option] | None:

@@ -18,6 +18,7 @@ from promptstage.grading.choice.options import Option, ambiguous_choice, options
 from promptstage.grading.choice.stated import stated_option
 from promptstage.grading.choice.truth import truth_at_start, truth_options, truth_values
 from promptstage.grading.reading.answer import Answer
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.sentences import concluding_sentences
 
 # "Options: A) 1 B) 2"
@@ -47,6 +48,7 @@ _LETTER_AT_END = re.compile(
     r"""
     (?: (?<=[.!?:]) | (?<=[a-z]{2}\s-) ) \s+
     (?: \*\*\(?(?P<bold>[A-Z])[).:]{0,2}\*\*[.:]? | \((?P<bracketed>[A-Z])\)\.?
+      | [|<\[={~]{1,3}(?P<wrapped>[A-Z])[|>\]=}~]{1,3}
       | (?P<final>[A-Z])\. | (?P<plain>[B-HJ-Z]) ) \s* $
     """,
     re.VERBOSE,
@@ -59,6 +61,24 @@ _REJECTION = re.compile(
     | \b (?:is|are|was|were) [ ] (?: (?:all|both|also|clearly|therefore)[ ] )*
       (?: not[ ](?:correct|right|possible|true|the[ ]answer) | wrong | incorrect | false | too[ ]\w+
         | ruled[ ]out | eliminated )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_TICK, _CROSS = re.compile("[✅✔✓☑]"), re.compile("[❌✗✘]")
+# "The opposite of it, evaporation, needs heat.", "X matters as well, though less."
+_CONTRAST = re.compile(
+    r"""
+    \b (?: opposite | (?:in|by)[ ]contrast | in[ ]comparison | on[ ]the[ ]other[ ]hand
+      | (?:as[ ]well|too|also)\b [^.;]* \b (?:though|but)[ ](?:\w+[ ])?less(?:er)?
+    ) \b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_DRAWN = re.compile(r"\b(?:so|thus|therefore|hence|must|most likely|is called)\b|→|=>|->", re.IGNORECASE)
+_TURN = re.compile(
+    r"""
+    ^\W* (?:but|however|actually|no|wait|it|this|that|these|here) \b
+    | \b (?:best|better|most|answer|correct|right|choose|option|needs?|\w{3,}est) \b
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -76,6 +96,7 @@ def find_unmarked_choice(text: str, options: Sequence[Option], bold: Option | No
     text = _strip_copied_options(text, options)
     return (
         stated_option(text, options)
+        or _ticked_option(text, options)
         or _letter_alone(text, options)
         or _letter_at_start(text, options)
         or _option_at_end(text, options)
@@ -113,6 +134,15 @@ def letter_at_end(text: str, options: Sequence[Option]) -> Answer | None:
     match = _LETTER_AT_END.search(text[-_END_WINDOW:])
     option = option_by_name(options, match[match.lastindex or 0]) if match else None
     return Answer(option.letter, "letter at the end") if option else None
+
+
+def _ticked_option(text: str, options: Sequence[Option]) -> Answer | None:
+    """Return the option named in the only line with a check mark, if other lines have a cross."""
+    ticked = [line for line in text.split("\n") if _TICK.search(line)]
+    if len(ticked) != 1 or not _CROSS.search(text) or truth_options(options):
+        return None
+    named = options_named_in(ticked[0], options)
+    return Answer(named[0].letter, "option with a check mark") if len(named) == 1 else None
 
 
 def _letter_alone(text: str, options: Sequence[Option]) -> Answer | None:
@@ -157,7 +187,13 @@ def _concluding_option(text: str, options: Sequence[Option]) -> Answer | None:
     )
     if closing is None:
         return _option_in_last_part(text, options)
+    if not truth_options(options):
+        closing = without_rejections(closing)
+    if not closing:
+        return None
     closing = _without_rejections(closing, options)
+    if not truth_options(options):
+        closing = _without_contrast(closing, options)
     last, first = closing[-1], option_by_whole_text(closing[0], options)
     answer = None
     if concession := _CONCESSION.match(last):
@@ -201,6 +237,18 @@ def _without_rejections(closing: list[str], options: Sequence[Option]) -> list[s
     while end > 1 and _rejects_options(closing[end - 1], options):
         end -= 1
     return closing[:end]
+
+
+def _without_contrast(closing: list[str], options: Sequence[Option]) -> list[str]:
+    """Remove a last sentence that names another option only in contrast to the one concluded before it."""
+    if len(closing) < 2 or _DRAWN.search(closing[-1]) or len(options_named_in(closing[-2], options)) != 1:
+        return closing
+    is_contrast = _CONTRAST.search(closing[-1])
+    _, *drawn = _DRAWN.split(closing[-2])
+    is_drawn = drawn and len(options_named_in(drawn[-1], options)) == 1
+    if not is_contrast and (_TURN.search(closing[-1]) or not is_drawn):
+        return closing
+    return closing[:-1] if options_named_in(closing[-1], options) else closing
 
 
 def _rejects_options(sentence: str, options: Sequence[Option]) -> bool:

@@ -18,6 +18,7 @@ SAMPLE_POINTS = (Rational(137, 113), Rational(-211, 97), Rational(59, 83))
 WARM_UP_PAIRS = (
     (r"\frac{1+\sqrt{2}}{2}", r"\frac{1}{2}+\sqrt{2}"),
     ("x^3+3x-6", "x^3+3x+6"),
+    ("(x^2+y^2)^{1/2}", r"\sqrt{x^2+y^2}"),
     (r"\sin(2\pi x)", r"2\sin(\pi x)\cos(\pi x)"),
     ("5x-7y-4=0", "5x-7y+4=0"),
     (r"x\le 2", r"(-\infty,2]"),

@@ -15,6 +15,7 @@ from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, Commitment, find_commitments
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import concluding_sentences
 
@@ -168,8 +169,8 @@ def _plain_answer(line: str, rule: str, reference: str) -> Answer | None:
 
 def _concluding_answer(text: str, reference: str) -> Answer | None:
     """Return the answer of a text without a mark; None if the text is truncated."""
-    closing = concluding_sentences(text)
-    if closing is None or _UNCLOSED_FORMULA.search(text.rpartition("\n")[2].replace("\\$", "")):
+    closing = without_rejections(concluding_sentences(text) or [])
+    if not closing or _UNCLOSED_FORMULA.search(text.rpartition("\n")[2].replace("\\$", "")):
         return None
     return (
         trailing_list(text, reference)

@@ -21,7 +21,7 @@ def _grade(text: str, reference: str, options: Any) -> Grade:
 
 def _problem(reference: str, options: Any) -> str:
     if reference and not normalize_formula(reference):
-        return f"the answer must be a formula, a number or words, got {reference!r:.60}"
+        return f"must be a formula, a number or words, got {reference!r:.60}"
     return ""
 
 

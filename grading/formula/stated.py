@@ -13,6 +13,7 @@ from promptstage.grading.formula.math_in_text import (
 from promptstage.grading.formula.plain import are_solutions, enclosed_value, plain_expression
 from promptstage.grading.number.numbers import find_numbers, normalize_numbers
 from promptstage.grading.number.stated import stated_number
+from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.answer import Answer
 
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
@@ -50,13 +51,27 @@ _CONDITION = re.compile(
 # "the probability is 3 out of 8"
 _ODDS = re.compile(r"\b(?:probability|chances?|fraction)\b.*\b(\d+) out of (?:every )?(\d+)")
 # "70√2 ≈ 98.99"
-_APPROXIMATION = re.compile(r"(?<=\S)\s*(?:≈|\\approx(?![a-zA-Z]))\s*\$?-?[\d.,]*\d\.?$")
+_APPROXIMATION = re.compile(r"(?<=\S)\s*(?:≈|\\approx(?![a-zA-Z]))\s*\$?-?[\d.,]*\d(?:\s[a-z]{2,}){0,2}\.?$")
+# "(not $-2$, which is negative)", ", not $-2$"
+_REJECTED = re.compile(
+    r"""
+    \s \( (?:and\s)? (?:not|rather\sthan|instead\sof|unlike) \s [^()]* \)
+    | ,\s(?:and\s)?not\s\$ [^$]* \$ [^$\d]* $
+    """,
+    re.VERBOSE,
+)
+# "$5$, attained at $x = 2$"
+_ATTAINED = re.compile(
+    r"(?<=[\d$}]),\s(?:which\sis\s)?(?:attained|achieved|reached|obtained|occurring)\s(?:at|when|for|if)\b.*$"
+)
 # "- Area: 6"
 _LABEL = re.compile(
     r"^(?:[-•]\s+)?(?:(?:so|thus|hence|therefore|finally),?\s+)?(?:[a-z]{3,}(?: answer)?:\s+)?", re.IGNORECASE
 )
 _VARIABLE = re.compile(r"[a-z][.,]?")
 _OF = re.compile(r"\b(?:of|in|for|by|with)\s$")
+# "It is 8.", "We get 8."
+_SHORT_SENTENCE = re.compile(r"[\s*_]*(?:(?:it|this|that|[a-z]) is|we [a-z]+) ", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 _MATHEMATICAL = re.compile(r"[\d√π∞\\(]|^[a-zA-Z]\W*$")
 _WORDS = re.compile("[a-z]{3}")
@@ -68,7 +83,10 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
     Args:
         reference: the gold answer; it determines whether the two ends of a range may be the answer.
     """
-    main = strip_reason(sentence)
+    main = _REJECTED.sub("", strip_reason(sentence))
+    attained = _ATTAINED.search(main)
+    if attained and not ("(" in reference and "(" in attained[0]):
+        main = main[: attained.start()]
     if "$" not in main:
         main = _CONDITION.sub(r"\g<main>", _APPROXIMATION.sub("", main))
     if odds := _ODDS.search(main):
@@ -84,12 +102,15 @@ def stated_formula(sentence: str, reference: str) -> Answer | None:
         return Answer(value, "last sentence")
     if "=" in main and "=" in reference and not _WORDS.search(main):
         return Answer(main.strip(" .*_"), "last line")
-    if len(main.split()) <= 3:
+    if len(main.split()) <= 3 and not _SHORT_SENTENCE.match(main):
         return Answer(_LABEL.sub("", main.strip(" .*_")), "last line")
     stated = _POINT.search(main) or _LIST.search(main) or _EXPRESSION.search(main)
     # "2/15 is left over": words are no answer if the reference is a number.
     if stated and (_MATHEMATICAL.search(stated[1]) or not _DIGIT.search(reference)):
         return Answer(stated[1].strip().rstrip("."), "last sentence")
+    if _DIGIT.search(reference) and not _MATHEMATICAL.search(main):
+        words = last_number_in_words(main)
+        return Answer(words, "last sentence") if words and words != "1" else None
     return _last_number(normalize_numbers(main))
 
 

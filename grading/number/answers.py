@@ -10,6 +10,7 @@ from promptstage.grading.number.words import last_number_in_words
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import BOXED, MARKED, Commitment, find_commitments
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE, concluding_sentences
 
@@ -77,6 +78,8 @@ _NUMBER_ALONE = re.compile(
     """,
     re.VERBOSE,
 )
+# "**$294**" on the first line, before an explanation
+_BOLD_ALONE = re.compile(r"\s*\*\*(?P<number>[$€£]?\d[\d,]*(?:\.\d+)?)[^\n*\d+×*/=-]{0,20}\*\*\.?\s*\n")
 # The number of a list item that is missing, and the numbers of all items.
 _LIST_END = re.compile(r"\n[ *_#]*\(?\d{1,2}[.)]\s*$")
 _LIST_MARK = re.compile(
@@ -143,6 +146,8 @@ def _number_at_start(text: str) -> Answer | None:
     """Return the number that starts ``text`` and is followed by an explanation."""
     if (start := _NUMBER_ALONE.match(text)) and (match := NUMBER.match(text, start.end("lead"))):
         return _to_answer(text, match, "number at the start")
+    if (start := _BOLD_ALONE.match(text)) and (match := NUMBER.match(text, start.start("number"))):
+        return _to_answer(text, match, "number at the start")
     return None
 
 
@@ -151,6 +156,7 @@ def _number_at_end(text: str) -> Answer | None:
     closing = concluding_sentences(_LIST_MARK.sub("", text))
     if closing is None:
         return None
+    closing = without_rejections(closing)
     for inside in reversed(BOLD.findall("\n".join(closing))):
         first = _leading_number(inside)
         if first and len(inside[first.end() :].split()) <= 4:

@@ -1,6 +1,7 @@
 """Numbers as a kind of answer: correct if the values are exactly equal."""
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from promptstage.grading.grades import Grade, grade_answer
@@ -27,10 +28,11 @@ def _grade(text: str, reference: str, options: Any) -> Grade:
 
 def _problem(reference: str, options: Any) -> str:
     if _reference_number(reference) is None:
-        return f"the answer must be a number, such as 72, got {reference!r:.60}"
+        return f"must be a number, such as 72, got {reference!r:.60}"
     return ""
 
 
+@lru_cache(1024)  # of data sets with many rows, few references differ
 def _reference_number(reference: str) -> Fraction | None:
     """Return the exact value of a numeric reference, with or without ``####``; None if it is not a number."""
     return reference_value(normalize_generation(reference).rpartition("####")[2])

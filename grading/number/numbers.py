@@ -59,7 +59,7 @@ _NAME = re.compile(r"[A-Za-z][\w ]{0,30}[=:]\s*(?=[-+$€£¥₹]?\s?[.\d])")
 _UNIT = re.compile(
     r"""
     (?! .* \b (?i: dozens? | scores? | hundreds? | pairs? | or | and | to | half | halves | thirds?
-        | quarters? ) \b )
+        | quarters? | is | are | was | were | not ) \b )
     (?! \s? [A-Za-z] \s* $ (?<! [mgshlLkKCFNVWJA] ) )     # a variable
     \s? [A-Za-z°%€£] [A-Za-z°%²³.'$€£/ -]* (?: \^\{?[23]\}? )? \s*
     """,

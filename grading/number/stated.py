@@ -4,7 +4,7 @@ import re
 
 from promptstage.grading.number.numbers import NUMBER, find_numbers
 from promptstage.grading.number.subordinate import blank_subordinate_clauses
-from promptstage.grading.number.words import last_number_in_words
+from promptstage.grading.number.words import is_number_word, last_number_in_words
 from promptstage.grading.reading.patterns import any_of, phrases
 
 BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
@@ -81,6 +81,9 @@ _CHANGE = re.compile(
 )
 # "from her $20"
 _OWN = re.compile(r"\b(?:from|of|out of|with|for)\s(?:his|her|their|its|my|your|our)\s[*_$]*$", re.IGNORECASE)
+# "20 votes to the winner's 60"
+_OTHERS = re.compile(r"\b(?:to|than|versus|vs\.?|against)\s(?:the\s)?\w+'s\s[*_$]*$", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 # "of his weekly target of 120", "short of 120"
 _GOAL_OF = re.compile(
     r"\b(?:(?:of|than|from|to|for)\s(?:his|her|their|its|my|your|our|the)\s(?:\w+\s)?"
@@ -118,6 +121,11 @@ _VERB = any_of(
 _STATES = re.compile(
     rf"\b{_VERB}\s (?:(?:about|a[ ]total[ ]of|only|exactly|still)[ ])? [$*]*$", re.IGNORECASE | re.VERBOSE
 )
+_LEADING_CLAUSE = re.compile(r"\W*(?:after|having|before|once|since|when|with)\b[^,]*,", re.IGNORECASE)
+# "he has twenty-six"
+_WORDS_STATED = re.compile(
+    rf"\b{_VERB}\s(?:(?:about|only|exactly|still)\s)?(?=(?P<word>[a-z]+))", re.IGNORECASE
+)
 
 
 def stated_number(sentence: str) -> re.Match[str] | None:
@@ -150,10 +158,35 @@ def number_in_words_alone(sentence: str) -> str | None:
 
     None if the sentence has no digits, or states a number in digits.
     """
+    if words := _words_after_verb(sentence):
+        return words
     main = blank_subordinate_clauses(sentence)
     if main == sentence or find_numbers(main) or not find_numbers(sentence):
         return None
     return last_number_in_words(main)
+
+
+def _words_after_verb(sentence: str) -> str | None:
+    """Return the number in words that follows a verb and all digits: "After losing 10 he has twenty-six".
+
+    None if digits follow a verb or "=", too.
+    """
+    matches = find_numbers(sentence)
+    if not matches:
+        return None
+    leading = _LEADING_CLAUSE.match(sentence)
+    for match in matches:
+        if leading and match.start() < leading.end():
+            continue
+        before = sentence[max(0, match.start() - 40) : match.start()]
+        if _STATES.search(before) or _RESULT.search(before):
+            return None
+    rest = sentence[matches[-1].end() :]
+    verb = _WORDS_STATED.search(rest)
+    words = (
+        last_number_in_words(rest[verb.end() :]) if verb and is_number_word(verb["word"].lower()) else None
+    )
+    return None if words == "1" else words
 
 
 def _stated_in(sentence: str) -> re.Match[str] | None:
@@ -201,6 +234,8 @@ def _is_aside(sentence: str, match: re.Match[str]) -> bool:
         _ASIDE.search(before)
         or _GOAL_OF.search(before)
         or _OWN.search(before)
+        or _OTHERS.search(before)
+        or _ORDINAL.match(sentence, match.end())
         or is_name
         or _DATE.search(around)
     )

@@ -15,11 +15,19 @@ _NOT_OBLIGED = "".join(
 )
 # To the end of the sentence, but not into ", then …" or ", the rest …".
 _SAME_CLAUSE = r"(?: (?! ,\s(?:the|he|she|they|it|so|we|[A-Z]) | \sthen\b ) . )*"
+_UNIT = any_of(
+    phrases(
+        """seconds?, minutes?, mins?, hours?, hrs?, days?, weeks?, months?, years?, inch(?:es)?, foot, feet,
+        yards?, pounds?, ounces?"""
+    )
+)
 # Parts of a sentence that follow the stated number and state nothing themselves.
 _SUBORDINATE = (
     re.compile(r"\([^()]*\)"),
-    # ", not 5"
-    re.compile(r",?\s(?:and )?not\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE),
+    # ", not 5", "instead of 5"
+    re.compile(
+        r",?\s(?:(?:and )?not|instead of|rather than|as opposed to)\s(?:the\s)?[$*]*[\d.,]*\d", re.IGNORECASE
+    ),
     # "5 apples, because he had 3"
     re.compile(
         r"""
@@ -75,6 +83,27 @@ _SUBORDINATE = (
     re.compile(
         r"""
         (?<=\d) [^=:\d]{0,60} ,\s who(?:se|m)? \s (?!.*\b(?:now|then|left|ends?|will|would)\b) [^,;=]* $
+        """,
+        re.VERBOSE,
+    ),
+    # "200 minutes, which is 3 hours and 20 minutes"
+    re.compile(
+        rf"""
+        (?<=\d) \s {_UNIT} (?:\s(?:tall|long|wide|high|deep|old))? ,?\s
+        (?: which\s(?:is|equals|means) | or | i\.e\.,? | that\sis,? | = ) \s (?:about\s)?
+        \d+ \s {_UNIT} ,? (?:\sand)? \s \d+ \s {_UNIT} [\s.]* $
+        """,
+        re.IGNORECASE | re.VERBOSE,
+    ),
+    # "1.5 seconds, when it is 80 feet high"
+    re.compile(
+        r"(?<=\d)[^:=\d]{0,40},\s(?:when|at\swhich\s(?:point|time))\s(?:it|he|she|they|the)\b[^,;=]*$"
+    ),
+    # "; ordering them would give 12"
+    re.compile(
+        r"""
+        ; (?! [^;]* \b(?:total|altogether|all|so)\b ) [^;]*
+        \b would\s(?:give|yield|make|cost|take|need) \b [^;]*
         """,
         re.VERBOSE,
     ),

@@ -15,6 +15,7 @@ _WORD = any_of([*sorted(_SMALL, key=len, reverse=True), "hundred", *_LARGE])
 _NUMBER = re.compile(_WORD)
 # "two hundred and twenty-five", but not the scale of "1.45 million"
 _PHRASE = re.compile(rf"(?<!\d[ -])\b{_WORD}(?:(?:[ -]|\sand\s){_WORD})*\b", re.IGNORECASE)
+_NOT = re.compile(r"(?:\bnot|n't|\bcannot)\s(?:be\s)?$", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s+$", re.IGNORECASE)
 # "two thirds", "three quarters"
 _PARTS = {
@@ -30,6 +31,10 @@ _PARTS = {
 }
 _PART = re.compile(rf"[ -]({any_of(_PARTS)})s?\b", re.IGNORECASE)
 _LETTERS = re.compile("[a-z]+")
+
+
+# "a dozen", "half a dozen", but not "a dozen of", "dozens"
+_DOZEN = re.compile(r"\b(?P<half>half\s)?a\sdozen\b(?!\sof\b)", re.IGNORECASE)
 
 
 def is_number_word(word: str) -> bool:
@@ -51,7 +56,10 @@ def last_number_in_words(sentence: str) -> str | None:
     >>> last_number_in_words("two thirds")
     '2/3'
     """
-    matches = list(_PHRASE.finditer(sentence))
+    matches = [match for match in _PHRASE.finditer(sentence) if not _NOT.search(sentence[: match.start()])]
+    dozen = _DOZEN.search(sentence)
+    if dozen and not any(match.start() > dozen.start() for match in matches):
+        return "6" if dozen["half"] else "12"
     if not matches:
         return None
     last = next((match for match in reversed(matches) if not _is_pronoun(match)), matches[0])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from promptstage.grading.reading.boxes import read_box
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import IS_WRONG
 from promptstage.grading.reading.retractions import RETRACTION
 
 MAX_COMMITMENTS = 50  # marks that are read, counted from the end
@@ -81,7 +82,23 @@ _CHECKED = re.compile(
 )
 # "The answer is not 5, but 6."
 _NEGATED = re.compile(
-    r"[\s*_:]* (?:(?:certainly|definitely|surely|clearly)[ ])? (?:not|n't|never) \b", re.VERBOSE
+    r"[\s*_:]* (?:(?:[a-z]+ly|therefore|thus|also|still|just|indeed)[ ])? (?:not|n't|never) \b", re.VERBOSE
+)
+# "I don't think the answer is 5.", "It is false that the answer is 5."
+_DENIED = re.compile(
+    r"""
+    (?: (?:n't|\bnot|\bcannot) [ ] (?:think|believe|say|claim|accept|true|correct|the[ ]case)
+      | \b (?:false|wrong|incorrect) (?:[ ]to[ ](?:say|think|claim))?
+    )
+    (?:[ ]that)? (?:[ ](?:the|our|your|this|my))? (?:[ ](?:final|correct|right))? [ ]$
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# "\boxed{5} is wrong.", "The answer is 5, which is wrong."
+_WRONG_BOX = re.compile(rf"[\s$.*)\]\\]{{0,10}} \s {IS_WRONG}", re.IGNORECASE | re.VERBOSE)
+_WRONG = re.compile(
+    rf"[\s*_:$]{{0,10}} (?: [^\s,;]{{1,30}} | [^,;\n]{{1,40}}? ,? \s which ) \s {IS_WRONG}",
+    re.IGNORECASE | re.VERBOSE,
 )
 _INSTEAD = re.compile(r"\b(?:but(?: rather)?|instead|rather|it(?:'s| is| must be))\b")
 
@@ -148,9 +165,11 @@ def _scan(text: str) -> Iterator[Commitment]:
 
 
 def _boxed_commitment(text: str, mark: re.Match[str]) -> Commitment | None:
-    """Return the commitment of a box; None if the box cannot be read."""
+    """Return the commitment of a box; None if it cannot be read or is rejected."""
     content, end = read_box(text, mark.end())
-    return None if content is None else Commitment(mark.start(), end, content, BOXED)
+    if content is None or _WRONG_BOX.match(text, end):
+        return None
+    return Commitment(mark.start(), end, content, BOXED)
 
 
 def _marked_commitment(text: str, mark: re.Match[str]) -> Commitment | None:
@@ -159,7 +178,10 @@ def _marked_commitment(text: str, mark: re.Match[str]) -> Commitment | None:
     if quoted := _JSON.match(text, end):
         # Backslashes are doubled in JSON.
         return Commitment(start, quoted.end(), quoted[1].replace("\\\\", "\\"), WORDED)
-    if mark["words"] and (_REMARK.match(text, end) or _CHECKED.search(text[max(0, start - 30) : start])):
+    before = text[max(0, start - 60) : start]
+    if mark["words"] and (_REMARK.match(text, end) or _CHECKED.search(before) or _DENIED.search(before)):
+        return None
+    if _WRONG.match(text, end):
         return None
     if _NEGATED.match(text, end):
         line = text[end:].lstrip().partition("\n")[0]

@@ -33,6 +33,7 @@ _TABLE = str.maketrans(_SIGNS)
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|$)", re.DOTALL)
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>")
 
+_PRICE_END = re.compile(r"(?<=\d)/-(?![\w(])")  # Rs. 500/-
 # Parts that hold no answer: Asymptote drawings, ~~struck~~ words, <confidence>0.9</confidence>.
 _DRAWING = re.compile(r"\[asy\].*?(?:\[/asy\]|$)", re.DOTALL)
 _STRIKETHROUGH = re.compile(r"~~[^~\n]{0,80}~~")
@@ -55,7 +56,7 @@ def normalize_generation(generation: str) -> str:
         generation = f"{generation[:_HEAD]}\n{generation[-_TAIL:]}"
     text = _INVISIBLE.sub("", generation).translate(_TABLE)
     text = truncate_at_next_turn(_strip_thinking(text))
-    for pattern in (_DRAWING, _STRIKETHROUGH, _SCORE):
+    for pattern in (_DRAWING, _STRIKETHROUGH, _SCORE, _PRICE_END):
         text = pattern.sub("", text)
     text = _ANSWER_TAG.sub(lambda tag: "\n" if tag["closing"] else "\nAnswer: ", text)
     text = _collapse_runs(_HORIZONTAL_RULE.sub("\n", text).rstrip())[-MAX_LENGTH:]

@@ -8,7 +8,9 @@ from promptstage.grading.reading.verifications import verification_start
 MAX_SENTENCE_END = 1_000  # characters that are read, from the end of a sentence
 MAX_LINE = 2_000  # characters that are read of a line with an answer
 
-_SPLIT = re.compile(r"(?<=[.!?])[*_)\"'`]*\s+(?=\S)|\n+")
+_SPLIT = re.compile(
+    r"(?<=[.!?])(?<!\bRs\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bvs\.)[*_)\"'`]*\s+(?=\S)|\n+"
+)
 _SIGN = re.compile(r"\w")
 _BRACKETED = re.compile(r"\(.*\)\.?")
 
@@ -42,7 +44,8 @@ _COMMENT = re.compile(
       | this[ ]{_SHOWS}
       | to[ ](?:check|verify|confirm|double[ -]?check)
       | let(?:'s|[ ]me|[ ]us)[ ](?:double-?\s?check|check|verify|know)
-      | (?:because|since|if)\b (?![^,]*,)       # "Because he has 5.", not "If he has 5, he needs 3."
+      # "Because he has 5.", not "If he has 5, he needs 3."
+      | (?:because|since|if)\b (?![^,]*(?:,|\bthen\b))
       | (?:he|she|it|they)'?s?[ ](?:started|began|had[ ]originally)
       | there,
     )
@@ -127,6 +130,7 @@ _OPEN_WORD = any_of((*_FUNCTION_WORDS, *_VERBS, *_OPERATIONS, *_OTHER_WORDS))
 # "5 +", "5 \times", "5 and"
 _BREAK = re.compile(rf"(?: [=+×*/÷^(\[{{,:;<&\\-] | \\\w+ | \b{_OPEN_WORD} ) $", re.IGNORECASE | re.VERBOSE)
 
+_EMOJI = re.compile(r"(?:\s*[\U0001f300-\U0001faff\u2600-\u27bf]){1,5}\s*$")
 _DIGITS = re.compile(r"[\d.,]*\d")
 _COUNT_END = re.compile(r"\d (?:\w+ )?(?:times|each)$")  # "600 times", "15 liters each"
 _BULLET = re.compile(r"^[*+•-]\s+")
@@ -188,7 +192,7 @@ def is_truncated(text: str) -> bool:
     >>> is_truncated("She has 12 eggs, each of which costs"), is_truncated("She has 12 eggs.")
     (True, False)
     """
-    text = text.replace("**", "").rstrip().rstrip("*_`\"'").rstrip()
+    text = _EMOJI.sub("", text.replace("**", "")).rstrip().rstrip("*_`\"'").rstrip()
     if not text or text.endswith(("...", "…")):
         return True
     if text.endswith((".", "!", "?", ")", "]", "$")):
@@ -216,6 +220,7 @@ def _is_incomplete(before: str, after: str) -> bool:
 def _lacks_result(before: str) -> bool:
     """Return whether a calculation up to its last number has no result: 5 + 3, but not 8 = 5 + 3."""
     left, equals, right = before.replace("≈", "=").rpartition("=")
+    right = right.lstrip(" $").removeprefix("+").removeprefix("-") if equals else right
     if _FRACTION.search(before) or _VARIABLE.search(right):
         return False
     return bool(_CALCULATES.search(right) and (not equals or _CALCULATES.search(left)))

@@ -5,6 +5,7 @@ import re
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import MARKED, Commitment, find_commitments
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import concluding_sentences
 
@@ -34,6 +35,7 @@ _IS = re.compile(
     rf"(?: \b{_VERB}\b | [:=] | => | -> | → ) \s* {_FILLER} (?=[A-Za-z]) (?!{_NOUN}\b)",
     re.IGNORECASE | re.VERBOSE,
 )
+_NOT = re.compile(r"(?:\b(?:not|cannot|never)|n't)\s+$")  # "cannot be", "does not spell"
 WORD = re.compile(r"[A-Za-z]+")
 # Letters with the same separator: t a c, t-a-c, t → a → c, and "t, a and c".
 _SPELLED = re.compile(
@@ -111,7 +113,8 @@ def _committed_word(commitment: Commitment) -> Answer | None:
 
 def _stated_word(sentence: str) -> str | None:
     """Return the word, in one piece or spelled, that ends ``sentence`` after "is" and similar words."""
-    parts = (sentence[verb.end() :] for verb in _IS.finditer(sentence))
+    verbs = (verb for verb in _IS.finditer(sentence) if not _NOT.search(sentence[: verb.start()]))
+    parts = (sentence[verb.end() :] for verb in verbs)
     return next(filter(None, map(_whole_word, parts)), None)
 
 
@@ -127,7 +130,10 @@ def _word_at_end(text: str) -> Answer | None:
     bold = set(_BOLD_LINE.findall(text)) or set(_BOLD.findall(text))
     if len(bold) == 1:
         return Answer(bold.pop(), "bold")
-    closing = concluding_sentences(text)
+    sentences = concluding_sentences(text)
+    closing = without_rejections(sentences or [])
+    if sentences and not closing:
+        return None
     last = closing[-1] if closing else text.strip().rpartition("\n")[2]
     stripped = _MARKUP.sub("", last).strip(" .!")
     # A list with commas may be cut off in the reasoning.

@@ -15,8 +15,12 @@ def _grade(text: str, reference: str, options: Any) -> Grade:
     return grade_answer(answer, reference, lambda answer: _simplify(answer) == expected)
 
 
+def _problem(reference: str, options: Any) -> str:
+    return "" if reference.strip() else f"must be words, got {reference!r}"
+
+
 def _simplify(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-TEXT = AnswerKind("text", _grade)
+TEXT = AnswerKind("text", _grade, _problem)

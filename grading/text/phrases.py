@@ -5,6 +5,7 @@ import re
 from promptstage.grading.reading.answer import Answer
 from promptstage.grading.reading.commitments import find_commitments
 from promptstage.grading.reading.patterns import any_of, phrases
+from promptstage.grading.reading.rejections import without_rejections
 from promptstage.grading.reading.retractions import last_retraction
 from promptstage.grading.reading.sentences import MAX_LINE, concluding_sentences
 
@@ -55,5 +56,5 @@ def _answer_line(text: str) -> tuple[str, str]:
     if valid:
         body = valid[-1].body.lstrip(" \n:*_>#")
         return body.partition("\n")[0][:MAX_LINE], valid[-1].rule
-    closing = concluding_sentences(text[retraction:])
+    closing = without_rejections(concluding_sentences(text[retraction:]) or [])
     return (closing[-1], "last sentence") if closing else ("", "")

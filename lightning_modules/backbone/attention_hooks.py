@@ -5,15 +5,19 @@ installs them for passes over content; they are not called while the keys and va
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.functional.softmax import attention_softmax
+from promptstage.utilities.arguments import RecordedArguments
+from promptstage.utilities.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class LayerAttention:
         return states[:, heads // groups]
 
 
-class AttentionHook(ABC):
-    """Observer of attention, or intervention in it.
+class AttentionHook(RecordedArguments, ABC):
+    """Observer of attention, or intervention in it; results name its class and constructor arguments.
 
     Attributes:
         layers: indices of the layers whose attention it is called with.
@@ -98,10 +102,10 @@ class AttentionHook(ABC):
     layers: Collection[int]
     changes_weights: ClassVar[bool] = False
 
-    def begin(self) -> None:  # noqa: B027  # optional
+    def begin(self) -> None:  # optional
         """Prepare for a new batch: called before its first forward pass."""
 
-    def select(self, rows: Tensor) -> None:  # noqa: B027  # optional
+    def select(self, rows: Tensor) -> None:  # optional
         """Keep the state of some rows of the batch only, or repeat some, in this order."""
 
     @abstractmethod
@@ -111,6 +115,41 @@ class AttentionHook(ABC):
         Called in each forward pass: once for a loss, once per step of a generation, whose rows are then the
         new tokens alone.
         """
+
+
+_HOOKED: WeakSet[Any] = WeakSet()  # models on which hooks are or were installed
+
+
+@contextmanager
+def installed(model: Any, hooks: tuple[AttentionHook, ...]) -> Iterator[None]:
+    """Append hooks to those of a model, ``model.hooks``, for the duration of the context."""
+    before = model.hooks
+    model.hooks = (*before, *hooks)
+    _HOOKED.add(model)
+    try:
+        yield
+    finally:
+        model.hooks = before
+
+
+def check_hooked(model: Any, where: str) -> None:
+    """Check that all hooks that are installed at present are installed on a model.
+
+    Args:
+        model: the model that is about to be used; None: one without hooks that is not loaded yet.
+        where: name of its backbone, for the message, such as ``run.prompt.backbone``.
+
+    Raises:
+        UserError: naming a hook on another model, which would have no effect.
+    """
+    own = () if model is None else model.hooks
+    for other in [other for other in _HOOKED if other is not model]:
+        for hook in other.hooks:
+            if not any(hook is installed for installed in own):
+                raise UserError(
+                    f"{type(hook).__name__} would have no effect: it is installed on another backbone than "
+                    f"{where}, which is used here; install it with {where}.hooked(...)"
+                )
 
 
 class Observation(AttentionHook):

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
-from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues
+from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues, installed
 from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
@@ -119,18 +119,13 @@ class FrozenModel(nn.Module):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.name!r}, {self.num_layers} layers, {self.dtype})"
 
-    @contextmanager
-    def hooked(self, *hooks: AttentionHook) -> Iterator[None]:
+    def hooked(self, *hooks: AttentionHook) -> AbstractContextManager[None]:
         """Call attention hooks in all passes over content: losses, logits and generations.
 
-        They are not called while a prompt's own keys and values are computed.
+        They are not called while a prompt's own keys and values are computed. Uses of other backbones by
+        ``fit`` and by the methods of ``Run`` are refused within this context.
         """
-        before = self.hooks
-        self.hooks = (*before, *hooks)
-        try:
-            yield
-        finally:
-            self.hooks = before
+        return installed(self, hooks)
 
     def begin_hooks(self) -> None:
         """Announce a new batch to the hooks."""

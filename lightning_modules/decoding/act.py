@@ -11,6 +11,7 @@ from promptstage.lightning_modules.backbone.attention_calibration import Attenti
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.decoding.records import Record
+from promptstage.utilities.recorded import recorded_settings
 
 
 class ACTDecoder(Decoder):
@@ -22,7 +23,7 @@ class ACTDecoder(Decoder):
             engine: generates the answers.
             settings: heads to calibrate, threshold and β.
         """
-        self.engine, self.engines, self.settings = engine, [engine], settings
+        self.engine, self.settings = engine, settings
         self._heads = CalibratedHeads(settings)
 
     def generate(self, batch: Batch) -> list[Record]:
@@ -34,4 +35,4 @@ class ACTDecoder(Decoder):
     def summary(self) -> dict[str, Any]:
         heads = {str(layer): list(heads) for layer, heads in self.settings.heads.items()}
         own = {"threshold": self.settings.threshold, "beta": self.settings.beta, "heads": heads}
-        return super().summary() | own | {"engine": self.engine.summary()}
+        return super().summary() | own | {"engine": recorded_settings(self.engine)}

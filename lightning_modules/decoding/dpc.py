@@ -21,6 +21,7 @@ from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.decoding.records import Record, generated_tokens, grade_batch
 from promptstage.lightning_modules.decoding.trigger import measure_trigger, measure_trigger_anew
 from promptstage.lightning_modules.functional.corruption import Located
+from promptstage.utilities.recorded import recorded_settings
 
 Mode = Literal["dpc", "all", "random", "random_all", "none"]
 THRESHOLD_MODES = ("dpc", "random")  # the others trigger all examples or none
@@ -96,7 +97,7 @@ class DPCDecoder(Decoder):
             batch_size: number of examples to correct at a time.
             seed: seed of the random modes.
         """
-        self.engine, self.engines, self.corruption, self.mode = engine, [engine], corruption, mode
+        self.engine, self.corruption, self.mode = engine, corruption, mode
         self.threshold = threshold if mode in THRESHOLD_MODES else None
         self.batch_size, self.seed = batch_size, seed
         self.corrections: dict[str, Correction] = {}
@@ -122,7 +123,7 @@ class DPCDecoder(Decoder):
 
     def summary(self) -> dict[str, Any]:
         own = {"mode": self.mode, "threshold": self.threshold, "seed": self.seed, **asdict(self.corruption)}
-        return super().summary() | own | {"engine": self.engine.summary()}
+        return super().summary() | own | {"engine": recorded_settings(self.engine)}
 
     def _prompt(self) -> Prefix:
         prefix = self.prefix

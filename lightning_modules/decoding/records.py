@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens, shifted
-from promptstage.grading import grade, harness_verdicts
+from promptstage.grading import find_answer, grade, harness_verdicts
 from promptstage.grading.data_sets import default_options
 from promptstage.grading.kinds import kind_name
+from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,6 +96,9 @@ def grade_batch(
 
     Args:
         outputs: new token ids of each example.
+
+    Raises:
+        UserError: naming the example, if it cannot be graded, as by a function that fails.
     """
     if not outputs:
         return []  # batch_decode would return one text
@@ -104,7 +108,14 @@ def grade_batch(
     for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):
         dataset = example.dataset or batch.dataset
         kind = kind_name(example.kind or batch.kind or dataset)
-        result = grade(kind, text, example.answer, example.options or default_options(dataset))
+        try:
+            options = example.options or default_options(dataset)
+            if example.answer:
+                result = grade(kind, text, example.answer, options)
+            else:  # a question to predict an answer for has no reference
+                result = find_answer(kind, text, options)
+        except UserError as error:
+            raise UserError(f"grading of example {example.id}: {error}") from error
         strict, flexible = harness_verdicts(kind, text, example.answer)
         records.append(
             Record(

@@ -19,6 +19,7 @@ CHOICE = (
     "--data=Custom --data.source=./labels --data.question=text --data.answer=label --data.answer_kind=choice "
     "--data.max_new_tokens=8"
 )
+FINAL = CHOICE.replace("choice", "text")
 LABELS = "--data=Classification --data.source=./labels --data.max_new_tokens=8"
 WORDS = f"{LABELS} --data.label_words=[Bad,Good]"
 MIXTURE = "--data=Mixture --data.max_new_tokens=8"
@@ -193,7 +194,7 @@ DATA = {
     "answer": Values("{answer}", "result", CUSTOM, message="no field 'result'"),
     "answer_kind": Values("formula", "numbers", CUSTOM, message="'numbers'"),
     "answer_after": Values("####", "zzz", CUSTOM, message="no text after 'zzz'"),
-    "rationale": Values("question", "steps", CUSTOM, message="no field 'steps'"),
+    "rationale": Values("text", "steps", FINAL, message="no field 'steps'"),
     "completion": Values("answer", "steps", CUSTOM, message="no field 'steps'"),
     "options": Values("[no,yes]", "choices", CHOICE, message="no field 'choices'"),
     "train_split": Values("test", "tst", CUSTOM, message="has no tst.jsonl"),

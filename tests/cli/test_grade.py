@@ -94,6 +94,8 @@ def test_records_of_an_earlier_version_are_graded(records: Records) -> None:
 
 
 def test_the_given_data_set_overrides_that_of_records(records: Records) -> None:
+    for record in records:
+        record["reference"] = "3"
     records[0]["dataset"] = "nobody knows it"
     records[0]["generation"] = "it is 1 + 2 = 3"
     assert call("grade", write(records), "--dataset", "addition", "--output", "graded.jsonl").code == 0
@@ -102,12 +104,24 @@ def test_the_given_data_set_overrides_that_of_records(records: Records) -> None:
 
 
 def test_the_given_kind_overrides_that_of_records(records: Records) -> None:
-    records[0] |= {"generation": "it is 1 + 2 = 3", "kind": "no.such", "reference": "3"}
+    for record in records:
+        record["reference"] = "3"
+    records[0] |= {"generation": "it is 1 + 2 = 3", "kind": "no.such"}
     assert call("grade", write(records), "--kind", "number", "--output", "graded.jsonl").code == 0
     first = read("graded.jsonl")[0]
     assert (first["kind"], first["prediction"], first["correct"]) == ("number", "3", True)
     assert (first["strict_match"], first["flexible_extract"]) == (False, True)
     assert call("grade", "graded.jsonl").out.endswith("nothing changed\n")
+
+
+def test_a_reference_that_no_answer_equals_is_rejected_with_the_record(records: Records) -> None:
+    records[2]["reference"] = "12:30"
+    for record in records[:2]:
+        record["reference"] = "3"
+    assert_one_error(
+        call("grade", write(records), "--kind", "number"),
+        "grading of record letter_reversal/test/2: reference must be a number, such as 72, got '12:30'",
+    )
 
 
 def test_a_function_of_the_current_folder_grades_only_if_it_is_named(records: Records) -> None:
@@ -312,3 +326,13 @@ def test_a_closed_pipe_ends_without_error(records: Records) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_only_the_first_changes_are_listed(trained: Path) -> None:
+    record = read(trained / "test" / "results.jsonl")[0]
+    text = f"#### {record['reference']}"
+    path = write([{**record, "id": f"a/{i}", "generation": text, "correct": False} for i in range(23)])
+    out = call("grade", str(path)).out
+    assert out.count("became correct (reference") == 20
+    assert "\nand 3 more changes (--output FILE writes all records)\n\nrecords in results.jsonl: 23\n" in out
+    assert "23 became correct" in out

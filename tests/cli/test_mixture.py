@@ -58,6 +58,28 @@ def test_examples_are_drawn_in_proportion(
     assert {example.kind for example in mixture.examples("test")} == {"number", "choice"}
 
 
+@pytest.mark.parametrize("weights", [(100, 1), (1, 100)])
+def test_a_part_that_would_get_no_training_question_is_rejected(weights: tuple[int, int], work: Path) -> None:
+    mixture = ps.Mixture(parts=dict(zip(PARTS, weights, strict=True)))
+    with pytest.raises(
+        UserError, match=r"weight 1 of \w+ gives it none of \d+ training questions: set a larger"
+    ):
+        mixture.examples("train")
+
+
+def test_counts_of_the_parts_are_logged(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mixture = ps.Mixture(parts=dict(zip(PARTS, (36, 1), strict=True)), test_size=2)
+    with caplog.at_level("INFO"):
+        for split in ("train", "validation", "test", "train"):
+            mixture.examples(split)
+    test = names(mixture.examples("test"))
+    assert caplog.messages == [
+        "mixture: 37 training questions, 36 of gsm8k, 1 of aqua_rat",
+        "mixture: 4 validation questions, 4 of gsm8k, 0 of aqua_rat",
+        f"mixture: 2 test questions, {test['gsm8k']} of gsm8k, {test['aqua_rat']} of aqua_rat",
+    ]
+
+
 def test_the_draw_depends_on_the_seed_only(work: Path) -> None:
     first, again, other = (
         ps.Mixture(parts=PARTS, train_size=9, validation_size=3, test_size=4, seed=seed) for seed in (0, 0, 1)
@@ -75,6 +97,14 @@ def test_a_run_needs_no_other_file(work: Path, tiny: Path) -> None:
     shown = call("data", *QUIET, *data, "--show=0")
     assert shown.code == 0, shown.err
     assert shown.out.count(" completions are graded as correct") == 3
+    assert "  data sets: aqua_rat 9, gsm8k 36\n" in shown.out
+    shown = call("data", *QUIET, *data, "--show=2").out
+    for split, parts in (("train", "gsm8k"), ("train", "aqua_rat"), ("test", "gsm8k"), ("test", "aqua_rat")):
+        assert shown.count(f"  {parts}/{split}/") == 2
+    assert "    options     A) no  B) yes\n" in shown
+    assert shown.endswith(
+        "a generation ends after max_new_tokens = 6 tokens, or earlier at '\\nQuestion:' or the end token\n"
+    )
     model = [f"--backbone.name={tiny}", "--model=PromptTuning", "--model.num_virtual_tokens=4"]
     fit = call("fit", *QUIET, *model, *data, "--trainer.max_steps=2", "--run_dir=run")
     assert fit.code == 0, fit.err

@@ -219,7 +219,10 @@ def test_generated_questions_keep_their_own_option(work: Path) -> None:
             "{class_path: GSM8K, init_args: {source: 3.5, test_size: x}}",
             "test_on: test_size must be a valid integer, got 'x'",
         ),
-        ("{class_path: Custom, init_args: {source: gsm8k}}", "test_on: Custom missing"),
+        (
+            "{class_path: Custom, init_args: {source: gsm8k}}",
+            "test_on: Custom needs question, answer and answer_kind",
+        ),
         ("sums.jsonl", "sums.jsonl is a file of rows: name a YAML file"),
         ("empty.yaml", "configuration empty.yaml has no section 'data'"),
         ("loop.yaml", "data sets can be nested at most 4 levels deep"),

@@ -72,6 +72,9 @@ def test_records_and_summary_agree(trained: Path) -> None:
     assert (summary["accuracy_low"], summary["accuracy_high"]) == pytest.approx(wilson(2, 6), abs=1e-12)
     assert summary["new_tokens"] == sum(record["new_tokens"] for record in records)
     assert summary["without_answer"] == sum(record["prediction"] is None for record in records)
+    cut = sum(record["new_tokens"] == 8 for record in records)
+    assert summary["cut_at_limit"] == cut > 0
+    assert f"without an answer, {cut} generations cut at max_new_tokens; records" in outcome.out
     assert (summary["method"], summary["trained_parameters"]) == ("PromptTuning", 4 * 32)
     assert "2 of 6 correct: accuracy 0.333" in outcome.out
     assert (summary["dataset"], summary["split"], summary["template"]) == ("letter_reversal", "test", "plain")

@@ -128,6 +128,22 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         {"include": "chain0.yaml"},
         "configuration chain63.yaml: a file must include at most 64 files",
     ),
+    "a misspelt include": (
+        {"includes": "a.yaml"},
+        "given.yaml: the key 'includes' is unknown: did you mean include?",
+    ),
+    "a misspelt option": (
+        {"include": "typo.yaml"},
+        "configuration typo.yaml:4: option num_virtual_token is unknown: did you mean --model.",
+    ),
+    "a misspelt section": (
+        {"include": "list.yaml", "trainr": {"max_steps": 3}},
+        "configuration given.yaml:3: option trainr",
+    ),
+    "a value of another type": (
+        {"include": "list.yaml", "trainer": {"max_steps": "many"}},
+        "configuration given.yaml:3: option --trainer.max_steps: ",
+    ),
     "in a section": ({"trainer": {"include": "trainer.yaml"}}, "option trainer.include is unknown"),
 }
 
@@ -137,6 +153,7 @@ def test_a_mistake_is_one_line(mistake: str) -> None:
     values, message = MISTAKES[mistake]
     write({"given.yaml": values, "back.yaml": {"include": "./given.yaml"}})
     write({"list.txt": "- a\n", "broken.yaml": "a: [\n"})
+    write({"typo.yaml": {"model": {"class_path": "DHAM", "init_args": {"num_virtual_token": 4}}}})
     write({f"level{n}.yaml": {"include": [f"level{n + 1}.yaml"] * 2} for n in range(9)} | {"level9.yaml": ""})
     write({f"chain{n}.yaml": {"include": f"chain{n + 1}.yaml"} for n in range(80)} | {"chain80.yaml": ""})
     os.mkfifo("pipe")

@@ -71,3 +71,9 @@ def test_other_flags_of_print_config() -> None:
     )
     assert "num_workers" not in text
     assert_one_error(call(*flags, "--print_config=comment"), "comment")
+
+
+def test_an_unknown_flag_is_rejected_with_the_allowed_ones() -> None:
+    outcome = call("fit", "--model=DHAM", "--data=GSM8K", "--print_config=comment")
+    message = "--print_config 'comment' is unknown: did you mean 'comments'? Allowed: comments, skip_default"
+    assert_one_error(outcome, message)

@@ -1,13 +1,15 @@
 """Tests of user mistakes with data, each of which ends with a one-line message."""
 
+import json
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from promptstage.datamodules import GSM8K, MATH, AQuA, Generated, ProntoQA, WorldTree
+from promptstage.datamodules import GSM8K, MATH, AQuA, Custom, Generated, Mixture, ProntoQA, WorldTree
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
 from tests.unit.data.connected import connected
@@ -218,3 +220,79 @@ def test_more_workers_than_the_machine_supports_are_rejected() -> None:
     """Check a number from a stored configuration, which would be started before anything else."""
     with pytest.raises(UserError, match=r"num_workers must be <= \d+ \(limit of this machine\), got 100000"):
         Generated(task="addition", num_workers=100_000)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"Frage": "2?", "A": "2"}, {"question": "frage"}, ": did you mean 'Frage'?"),
+        ({"Frage": "2?", "A": "2"}, {"question": "Fragge"}, ": did you mean 'Frage'?"),
+        ({"Frage": "2?", "A": {"Wert": "2"}}, {"answer": "A.wert"}, ": did you mean 'A.Wert'?"),
+        ({"Frage": "2?", "A": "2"}, {"question": "xyz"}, "no field 'xyz' (fields: Frage, A)"),
+        ({"Frage": "2?", "A": "2 or 3"}, {}, "2 or 3"),
+        ({"Frage": "2?", "A": "2"}, {"answer": "{A} Stück"}, "'2 Stück'"),
+    ],
+)
+def test_a_mistake_in_all_rows_is_named_without_advice_to_skip_them(
+    rows: dict[str, Any], options: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text((json.dumps(rows) + "\n") * 20, encoding="utf-8")
+    given = {"question": "Frage", "answer": "A", "answer_kind": "number"} | options
+    with pytest.raises(UserError) as error:
+        Custom(source=str(source), **given).examples("train")
+    assert message in one_line(error)
+    assert "on_bad_row" not in one_line(error)
+
+
+@pytest.mark.parametrize(("written", "given"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_composed_and_decomposed_names_are_the_same(written: str, given: str, tmp_path: Path) -> None:
+    stored, name = (unicodedata.normalize(form, "Größe") for form in (written, given))  # type: ignore[arg-type]
+    source = tmp_path / "rows.jsonl"
+    lines = (json.dumps({"q": f"{i}?", stored: i}, ensure_ascii=False) + "\n" for i in range(20))
+    source.write_text("".join(lines), encoding="utf-8")
+    data = Custom(source=str(source), question="q", answer=name, answer_kind="number")
+    assert len(data.examples("train")) == 17
+
+
+def test_the_text_of_two_options_is_no_answer(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text((json.dumps({"q": "7?", "o": ["7", "7", "8"], "a": "7"}) + "\n") * 20, encoding="utf-8")
+    data = Custom(source=str(source), question="q", answer="a", answer_kind="choice", options="o")
+    with pytest.raises(
+        UserError, match="'7', the text of options A and B, which must differ: write a letter"
+    ):
+        data.examples("train")
+
+
+def test_fewer_demonstrations_are_suggested(backbone: BackboneConfig, write_rows: WriteRows) -> None:
+    rows = gsm8k_rows(40)
+    data = connected(GSM8K(source=write_rows(train=rows, test=rows), demonstrations=30), backbone)
+    data.setup("fit")
+    with pytest.raises(UserError) as error:
+        data.check_context(512, 8)
+    assert "set demonstrations to fewer than 30" in one_line(error)
+    assert "max_length" not in one_line(error)  # no training question would be left
+
+
+@pytest.mark.parametrize(
+    "parts", [["GSM8K", "SVAMP"], [{"GSM8K": 2}], [["GSM8K", 2]], [{"class_path": None, "weight": 2}]]
+)
+def test_parts_of_another_form_are_rejected(parts: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"parts (must be data sets with weights, such as|names the data set)"
+    ):
+        Mixture(parts=parts)
+
+
+def test_missing_options_of_test_on_are_named() -> None:
+    section = {"class_path": "Custom", "init_args": {"source": "a.csv", "question": "q"}}
+    with pytest.raises(UserError, match=r"^test_on: Custom needs answer and answer_kind$"):
+        Generated(test_on=section)  # type: ignore[arg-type]
+
+
+def test_the_folder_of_a_relative_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        GSM8K(source="d/rows.csv").examples("train")
+    assert f"data file d/rows.csv does not exist (paths start from {tmp_path}; allowed" in one_line(error)

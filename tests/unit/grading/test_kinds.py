@@ -143,6 +143,9 @@ def test_an_unknown_kind_is_rejected_with_the_nearest() -> None:
         ("choice", "C", ["1", "2"], "must name one option by label or text (labels: A, B), got 'C'"),
         ("choice", "maybe", ["yes", "no"], "must name one option by label or text (labels: A, B)"),
         ("choice", "E", None, ""),
+        ("choice", "Z", None, "must name one option by label or text (labels: A, B, C, D, E), got 'Z'"),
+        ("number", "", None, "the answer must be a number, such as 72, got ''"),
+        ("text", " ", None, "the answer must be words, got ' '"),
         (ends_with, "x", None, ""),
     ],
 )
@@ -152,6 +155,52 @@ def test_references_that_no_answer_equals_are_reported(
     found = reference_problem(kind, reference, options)
     assert problem in found
     assert bool(problem) == bool(found)
+
+
+LABELED = {"text": ["x", "y"], "label": ["1", "2"]}
+FORMS = r"^options must be a list of texts, or have as many labels as texts: \{'text': \[…\], .* got "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("number", "5", "12:30"), "^reference must be a number, such as 72, got '12:30'$"),
+        (("choice", "A", "Z", ["x", "y"]), "^reference must name one option by label or text .* got 'Z'$"),
+        (("number", 5, "5"), r"^generation must be a string, got 5 \(int\)$"),
+        (("number", None, "5"), r"^generation must be a string, got None \(NoneType\)$"),
+        (("number", "5", None), r"^reference must be a string or a number, got None \(NoneType\)$"),
+        (
+            ("choice", "A", True, ["True", "False"]),
+            r"^reference must be a string or .*, got True \(bool\)$",
+        ),
+        (("number", "5", float("nan")), "^reference must be a number, such as 72, got 'nan'$"),
+        (("choice", "A", "A", {"text": ["x", "y"]}), FORMS),
+        (("choice", "A", "A", [{"text": "x"}, {"text": "y"}]), FORMS),
+        (("choice", "A", "A", {"text": ["x", "y"], "label": ["1"]}), FORMS),
+        (("choice", "A", "A", "xy"), FORMS),
+        (("choice", "A", "A", 2), FORMS),
+        ((3, "5", "5"), "^kind must be a name or a function, got 3$"),
+    ],
+)
+def test_arguments_that_cannot_be_graded_are_rejected(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        grade(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "generation", "reference", "options"),
+    [
+        ("number", "#### 5", 5, None),
+        ("number", "#### 2.5", 2.5, None),
+        ("formula", r"\boxed{5}", 5, None),
+        ("choice", "The answer is (2).", 2, LABELED),
+        ("choice", "The answer is (2).", 2, [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}]),
+        ("regex:[0-9]+", "7", 7, None),
+    ],
+)
+def test_a_number_is_taken_as_its_text(kind: str, generation: str, reference: float, options: Any) -> None:
+    assert grade(kind, generation, reference, options).correct
+    assert not grade(kind, generation, 1, options).correct
 
 
 @pytest.mark.parametrize(
