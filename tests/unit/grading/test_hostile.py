@@ -1,10 +1,12 @@
-"""Tests that grading takes at most two seconds for any text and never executes it."""
+"""Tests that grading takes bounded CPU time for any text and never executes it."""
 
 import time
 
 import pytest
 
 from promptstage.grading import Grade, grade
+from promptstage.grading.formula.budget import hang_timeout
+from promptstage.grading.formula.kind import TIMEOUT
 
 MANY = 1_000_000
 
@@ -34,6 +36,12 @@ HOSTILE = {
     "roots": "√ " * 400_000,
     "subordinate clauses": "$5 to make 4 of her goal of 7, and those of " * 20_000,
     "words": "one hundred " * 80_000,
+    "dozens": "after half a dozen, 5 he has a dozen " * 25_000,
+    "rejections": "I don't think the answer is not 5, which is wrong, " * 20_000,
+    "contrasts": "so 1/2, which as well too also opposite 2:3, because not none " * 15_000,
+    "letters alone": "F\n# T\n" * 150_000,
+    "arrows": "→ d => a) ✔ ❌ " * 60_000,
+    "emoji": "😊 " * 500_000,
     "fractions": r"\frac{1}{" * 100_000,
     "a wide matrix": r"\boxed{\begin{pmatrix}" + "1&" * 40_000 + r"1\end{pmatrix}}",
     "a power tower": r"\boxed{9^{9^{9^{9}}}}",
@@ -69,9 +77,10 @@ def _worker() -> None:
 @pytest.mark.parametrize("dataset", REFERENCES)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_generations_are_graded_quickly(dataset: str, kind: str) -> None:
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     result = grade(dataset, HOSTILE[kind], REFERENCES[dataset], OPTIONS.get(dataset))
-    assert time.monotonic() - start < 8  # seconds, on a busy machine
+    assert time.process_time() - cpu_start < 4  # besides the 1.5 CPU seconds of the comparing process
+    assert time.monotonic() - start < hang_timeout(TIMEOUT)
     assert not result.correct
 
 
