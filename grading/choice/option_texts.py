@@ -39,7 +39,7 @@ _CONCLUSION = re.compile(r"(?:^|[,;]?\s)(?:so|thus|therefore|hence)\b,?\s", re.I
 _SUBORDINATE = re.compile(
     r"""
     (?: ,\s(?:which|whereas|while|unlike|and\snot|not|rather\sthan|instead\sof) | ,?\s(?:because|since) )
-    \b [^:]* $
+    \b (?: (?! \b(?:so|thus|therefore|hence|but)\b ) [^:] )* $
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -241,9 +241,9 @@ def _without_rejections(closing: list[str], options: Sequence[Option]) -> list[s
 
 def _without_contrast(closing: list[str], options: Sequence[Option]) -> list[str]:
     """Remove a last sentence that names another option only in contrast to the one concluded before it."""
-    if len(closing) < 2 or _DRAWN.search(closing[-1]) or len(options_named_in(closing[-2], options)) != 1:
+    if len(closing) < 2 or _DRAWN.search(closing[-1]):
         return closing
-    is_contrast = _CONTRAST.search(closing[-1])
+    is_contrast = _CONTRAST.search(closing[-1]) and len(options_named_in(closing[-2], options)) == 1
     _, *drawn = _DRAWN.split(closing[-2])
     is_drawn = drawn and len(options_named_in(drawn[-1], options)) == 1
     if not is_contrast and (_TURN.search(closing[-1]) or not is_drawn):

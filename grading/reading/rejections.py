@@ -10,7 +10,7 @@ _ADVERB = r"(?: (?:\w+ly|therefore|thus|also|still|just|indeed|surely) \s )?"
 _NAMES = any_of(phrases("answer, result, value, solution, total, sum, number, choice, option, one, word"))
 _SUBJECT = rf"""(?:
     (?: (?:the|my|our|your|this|that) \s )? (?: (?:final|correct|right|best|true) \s )?
-        {_NAMES} \b (?: \s (?!is\b|not\b) [a-z]+ ){{0,5}}?
+        {_NAMES} \b (?: \s (?!(?:is|not|who|whose|which|that)\b) [a-z]+ ){{0,5}}?
     | it | this | that | they | there | he | she | [a-z]
 )"""
 _MODAL = any_of(phrases("is, are, was, were, can, could, would, should, must, will, does, do, did"))
