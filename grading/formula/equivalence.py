@@ -8,6 +8,7 @@ The remaining single expressions are compared by math-verify, except in the case
 import re
 from functools import partial
 
+from promptstage.grading.formula.budget import Budget
 from promptstage.grading.formula.exact import exact_value, same_in_base
 from promptstage.grading.formula.intervals import as_intervals
 from promptstage.grading.formula.matrices import same_matrix
@@ -17,7 +18,7 @@ from promptstage.grading.formula.normalize import normalize_formula, unify_notat
 from promptstage.grading.formula.parts import same_parts
 from promptstage.grading.formula.units import split_unit
 from promptstage.grading.formula.verdicts import Same, Verdict, all_true, any_true
-from promptstage.grading.formula.verifier import clock, verify_equality
+from promptstage.grading.formula.verifier import verify_equality
 from promptstage.grading.reading.patterns import any_of, phrases
 
 MAX_LENGTH = 300  # characters; longer answers are compared as text only
@@ -71,11 +72,11 @@ _EXPENSIVE = re.compile(
 )
 
 
-def same_formula(prediction: str, reference: str, deadline: float) -> Verdict:
-    """Return whether ``prediction`` is equivalent to ``reference``; None if that was not decided in time.
+def same_formula(prediction: str, reference: str, budget: Budget) -> Verdict:
+    """Return whether ``prediction`` is equivalent to ``reference``; None if the budget did not suffice.
 
     Args:
-        deadline: latest time of a decision, in seconds of ``verifier.clock``.
+        budget: CPU time for the comparisons, which is reduced by what they used.
 
     Raises:
         UserError: if formulas cannot be compared, for example because math-verify is not installed.
@@ -95,7 +96,7 @@ def same_formula(prediction: str, reference: str, deadline: float) -> Verdict:
     answer, expected = normalize_formula(answer), normalize_formula(expected)
     if unit and expected_unit and unit != expected_unit:
         return _same_money(answer, unit, expected, expected_unit)
-    return _same(answer, expected, deadline)
+    return _same(answer, expected, budget)
 
 
 def _same_money(answer: str, unit: str, expected: str, expected_unit: str) -> bool:
@@ -106,7 +107,7 @@ def _same_money(answer: str, unit: str, expected: str, expected_unit: str) -> bo
     return x is not None and y is not None and x * _CENTS[unit] == y * _CENTS[expected_unit]
 
 
-def _same(prediction: str, reference: str, deadline: float) -> Verdict:
+def _same(prediction: str, reference: str, budget: Budget) -> Verdict:
     """Return whether two normalized formulas are equivalent."""
     if prediction == reference:
         return True
@@ -114,14 +115,14 @@ def _same(prediction: str, reference: str, deadline: float) -> Verdict:
         return False
     if (verdict := _same_exactly(prediction, reference)) is not None:
         return verdict
-    same = partial(_same, deadline=deadline)
+    same = partial(_same, budget=budget)
     open_ended = _ELLIPSIS in reference or (_ELLIPSIS in prediction and "=" not in prediction)
     if open_ended or min(prediction.count(":"), reference.count(":")) > 1:
         return _same_sequence(prediction, reference, same)
     value, target = strip_name(prediction), strip_name(reference)
     same_name = prediction[: -len(value)] == reference[: -len(target)]
     if not same_name and _are_equations(prediction, reference):
-        return verify_equality(prediction, reference, deadline - clock())
+        return verify_equality(prediction, reference, budget)
     if (value, target) != (prediction, reference):
         if target != reference and _names_another_quantity(prediction, reference):
             return False
@@ -141,7 +142,7 @@ def _same(prediction: str, reference: str, deadline: float) -> Verdict:
         return False  # A is not a, but the parser reads both alike
     if not _is_cheap(prediction) or not _is_cheap(reference):
         return False
-    return verify_equality(prediction, reference, deadline - clock())
+    return verify_equality(prediction, reference, budget)
 
 
 def _same_exactly(prediction: str, reference: str) -> bool | None:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from promptstage.grading.formula.answers import find_formula, joined_boxes
+from promptstage.grading.formula.budget import Budget
 from promptstage.grading.formula.equivalence import same_formula
 from promptstage.grading.formula.normalize import normalize_formula
-from promptstage.grading.formula.verifier import clock
 from promptstage.grading.grades import Grade, grade_answer
 from promptstage.grading.kind import AnswerKind
 from promptstage.grading.reading.boxes import last_boxed
 
-TIMEOUT = 1.5  # seconds for the comparison of two formulas
+TIMEOUT = 1.5  # CPU seconds for the comparisons of a grade
 
 
 def _grade(text: str, reference: str, options: Any) -> Grade:
@@ -28,12 +28,12 @@ def _problem(reference: str, options: Any) -> str:
 def _same_formula(answer: str, reference: str, text: str) -> bool | None:
     if "\\boxed" in reference or "\\fbox" in reference:
         reference = last_boxed(reference) or reference
-    deadline = clock() + TIMEOUT
-    is_equal = same_formula(answer, reference, deadline)
+    budget = Budget(TIMEOUT)
+    is_equal = same_formula(answer, reference, budget)
     # "x = \boxed{2} or x = \boxed{3}" gives both.
     if is_equal or not (together := joined_boxes(text)):
         return is_equal
-    return same_formula(together, reference, deadline)
+    return same_formula(together, reference, budget)
 
 
 FORMULA = AnswerKind("formula", _grade, _problem)

@@ -1,9 +1,9 @@
-"""Equality of two formulas with math-verify, in separate processes with a deadline.
+"""Equality of two formulas with math-verify, in separate processes with a limit of CPU time.
 
 math-verify's own timeout is an alarm signal, which works in the main thread only and does not interrupt a
 long integer operation. Here a worker process (``verifier_process``) imports it once, and a fork of the worker
-compares formulas until it misses a deadline, is killed, and is replaced. Comparisons therefore work in any
-thread and process, use no signals in the caller, and never take longer than their deadline.
+compares formulas. A comparison that takes too much CPU time ends the fork, which is then replaced.
+Comparisons therefore work in any thread and process, use no signals in the caller, and are always bounded.
 
 A worker is reused for the next comparison of any thread. It exits with this process, even if that is killed,
 since its connection is then closed.
@@ -12,57 +12,38 @@ since its connection is then closed.
 import atexit
 import os
 import subprocess
-import threading
-import time
 from collections import deque
 from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Any
 
+from promptstage.grading.formula.budget import Budget, hang_timeout
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.run_module import module_command
 
 START_TIMEOUT = 120  # seconds for a worker to start; usually about two are needed
-REPLY_GRACE = 5  # seconds after a missed deadline until a worker is considered dead
+REPLY_GRACE = 5  # seconds after the timeout of a hung fork until its worker is considered dead
 
 _PROGRAM = "promptstage.grading.formula.verifier_process"
 _workers: set["_Worker"] = set()
 _idle: deque["_Worker"] = deque()  # its methods are atomic, so threads need no lock
 
 
-class _StartupWait(threading.local):
-    """Seconds that this thread has waited for workers to start."""
+def verify_equality(prediction: str, reference: str, budget: Budget) -> bool | None:
+    """Return whether two LaTeX formulas are mathematically equal; None if the budget does not suffice.
 
-    seconds = 0.0
-
-
-_startup_wait = _StartupWait()
-
-
-def clock() -> float:
-    """Return monotonic time in seconds, excluding this thread's waits for workers to start.
-
-    The first comparison thus has as much time before a deadline as any other.
-    """
-    return time.monotonic() - _startup_wait.seconds
-
-
-def verify_equality(prediction: str, reference: str, seconds: float) -> bool | None:
-    """Return whether two LaTeX formulas are mathematically equal; None if that takes longer than ``seconds``.
-
-    The start of a worker, a few seconds at the first comparison, does not count.
+    Args:
+        budget: CPU time, which is reduced by what the comparison used. The start of a worker does not count.
 
     Raises:
         UserError: if no worker can start, for example because math-verify is not installed.
     """
-    deadline = clock() + seconds
-    # Retry once if the worker was killed by something other than the deadline.
-    for _ in range(2):
-        if clock() >= deadline:
-            break
+    if budget.seconds <= 0:
+        return None
+    for _ in range(2):  # retry once if the worker was killed
         worker = _idle_or_new()
         try:
-            verdict = worker.ask(prediction, reference, deadline - clock())
+            verdict, used = worker.ask(prediction, reference, budget.seconds)
         except (EOFError, OSError):
             worker.stop()
         except BaseException:  # a half-read reply would be mistaken for the next one
@@ -70,7 +51,9 @@ def verify_equality(prediction: str, reference: str, seconds: float) -> bool | N
             raise
         else:
             _idle.append(worker)
+            budget.seconds -= used
             return verdict
+    budget.seconds = 0
     return None
 
 
@@ -81,11 +64,7 @@ def _idle_or_new() -> "_Worker":
             if worker.process.poll() is None:
                 return worker
             worker.stop()  # it was killed
-    start = time.monotonic()
-    try:
-        return _Worker()
-    finally:
-        _startup_wait.seconds += time.monotonic() - start
+    return _Worker()
 
 
 class _Worker:
@@ -126,14 +105,15 @@ class _Worker:
         except (EOFError, OSError):
             return f"the worker process ended with exit code {self.process.wait()}"
 
-    def ask(self, prediction: str, reference: str, seconds: float) -> bool | None:
-        """Return whether the formulas are equal; None after ``seconds``.
+    def ask(self, prediction: str, reference: str, seconds: float) -> tuple[bool | None, float]:
+        """Return whether the formulas are equal, None after CPU ``seconds``, and the CPU seconds used.
 
         Raises:
             EOFError, OSError: if the worker is dead or does not reply.
         """
         self._connection.send((prediction, reference, seconds))
-        return self._receive(seconds + REPLY_GRACE)
+        verdict, used = self._receive(hang_timeout(seconds) + REPLY_GRACE)
+        return verdict, used
 
     def _receive(self, seconds: float) -> Any:
         if not self._connection.poll(seconds):

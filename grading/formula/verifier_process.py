@@ -1,8 +1,8 @@
 """Worker process of ``verifier``, which compares formulas for its owner.
 
 Its standard input is a connection to the owner. The worker first sends None when it is ready, or a
-description of the problem. It then receives requests (two formulas and a number of seconds) and replies True,
-False, or None after a timeout, until the owner closes the connection.
+description of the problem. It then receives requests (two formulas and a limit of CPU seconds) and replies
+with True, False, or None after a timeout, and the CPU seconds used, until the owner closes the connection.
 """
 
 import contextlib
@@ -10,10 +10,13 @@ import multiprocessing
 import resource
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection, Pipe
 
+from promptstage.grading.formula.budget import hang_timeout
+
 MEMORY = 2 << 30  # bytes of address space for a comparison
-GRACE = 1  # seconds after a deadline until a fork that was not killed exits by itself
+GRACE = 1  # seconds after its timeout until a hung fork that was not killed exits by itself
 
 _FORKING = multiprocessing.get_context("fork")
 
@@ -33,17 +36,17 @@ def serve(owner: Connection) -> None:
             break
         if not fork.is_alive():  # it was killed in the meantime
             fork = fork.replace()
-        verdict = fork.ask(prediction, reference, seconds)
-        owner.send(verdict)
+        verdict, used = fork.ask(prediction, reference, seconds)
+        owner.send((verdict, used))
         if verdict is None:
             fork = fork.replace()
     fork.stop()
 
 
 def _reset_signals() -> None:
-    """Restore default signal handling: the worker needs SIGCHLD and SIGALRM, which the owner may block."""
+    """Restore default signal handling: the worker needs signals that the owner may block or ignore."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in (signal.SIGCHLD, signal.SIGALRM):
+    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -60,7 +63,7 @@ def _warm_up() -> str | None:
 
 
 class _Fork:
-    """Fork of this initialized process, used until it misses a deadline.
+    """Fork of this initialized process, used until a comparison takes too much CPU time.
 
     Args:
         owner: the connection that the fork must close.
@@ -75,13 +78,18 @@ class _Fork:
             )
             self._process.start()
 
-    def ask(self, prediction: str, reference: str, seconds: float) -> bool | None:
-        """Return whether the formulas are equal; None if the fork is late or dead and must be replaced."""
-        try:
+    def ask(self, prediction: str, reference: str, seconds: float) -> tuple[bool | None, float]:
+        """Return whether the formulas are equal, and the CPU seconds used.
+
+        The verdict is None, and all ``seconds`` count as used, if the fork is dead (as it is after that much
+        CPU time) or hung. It must then be replaced.
+        """
+        with contextlib.suppress(EOFError, OSError):
             self._connection.send((prediction, reference, seconds))
-            return self._connection.recv() if self._connection.poll(seconds) else None
-        except (EOFError, OSError):
-            return None
+            if self._connection.poll(hang_timeout(seconds)):
+                verdict, used = self._connection.recv()
+                return verdict, used
+        return None, seconds
 
     def is_alive(self) -> bool:
         """Return whether the fork is running."""
@@ -111,14 +119,18 @@ def _run_fork(questions: Connection, inherited: tuple[Connection, ...]) -> None:
             prediction, reference, seconds = questions.recv()
         except EOFError:
             return
-        # Ends the fork if the worker itself is killed.
-        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
+        # The default action of both signals ends the fork, even within a long integer operation.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, hang_timeout(seconds) + GRACE)  # in case the worker is killed
+        start = time.process_time()
         try:
             same = formulas_equal(prediction, reference)
         except Exception:  # malformed input can raise anything in the parser and in sympy
             same = False
+        used = time.process_time() - start
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        questions.send(same)
+        questions.send((same, used))
 
 
 def _limit_memory() -> None:
