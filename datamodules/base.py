@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from promptstage.datamodules.batches import Batches
+from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation

@@ -75,8 +75,10 @@ def warn_longer(split: str, rows: TokenTable, max_new_tokens: int) -> None:
         )
 
 
-def check_completions(split: str, rows: TokenTable, stop: Sequence[str], max_new_tokens: int, kind: str) -> None:
-    """Check completions against stop texts and the generation limit; raises as ``check_stop_texts``."""
+def check_completions(
+    split: str, rows: TokenTable, stop: Sequence[str], max_new_tokens: int, kind: str
+) -> None:
+    """Check completions against stop texts and the generation limit; raise as :func:`check_stop_texts`."""
     if not rows.examples:
         return
     check_stop_texts(split, rows.examples, stop, kind)
