@@ -1,27 +1,15 @@
 """Library errors about a user's value, as one line."""
 
 import re
-import sysconfig
 import traceback
-from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.recorded import class_path
-from promptstage.utilities.user_code import describe_error, is_user_frame
+from promptstage.utilities.user_code import describe_error, is_library_frame, is_user_frame
 
-ROOT = Path(__file__).parents[1]
-OWN = tuple(
-    str(ROOT / name)
-    for name in (
-        *("callbacks", "command_line", "comparisons", "composition", "datamodules", "lightning_modules"),
-        *("runs.py", "utilities"),
-    )
-)
-LIBRARIES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
 # Exceptions that libraries raise for values that they reject.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError)
 # Lines in jsonargparse's list of errors that give no reason.
@@ -41,7 +29,7 @@ def library_mistake(error: BaseException) -> UserError | None:
     if isinstance(error, MisconfigurationException) or text.startswith("`val_check_interval`"):
         return UserError(f"trainer: {text}")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = max((i for i, frame in enumerate(frames) if not _is_library(frame)), default=-1)
+    last = max((i for i, frame in enumerate(frames) if not is_library_frame(frame)), default=-1)
     if isinstance(error, REFUSALS) and last >= 0 and frames[last].f_code.co_qualname == "Session.trainer":
         return UserError(f"trainer: {text}")
     for frame in frames[last + 1 :]:
@@ -84,8 +72,3 @@ def _user_construction_error(error: BaseException | None) -> str:
             return f"{class_path(type(made[0].f_locals['self']))} cannot be created: {describe_error(error)}"
         error = error.__cause__ or error.__context__
     return ""
-
-
-def _is_library(frame: Any) -> bool:
-    file = frame.f_code.co_filename
-    return not file.startswith(OWN) and file.startswith((*LIBRARIES, "<frozen"))

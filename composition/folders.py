@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from promptstage.callbacks.run.resumed import FILE
+from promptstage.callbacks.run.resumed import IDENTITY_FILE
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import FolderLock, check_replaceable, claim_folder, make_folder
 
@@ -123,10 +123,10 @@ def interrupted_test(path: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"folder {path} does not exist")
     own = [folder, *folder.glob("test"), *folder.glob("test-*")]
-    interrupted = [test for test in own if (test / FILE).is_file() and not _complete(test)]
+    interrupted = [test for test in own if (test / IDENTITY_FILE).is_file() and not _complete(test)]
     if not interrupted:
         raise UserError(f"{path} has no interrupted test: run 'promptstage test --ckpt_path {path}'")
-    return max(interrupted, key=lambda test: (test / FILE).stat().st_mtime)
+    return max(interrupted, key=lambda test: (test / IDENTITY_FILE).stat().st_mtime)
 
 
 def _complete(test: Path) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.choices import LETTERS
-from promptstage.datamodules.label_checks import NAMES, until_stop
+from promptstage.datamodules.completion_checks import NAMES, until_stop
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.grading import Grade, grade
 from promptstage.lightning_modules.backbone.loading import (

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from promptstage.datamodules.batches import Batches
+from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.label_checks import check_labels
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
@@ -256,7 +256,7 @@ class ReasoningDataModule(Batches):
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
                 warn_shared(split, self._encoded)
                 if split == STAGES[stage][0]:
-                    check_labels(
+                    check_completions(
                         split, self._encoded[split], self.stop, self.max_new_tokens, self.resolve_kind()
                     )
         if stage == "fit":

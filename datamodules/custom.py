@@ -89,8 +89,8 @@ class Custom(ReasoningDataModule):
                 f"{answer_kind!r:.80} {'without' if options is None else 'with'} options"
             )
         if rationale is not None and (completion is not None or answer_after is not None):
-            learned = "completion" if completion is not None else "answer_after"
-            raise UserError(f"rationale must not be set with {learned}, which gives the whole completion")
+            other = "completion" if completion is not None else "answer_after"
+            raise UserError(f"rationale must not be set with {other}, which gives the whole completion")
         self.question, self.answer = FieldText(question, "question"), FieldText(answer, "answer")
         self.answer_after = answer_after
         self.rationale = None if rationale is None else FieldText(rationale, "rationale")
@@ -162,10 +162,9 @@ class Custom(ReasoningDataModule):
 
     def rows(self, split: str) -> list[Row]:
         """Read all rows of a split; test rows of a single file are a fixed part of it."""
-        path = self._single_file()
-        if path is None:
+        path = self.folder()  # checks the options, also those of a file
+        if path is None or self._single_file() is None:
             return super().rows(split)
-        self._check_single_file()
         rows = read_file(path)
         held_out = min(500, len(rows) // 10)
         if not held_out:
@@ -184,10 +183,10 @@ class Custom(ReasoningDataModule):
         """
         name, question = f"{self.name}/{split}/{index}", self.question(row)
         rationale = "" if self.rationale is None else self.rationale(row)
-        value, learned = self.answer.value(row), ""
+        value, completion = self.answer.value(row), ""
         if self.answer_after is not None:
-            learned = self.answer(row)
-            before, mark, value = learned.rpartition(self.answer_after)
+            completion = self.answer(row)
+            before, mark, value = completion.rpartition(self.answer_after)
             if not mark or not value.strip():
                 raise MalformedRow(f"the answer has no text after {self.answer_after!r:.60}")
             rationale = rationale or before.strip()
@@ -200,8 +199,8 @@ class Custom(ReasoningDataModule):
             self._check_final(answer)
             example = Example(name, question, rationale, answer, worked_answer(rationale, answer))
         if self.completion is not None:
-            learned = self.completion(row)
-        example = example._replace(completion=learned or example.completion)
+            completion = self.completion(row)
+        example = example._replace(completion=completion or example.completion)
         self._check_gold(example, index)
         return example
 

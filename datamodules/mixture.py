@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.base import ReasoningDataModule
+from promptstage.datamodules.completion_checks import NAMES
 from promptstage.datamodules.data_sections import PARTS, complete, make_data_set
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.label_checks import NAMES
 from promptstage.datamodules.samplers import draw_indices
 from promptstage.datamodules.splits import Splits
 from promptstage.utilities.checks import check_maximum, check_positive

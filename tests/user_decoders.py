@@ -193,10 +193,16 @@ def write_modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "user_graders.py").write_text(GRADERS, encoding="utf-8")
 
 
+def command_of(trained: Path, name: str, *flags: str) -> list[str]:
+    """Return the command that tests a run with a decoder."""
+    return [
+        *("test", *QUIET, "--data.eval_batch_size=2", f"--ckpt_path={trained}", f"--decoder={name}"),
+        *flags,
+    ]
+
+
 def run_test(trained: Path, name: str, *flags: str) -> Outcome:
-    return call(
-        "test", *QUIET, "--data.eval_batch_size=2", f"--ckpt_path={trained}", f"--decoder={name}", *flags
-    )
+    return call(*command_of(trained, name, *flags))
 
 
 def read(folder: Path, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One-line descriptions of exceptions that the user's own code raises."""
+"""Origin of exceptions: the user's own code, promptstage or a library; and their description in one line."""
 
 import sysconfig
 import traceback
@@ -28,6 +28,14 @@ def describe_error(error: BaseException) -> str:
 
 def is_user_frame(frame: FrameType) -> bool:
     """Return whether a frame runs neither promptstage's code nor a library's."""
-    if str(frame.f_globals.get("__name__")).partition(".")[0] == "promptstage":
-        return False
-    return not frame.f_code.co_filename.startswith((*_LIBRARIES, "<frozen"))
+    return not _is_own(frame) and not is_library_frame(frame)
+
+
+def is_library_frame(frame: FrameType) -> bool:
+    """Return whether a frame runs the code of a library other than promptstage, or of Python's own."""
+    return not _is_own(frame) and frame.f_code.co_filename.startswith((*_LIBRARIES, "<frozen"))
+
+
+def _is_own(frame: FrameType) -> bool:
+    # By module: promptstage may be installed among the libraries.
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "promptstage"

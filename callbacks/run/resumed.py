@@ -20,7 +20,7 @@ from promptstage.utilities.reading import parse_object, read_bytes, read_typed, 
 from promptstage.utilities.recorded import recorded_settings, unrecorded
 from promptstage.utilities.tensor_files import tensors_digest
 
-FILE = "evaluation.json"
+IDENTITY_FILE = "evaluation.json"
 LIMIT = 4 << 30  # bytes of a file of records
 
 
@@ -85,7 +85,7 @@ def not_resumable(identity: Identity) -> str:
 
 def write_identity(identity: Identity, folder: Path) -> None:
     """Write an evaluation's description before its first batch."""
-    write_text(folder / FILE, dump_json(asdict(identity), indent=2) + "\n")
+    write_text(folder / IDENTITY_FILE, dump_json(asdict(identity), indent=2) + "\n")
 
 
 def read_identity(folder: Path) -> Identity:
@@ -94,7 +94,7 @@ def read_identity(folder: Path) -> Identity:
     Raises:
         UserError: if there is none, or it is damaged.
     """
-    return read_typed(Identity, folder / FILE, "description of the test")
+    return read_typed(Identity, folder / IDENTITY_FILE, "description of the test")
 
 
 def check_identity(identity: Identity, folder: Path, backbone: Backbone) -> None:

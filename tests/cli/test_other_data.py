@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 import promptstage as ps
-from promptstage.callbacks.run.results import Results
 from promptstage.command_line.assembly import check_flags
 from promptstage.command_line.configuration import stored_configuration
 from promptstage.command_line.importable import Importable
 from promptstage.composition.configuration import data_from
 from promptstage.datamodules.data_sections import complete
 from promptstage.utilities.errors import UserError
+from tests.interruption import call_interrupted
 from tests.tiny_folder import QUIET, call
 
 SUMS = [{"q": f"What is {i} + {i}?", "a": i + i} for i in range(20)]
@@ -150,15 +150,7 @@ def test_an_interrupted_test_goes_on(work: Path, model: list[str], monkeypatch: 
     fit = call("fit", *QUIET, *model, *DATA, "--trainer.max_steps=1", "--run_dir=run")
     assert fit.code == 0, fit.err
     other = ["--data.test_on=gsm8k.yaml", "--data.eval_batch_size=1"]
-    collect = Results.on_test_batch_end
-
-    def stop(self: Results, *args: Any) -> None:
-        collect(self, *args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "on_test_batch_end", stop)
-        assert call("test", *QUIET, "--ckpt_path=run", *other).code == 130
+    assert call_interrupted(monkeypatch, 1, "test", *QUIET, "--ckpt_path=run", *other).code == 130
     resumed = call("test", *QUIET, "--resume=run")
     assert resumed.code == 0, resumed.err
     records, summary = results(work / "run" / "test")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from promptstage.callbacks.run.results import Results
+from tests.interruption import call_interrupted
 from tests.tiny_folder import QUIET, Outcome, call
 
 SMALL = ["--data.eval_batch_size=2"]
@@ -25,17 +25,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, batches: int, *flags: str) -> Outcome:
     """Run a test that is interrupted after some batches."""
-    collect, left = Results.on_test_batch_end, [batches]
-
-    def stop(self: Results, *args: Any) -> None:
-        collect(self, *args)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "on_test_batch_end", stop)
-        return call("test", *QUIET, *SMALL, *flags)
+    return call_interrupted(monkeypatch, batches, "test", *QUIET, *SMALL, *flags)
 
 
 def option(name: str, value: object) -> str:

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from promptstage.callbacks.run.results import Results
+from tests.interruption import call_interrupted
 from tests.tiny_folder import QUIET, Outcome, call
-from tests.user_decoders import read, run_test, write_modules
+from tests.user_decoders import command_of, read, run_test, write_modules
 
 
 @pytest.fixture(autouse=True)
@@ -18,15 +17,7 @@ def own_files(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, trained: Path, name: str, *flags: str) -> Path:
     """Interrupt a test after its first batch; return its folder."""
-    collect = Results.on_test_batch_end
-
-    def stop(self: Results, *args: Any) -> None:
-        collect(self, *args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "on_test_batch_end", stop)
-        assert run_test(trained, name, *flags).code == 130
+    assert call_interrupted(monkeypatch, 1, *command_of(trained, name, *flags)).code == 130
     return trained / "test-2"
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import promptstage as ps
-from promptstage.callbacks.run.results import Results
 from promptstage.lightning_modules.decoding.records import generated_tokens
+from tests.interruption import call_interrupted
 from tests.tiny_folder import QUIET, call
 
 PAGE = Path(__file__).parents[3] / "docs" / "how_to" / "add_decoder.md"
@@ -36,15 +36,7 @@ def test_the_commands_of_the_page(run: ps.Run, page_folder: Path, monkeypatch: p
     (page_folder / "best_of_two.py").write_text(DECODER, encoding="utf-8")
     monkeypatch.syspath_prepend(page_folder)
     test, resume = (shlex.split(line)[1:] for line in COMMANDS)
-    collect = Results.on_test_batch_end
-
-    def stop(self: Results, *args: object) -> None:
-        collect(self, *args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Results, "on_test_batch_end", stop)
-        assert call(*test, *QUIET, "--data.eval_batch_size=4").code == 130
+    assert call_interrupted(monkeypatch, 1, *test, *QUIET, "--data.eval_batch_size=4").code == 130
     outcome = call(*resume)
     assert outcome.code == 0, outcome.err
     decoder = ps.Run("runs/first").summary["decoder"]

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from promptstage.datamodules import GSM8K
+from promptstage.datamodules.completion_checks import check_stop_texts
 from promptstage.datamodules.example import Example
-from promptstage.datamodules.label_checks import check_stop_texts
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.utilities.errors import UserError
 from tests.unit.data.connected import connected
@@ -36,9 +36,13 @@ def test_stop_texts_inside_the_training_answers_are_rejected_before_a_fit(
 
 @pytest.mark.parametrize("stop", ["\nQuestion:", "10"])
 def test_stop_texts_that_leave_most_final_answers_are_accepted(
-    stop: str, backbone: BackboneConfig, write_rows: WriteRows
+    stop: str, backbone: BackboneConfig, write_rows: WriteRows, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gsm8k(write_rows, backbone, stop=[stop]).setup("fit")
+    caplog.set_level("INFO")
+    data = gsm8k(write_rows, backbone, stop=[stop])
+    data.setup("fit")
+    assert len(data.encoded("train")) == 18
+    assert "stop text" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checks of worked answers against what ends a generation: stop texts and ``max_new_tokens``."""
+"""Checks of completions against what ends a generation: stop texts and ``max_new_tokens``."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from promptstage.grading.functions import is_function_name
 from promptstage.utilities.errors import UserError, printable
 
 NAMES = {"train": "training", "validation": "validation", "test": "test"}
-GRADED = 50  # of the worked answers that a stop text would cut; formulas take milliseconds each
+GRADED = 50  # of the completions that a stop text would cut; formulas take milliseconds each
 
 
 def until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
@@ -26,7 +26,7 @@ def until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
 
 
 def check_stop_texts(split: str, examples: Sequence[Example], stop: Sequence[str], kind: str) -> None:
-    """Check that stop texts leave the final answers of worked answers in their generations.
+    """Check that stop texts end a generation like a completion after its final answer only.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
@@ -34,8 +34,8 @@ def check_stop_texts(split: str, examples: Sequence[Example], stop: Sequence[str
         kind: kind of the answers of examples that do not name their own.
 
     Raises:
-        UserError: if a stop text would cut more than half of the training answers. Fewer ones, and those of
-            other splits, which nothing is trained on, are warned of.
+        UserError: if a stop text would cut more than half of the training completions. Fewer ones, and those
+            of other splits, which nothing is trained on, give a warning.
     """
     cut = [
         (example, text, first)
@@ -64,14 +64,9 @@ def _is_correct(example: Example, text: str, kind: str) -> bool:
     return not is_function_name(kind) and grade(kind, text, example.answer, example.options).correct
 
 
-def longer_answers(rows: TokenTable, max_new_tokens: int) -> int:
-    """Count the worked answers that have more tokens, without the end token, than a generation may have."""
-    return int((rows.completion.lengths - 1 > max_new_tokens).sum())
-
-
 def warn_longer(split: str, rows: TokenTable, max_new_tokens: int) -> None:
-    """Note worked answers that are longer than the generation limit; warn if at least half of them are."""
-    count = longer_answers(rows, max_new_tokens)
+    """Note completions that are longer than the generation limit; warn if at least half of them are."""
+    count = int((rows.completion.lengths - 1 > max_new_tokens).sum())  # without the end token
     if count:
         most = 2 * count >= len(rows)
         rank_zero_info(
@@ -80,8 +75,10 @@ def warn_longer(split: str, rows: TokenTable, max_new_tokens: int) -> None:
         )
 
 
-def check_labels(split: str, rows: TokenTable, stop: Sequence[str], max_new_tokens: int, kind: str) -> None:
-    """Check worked answers against stop texts and the generation limit; raises as ``check_stop_texts``."""
+def check_completions(
+    split: str, rows: TokenTable, stop: Sequence[str], max_new_tokens: int, kind: str
+) -> None:
+    """Check completions against stop texts and the generation limit; raise as :func:`check_stop_texts`."""
     if not rows.examples:
         return
     check_stop_texts(split, rows.examples, stop, kind)
