@@ -88,10 +88,11 @@ def advise(shape: Shape | None, parameters: int, checkpointing: bool) -> str:
                 own = round(parameters * SIZES[setup.dtype] * (1 + WORKING))
             if own <= USABLE * gpu * 2**30:
                 about = "" if shape is not None else "about "
-                return f"{setup.flags} fits on a GPU of {gpu} GB ({about}{shown_size(own)})"
-    setup = Setup("bfloat16", checkpointing=checkpointing, sharded=True)
-    if shape is None or max(need(shape, setup)) <= USABLE * GPUS[-1] * 2**30:
-        return f"no GPU of {GPUS[-1]} GB is large enough: use {setup.flags}"
+                return f"{setup.flags} (needs {about}{shown_size(own)}: a GPU of {gpu} GB)"
+    for size in (BATCH, BATCH // 4):
+        setup = Setup("bfloat16", size, checkpointing, sharded=True)
+        if shape is None or max(need(shape, setup)) <= USABLE * GPUS[-1] * 2**30:
+            return f"{setup.flags} (one GPU of {GPUS[-1]} GB is not enough)"
     return f"{RANKS} GPUs of {GPUS[-1]} GB are not enough: use --backbone.shard all on several nodes"
 
 

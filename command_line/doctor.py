@@ -1,6 +1,7 @@
 """Report of ``promptstage doctor``: what works with a backbone."""
 
 import logging
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -8,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from promptstage.command_line.advice import SIZES, advise, describe_memory, shown_size
 from promptstage.command_line.footprint import shape_of_model
 from promptstage.composition.quiet import hide_loading_bar
-from promptstage.composition.trials import FEATURES, NOT_APPLICABLE, WORKS, Trial, try_methods
+from promptstage.composition.trials import FEATURES, NOT_APPLICABLE, WORKS, Trial, methods, try_methods
 from promptstage.lightning_modules.backbone.boundary import reading
 from promptstage.lightning_modules.backbone.comparison import Comparison
 from promptstage.lightning_modules.backbone.description import (
@@ -59,7 +61,15 @@ def examine(config: BackboneConfig, random: bool) -> None:
         if not random:
             _print("tokenizer", _tokenizer(config))
         _print("check", _check(compare(backbone)))
-        trials = list(try_methods(backbone))
+        progress = tqdm(
+            try_methods(backbone),
+            desc="trying methods",
+            total=len(methods(backbone)),
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+        trials = list(progress)
     print("\n".join(["", *_table(trials), ""]))
     shape, memory, dtype = None, "", str(backbone.dtype).removeprefix("torch.")
     try:

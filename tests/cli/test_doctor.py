@@ -61,7 +61,7 @@ def test_a_llama_works_with_every_method(tmp_path: Path) -> None:
     works = ("train", "generate", "ACT", "checkpointing")
     assert row(found, "LoRA") == {name: "yes" if name in works else "-" for name in FEATURES}
     assert "to train in float32 with batches of 8 × 512 tokens and 20 virtual tokens" in found["memory"]
-    assert found["advice"].startswith("--backbone.dtype float32 --data.batch_size 8 fits on a GPU of 24 GB")
+    assert found["advice"].startswith("--backbone.dtype float32 --data.batch_size 8 (needs ")
 
 
 @pytest.mark.slow
