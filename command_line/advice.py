@@ -91,7 +91,9 @@ def advise(shape: Shape | None, parameters: int, checkpointing: bool) -> str:
                 return f"{setup.flags} (needs {about}{shown_size(own)}: a GPU of {gpu} GB)"
     for size in (BATCH, BATCH // 4):
         setup = Setup("bfloat16", size, checkpointing, sharded=True)
-        if shape is None or max(need(shape, setup)) <= USABLE * GPUS[-1] * 2**30:
+        shared = round(parameters * SIZES[setup.dtype] * (1 + WORKING) / RANKS)
+        own = shared if shape is None else max(need(shape, setup))
+        if own <= USABLE * GPUS[-1] * 2**30:
             return f"{setup.flags} (one GPU of {GPUS[-1]} GB is not enough)"
     return f"{RANKS} GPUs of {GPUS[-1]} GB are not enough: use --backbone.shard all on several nodes"
 

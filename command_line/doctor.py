@@ -106,8 +106,10 @@ def _dtype(backbone: Backbone) -> str:
 
 def _parameters(backbone: Backbone, config: Any) -> int:
     """Count the parameters of the model that a configuration describes, without allocating them."""
+    kind = type(backbone.model)
+    own = config if isinstance(config, kind.config_class) else config.get_text_config()
     with reading(backbone.config.name), torch.device("meta"):
-        model = type(backbone.model)(config)
+        model = kind(own)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

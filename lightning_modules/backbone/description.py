@@ -43,7 +43,7 @@ def describe_layers(backbone: FrozenModel) -> list[str]:
     sinks = sum(attention.sink_logits is not None for attention in inputs.values())
     if sinks:
         phrases.append(f"attention sinks in {sinks}")
-    caps = {attention.softcap for attention in inputs.values()} - {None}
+    caps = {attention.softcap for attention in inputs.values() if attention.softcap is not None}
     if caps:
         phrases.append(f"scores capped at {', '.join(f'{cap:g}' for cap in sorted(caps))}")
     widths = {(part.key.shape[-1], part.value.shape[-1]) for part in inputs.values()}
@@ -52,9 +52,7 @@ def describe_layers(backbone: FrozenModel) -> list[str]:
     if len(widths) > 1:
         phrases.append("widths that differ between layers")
     if backbone.last_state_layer < total - 1:
-        phrases.append(
-            f"layers {backbone.last_state_layer + 1} to {total - 1} without keys and values of their own"
-        )
+        phrases.append(f"{total - 1 - backbone.last_state_layer} last layers without a state of their own")
     phrases.append(f"prompts can start at layers 0 to {backbone.last_state_layer}")
     return phrases
 

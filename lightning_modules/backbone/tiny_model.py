@@ -147,22 +147,26 @@ def reduced_config(config: Any) -> Any:
 
     The four layers are of every kind that the model has.
     """
-    values = config.to_dict()
-    values.pop("quantization_config", None)
-    values |= _reduced(config)
+    values = _without_sizes(config) | _reduced(config)
     for name, part in vars(config).items():
         if hasattr(part, "to_dict"):
-            values[name] = part.to_dict() | _reduced(part)
+            values[name] = _without_sizes(part) | _reduced(part)
         elif name.endswith(("token_id", "token_index")) and name not in SIZES and isinstance(part, int):
             values[name] = min(part, 5 + len(name) % 20)
     return type(config).from_dict(values)
+
+
+def _without_sizes(config: Any) -> dict[str, Any]:
+    """Return a configuration's values without those that belong to its weights, or follow from others."""
+    derived = ("quantization_config", "per_layer_config")
+    return {name: value for name, value in config.to_dict().items() if name not in derived}
 
 
 def _reduced(config: Any) -> dict[str, Any]:
     """Return the reduced values of the settings of ``config`` that are switched on."""
     values, layers = config.to_dict(), getattr(config, "num_hidden_layers", None)
     # Lists with one entry per layer.
-    known = {
+    known: dict[str, Any] = {
         name: value[:LAYERS]
         for name, value in values.items()
         if isinstance(value, list) and isinstance(layers, int) and len(value) == layers > LAYERS
@@ -282,7 +286,7 @@ def tiny_model(backbone: BackboneConfig) -> TinyModel:
     import torch
 
     config, errors = read_config(backbone), []
-    options = {"trust_remote_code": True} if backbone.trust_remote_code else {}
+    options: dict[str, Any] = {"trust_remote_code": True} if backbone.trust_remote_code else {}
     register()
     for reduce in (reduced_config, lambda config: tiny_config(type(config))):
         try:

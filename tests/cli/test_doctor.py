@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,10 @@ def test_a_family_that_is_refused(model_type: str, cause: str, tmp_path: Path) -
 
 def test_failures_are_lines_below_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fails, the report stays short and safe to print."""
+    numbers = count()
 
     def broken(*args: object, **kwargs: object) -> None:
-        raise ValueError(f"\x1b[31mno {args[0]}\n")
+        raise ValueError(f"\x1b[31mreason {next(numbers)}\nof several")
 
     for name in ("_train", "_decode", "_diagnose", "_partition"):
         monkeypatch.setattr(trials, name, broken)
@@ -153,8 +155,14 @@ def test_advice_by_size(option: str) -> None:
     assert option in advise(ADVICE[option], 0, checkpointing=True)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "option"), [(10**9, "float32"), (7 * 10**9, "bfloat16"), (70 * 10**9, "--backbone.shard")]
-)
-def test_advice_by_weights_alone(parameters: int, option: str) -> None:
-    assert option in advise(None, parameters, checkpointing=True)
+WEIGHTS = {
+    10**9: "--backbone.dtype float32",
+    7 * 10**9: "--backbone.dtype bfloat16",
+    70 * 10**9: "--backbone.shard node",
+    10**12: "--backbone.shard all",
+}
+
+
+@pytest.mark.parametrize("parameters", WEIGHTS)
+def test_advice_by_weights_alone(parameters: int) -> None:
+    assert WEIGHTS[parameters] in advise(None, parameters, checkpointing=True)
