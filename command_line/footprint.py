@@ -154,9 +154,21 @@ def shape_of(backbone: str) -> Shape:
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"backbone '{backbone}' cannot be read: {str(error).splitlines()[0]}") from error
+    return shape_of_model(backbone, config, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def shape_of_model(backbone: str, config: Any, counted: int) -> Shape:
+    """Return the shape of the model that a configuration describes.
+
+    Args:
+        backbone: its name, for the message.
+        counted: number of the model's parameters.
+
+    Raises:
+        UserError: if its blocks are not Llama's.
+    """
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    counted = sum(parameter.numel() for parameter in model.parameters())
+    heads = getattr(text, "num_attention_heads", None) or 1
     for bias in (False, True):
         shape = Shape(
             text.hidden_size,

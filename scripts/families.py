@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from promptstage.lightning_modules.backbone.tiny_model import VOCABULARY, random_model, tiny_config
 from scripts.families_page import (
     CORRECT,
     LATER_ERROR,
@@ -24,7 +25,6 @@ from scripts.families_page import (
     Outcome,
     table,
 )
-from scripts.tiny_families import VOCABULARY, build
 
 PREFIX, ROWS, NEW = 5, (9, 6, 4), 6  # virtual tokens, lengths of the examples, new tokens
 TIMEOUT = 180  # seconds per type
@@ -39,7 +39,7 @@ def examine(model_type: str) -> tuple[Outcome, Outcome | None]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / model_type
         try:
-            build(model_type, folder)
+            random_model(tiny_config(_config_class(model_type))).save_pretrained(folder)
         except Exception as error:
             return Outcome(NOT_BUILT, None, _line(error)), None
         plain = judge(folder, checkpointing=False)
@@ -155,6 +155,12 @@ def _line(error: Exception) -> str:
     from promptstage.lightning_modules.backbone.boundary import reason
 
     return f"{type(error).__name__}: {reason(error)}"
+
+
+def _config_class(model_type: str) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]
 
 
 def model_types() -> list[str]:

@@ -89,6 +89,10 @@ def table(outcomes: dict[str, tuple[Outcome, Outcome | None]]) -> str:
         "of the prompt. A passed check is cached for the user, and is repeated if weights, dtype or library "
         "versions change.",
         "",
+        "`promptstage doctor MODEL` prints the differences of this check for a model, and tries every method "
+        "on it. With `--random`, it uses a tiny random model as on this page, but with the settings in the "
+        "model's `config.json`.",
+        "",
         *NOTES,
         "",
         "## Results",

@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "generate answers to questions from a file or standard input (--questions FILE)",
     "grade": "grade the records of an earlier run again, without generating",
     "data": "show prompts, completions and grades of a data set, to check it before a fit",
+    "doctor": "load a model, try every method on it, and report what works and what it needs",
     "partition": "group the backbone's layers into stages, as DHAM does before fit, and draw figures",
     "saliency": "measure the information flow from the prompt in one question (--question TEXT)",
     "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
@@ -27,6 +28,7 @@ OTHER_NAMES = {
     "evaluate": "test",
     "generate": "predict",
     "scaling": "footprint",
+    "check": "doctor",
 }
 
 

@@ -11,6 +11,7 @@ from promptstage.utilities.errors import UserError
 
 SECONDS = 30.0
 LONGEST = 300
+OWN_ATTENTION = "its architecture has attention implementations of its own, which cannot be extended"
 
 
 @contextmanager
@@ -33,6 +34,23 @@ def reading(name: str, part: str = "", seconds: float | None = SECONDS) -> Itera
     except BaseException as error:  # a Rust panic in tokenizers is not an Exception
         what = f"{part} of backbone '{name}'" if part else f"backbone '{name}'"
         raise UserError(f"{what} cannot be loaded: {reason(error)}") from error
+
+
+@contextmanager
+def prefix_implementation(name: str) -> Iterator[str]:
+    """Return the name of the attention implementation that takes a prefix, for loading backbone ``name``.
+
+    Raises:
+        UserError: if its architecture has its own attention implementations.
+    """
+    from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION
+
+    try:
+        yield IMPLEMENTATION
+    except KeyError as error:
+        if error.args != (IMPLEMENTATION,):
+            raise
+        raise UserError(f"backbone '{name}' cannot take a prefix: {OWN_ATTENTION}") from error
 
 
 @contextmanager

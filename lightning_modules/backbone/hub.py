@@ -31,6 +31,12 @@ def configuration_folder(name: str, revision: str | None, code: bool) -> Path:
 
 
 @cache
+def bare_configuration_folder(name: str, revision: str | None, code: bool) -> Path:
+    """Return the folder of a repository's ``config.json``, as :func:`configuration_folder` does."""
+    return _fetch(name, revision, ("config.json", *(("*.py",) if code else ())))
+
+
+@cache
 def download_weights(name: str, revision: str | None, gguf_file: str | None) -> None:
     """Download a repository's weights, unless they are cached: one file, or the shards that its index names.
 

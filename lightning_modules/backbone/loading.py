@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,8 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from promptstage.lightning_modules.backbone.boundary import reading
-from promptstage.lightning_modules.backbone.hub import configuration_folder, download_weights
+from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading
+from promptstage.lightning_modules.backbone.hub import (
+    bare_configuration_folder,
+    configuration_folder,
+    download_weights,
+)
 from promptstage.lightning_modules.backbone.model_folder import (
     check_files,
     file_states,
@@ -30,7 +34,6 @@ EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
-OWN_ATTENTION = "its architecture has attention implementations of its own, which cannot be extended"
 _OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 
@@ -74,10 +77,14 @@ class BackboneConfig:
                 )
 
 
-def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
+_Fetch = Callable[[str, str | None, bool], Path]
+
+
+def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a backbone's files, and the keyword arguments of every ``from_pretrained``.
 
-    For a hub id it is the cached folder, which holds configuration and tokenizer, but not always weights.
+    For a hub id it is the cached folder, which holds what ``fetch`` downloads (configuration and tokenizer),
+    but not always weights.
     """
     if config.name == "embedded":
         return EMBEDDED, {}
@@ -106,27 +113,34 @@ def _location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
     elif path.is_absolute() or config.name.startswith((".", "~", DOWNLOADS)):
         hint = ": run 'make smollm2' in a checkout" if config.name == f"{DOWNLOADS}smollm2" else ""
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
-    folder = (
-        path
-        if path.is_dir()
-        else configuration_folder(config.name, config.revision, config.trust_remote_code)
-    )
+    folder = path if path.is_dir() else fetch(config.name, config.revision, config.trust_remote_code)
     if config.gguf_file:
         kwargs["gguf_file"] = config.gguf_file
     return folder, kwargs
 
 
-def _checked_location(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
-    where, kwargs = _location(config)
+def _checked_location(
+    config: BackboneConfig, fetch: _Fetch = configuration_folder
+) -> tuple[Path, dict[str, Any]]:
+    where, kwargs = _location(config, fetch)
     with reading(config.name):
         check_files(where)
     return where, kwargs
 
 
-def _read_config(config: BackboneConfig) -> "PreTrainedConfig":
+def read_config(config: BackboneConfig) -> "PreTrainedConfig":
+    """Read a backbone's configuration; of a hub repository, only this file is downloaded.
+
+    Raises:
+        UserError: if it cannot be found or read.
+    """
+    return _read_config(config, bare_configuration_folder)
+
+
+def _read_config(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
-    where, kwargs = _checked_location(config)
+    where, kwargs = _checked_location(config, fetch)
     with reading(config.name, "" if config.gguf_file else "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
@@ -193,8 +207,6 @@ def load_model(config: BackboneConfig) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION
-
     model_config = _read_config(config)
     where, kwargs = _location(config)
     if config.name != "embedded" and not Path(config.name).expanduser().is_dir():
@@ -207,23 +219,18 @@ def load_model(config: BackboneConfig) -> Loaded:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
         )
-    with reading(config.name, seconds=None), _quiet():
+    with reading(config.name, seconds=None), _quiet(), prefix_implementation(config.name) as implementation:
         _dequantize(model_config)
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                where,
-                config=model_config,
-                dtype=dtype,
-                attn_implementation=IMPLEMENTATION,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **kwargs,
-            )
-            model, loading_info = loaded
-        except KeyError as error:
-            if error.args != (IMPLEMENTATION,):
-                raise
-            raise UserError(f"backbone '{config.name}' cannot take a prefix: {OWN_ATTENTION}") from error
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=model_config,
+            dtype=dtype,
+            attn_implementation=implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+        model, loading_info = loaded
         _check_complete(config, model, loading_info)
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 

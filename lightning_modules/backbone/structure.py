@@ -6,9 +6,8 @@ import torch
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
-from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.boundary import OWN_ATTENTION, reason
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.loading import OWN_ATTENTION
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.text_reference import draw_tokens
 from promptstage.lightning_modules.backbone.token_mixers import wrap_token_mixers

@@ -6,9 +6,8 @@ model families.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +16,13 @@ from torch import Tensor, nn
 from promptstage.lightning_modules.backbone.attention import AttentionContext
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.causes import find_cause
+from promptstage.lightning_modules.backbone.comparison import (
+    Comparison,
+    Differs,
+    Tolerance,
+    check_finite,
+    comparing,
+)
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.generation import next_logits
@@ -41,80 +47,90 @@ _passed: set[str] = set()
 """Keys of the checks passed in this process."""
 
 
-@dataclass(frozen=True)
-class _Tolerance:
-    """Largest differences due to rounding, in standard deviations of the reference."""
-
-    logits: float
-    gradient: float
-
-
-_EXACT = _Tolerance(logits=1e-3, gradient=1e-2)
-_ROUNDED = _Tolerance(logits=0.15, gradient=0.3)
-
-
-class _Differs(Exception):
-    """Failed comparison, described in one sentence."""
+_EXACT = Tolerance(logits=1e-3, gradient=1e-2)
+_ROUNDED = Tolerance(logits=0.15, gradient=0.3)
 
 
 # --- the checks -----------------------------------------------------------------------------------
 
 
 def verify(backbone: FrozenModel, remember: bool) -> None:
-    """Compare the model behind a prefix with the model behind the same tokens as text.
-
-    Half-precision weights are compared in float32 arithmetic where the model's operations allow it. Needs
-    all weights on one device, and nothing trainable in the model.
+    """Run :func:`compare`, unless it has passed before.
 
     Args:
         remember: skip the comparison if the user's cache records that it passed with these weights and
             versions, and record it there. Never used for models with their own code.
 
     Raises:
-        UserError: naming the comparison that fails and the difference, or the error that occurred.
+        UserError: as :func:`compare` does.
     """
-    room = min(limits(backbone), default=_ANY)
-    if room < 3:  # no two tokens after a prefix can attend to it
+    if _room(backbone) < 3:
         return
     key, remember = _key(backbone), remember and not backbone.config.trust_remote_code
     if key in _passed or (remember and user_cache.recall("verified", key, "") is not None):
         return
+    compare(backbone)
+    _passed.add(key)
+    if remember:
+        user_cache.remember("verified", key)
+
+
+def compare(backbone: FrozenModel) -> Comparison | None:
+    """Compare the model behind a prefix with the model behind the same tokens as text.
+
+    Half-precision weights are compared in float32 arithmetic where the model's operations allow it. Needs
+    all weights on one device, and nothing trainable in the model.
+
+    Returns:
+        The differences; None if no two tokens after a prefix can attend to it.
+
+    Raises:
+        UserError: naming the comparison that fails and the difference, or the error that occurred.
+    """
+    room = _room(backbone)
+    if room < 3:
+        return None
     half = backbone.dtype in (torch.bfloat16, torch.float16)
     quantized = getattr(backbone.model.config, "quantization_config", None) is not None
-    failure = None
+    failure, comparison = None, Comparison(_EXACT)
     for seed in _SEEDS:  # a tie by chance, as between experts, does not recur
         if not quantized:
-            failure = _attempt(backbone, seed, room, _EXACT, float32_arithmetic if half else nullcontext)
+            comparison, arithmetic = Comparison(_EXACT), float32_arithmetic if half else nullcontext
+            failure = _attempt(backbone, seed, room, comparison, arithmetic)
         # Quantized kernels round differently, and some operations do not support float32.
-        if quantized or (half and failure is not None and not isinstance(failure, _Differs)):
-            failure = _attempt(backbone, seed, room, _ROUNDED, nullcontext)
-        if not isinstance(failure, _Differs):
+        if quantized or (half and failure is not None and not isinstance(failure, Differs)):
+            comparison = Comparison(_ROUNDED)
+            failure = _attempt(backbone, seed, room, comparison, nullcontext)
+        if not isinstance(failure, Differs):
             break
     if failure is None and half:
         failure = _attempt_half(backbone, room)
     if failure is not None:
         raise refusal(backbone, _explained(backbone, failure, room)) from failure
-    _passed.add(key)
-    if remember:
-        user_cache.remember("verified", key)
+    return comparison
+
+
+def _room(backbone: FrozenModel) -> int:
+    """Return the number of tokens that attend to each other in all layers."""
+    return min(limits(backbone), default=_ANY)
 
 
 def _attempt(
     backbone: FrozenModel,
     seed: int,
     room: int,
-    tolerance: _Tolerance,
+    comparison: Comparison,
     arithmetic: Callable[[], AbstractContextManager],
 ) -> Exception | None:
     """Return the first failed comparison or other error; None if all comparisons hold."""
     try:
         with arithmetic():
             tokens = draw_tokens(backbone, seed, room)
-            with _comparing("its tokens as text"):
+            with comparing("its tokens as text"):
                 expected = text_reference(backbone, *tokens)
             for logits in expected.logits:
-                _check_finite(logits)
-            _compare(backbone, expected, tolerance)
+                check_finite(logits)
+            _compare(backbone, expected, comparison)
     except Exception as error:
         return error
     return None
@@ -125,69 +141,73 @@ def _attempt_half(backbone: FrozenModel, room: int) -> Exception | None:
     prefix, rows = draw_tokens(backbone, 0, room)
     try:
         with torch.no_grad():
-            _check_finite(backbone.forward(torch.cat([prefix, rows[0]])[None]))
+            check_finite(backbone.forward(torch.cat([prefix, rows[0]])[None]))
     except Exception as error:
         return error
     return None
 
 
-def _compare(backbone: FrozenModel, expected: Reference, tolerance: _Tolerance) -> None:
-    """
+def _compare(backbone: FrozenModel, expected: Reference, comparison: Comparison) -> None:
+    """Fill in the differences of a comparison.
+
     Raises:
-        _Differs: describing the first comparison that fails.
+        Differs: describing the first comparison that fails.
     """
+    tolerance = comparison.tolerance
     embedded = backbone.model.get_input_embeddings()(expected.prefix).detach().requires_grad_()
     rows, half = expected.rows, middle_layer(backbone)
     batch, ends = _right_padded(rows)
-    with _comparing("a prefix"), torch.enable_grad():
+    with comparing("a prefix"), torch.enable_grad():
         trained = stage_prefix(backbone, [0], [embedded], tokens=expected.prefix)
         prefix = trained.detach()
     with torch.no_grad():
-        with _comparing("packed examples"):
+        with comparing("packed examples"):
             arguments, _ = backbone.packed(batch, ends, prefix)
             packed = backbone.model(**arguments).logits[0].split(ends.tolist())
         try:
             for actual, reference in zip(packed, expected.logits, strict=True):
-                _check("logits of packed examples", actual, reference, tolerance.logits)
-        except _Differs:
+                comparison.check("logits of packed examples", actual, reference)
+        except Differs:
             # Packing may not be the cause.
             logits = backbone.forward(rows[0][None], prefix)
-            _check("logits behind a prefix", logits[0], expected.logits[0], tolerance.logits)
+            comparison.check("logits behind a prefix", logits[0], expected.logits[0])
             raise
         if half:
-            with _comparing("a prompt of a later layer"):
+            with comparing("a prompt of a later layer"):
                 prompts = [embedded, expected.middle]
                 late = stage_prefix(backbone, [0, half], prompts, "replace", tokens=expected.prefix)
                 logits = backbone.forward(rows[0][None], late)
-            _check("logits behind a prompt of a later layer", logits[0], expected.logits[0], tolerance.logits)
+            comparison.check("logits behind a prompt of a later layer", logits[0], expected.logits[0])
         if half and backbone.mixers:
-            _compare_stages(backbone, embedded, expected, prefix, tolerance)
-        with _comparing("cached generation"):
+            _compare_stages(backbone, embedded, expected, prefix, comparison)
+        with comparing("cached generation"):
             generated = _generated(backbone, rows, prefix)
         for actual, reference in zip(generated, expected.logits, strict=True):
-            _check("logits of cached generation", actual, reference[-len(actual) :], tolerance.logits)
+            comparison.check("logits of cached generation", actual, reference[-len(actual) :])
     labels = torch.where(torch.arange(batch.shape[1], device=batch.device) < ends[:, None], batch, -100)
-    with _comparing("the prompt's gradient"), torch.enable_grad():
+    with comparing("the prompt's gradient"), torch.enable_grad():
         total, losses = backbone.loss(batch, labels, trained)
         (gradient,) = torch.autograd.grad(total, [embedded])
-    allowed = tolerance.logits * batch.shape[1] * max(float(expected.logits[0].std()), 1.0)
-    if not float((losses.detach() - expected.loss).abs().max()) <= allowed:
-        raise _Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
-    _check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
+    scale = batch.shape[1] * max(float(expected.logits[0].std()), 1.0)
+    difference = float((losses.detach() - expected.loss).abs().max()) / scale
+    comparison.differences["losses of packed examples"] = difference
+    if not difference <= tolerance.logits:
+        raise Differs(f"losses of packed examples are {losses.tolist()}, alone {expected.loss.tolist()}")
+    comparison.check("the prompt's gradient", gradient, expected.gradient, tolerance.gradient)
 
 
 def _compare_stages(
-    backbone: FrozenModel, embedded: Tensor, expected: Reference, prefix: Prefix, tolerance: _Tolerance
+    backbone: FrozenModel, embedded: Tensor, expected: Reference, prefix: Prefix, comparison: Comparison
 ) -> None:
     """Compare states after two prompts, of which the second enters later, with those after one prompt.
 
     Token mixers must leave out the places of tokens that have not entered yet.
 
     Raises:
-        _Differs: if a layer's state differs.
+        Differs: if a layer's state differs.
     """
     half, first = middle_layer(backbone), len(embedded) // 2 + 1
-    with _comparing("prompts of two layers"):
+    with comparing("prompts of two layers"):
         before = stage_prefix(backbone, [0], [embedded[:first]], tokens=expected.prefix[:first])
         prompts = [embedded[:first], expected.middle[first:]]
         stages = stage_prefix(backbone, [0, half], prompts, tokens=expected.prefix)
@@ -195,42 +215,7 @@ def _compare_stages(
     for actual, whole in zip(stages.layers, layers, strict=True):
         if actual is not None and whole is not None:
             for part, reference in zip(actual.tensors(), whole.tensors(), strict=True):
-                _check("states behind prompts of two layers", part[0], reference[0], tolerance.logits)
-
-
-@contextmanager
-def _comparing(what: str) -> Iterator[None]:
-    """Prefix any error with the name of the computation."""
-    try:
-        yield
-    except _Differs:
-        raise
-    except Exception as error:
-        raise RuntimeError(f"{what}: {reason(error)}") from error
-
-
-def _check(what: str, actual: Tensor, expected: Tensor, allowed: float) -> None:
-    """Compare two tensors (n, width) row by row.
-
-    Raises:
-        _Differs: if a row's root-mean-square difference exceeds ``allowed`` standard deviations.
-    """
-    _check_finite(actual)
-    actual, expected = actual.double(), expected.double()
-    # By row, so that a difference in one is not averaged out.
-    difference = (actual - expected).square().mean(-1).sqrt().max()
-    deviation = expected.std().clamp(min=torch.finfo(torch.float32).tiny)
-    relative = float(difference / deviation)
-    if not relative <= allowed:
-        raise _Differs(
-            f"{what} differ by {relative:.2g} standard deviations from those of the same tokens as text "
-            f"(allowed: {allowed:g})"
-        )
-
-
-def _check_finite(logits: Tensor) -> None:
-    if not bool(logits.isfinite().all()):
-        raise _Differs("its logits are not finite")
+                comparison.check("states behind prompts of two layers", part[0], reference[0])
 
 
 def _generated(backbone: FrozenModel, rows: Sequence[Tensor], prefix: Prefix) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.tiny_families import tiny_config
+from promptstage.lightning_modules.backbone.tiny_model import tiny_config
 from tests.cli.test_dpc import CALLBACK as DPC
 from tests.cli.test_mistakes import assert_one_error
 from tests.cli.test_saliency import CALLBACK as SALIENCY

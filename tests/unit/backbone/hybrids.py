@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
 from promptstage.lightning_modules.backbone.model import Backbone
-from scripts.tiny_families import tiny_config
+from promptstage.lightning_modules.backbone.tiny_model import tiny_config
 from tests.unit.backbone.tiny import wrap
 
 HYBRIDS = ("qwen3_next", "qwen3_5_text", "falcon_h1", "lfm2", "granitemoehybrid", "nemotron_h", "olmo_hybrid")

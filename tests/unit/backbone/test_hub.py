@@ -10,12 +10,18 @@ from huggingface_hub import constants
 
 from promptstage.lightning_modules.backbone import hub as downloads
 from promptstage.lightning_modules.backbone.attention import register
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model, load_tokenizer
+from promptstage.lightning_modules.backbone.loading import (
+    BackboneConfig,
+    load_model,
+    load_tokenizer,
+    read_config,
+)
 from promptstage.utilities.errors import UserError
 from tests.hub import Hub, serve
 from tests.tiny_folder import save_tiny_backbone
 
 NAME = "someone/tiny"
+CACHED = (downloads.configuration_folder, downloads.bare_configuration_folder, downloads.download_weights)
 
 
 register()
@@ -38,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    for function in (downloads.configuration_folder, downloads.download_weights):
+    for function in CACHED:
         function.cache_clear()
     with serve(folder, NAME) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -47,7 +53,7 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield server
-    for function in (downloads.configuration_folder, downloads.download_weights):
+    for function in CACHED:
         function.cache_clear()
 
 
@@ -55,6 +61,11 @@ def message(config: BackboneConfig) -> str:
     with pytest.raises(UserError) as error:
         load_model(config)
     return str(error.value)
+
+
+def test_the_configuration_alone(hub: Hub) -> None:
+    assert read_config(BackboneConfig(NAME)).model_type == "llama"
+    assert hub.downloads == ["config.json"]
 
 
 def test_the_first_load_downloads_what_is_read(hub: Hub, folder: Path) -> None:
@@ -73,7 +84,7 @@ def test_the_first_load_downloads_what_is_read(hub: Hub, folder: Path) -> None:
 def test_a_cached_backbone_needs_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     load_model(BackboneConfig(NAME))
     before = list(hub.downloads)
-    for function in (downloads.configuration_folder, downloads.download_weights):
+    for function in CACHED:
         function.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     load_model(BackboneConfig(NAME))

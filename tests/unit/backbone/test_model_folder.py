@@ -127,6 +127,12 @@ def test_missing_weights_are_named_and_counted(copy: Path) -> None:
     )
 
 
+def test_sizes_per_layer_are_no_counts_of_layers(tmp_path: Path) -> None:
+    values = {"model_type": "gemma3n_text", "vocab_size_per_layer_input": 262_144, "num_hidden_layers": 30}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    assert vocabulary_size(BackboneConfig(str(tmp_path))) == 262_400
+
+
 def test_weights_beyond_the_configuration_are_named(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     config["num_hidden_layers"] = 3
