@@ -5,6 +5,8 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 """
 
 import copy
+import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -71,16 +73,18 @@ class LoRA(SoftPromptModule):
         check_maximum({"LoRA rank": self.rank}, self.backbone.hidden_size, "hidden size of the backbone")
         if self._shares_backbone:
             self.backbone = with_own_modules(self.backbone)
+        all_linear = self.target_modules == ALL_LINEAR
+        # In the whole model, all linear layers include an image encoder's, and peft renames those of experts.
+        adapted = nn.ModuleList(self.backbone.layers) if all_linear else self.backbone.model
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=self.target_modules,
+            exclude_modules=(_other_outputs(self.backbone.layers) or None) if all_linear else None,
             use_rslora=self.rank_stabilized,
         )
-        # In the whole model, all linear layers include an image encoder's, and peft renames those of experts.
-        all_linear = self.target_modules == ALL_LINEAR
-        adapted = nn.ModuleList(self.backbone.layers) if all_linear else self.backbone.model
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # set for GPT-2's layers by peft
             # peft draws from the global generator; ours decides, on every rank alike.
             torch.manual_seed(generator.initial_seed())
             try:
@@ -92,8 +96,20 @@ class LoRA(SoftPromptModule):
                 module.float()  # master weights stay float32 over a bfloat16 backbone
 
     def structure(self) -> dict[str, object]:
-        scaling = {"rank_stabilized": True} if self.rank_stabilized else {}
-        return {"alpha": self.alpha} | scaling
+        scaling: dict[str, object] = {"rank_stabilized": True} if self.rank_stabilized else {}
+        return {"alpha": self.alpha, **scaling}
+
+
+def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
+    """Return the names in ``layers`` of linear layers whose class in the model returns more (routers)."""
+    own = {type(layer).__module__ for layer in layers}
+    return [
+        name
+        for name, module in nn.ModuleList(layers).named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).__module__ in own
+        and type(module).forward is not nn.Linear.forward
+    ]
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

@@ -121,8 +121,8 @@ def test_replace_with_interleaved_stages(llama: Backbone) -> None:
 @pytest.mark.parametrize(
     ("options", "scale", "matrices"),
     [
-        ({}, 16 / 2, 7),
-        ({"target_modules": None}, 16 / 2, 2),
+        ({}, 1, 7),
+        ({"target_modules": None, "alpha": 16}, 8, 2),
         ({"target_modules": ["gate_proj"], "rank": 4, "alpha": 3, "rank_stabilized": True}, 3 / 2, 1),
     ],
 )

@@ -163,7 +163,7 @@ def test_another_insertion_layer_is_refused() -> None:
 
 def test_another_lora_scale_is_refused() -> None:
     """The same A and B are another update with another alpha."""
-    with pytest.raises(UserError, match=r"^[^\n]*alpha must be 32 as in the checkpoint, got 16$"):
+    with pytest.raises(UserError, match=r"^[^\n]*alpha must be 32 as in the checkpoint, got 2$"):
         verify(fresh("lora"), saved(fresh("lora", alpha=32)))
     with pytest.raises(UserError, match=r"^[^\n]*rank_stabilized must be True as in the checkpoint, got uns"):
         verify(fresh("lora"), saved(fresh("lora", rank_stabilized=True)))
