@@ -5,6 +5,9 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 """
 
 import copy
+import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,7 +18,9 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.utilities.checks import check_maximum, check_minimum
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, choose
+
+ALL_LINEAR = "all-linear"
 
 
 class LoRA(SoftPromptModule):
@@ -31,7 +36,8 @@ class LoRA(SoftPromptModule):
         backbone: BackboneLike = BackboneConfig(),
         rank: int = 8,
         alpha: int = 16,
-        target_modules: list[str] | None = None,
+        target_modules: list[str] | Literal["all-linear"] | None = "all-linear",
+        rank_stabilized: bool = False,
         optimizer: OptimizerConfig = OptimizerConfig(),
         val_generations: int = 64,
     ) -> None:
@@ -39,21 +45,27 @@ class LoRA(SoftPromptModule):
         Args:
             backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
             rank: rank of each update.
-            alpha: scale of the updates, times the rank: they are multiplied by alpha / rank.
-            target_modules: names of the linear layers to update; None: peft's default for the model family
-                (query and value projections), or all linear layers of the decoder blocks if it has none.
+            alpha: scale of the updates, which are multiplied by alpha / rank.
+            target_modules: names of the linear layers to update; ``all-linear``: all of the decoder blocks;
+                None: peft's default for the model type, usually the query and value projections.
+            rank_stabilized: multiply the updates by alpha / sqrt(rank) instead, so that their size does not
+                fall with the rank ("A rank stabilization scaling factor for fine-tuning with LoRA",
+                Kalajdzievski, 2023, arXiv:2312.03732).
             optimizer: settings of AdamW and its schedule.
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: for a rank or alpha out of range.
+            UserError: for a rank or alpha out of range, or an unknown name of layers.
         """
         super().__init__(backbone, optimizer, val_generations)
         check_minimum({"LoRA rank": rank, "LoRA alpha": alpha}, 1)
+        if isinstance(target_modules, str):
+            choose("target_modules", target_modules, [ALL_LINEAR])
         self._shares_backbone = hasattr(self, "backbone")
         self.rank = rank
         self.alpha = alpha
         self.target_modules = target_modules
+        self.rank_stabilized = rank_stabilized
 
     def configure_prompts(self, generator: torch.Generator) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -61,13 +73,22 @@ class LoRA(SoftPromptModule):
         check_maximum({"LoRA rank": self.rank}, self.backbone.hidden_size, "hidden size of the backbone")
         if self._shares_backbone:
             self.backbone = with_own_modules(self.backbone)
-        targets = self.target_modules or _default_targets(self.backbone)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets)
-        with torch.random.fork_rng(devices=[]):
+        all_linear = self.target_modules == ALL_LINEAR
+        # In the whole model, all linear layers include an image encoder's, and peft renames those of experts.
+        adapted = nn.ModuleList(self.backbone.layers) if all_linear else self.backbone.model
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=self.target_modules,
+            exclude_modules=(_other_outputs(self.backbone.layers) or None) if all_linear else None,
+            use_rslora=self.rank_stabilized,
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # set for GPT-2's layers by peft
             # peft draws from the global generator; ours decides, on every rank alike.
             torch.manual_seed(generator.initial_seed())
             try:
-                inject_adapter_in_model(config, self.backbone.model)
+                inject_adapter_in_model(config, adapted)
             except ValueError as error:
                 raise UserError(f"LoRA cannot be added: {str(error).splitlines()[0]}") from error
         for name, module in self.backbone.model.named_modules():
@@ -75,17 +96,20 @@ class LoRA(SoftPromptModule):
                 module.float()  # master weights stay float32 over a bfloat16 backbone
 
     def structure(self) -> dict[str, object]:
-        return {"alpha": self.alpha}
+        scaling: dict[str, object] = {"rank_stabilized": True} if self.rank_stabilized else {}
+        return {"alpha": self.alpha, **scaling}
 
 
-def _default_targets(backbone: Backbone) -> list[str] | None:
-    """Return the full names of the decoder blocks' linear layers; None: peft has a default for the model."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    if backbone.model.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
-        return None
-    linear = {part for layer in backbone.layers for part in layer.modules() if isinstance(part, nn.Linear)}
-    return [name for name, module in backbone.model.named_modules() if module in linear]
+def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
+    """Return the names in ``layers`` of linear layers whose class in the model returns more (routers)."""
+    own = {type(layer).__module__ for layer in layers}
+    return [
+        name
+        for name, module in nn.ModuleList(layers).named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).__module__ in own
+        and type(module).forward is not nn.Linear.forward
+    ]
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

@@ -150,6 +150,7 @@ MODEL = {
     "rank": Values("2", "0", LORA),
     "alpha": Values("4", "0", LORA),
     "target_modules": Values("[q_proj]", "[foo]", LORA, message="LoRA cannot be added"),
+    "rank_stabilized": Values("true", "maybe", LORA),
     "mlp_width": Values("4", "-1", PREFIX),
     "insert_at": Values("1", "4"),
     "visible_from": Values("1", "-1"),

@@ -1,5 +1,7 @@
 """Every prefix equals the literal reference, in logits and in gradients, to 1e-9 in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,10 +118,20 @@ def test_replace_with_interleaved_stages(llama: Backbone) -> None:
     assert prefix.num_positions == 3
 
 
-def test_lora_is_a_weight_update(llama: Backbone) -> None:
-    """W + (alpha / rank) B A in the reference's weights gives the logits of LoRA."""
+@pytest.mark.parametrize(
+    ("options", "scale", "matrices"),
+    [
+        ({}, 1, 7),
+        ({"target_modules": None, "alpha": 16}, 8, 2),
+        ({"target_modules": ["gate_proj"], "rank": 4, "alpha": 3, "rank_stabilized": True}, 3 / 2, 1),
+    ],
+)
+def test_lora_is_a_weight_update(
+    llama: Backbone, options: dict[str, Any], scale: float, matrices: int
+) -> None:
+    """W + scale B A in the reference's weights gives the logits of LoRA."""
     register_slow()
-    module = moved("lora", llama)
+    module = moved("lora", llama, **options)
     ids, mask, _ = batch_and_labels()
     model = random_model("llama", SLOW)
     updated = 0
@@ -127,10 +139,10 @@ def test_lora_is_a_weight_update(llama: Backbone) -> None:
         for name, layer in module.backbone.model.named_modules():
             if hasattr(layer, "lora_A"):
                 a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                model.get_submodule(name).weight += module.alpha / module.rank * b @ a
+                model.get_submodule(name).weight += scale * b @ a
                 updated += 1
         logits = slow_logits(model, ids, mask)
-    assert updated == 2 * llama.num_layers
+    assert updated == matrices * llama.num_layers
     assert (llama(ids)[mask.bool()] - logits[mask.bool()]).abs().max() < 1e-9
 
 

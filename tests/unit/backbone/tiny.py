@@ -193,7 +193,7 @@ _MAKE: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
     "prefix-mlp": (PrefixTuning, {"num_virtual_tokens": 5, "mlp_width": 8}),
     "dham": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 1, 3]}),
     "dham-replace": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 3], "mode": "replace"}),
-    "lora": (LoRA, {"rank": 2}),
+    "lora": (LoRA, {"rank": 2, "alpha": 2}),
 }
 METHODS = tuple(_MAKE)
 

@@ -64,6 +64,7 @@ def test_stages(llama: Backbone, changes: dict[str, Any], starts: list[int]) -> 
         ("prompt", {"mlp_width": -1}, "mlp_width must be >= 0, got -1"),
         ("lora", {"rank": 0}, "LoRA rank must be >= 1, got 0"),
         ("lora", {"target_modules": ["q_porj"]}, "LoRA cannot be added"),
+        ("lora", {"target_modules": "all_linear"}, "did you mean 'all-linear'"),
         ("pretrained", {"val_generations": -1}, "val_generations must be >= 0, got -1"),
     ],
     ids=str,

@@ -11,9 +11,12 @@ from promptstage.utilities.errors import UserError
 from tests.unit.backbone.tiny import METHODS, method, moved, tiny_backbone
 
 LORA = [
-    f"backbone.model.model.layers.{layer}.self_attn.{projection}_proj.lora_{part}.default.weight"
+    f"backbone.model.model.layers.{layer}.{matrix}_proj.lora_{part}.default.weight"
     for layer in range(4)
-    for projection in "qv"
+    for matrix in (
+        *(f"self_attn.{name}" for name in "qkvo"),
+        *(f"mlp.{name}" for name in ("gate", "up", "down")),
+    )
     for part in "AB"
 ]
 KEYS: dict[str, list[str]] = {
@@ -160,8 +163,10 @@ def test_another_insertion_layer_is_refused() -> None:
 
 def test_another_lora_scale_is_refused() -> None:
     """The same A and B are another update with another alpha."""
-    with pytest.raises(UserError, match=r"^[^\n]*alpha must be 32 as in the checkpoint, got 16$"):
+    with pytest.raises(UserError, match=r"^[^\n]*alpha must be 32 as in the checkpoint, got 2$"):
         verify(fresh("lora"), saved(fresh("lora", alpha=32)))
+    with pytest.raises(UserError, match=r"^[^\n]*rank_stabilized must be True as in the checkpoint, got uns"):
+        verify(fresh("lora"), saved(fresh("lora", rank_stabilized=True)))
 
 
 @pytest.mark.parametrize(
