@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.initialization import PromptInit
+from promptstage.lightning_modules.lora import with_own_modules
 from tests.unit.backbone.tiny import METHODS, Characters, method, moved, pad, random_ids, tiny_backbone
 
 LENGTHS = (7, 2, 5, 1, 9, 4)
+LIMIT = 12
 
 
 class Ending(Characters):
@@ -26,29 +29,46 @@ class Ending(Characters):
 
 
 def slowly(
-    backbone: Backbone,
+    backbone: Backbone, rows: Sequence[Tensor], prefixes: Sequence[Prefix | None], limit: int = LIMIT
+) -> list[list[int]]:
+    """Each row alone, without end; every step runs the whole text again."""
+    outputs = []
+    for row, prefix in zip(rows, prefixes, strict=True):
+        text = row
+        for _ in range(limit):
+            with torch.no_grad():
+                token = backbone(text[None], prefix)[0, -1].argmax()
+            text = torch.cat([text, token[None]])
+        outputs.append(text[len(row) :].tolist())
+    return outputs
+
+
+@cache
+def without_end(family: str, name: str) -> list[list[int]]:
+    """Rows of unequal length behind a method's prefix."""
+    backbone = tiny_backbone(family)
+    prefix = moved(name, backbone).prefix()
+    return slowly(backbone, random_ids(*LENGTHS), [prefix] * len(LENGTHS))
+
+
+def ended(
+    outputs: Sequence[Sequence[int]],
     tokenizer: Characters,
-    rows: Sequence[Tensor],
-    prefixes: Sequence[Prefix | None],
-    limit: int,
     stop: Sequence[str] = (),
     ends: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Each row alone; every step runs the whole text again, and searches the whole text for stops."""
-    outputs = []
-    for row, prefix in zip(rows, prefixes, strict=True):
+    """Outputs without end, cut before an end token and behind the token with which a text ends them."""
+    cut = []
+    for output in outputs:
         new: list[int] = []
-        while len(new) < limit:
-            with torch.no_grad():
-                logits = backbone(torch.cat([row, torch.tensor(new, dtype=torch.long)])[None], prefix)
-            token = int(logits[0, -1].argmax())
+        for token in output:
             if token in (tokenizer.eos_token_id, *ends):
                 break
             new.append(token)
             if any(text in tokenizer.decode(new) for text in stop):
                 break
-        outputs.append(new)
-    return outputs
+        cut.append(new)
+    return cut
 
 
 def quickly(
@@ -56,7 +76,7 @@ def quickly(
     tokenizer: Characters,
     rows: Sequence[Tensor],
     prefix: Prefix | None,
-    limit: int,
+    limit: int = LIMIT,
     stop: Sequence[str] = (),
 ) -> list[list[int]]:
     ids, mask = pad(rows, "left", filler=11)
@@ -73,18 +93,18 @@ def common_token(outputs: Sequence[Sequence[int]]) -> int:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_end_token(tiny: Backbone, name: str) -> None:
+def test_end_token(family: str, tiny: Backbone, name: str) -> None:
     """Rows of unequal length end at different steps."""
     prefix = moved(name, tiny).prefix()
     rows = random_ids(*LENGTHS)
-    free = slowly(tiny, Ending(-1), rows, [prefix] * len(rows), 12)
-    assert quickly(tiny, Ending(-1), rows, prefix, 12) == free
-    assert [len(output) for output in free] == [12] * len(rows)
+    free = without_end(family, name)
+    assert quickly(tiny, Ending(-1), rows, prefix) == free
+    assert [len(output) for output in free] == [LIMIT] * len(rows)
 
     tokenizer = Ending(common_token(free))
-    expected = slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12)
+    expected = ended(free, tokenizer)
     assert len({len(output) for output in expected}) > 1
-    assert quickly(tiny, tokenizer, rows, prefix, 12) == expected
+    assert quickly(tiny, tokenizer, rows, prefix) == expected
     assert tokenizer.eos_token_id not in {token for output in expected for token in output}
 
 
@@ -92,25 +112,26 @@ def test_end_token(tiny: Backbone, name: str) -> None:
 def test_end_token_named_by_the_model(llama: Backbone, name: str) -> None:
     prefix = moved(name, llama).prefix()
     rows = random_ids(*LENGTHS)
-    end = common_token(slowly(llama, Ending(-1), rows, [prefix] * len(rows), 12))
+    free = without_end("llama", name)
+    end = common_token(free)
     for named in (end, [62, end]):
         llama.model.generation_config.eos_token_id = named
-        ends = [named] if isinstance(named, int) else named
-        expected = slowly(llama, Ending(-1), rows, [prefix] * len(rows), 12, ends=ends)
-        assert quickly(llama, Ending(-1), rows, prefix, 12) == expected
+        expected = ended(free, Ending(-1), ends=[named] if isinstance(named, int) else named)
+        assert quickly(llama, Ending(-1), rows, prefix) == expected
         assert len({len(output) for output in expected}) > 1
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_stop_strings(tiny: Backbone, name: str) -> None:
+def test_stop_strings(family: str, tiny: Backbone, name: str) -> None:
     """Strings of one, two and three tokens; the text that ends a generation stays in it."""
     prefix = moved(name, tiny).prefix()
     rows = random_ids(*LENGTHS)
     tokenizer = Ending(-1)
-    texts = [tokenizer.decode(row) for row in slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12)]
+    free = without_end(family, name)
+    texts = [tokenizer.decode(row) for row in free]
     stop = [texts[0][4:6], texts[2][6:9], texts[4][1]]
-    expected = slowly(tiny, tokenizer, rows, [prefix] * len(rows), 12, stop)
-    assert quickly(tiny, tokenizer, rows, prefix, 12, stop) == expected
+    expected = ended(free, tokenizer, stop)
+    assert quickly(tiny, tokenizer, rows, prefix, stop=stop) == expected
     assert len(expected[0]) <= 6
     assert len(expected[2]) <= 9
     assert any(text in tokenizer.decode(expected[0]) for text in stop)
@@ -136,24 +157,26 @@ def test_one_prefix_an_example(tiny: Backbone, name: str) -> None:
         prefixes = [moved(name, tiny, seed=seed).prefix() for seed in range(len(rows))]
     together = one_each(prefixes)
     assert together.batch_size == len(rows)
-    free = slowly(tiny, Ending(-1), rows, prefixes, 12)
+    free = quickly(tiny, Ending(-1), rows, together)
+    for row, prefix, output in zip(rows, prefixes, free, strict=True):
+        with torch.no_grad():
+            logits = tiny(torch.cat([row, torch.tensor(output)])[None], prefix)[0]
+        assert logits[len(row) - 1 : -1].argmax(-1).tolist() == output
     tokenizer = Ending(common_token(free))
-    expected = slowly(tiny, tokenizer, rows, prefixes, 12)
-    assert quickly(tiny, tokenizer, rows, together, 12) == expected
+    expected = ended(free, tokenizer)
+    assert quickly(tiny, tokenizer, rows, together) == expected
     assert len({len(output) for output in expected}) > 1
 
     chosen = torch.tensor([4, 1])
-    some = quickly(tiny, tokenizer, [rows[4], rows[1]], together.select(chosen), 12)
+    some = quickly(tiny, tokenizer, [rows[4], rows[1]], together.select(chosen))
     assert some == [expected[4], expected[1]]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_new_token(tiny: Backbone, name: str) -> None:
+def test_one_new_token(family: str, tiny: Backbone, name: str) -> None:
     prefix = moved(name, tiny).prefix()
-    rows = random_ids(*LENGTHS)
-    expected = slowly(tiny, Ending(-1), rows, [prefix] * len(rows), 1)
-    assert quickly(tiny, Ending(-1), rows, prefix, 1) == expected
-    assert [len(output) for output in expected] == [1] * len(rows)
+    expected = [output[:1] for output in without_end(family, name)]
+    assert quickly(tiny, Ending(-1), random_ids(*LENGTHS), prefix, 1) == expected
 
 
 @pytest.mark.parametrize("name", ["pretrained", "late", "dham"])
@@ -161,10 +184,9 @@ def test_no_padding(tiny: Backbone, name: str) -> None:
     """Rows of equal length take the path without a mask, also when some of them leave."""
     prefix = moved(name, tiny).prefix()
     rows = random_ids(5, 5, 5, 5)
-    free = slowly(tiny, Ending(-1), rows, [prefix] * 4, 12)
+    free = slowly(tiny, rows, [prefix] * 4)
     tokenizer = Ending(common_token(free))
-    expected = slowly(tiny, tokenizer, rows, [prefix] * 4, 12)
-    assert quickly(tiny, tokenizer, rows, prefix, 12) == expected
+    assert quickly(tiny, tokenizer, rows, prefix) == ended(free, tokenizer)
 
 
 def test_a_token_nothing_sees(llama: Backbone) -> None:
@@ -173,9 +195,9 @@ def test_a_token_nothing_sees(llama: Backbone) -> None:
     with torch.no_grad():
         prefixes = [moved("prefix", llama, seed=seed).prefix() for seed in range(3)]
     prefix = replace(one_each(prefixes), dropped=torch.tensor([2, -1, 0]))
-    padded = quickly(llama, Ending(-1), rows, prefix, 12)
-    assert quickly(llama, Ending(-1), rows[:2], prefix.select(torch.tensor([0, 1])), 12) == padded[:2]
-    assert padded[0] != quickly(llama, Ending(-1), rows[:1], prefixes[0], 12)[0]
+    padded = quickly(llama, Ending(-1), rows, prefix)
+    assert quickly(llama, Ending(-1), rows[:2], prefix.select(torch.tensor([0, 1]))) == padded[:2]
+    assert padded[0] != quickly(llama, Ending(-1), rows[:1], prefixes[0])[0]
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])
@@ -186,24 +208,27 @@ def test_window_counts_content_alone(family: str) -> None:
     with torch.no_grad():
         prefix, other = (moved("prefix", backbone, seed=seed).prefix() for seed in (1, 2))
         logits = [backbone(rows[4][None], each)[0, -1] for each in (prefix, other)]
-    assert quickly(backbone, Ending(-1), rows, prefix, 12) == slowly(
-        backbone, Ending(-1), rows, [prefix] * len(rows), 12
-    )
+    assert quickly(backbone, Ending(-1), rows, prefix) == slowly(backbone, rows, [prefix] * len(rows))
     assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def real(smollm2: Path) -> Backbone:
+    return Backbone(BackboneConfig(name=str(smollm2)))
 
 
 @pytest.mark.smollm2
 @pytest.mark.parametrize("name", METHODS)
-def test_smollm2(smollm2: Path, name: str) -> None:
-    backbone = Backbone(BackboneConfig(name=str(smollm2)))
+def test_smollm2(real: Backbone, name: str) -> None:
     options = {} if name in ("pretrained", "lora") else {"init": PromptInit("text", "Think step by step.")}
     if name.startswith("dham"):
         options["partition"] = [0, 10, 20] if name == "dham" else [0, 20]
+    backbone = with_own_modules(real) if name == "lora" else real
     prefix = method(name, backbone, **options).prefix()
     texts = ["The capital of France is", "1, 2, 3, 4,", "Once upon a time there was a"]
     rows = [torch.tensor(backbone.tokenizer(text)["input_ids"]) for text in texts]
     stop = ["\n", "."]
-    expected = slowly(backbone, backbone.tokenizer, rows, [prefix] * 3, 10, stop)
+    expected = ended(slowly(backbone, rows, [prefix] * 3, 10), backbone.tokenizer, stop)
     assert quickly(backbone, backbone.tokenizer, rows, prefix, 10, stop) == expected
     assert any(len(output) > 3 for output in expected)
 
