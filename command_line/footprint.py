@@ -2,9 +2,11 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from promptstage.lightning_modules.backbone.loading import EMBEDDED
+from promptstage.lightning_modules.backbone.boundary import reading
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, read_config
 from promptstage.lightning_modules.functional.footprint import (
     ATTENTION,
     LLAMA3_8B,
@@ -138,7 +140,7 @@ def fits(need: int) -> str:
 
 
 def shape_of(backbone: str) -> Shape:
-    """Return the shape of a name in ``SHAPES``, a hub id or a local folder; weights are not read.
+    """Return the shape of a name in ``SHAPES``, a hub id, a folder or a GGUF file; weights are not read.
 
     Raises:
         UserError: if there is no such model, or its blocks are not Llama's.
@@ -146,14 +148,13 @@ def shape_of(backbone: str) -> Shape:
     if backbone in SHAPES:
         return SHAPES[backbone]
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config: Any = AutoConfig.from_pretrained(EMBEDDED if backbone == "embedded" else backbone)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"backbone '{backbone}' cannot be read: {str(error).splitlines()[0]}") from error
+    path = Path(backbone)
+    gguf = {"name": str(path.parent), "gguf_file": path.name} if path.suffix == ".gguf" else {}
+    config: Any = read_config(BackboneConfig(**{"name": backbone, **gguf}))
+    with reading(backbone), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
     return shape_of_model(backbone, config, sum(parameter.numel() for parameter in model.parameters()))
 
 

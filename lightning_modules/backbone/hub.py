@@ -5,6 +5,7 @@ a backbone then works on a folder, whose files are checked before they are read.
 """
 
 from functools import cache
+from glob import escape
 from pathlib import Path
 
 from promptstage.lightning_modules.backbone.boundary import reason
@@ -37,15 +38,25 @@ def bare_configuration_folder(name: str, revision: str | None, code: bool) -> Pa
 
 
 @cache
-def download_weights(name: str, revision: str | None, gguf_file: str | None) -> None:
+def gguf_folder(name: str, revision: str | None, gguf_file: str) -> Path:
+    """Return the folder of a repository's GGUF file and tokenizer, downloaded unless they are cached.
+
+    Raises:
+        UserError: as :func:`configuration_folder` does, or if there is no such file.
+    """
+    folder = _fetch(name, revision, (*CONFIGURATION, escape(gguf_file)))
+    if not (folder / gguf_file).is_file():
+        raise UserError(f"backbone.gguf_file '{gguf_file}' is not in the top folder of '{name}' on the hub")
+    return folder
+
+
+@cache
+def download_weights(name: str, revision: str | None) -> None:
     """Download a repository's weights, unless they are cached: one file, or the shards that its index names.
 
     Raises:
         UserError: as :func:`configuration_folder` does, or if the repository is an adapter or has no weights.
     """
-    if gguf_file:
-        _fetch(name, revision, (gguf_file,))
-        return
     folder = configuration_folder(name, revision, code=False)
     check_files(folder)
     for kind in ("model.safetensors", "pytorch_model.bin"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,11 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from promptstage.lightning_modules.backbone import gguf_model
 from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading
+from promptstage.lightning_modules.backbone.completeness import check_complete
+from promptstage.lightning_modules.backbone.gguf_header import read_header
 from promptstage.lightning_modules.backbone.hub import (
     bare_configuration_folder,
     configuration_folder,
     download_weights,
+    gguf_folder,
 )
 from promptstage.lightning_modules.backbone.model_folder import (
     check_files,
@@ -34,7 +38,6 @@ EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
-_OLD_BUFFERS = {"inv_freq", "masked_bias"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class BackboneConfig:
             if self.shard != "none":
                 raise UserError(
                     f"a 4-bit backbone cannot be sharded: backbone.shard must be none, got {self.shard}"
+                )
+            if self.gguf_file:
+                raise UserError(
+                    f"backbone.quantization must be none for a GGUF file, got {self.quantization}: its "
+                    "weights are dequantized while they are loaded"
                 )
             missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
             if missing:
@@ -113,10 +121,11 @@ def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> t
     elif path.is_absolute() or config.name.startswith((".", "~", DOWNLOADS)):
         hint = ": run 'make smollm2' in a checkout" if config.name == f"{DOWNLOADS}smollm2" else ""
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
-    folder = path if path.is_dir() else fetch(config.name, config.revision, config.trust_remote_code)
+    if path.is_dir():
+        return path, kwargs
     if config.gguf_file:
-        kwargs["gguf_file"] = config.gguf_file
-    return folder, kwargs
+        return gguf_folder(config.name, config.revision, config.gguf_file), kwargs
+    return fetch(config.name, config.revision, config.trust_remote_code), kwargs
 
 
 def _checked_location(
@@ -141,7 +150,11 @@ def _read_config(config: BackboneConfig, fetch: _Fetch = configuration_folder) -
     from transformers import AutoConfig
 
     where, kwargs = _checked_location(config, fetch)
-    with reading(config.name, "" if config.gguf_file else "config.json"):
+    if config.gguf_file:
+        with reading(config.name, seconds=None):  # bounded by the size of the vocabulary
+            gguf_model.check_header(read_header(where / config.gguf_file))
+            return gguf_model.read_configuration(where, config.gguf_file)
+    with reading(config.name, "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
         model_config._attn_implementation = model_config._experts_implementation = None
@@ -159,28 +172,29 @@ def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
     where, kwargs = _checked_location(config)
     size = vocabulary_size(config)
     with reading(config.name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
+        if config.gguf_file:
+            tokenizer = gguf_model.read_tokenizer(where, config.gguf_file, _read_config(config))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(where, **kwargs)
         tokenizer.decode(tokenizer("1 + 1")["input_ids"])  # some errors occur only in use
         if not isinstance(tokenizer.chat_template, str | dict | None):
             raise ValueError(f"chat_template must be text, got {type(tokenizer.chat_template).__name__}")
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer of backbone '{config.name}' has no end-of-sequence token")
-        if size is not None and tokenizer.eos_token_id >= size:
+        if tokenizer.eos_token_id >= size:
             raise UserError(
                 f"the tokenizer of backbone '{config.name}' ends texts with token {tokenizer.eos_token_id}, "
                 f"but the model has {size} tokens"
             )
         # Padding is masked, so any token of the model can serve.
         pad = tokenizer.pad_token_id
-        if pad is None or (size is not None and pad >= size):
+        if pad is None or pad >= size:
             tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def vocabulary_size(config: BackboneConfig) -> int | None:
-    """Return the number of embeddings in the configuration; None for GGUF, which holds its own tokenizer."""
-    if config.gguf_file:
-        return None
+def vocabulary_size(config: BackboneConfig) -> int:
+    """Return the number of embeddings in the configuration."""
     with reading(config.name):
         return int(_read_config(config).get_text_config().vocab_size)
 
@@ -209,8 +223,8 @@ def load_model(config: BackboneConfig) -> Loaded:
 
     model_config = _read_config(config)
     where, kwargs = _location(config)
-    if config.name != "embedded" and not Path(config.name).expanduser().is_dir():
-        download_weights(config.name, config.revision, config.gguf_file)
+    if not (config.name == "embedded" or config.gguf_file or Path(config.name).expanduser().is_dir()):
+        download_weights(config.name, config.revision)
     files = _check_weights(config, where, model_config)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.quantization == "4bit":
@@ -219,6 +233,8 @@ def load_model(config: BackboneConfig) -> Loaded:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
         )
+    elif config.gguf_file:
+        kwargs |= gguf_model.loading_arguments(config.gguf_file)
     with reading(config.name, seconds=None), _quiet(), prefix_implementation(config.name) as implementation:
         _dequantize(model_config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -231,7 +247,9 @@ def load_model(config: BackboneConfig) -> Loaded:
             **kwargs,
         )
         model, loading_info = loaded
-        _check_complete(config, model, loading_info)
+        check_complete(config.name, model, loading_info)
+        if config.gguf_file:
+            gguf_model.adopt(model, read_header(where / config.gguf_file))
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 
 
@@ -252,42 +270,17 @@ def _check_weights(config: BackboneConfig, folder: Path, model_config: "PreTrain
     with reading(config.name):
         check_files(folder)
         files = weight_files(folder, config.gguf_file)
-        if not config.gguf_file and not config.trust_remote_code:
+        if not config.trust_remote_code:
             facts = [model_config.to_json_string(use_diff=False), version("transformers"), file_states(files)]
             key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
             if recall("sized", key, "") is None:
-                check_size(config.name, model_config, stored_shapes(files))
+                if config.gguf_file:
+                    shapes, source = gguf_model.stored_shapes(read_header(files[0])), "its metadata"
+                else:
+                    shapes, source = stored_shapes(files), "config.json"
+                check_size(config.name, model_config, shapes, source)
                 remember("sized", key)
         return files
-
-
-def _check_complete(config: BackboneConfig, model: "PreTrainedModel", info: Mapping[str, Any]) -> None:
-    """Check that transformers initialized, skipped and reshaped no weight.
-
-    Raises:
-        UserError: naming the first such weight.
-    """
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
-    missing = sorted(set(info["missing_keys"]) - tied)
-    # Older versions stored masks and frequencies.
-    unexpected = sorted(
-        name for name in info["unexpected_keys"] if name.rpartition(".")[2] not in buffers | _OLD_BUFFERS
-    )
-    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
-    for what, names in (("lack", missing), ("have the wrong shape for", mismatched)):
-        if names:
-            raise UserError(f"backbone '{config.name}': its files {what} {_counted(names)}")
-    if unexpected:
-        raise UserError(
-            f"backbone '{config.name}': its files have {_counted(unexpected)} that its configuration does "
-            "not expect"
-        )
-
-
-def _counted(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"weight {names[0]}{more}"
 
 
 @contextmanager

@@ -29,13 +29,13 @@ class Backbone(FrozenModel):
         """
         register()
         config = BackboneConfig(config, **options) if isinstance(config, str) else replace(config, **options)
-        files = None
-        if model is None:
+        loads, files = model is None, None
+        if loads:
             model, files = load_model(config)
         super().__init__(config, model, files)
         note_batch_dependence(self.model.config.get_text_config(), config.name)
         check_structure(self)
-        verify(self, remember=files is not None)
+        verify(self, remember=loads)
 
     def check_attention(self, option: str, layers: Iterable[int]) -> None:
         """Check that layers have attention.

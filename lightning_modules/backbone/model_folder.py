@@ -25,7 +25,7 @@ WEIGHTS = (
 _READ = frozenset((".json", ".jinja", ".txt", ".model", ".safetensors", ".bin", ".gguf"))
 _LFS = b"version https://git-lfs.github.com/spec/"
 _MOST_JSON = 2**29
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
 
 
 class StoredTensor(NamedTuple):
@@ -95,8 +95,8 @@ def _check_counts(path: Path, values: Mapping[str, Any]) -> None:
             _check_counts(path, value)
         elif "per_layer" in key:  # a size, such as vocab_size_per_layer_input
             continue
-        elif "layer" in key and isinstance(value, int | float) and not value <= _MOST_LAYERS:
-            raise UserError(f"backbone file {path}: {key} must be <= {_MOST_LAYERS}, got {value}")
+        elif "layer" in key and isinstance(value, int | float) and not value <= MOST_LAYERS:
+            raise UserError(f"backbone file {path}: {key} must be <= {MOST_LAYERS}, got {value}")
 
 
 def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:

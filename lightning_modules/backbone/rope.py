@@ -20,7 +20,7 @@ def batch_dependent_from(config: Any) -> int | None:
     """
     limit = getattr(config, "max_position_embeddings", None)
     lengths = []
-    for parameters in _all_parameters(getattr(config, "rope_parameters", None)):
+    for parameters in all_parameters(getattr(config, "rope_parameters", None)):
         kind = str(parameters.get("rope_type", ""))
         original = parameters.get("original_max_position_embeddings", limit)
         length = (
@@ -31,7 +31,7 @@ def batch_dependent_from(config: Any) -> int | None:
     return min(lengths, default=None)
 
 
-def _all_parameters(parameters: Any) -> Iterable[Mapping[str, Any]]:
+def all_parameters(parameters: Any) -> Iterable[Mapping[str, Any]]:
     """Return the RoPE parameters of each layer type; some models have several."""
     if not isinstance(parameters, Mapping):
         return []

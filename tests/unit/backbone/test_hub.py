@@ -19,9 +19,15 @@ from promptstage.lightning_modules.backbone.loading import (
 from promptstage.utilities.errors import UserError
 from tests.hub import Hub, serve
 from tests.tiny_folder import save_tiny_backbone
+from tests.tiny_gguf import make_model, save_gguf
 
 NAME = "someone/tiny"
-CACHED = (downloads.configuration_folder, downloads.bare_configuration_folder, downloads.download_weights)
+CACHED = (
+    downloads.configuration_folder,
+    downloads.bare_configuration_folder,
+    downloads.gguf_folder,
+    downloads.download_weights,
+)
 
 
 register()
@@ -126,6 +132,23 @@ def test_an_index_names_no_other_folder(hub: Hub, folder: Path) -> None:
     index = {"weight_map": {"a": "../../config.json"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert "which is not in its folder" in message(BackboneConfig(NAME))
+
+
+def test_one_gguf_file_of_several(hub: Hub, folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    for name in ("tiny-q4.gguf", "tiny-q8.gguf"):
+        save_gguf(folder / name, make_model("gemma3"))
+    config = BackboneConfig(NAME, gguf_file="tiny-q8.gguf")
+    assert read_config(config).model_type == "gemma3_text"
+    assert load_tokenizer(config).eos_token == "<eos>"
+    assert load_model(config).model.dtype == torch.float32
+    assert hub.downloads == ["tiny-q8.gguf"]
+    for other in ("tiny-q5.gguf", "*.gguf"):
+        assert message(BackboneConfig(NAME, gguf_file=other)) == (
+            f"backbone.gguf_file '{other}' is not in the top folder of '{NAME}' on the hub"
+        )
+    assert hub.downloads == ["tiny-q8.gguf"]
 
 
 def test_mistakes_are_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.functional import footprint
 from promptstage.lightning_modules.functional.footprint import LLAMA2_13B, LLAMA3_8B, LLAMA3_70B, Shape, Step
 from promptstage.utilities.errors import UserError
+from tests.tiny_gguf import make_model, save_gguf
 from tests.unit.backbone.tiny import model_config, random_model
 
 
@@ -71,9 +72,15 @@ def test_other_blocks_are_refused(family: str, tmp_path: Path) -> None:
 
 def test_no_such_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert footprint_command(["--backbone", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: backbone '{tmp_path}' cannot be read: ")
-    assert said.count("\n") == 1
+    problem = "has no config.json: not a saved Hugging Face model"
+    assert capsys.readouterr().err == f"error: backbone folder {tmp_path} {problem}\n"
+
+
+def test_shape_of_a_gguf_file(tmp_path: Path) -> None:
+    model = make_model("qwen2")
+    save_gguf(tmp_path / "tiny.gguf", model)
+    shape = shape_of(str(tmp_path / "tiny.gguf"))
+    assert footprint.parameters(shape) == sum(one.numel() for one in model.parameters())
 
 
 def test_numbers_are_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
