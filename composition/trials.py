@@ -3,19 +3,18 @@
 Each feature really runs, with tiny prompts on a few random tokens. Values mean nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from promptstage.datamodules.encoding import IGNORED, Batch, Example, Tokens
+from promptstage.composition.trial_texts import NEW, ROOM, EndlessGreedy, NoTokenizer, sample_batch
+from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration
 from promptstage.lightning_modules.backbone.boundary import reason
-from promptstage.lightning_modules.backbone.generation import TokenChoice, end_tokens
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.text_reference import draw_tokens, middle_layer
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -23,7 +22,6 @@ from promptstage.lightning_modules.decoding.act import ACTDecoder
 from promptstage.lightning_modules.decoding.corruption import Corruption
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.dpc import DPCDecoder
-from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.functional.cka import similarity_measure
@@ -35,7 +33,7 @@ from promptstage.lightning_modules.prompt_tuning import PromptTuning
 from promptstage.utilities.errors import UserError
 
 FEATURES = ("train", "generate", "saliency", "rollout", "DPC", "ACT", "partition", "checkpointing")
-VIRTUAL, NEW, PROBES = 4, 3, 8  # virtual tokens, generated tokens, texts of the partition
+VIRTUAL, PROBES = 4, 8  # virtual tokens, texts of the partition
 WORKS, NOT_APPLICABLE = "yes", "-"
 
 Make = Callable[[Backbone], SoftPromptModule]
@@ -67,8 +65,8 @@ def methods(backbone: Backbone) -> dict[str, Make]:
 
 def try_methods(backbone: Backbone) -> Iterator[Trial]:
     """Try the features of each method, one method at a time."""
-    backbone.__dict__["tokenizer"] = _NoTokenizer()
-    batch = _sample(backbone)
+    backbone.__dict__["tokenizer"] = NoTokenizer()
+    batch = sample_batch(backbone)
     recomputing = _recomputing(backbone)
     for name, make in methods(backbone).items():
         yield Trial(name, dict(_try_features(make, backbone, recomputing, batch)))
@@ -90,14 +88,14 @@ def _try_features(
 ) -> Iterator[tuple[str, str]]:
     """Yield the features of one method with their results."""
     try:
-        module = _created(make, backbone)
+        module = create_method(make, backbone)
     except Exception as error:
         yield from ((name, reason(error)) for name in FEATURES)
         return
     trains, has_prompt = bool(module.trained_parameters()), bool(module.vectors())
     features: dict[str, tuple[bool, Callable[[], None]]] = {
         "train": (trains, lambda: _train(module, batch)),
-        "generate": (True, lambda: _decode(module, _Greedy(), batch)),
+        "generate": (True, lambda: _decode(module, EndlessGreedy(), batch)),
         "saliency": (has_prompt, lambda: _diagnose(module, batch)),
         "rollout": (has_prompt, lambda: _diagnose(module, batch, rollout=True)),
         "DPC": (has_prompt, lambda: _correct(module, batch)),
@@ -118,7 +116,7 @@ def _result(run: Callable[[], None]) -> str:
     return WORKS
 
 
-def _created(make: Make, backbone: Backbone) -> SoftPromptModule:
+def create_method(make: Make, backbone: Backbone) -> SoftPromptModule:
     """Create a method's parameters, as at the start of a fit."""
     module = make(backbone)
     module.to(backbone.embedding.device)
@@ -163,18 +161,31 @@ def _train(module: SoftPromptModule, batch: Batch) -> None:
         raise UserError("parameters are not finite after a step")
 
 
+def recomputed_difference(make: Make, backbone: Backbone, recomputing: Backbone, batch: Batch) -> float:
+    """Compute by how much gradient checkpointing changes gradients, from the same start.
+
+    Args:
+        recomputing: the same model with gradient checkpointing.
+
+    Returns:
+        The largest difference, relative to the largest entry of the parameter's gradient.
+    """
+    expected, actual = (_gradients(create_method(make, own), batch) for own in (backbone, recomputing))
+    return max(
+        float((one - other).abs().max() / one.abs().max().clamp(min=1e-30))
+        for one, other in zip(expected, actual, strict=True)
+    )
+
+
 def _recompute(make: Make, backbone: Backbone, recomputing: Backbone | str, batch: Batch) -> None:
-    """Compare gradients with and without gradient checkpointing, from the same start."""
+    """Compare gradients with and without gradient checkpointing."""
     if isinstance(recomputing, str):
         raise UserError(recomputing)
-    expected, actual = (_gradients(_created(make, own), batch) for own in (backbone, recomputing))
-    allowed = 1e-3 if backbone.dtype in (torch.float32, torch.float64) else 0.1
-    for one, other in zip(expected, actual, strict=True):
-        difference = float((one - other).abs().max() / one.abs().max().clamp(min=1e-30))
-        if not difference <= allowed:
-            raise UserError(
-                f"gradients with gradient checkpointing differ by {difference:.2g} of the largest one"
-            )
+    difference = recomputed_difference(make, backbone, recomputing, batch)
+    if not difference <= (1e-3 if backbone.dtype in (torch.float32, torch.float64) else 0.1):
+        raise UserError(
+            f"gradients with gradient checkpointing differ by {difference:.2g} of the largest one"
+        )
 
 
 def _decode(module: SoftPromptModule, decoder: Decoder, batch: Batch) -> None:
@@ -209,7 +220,7 @@ def _correct(module: SoftPromptModule, batch: Batch) -> None:
         prefix = module.prefix()
     assert prefix is not None
     module.backbone.check_attention("shallow", corruption.layers(prefix))
-    _decode(module, DPCDecoder(_Greedy(), corruption, "all", None, len(batch)), batch)
+    _decode(module, DPCDecoder(EndlessGreedy(), corruption, "all", None, len(batch)), batch)
 
 
 def _calibrate(module: SoftPromptModule, batch: Batch) -> None:
@@ -217,7 +228,7 @@ def _calibrate(module: SoftPromptModule, batch: Batch) -> None:
     backbone = module.backbone
     layer = max(backbone.attention_layers, default=0)
     backbone.check_attention("heads of ACT", [layer])
-    _decode(module, ACTDecoder(_Greedy(), AttentionCalibration({layer: [0]})), batch)
+    _decode(module, ACTDecoder(EndlessGreedy(), AttentionCalibration({layer: [0]})), batch)
 
 
 def _partition(backbone: Backbone) -> None:
@@ -230,73 +241,3 @@ def _partition(backbone: Backbone) -> None:
         raise UserError("features of layers are not finite")
     similarity = similarity_measure("cka", features.cpu(), False)
     find_partition(similarity, "cka", range(2, 3), examples.cpu(), resamples=0)
-
-
-# --- data ---------------------------------------------------------------------------------------------
-
-ROOM = 2**16  # positions; the texts have fewer than 32
-
-
-class _NoTokenizer:
-    """Tokenizer of random tokens, which are no text."""
-
-    eos_token_id = -1
-
-    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
-        return ""
-
-    def batch_decode(self, rows: Sequence[Sequence[int]], **kwargs: Any) -> list[str]:
-        return [""] * len(rows)
-
-
-class _Greedy(Engine):
-    """Greedy decoding that never ends a text."""
-
-    def choice(self, batch: Batch) -> TokenChoice:
-        ends = end_tokens(self.backbone, self.backbone.tokenizer)
-        columns = [token for token in ends if 0 <= token < self.backbone.vocab_size]
-
-        def choose(logits: Tensor, rows: Sequence[int]) -> Tensor:
-            excluded = torch.tensor(columns, dtype=torch.int64, device=logits.device)
-            return logits.index_fill(-1, excluded, -torch.inf).argmax(-1)
-
-        return choose
-
-
-def _sample(backbone: Backbone) -> Batch:
-    """Return two texts of different length, each a prompt and a completion of random tokens."""
-    first, (second, third) = draw_tokens(backbone, 2, ROOM)
-    pairs = [(first, second), (second[:3], third)]
-    gold = [torch.cat(pair) for pair in pairs]
-    starts = torch.tensor([len(prompt) for prompt, _ in pairs])
-    lengths = torch.tensor([len(text) for text in gold])
-    columns = torch.arange(int(lengths.max()))
-    ids, labels = pad_sequence(gold, batch_first=True), pad_sequence(gold, batch_first=True)
-    trained = ((columns >= starts[:, None]) & (columns < lengths[:, None])).to(labels.device)
-    ones = torch.ones_like(starts)
-    width = int(starts.max())
-    prompts = pad_sequence([prompt.flip(0) for prompt, _ in pairs], batch_first=True).flip(1)
-    padding = width - starts
-    nothing = torch.full_like(starts, width)
-    batch = Batch(
-        [Example(f"text/{number}", "", "", "", "") for number in range(len(pairs))],
-        Tokens(
-            ids,
-            (columns < lengths[:, None]).long(),
-            labels.masked_fill(~trained, IGNORED),
-            torch.stack([ones, starts], dim=1),
-            torch.stack([starts, lengths], dim=1),
-        ),
-        Tokens(
-            prompts,
-            (torch.arange(width) >= padding[:, None]).long(),
-            torch.full_like(prompts, IGNORED),
-            torch.stack([padding + 1, nothing], dim=1),
-            torch.stack([nothing, nothing], dim=1),
-        ),
-        "addition",
-        NEW,
-        (),
-        "number",
-    )
-    return batch.to(ids.device)

@@ -1,160 +1,116 @@
-"""Comparison of every causal language model type of transformers with an independent reference.
+"""Comparison of every causal language model type of transformers with independent references.
 
 ``python -m scripts.families --out docs/families.md`` builds a tiny model of each type (width 32, 4 layers,
-float32), saves it and loads it as a backbone. Accepted types are compared with transformers' eager attention
-over the prefix as ordinary tokens, one example at a time: logits, summed loss, gradient of the prompt, greedy
-generation. Types given on the command line restrict the comparison; each type runs in its own process.
+float32), saves it and loads it as a backbone. Accepted types are compared with transformers' eager attention,
+one example at a time: every type behind a prompt, and the families named in ``families_page.NAMED`` in all
+methods. Types given on the command line restrict the comparison. Each type runs in its own process.
 """
 
 import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from promptstage.lightning_modules.backbone.tiny_model import VOCABULARY, random_model, tiny_config
+import torch
+
+from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.tiny_model import random_model, tiny_config
+from promptstage.utilities.errors import UserError
 from scripts.families_page import (
     CORRECT,
     LATER_ERROR,
     LOAD_ERROR,
+    NAMED,
     NOT_BUILT,
     REJECTED,
     TOLERANCE,
     WRONG,
     Outcome,
-    table,
+    Outcomes,
+    render,
 )
+from scripts.family_checks import PROMPT_CHECKS, Cell, Check, make_subject
+from scripts.method_checks import METHOD_CHECKS
 
-PREFIX, ROWS, NEW = 5, (9, 6, 4), 6  # virtual tokens, lengths of the examples, new tokens
-TIMEOUT = 180  # seconds per type
+TIMEOUT = 300  # seconds per type
 
 
-def examine(model_type: str) -> tuple[Outcome, Outcome | None]:
+def examine(model_type: str, every_method: bool = False) -> Outcomes:
     """Build, load and compare one type; repeat with gradient checkpointing if it is correct.
 
-    Returns:
-        The outcomes without and with gradient checkpointing.
+    Args:
+        every_method: compare it in all methods, not only behind a prompt.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         folder = Path(name) / model_type
         try:
             random_model(tiny_config(_config_class(model_type))).save_pretrained(folder)
         except Exception as error:
-            return Outcome(NOT_BUILT, None, _line(error)), None
-        plain = judge(folder, checkpointing=False)
-        return plain, judge(folder, checkpointing=True) if plain.verdict == CORRECT else None
+            return Outcomes(Outcome(NOT_BUILT, {}, _line(error)))
+        backbone = _load(folder, checkpointing=False)
+        if isinstance(backbone, Outcome):
+            return Outcomes(backbone)
+        recomputing = _load(folder, checkpointing=True)
+        checks = PROMPT_CHECKS | METHOD_CHECKS if every_method else PROMPT_CHECKS
+        plain = _judge(folder, backbone, recomputing, checks)
+        if plain.verdict == CORRECT and isinstance(recomputing, Backbone):
+            recomputing = _judge(folder, recomputing, recomputing, PROMPT_CHECKS)
+        return Outcomes(plain, recomputing if isinstance(recomputing, Outcome) else None)
 
 
-def judge(folder: Path, checkpointing: bool) -> Outcome:
-    """Load a saved model as a backbone and compare it with the reference."""
-    from promptstage.lightning_modules.backbone.loading import BackboneConfig
-    from promptstage.lightning_modules.backbone.model import Backbone
-    from promptstage.utilities.errors import UserError
-
+def _load(folder: Path, checkpointing: bool) -> Backbone | Outcome:
+    """Load a saved model as a backbone, or return the outcome that it cannot be loaded."""
     try:
-        backbone = Backbone(BackboneConfig(name=str(folder), gradient_checkpointing=checkpointing))
+        return Backbone(BackboneConfig(name=str(folder), gradient_checkpointing=checkpointing))
     except UserError as error:
         lines = len(str(error).splitlines())
-        return Outcome(REJECTED if lines == 1 else LOAD_ERROR, None, _reason(str(error)))
+        return Outcome(REJECTED if lines == 1 else LOAD_ERROR, {}, _cause(str(error)))
     except Exception as error:
-        return Outcome(LOAD_ERROR, None, _line(error))
-    try:
-        difference = compare(backbone, folder)
-        if difference > TOLERANCE:  # for some tokens, experts tie up to rounding
-            difference = min(difference, compare(backbone, folder, seed=2))
-    except Exception as error:
-        return Outcome(LATER_ERROR, None, _line(error))
-    return Outcome(CORRECT if difference <= TOLERANCE else WRONG, difference, "")
+        return Outcome(LOAD_ERROR, {}, _line(error))
 
 
-def compare(backbone: Any, folder: Path, seed: int = 1) -> float:
-    """Compute the largest difference from the reference, in standard deviations of the reference."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from promptstage.lightning_modules.backbone.generation import generate
-    from promptstage.lightning_modules.backbone.hooks import output_hooks
-    from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
-
-    stock: Any = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32
-    )
-    stock.eval()
-    draw = torch.Generator().manual_seed(seed)
-    ids = torch.randint(40, VOCABULARY, (PREFIX + sum(ROWS),), generator=draw)
-    front, *rows = ids.split([PREFIX, *ROWS])
-    embed = stock.get_input_embeddings()
-    prompts = embed(front).detach().requires_grad_()
-    prefix = stage_prefix(backbone, [0], [prompts], tokens=front)
-    differences = []
-
-    captured: list[Any] = []
-
-    def leaf(states: torch.Tensor) -> torch.Tensor:
-        captured.append(states.detach().requires_grad_())
-        return captured[-1].clone()  # some models scale it in place
-
-    losses, expected_logits = [], []
-    with output_hooks([(embed, leaf)]):
-        for row in rows:
-            logits = stock(input_ids=torch.cat([front, row])[None], use_cache=False).logits[0, PREFIX:]
-            expected_logits.append(logits.detach())
-            losses.append(torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="sum"))
-    wide = torch.autograd.grad(torch.stack(losses).sum(), captured)
-    gradient = torch.stack([part[0, :PREFIX] for part in wide]).sum(0)
-
-    def differs(name: str, actual: Any, expected: Any) -> None:
-        spread = expected.std() if expected.numel() > 1 else expected.abs()
-        differences.append((float((actual - expected).abs().max() / spread), name))
-
-    with torch.no_grad():
-        for row, logits in zip(rows, expected_logits, strict=True):
-            differs("logits", backbone(row[None], prefix)[0], logits)
-    batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows])
-    labels = torch.where(torch.arange(batch.shape[1]) < lengths[:, None], batch, -100)
-    total, each = backbone.loss(batch, labels, prefix)
-    for actual, expected in zip(each.detach(), losses, strict=True):
-        differs("loss", actual, expected.detach())
-    differs("gradient", torch.autograd.grad(total, [prompts])[0], gradient)
-
-    class Ends:
-        eos_token_id = -1
-
-    backbone.model.generation_config.eos_token_id = None
-    mask = torch.zeros(len(rows), max(ROWS), dtype=torch.long)
-    left = torch.zeros_like(mask)
-    for i, row in enumerate(rows):
-        mask[i, max(ROWS) - len(row) :], left[i, max(ROWS) - len(row) :] = 1, row
-    ours = generate(backbone, Ends(), left, mask, prefix.detach(), NEW)  # type: ignore[arg-type]
-    for i, row in enumerate(rows):
-        text = torch.cat([front, row])
-        for token in ours[i]:
-            with torch.no_grad():
-                logits = stock(input_ids=text[None], use_cache=False).logits[0, -1]
-            # Tokens that tie up to rounding are both correct.
-            differences.append((float((logits.max() - logits[token]) / logits.std()), "generation"))
-            text = torch.cat([text, torch.tensor([token])])
-    return max(differences)[0] if all(value == value for value, _ in differences) else float("inf")
+def _judge(
+    folder: Path, backbone: Backbone, recomputing: Backbone | Outcome, checks: dict[str, Check]
+) -> Outcome:
+    """Run checks of a backbone."""
+    other = recomputing.reason if isinstance(recomputing, Outcome) else recomputing
+    subject = cache(partial(make_subject, folder, backbone, other))
+    cells: dict[str, Cell] = {}
+    for name, check in checks.items():
+        try:
+            cells[name] = check(subject(1))
+            if not cells[name].within(TOLERANCE):  # for some tokens, experts tie up to rounding
+                cells[name] = min(cells[name], check(subject(2)))
+        except UserError as error:
+            cells[name] = Cell(None, _cause(str(error).replace(str(folder), folder.name)))
+        except Exception as error:
+            return Outcome(LATER_ERROR, cells, f"{name}: {_line(error)}")
+    wrong = [name for name, cell in cells.items() if not cell.within(TOLERANCE)]
+    return Outcome(WRONG if wrong else CORRECT, cells, ", ".join(wrong))
 
 
-def _reason(message: str) -> str:
-    """Return the message of a rejection without the part before its first colon, which names the folder.
+def _cause(message: str) -> str:
+    """Return a message without the part before its first colon if that names the folder.
 
-    >>> _reason("backbone '/tmp/x' cannot be used: it has no attention")
+    >>> _cause("backbone '/tmp/x' cannot be used: it has no attention")
     'it has no attention'
-    >>> _reason("the model has no attention")
+    >>> _cause("the model has no attention")
     'the model has no attention'
     """
-    before, colon, reason = message.partition(": ")
-    return reason if colon else before
+    before, colon, cause = message.partition(": ")
+    return cause if colon and before.startswith("backbone '") else message
 
 
 def _line(error: Exception) -> str:
-    from promptstage.lightning_modules.backbone.boundary import reason
-
-    return f"{type(error).__name__}: {reason(error)}"
+    name, text = type(error).__name__, reason(error)
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _config_class(model_type: str) -> Any:
@@ -170,31 +126,33 @@ def model_types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def in_process(model_type: str) -> tuple[Outcome, Outcome | None]:
+def in_process(model_type: str, every_method: bool) -> Outcomes:
     """Run :func:`examine` in a separate process, so that a crash or hang affects only this type."""
     context = multiprocessing.get_context("fork")  # modules are imported once
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, model_type))
+    process = context.Process(target=_send, args=(sender, model_type, every_method))
     process.start()
     sender.close()
     try:
         if not receiver.poll(TIMEOUT):
-            return Outcome(LOAD_ERROR, None, f"timed out after {TIMEOUT} s"), None
+            return Outcomes(Outcome(LOAD_ERROR, {}, f"timed out after {TIMEOUT} s"))
         return receiver.recv()
     except EOFError:
         process.join()
-        return Outcome(LOAD_ERROR, None, f"the process ended with exit code {process.exitcode}"), None
+        message = f"the process ended with exit code {process.exitcode}"
+        return Outcomes(Outcome(LOAD_ERROR, {}, message))
     finally:
         process.kill()
         process.join()
 
 
-def _send(sender: Any, model_type: str) -> None:
+def _send(sender: Any, model_type: str, every_method: bool) -> None:
     from transformers.utils import logging
 
+    torch.set_num_threads(1)  # tensors are tiny
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    sender.send(examine(model_type))
+    sender.send(examine(model_type, every_method))
 
 
 def main() -> int:
@@ -204,25 +162,23 @@ def main() -> int:
     parser.add_argument("types", nargs="*", help="model types, such as llama; default: all")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     args = parser.parse_args()
-    import promptstage.lightning_modules.backbone.model  # noqa: F401  # once, not in each process
-
     if unknown := sorted(set(args.types) - set(model_types())):
         raise SystemExit(f"unknown model types: {', '.join(unknown)}")
-    outcomes: dict[str, tuple[Outcome, Outcome | None]] = {}
-    for name in args.types or model_types():
-        outcomes[name] = in_process(name)
-        print(name, *outcomes[name], file=sys.stderr, flush=True)
-    text = table(outcomes)
+    outcomes: dict[str, Outcomes] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache  # no check at load is skipped
+        for name in args.types or model_types():
+            outcomes[name] = in_process(name, every_method=name in NAMED.values())
+            plain = outcomes[name].plain
+            print(name, plain.verdict, plain.difference or "", plain.reason, file=sys.stderr, flush=True)
+    text = render(outcomes)
     if args.out:
         args.out.write_text(text, encoding="utf-8")
     else:
         print(text)
     failures = (WRONG, LOAD_ERROR, LATER_ERROR)
-    return int(
-        any(
-            result is not None and result.verdict in failures for pair in outcomes.values() for result in pair
-        )
-    )
+    results = [result for pair in outcomes.values() for result in pair if result is not None]
+    return int(any(result.verdict in failures for result in results))
 
 
 if __name__ == "__main__":

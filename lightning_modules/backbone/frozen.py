@@ -37,7 +37,6 @@ class FrozenModel(nn.Module):
         model: the Hugging Face model, in eval mode, no parameter trainable.
         layers: its decoder blocks, first to last.
         hidden_size: width of the hidden states (d).
-        num_heads: query heads of each block (H).
         stream: index of the active stream, if hidden states have several.
         padding_token: the token whose per-layer embeddings virtual tokens have.
         attention_layers, mixers, last_state_layer, plain_head: see ``structure.check_structure``, which sets
@@ -59,7 +58,6 @@ class FrozenModel(nn.Module):
         text_config = self.model.config.get_text_config()
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = text_config.vocab_size
-        self.num_heads: int = getattr(text_config, "num_attention_heads", 0)  # Mamba has none
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
         self.layers = decoder_layers(self.model, text_config.num_hidden_layers)
         self.stream: int = getattr(text_config, "altup_active_idx", 0)
@@ -91,6 +89,11 @@ class FrozenModel(nn.Module):
     def num_layers(self) -> int:
         """Number of decoder blocks (L)."""
         return len(self.layers)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads of each block (H); 0 if there is no attention."""
+        return getattr(self.model.config.get_text_config(), "num_attention_heads", 0)
 
     @property
     def mixing_layers(self) -> list[int]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from promptstage.lightning_modules.backbone.attention import register
+from promptstage.lightning_modules.backbone.boundary import reading
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
@@ -32,7 +33,8 @@ class Backbone(FrozenModel):
         loads, files = model is None, None
         if loads:
             model, files = load_model(config)
-        super().__init__(config, model, files)
+        with reading(config.name, seconds=None):  # the configuration may lack a size
+            super().__init__(config, model, files)
         note_batch_dependence(self.model.config.get_text_config(), config.name)
         check_structure(self)
         verify(self, remember=loads)

@@ -1,11 +1,7 @@
-"""Small random hybrid models in float64, and soft prompts in them, literally: a sequence that really grows.
+"""Small random hybrid models in float64."""
 
-The reference is stock transformers with eager attention, one example at a time, without a cache: virtual
-tokens are inserted before the content at the input of a decoder block.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,53 +60,3 @@ def hybrid_model(family: str, attention: str = IMPLEMENTATION, dtype: torch.dtyp
 def hybrid_backbone(family: str, dtype: torch.dtype = torch.float64, **config: Any) -> Backbone:
     """A random backbone of a type with token mixers."""
     return wrap(hybrid_model(family, dtype=dtype), **config)
-
-
-def grown_logits(
-    stock: Any,
-    ids: Tensor,
-    starts: Sequence[int],
-    prompts: Sequence[Tensor],
-    mode: str = "accumulate",
-    dropped: Sequence[int] = (),
-) -> Tensor:
-    """Logits (n, vocabulary) of one text (n,) behind prompts (m_i, d), each from its first layer on.
-
-    Args:
-        dropped: indices of virtual tokens that are left out; their positions stay free.
-    """
-    lengths = [len(prompt) for prompt in prompts]
-    first = sum(lengths) if mode == "accumulate" else max(lengths, default=0)
-    n = len(ids)
-    before: dict[str, Tensor] = {"positions": torch.zeros(0, dtype=torch.int64)}
-
-    def grow(layer: int, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        hidden = args[0]
-        for stage, start in enumerate(starts):
-            if start == layer:
-                kept = hidden[:, : -n if mode == "accumulate" else 0]
-                begin = sum(lengths[:stage])
-                places = torch.arange(lengths[stage])
-                real = torch.tensor([begin + place not in dropped for place in range(lengths[stage])])
-                own = places[real] + (begin if mode == "accumulate" else 0)
-                old = before["positions"] if mode == "accumulate" else before["positions"][:0]
-                before["positions"] = torch.cat([old, own])
-                hidden = torch.cat([kept, prompts[stage][None, real], hidden[:, -n:]], dim=1)
-        positions = torch.cat([before["positions"], first + torch.arange(n)])[None]
-        length = hidden.shape[1]
-        if isinstance(kwargs.get("attention_mask"), Tensor):
-            mask = torch.full((length, length), float("-inf")).triu(1)
-            kwargs = kwargs | {"attention_mask": mask[None, None]}
-        if kwargs.get("position_embeddings") is not None:
-            rotary = stock.base_model.rotary_emb
-            where = positions.expand(3, 1, -1) if hasattr(rotary, "mrope_section") else positions
-            kwargs = kwargs | {"position_embeddings": rotary(hidden, where)}
-        return (hidden, *args[1:]), kwargs | {"position_ids": positions}
-
-    with ExitStack() as stack:
-        for layer, block in enumerate(stock.base_model.layers):
-            hook = block.register_forward_pre_hook(
-                lambda _, args, kwargs, layer=layer: grow(layer, args, kwargs), with_kwargs=True
-            )
-            stack.callback(hook.remove)
-        return stock(input_ids=ids[None], use_cache=False).logits[0, -n:]

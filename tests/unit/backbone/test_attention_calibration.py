@@ -81,7 +81,7 @@ def numpy_attention(
     rule: Rule | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """One text's attention, head by head; ``given`` as in ``reference.slow_attention``."""
+    """One text's attention, head by head; ``given`` as in ``slow_attention``."""
     assert rule is not None
     layer: Any = module.layer_idx
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.tiny_model import random_model, tiny_config
 from promptstage.utilities.errors import UserError
 from scripts.families import examine
 from tests.unit.backbone.tiny import pad, random_ids, tiny_backbone, wrap
@@ -104,6 +105,24 @@ def test_refused_when_ready_made(name: str) -> None:
     with pytest.raises(UserError) as caught:
         wrap(model)
     assert str(caught.value).endswith(f"cannot take a prefix: {REFUSED[name]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("blt", "cannot be loaded: AttributeError: 'BltConfig' object has no attribute 'hidden_size'"),
+        ("dots3_note_text", f"cannot take a prefix: {SPARSE}"),  # its layers differ in heads
+    ],
+)
+def test_refused_without_a_common_size(name: str, cause: str, tmp_path: Path) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    folder = tmp_path / name
+    random_model(tiny_config(CONFIG_MAPPING[name])).save_pretrained(folder)
+    with pytest.raises(UserError) as caught:
+        Backbone(BackboneConfig(name=str(folder)))
+    assert str(caught.value).startswith(f"backbone '{folder}' ")
+    assert str(caught.value).endswith(cause)
 
 
 CORRECT = (

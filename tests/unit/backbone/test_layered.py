@@ -15,7 +15,8 @@ from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix
 from promptstage.lightning_modules.functional.saliency import saliency
 from promptstage.utilities.errors import UserError
-from tests.unit.backbone.layered import Layered
+from scripts.late_prompts import Layered
+from scripts.slow_attention import SLOW, register_slow
 from tests.unit.backbone.test_generation import Ending, common_token, quickly, slowly
 from tests.unit.backbone.test_trace import compare
 from tests.unit.backbone.tiny import (
@@ -27,13 +28,14 @@ from tests.unit.backbone.tiny import (
     moved,
     pad,
     random_ids,
+    random_model,
     tiny_backbone,
 )
 
 # Some operations of these families are in float32 whatever the model's dtype.
 TOLERANCE = 1e-5
 FAMILIES = ("llama", "gpt_oss", "gemma2", *OTHER_FAMILIES)
-OWNERS = {"gemma3n": (0, 1, 0, 1), "gemma4": (0, 1, 0, 1)}
+OWNERS = {"gemma3n": [0, 1, 0, 1], "gemma4": [0, 1, 0, 1]}
 STAGES = {
     "prompt": ((0,), "accumulate"),
     "late": ((1,), "accumulate"),
@@ -41,6 +43,12 @@ STAGES = {
     "replace": ((0, 1), "replace"),
 }
 LENGTHS = (7, 2, 5, 9, 4)
+
+
+def layered(family: str) -> Layered:
+    """The reference for a family."""
+    register_slow()
+    return Layered(random_model(family, SLOW))
 
 
 def draw_prompts(count: int) -> list[Tensor]:
@@ -54,11 +62,16 @@ def deviations(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max() / expected.std())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_reuse_keys_and_values(family: str) -> None:
+    assert layered(family).owners == OWNERS.get(family, [*range(LAYERS)])
+
+
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_losses_gradients_and_saliency(family: str, stages: str) -> None:
     starts, mode = STAGES[stages]
-    backbone, slow = tiny_backbone(family), Layered(family, OWNERS.get(family, range(LAYERS)))
+    backbone, slow = tiny_backbone(family), layered(family)
     prompts, rows = draw_prompts(len(starts)), random_ids(*LENGTHS)
     prefix = stage_prefix(backbone, starts, prompts, mode)  # type: ignore[arg-type]
     ids, mask = pad(rows, "right")
@@ -178,7 +191,7 @@ def test_trace_equals_a_full_pass(family: str, name: str) -> None:
 
 @pytest.mark.parametrize("family", OTHER_FAMILIES)
 def test_features_are_the_active_stream(family: str) -> None:
-    backbone, slow = tiny_backbone(family), Layered(family, ())
+    backbone, slow = tiny_backbone(family), layered(family)
     rows = random_ids(*LENGTHS)
     ids, mask = pad(rows, "right")
     features, _ = backbone.pooled_outputs(ids, mask.sum(1))
@@ -232,7 +245,7 @@ def test_prompt_must_start_before_keys_and_values_are_reused(family: str) -> Non
 def test_bos_has_its_own_per_layer_embedding(family: str) -> None:
     backbone: Backbone = tiny_backbone(family)
     backbone.tokenizer.bos_token_id = 7  # type: ignore[misc]  # a tokenizer of the tests
-    slow = Layered(family, OWNERS[family])
+    slow = layered(family)
     module = method("prompt", backbone, bos_first=True)
     (row,) = random_ids(6)
     bos = slow.model.get_input_embeddings()(torch.tensor([7])).detach()

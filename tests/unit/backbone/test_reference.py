@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
+from scripts.slow_attention import SLOW, register_slow
+from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.tiny import pad, random_ids, random_model
 
 

@@ -14,7 +14,8 @@ from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.functional.rollout import rollout
 from promptstage.lightning_modules.functional.saliency import AttentionTerms, flow, saliency
-from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
+from scripts.slow_attention import SLOW, register_slow
+from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model, tiny_backbone
 
 SOFT = ("prompt", "late", "prefix", "dham", "dham-replace")

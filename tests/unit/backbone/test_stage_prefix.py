@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
-from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
+from scripts.slow_attention import SLOW, register_slow
+from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.tiny import METHODS, WIDTH, moved, pad, random_ids, random_model, tiny_backbone
 
 # First layers of the stages and their prompts' lengths.

@@ -9,7 +9,13 @@ from promptstage.lightning_modules.backbone.description import (
     describe_positions,
 )
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
-from promptstage.lightning_modules.backbone.tiny_model import LAYERS, reduced_config, tiny_model
+from promptstage.lightning_modules.backbone.tiny_model import (
+    random_model,
+    reduced_config,
+    tiny_config,
+    tiny_model,
+)
+from promptstage.lightning_modules.backbone.tiny_sizes import LAYERS
 from promptstage.lightning_modules.backbone.verification import compare
 from tests.unit.backbone.tiny import model_config, tiny_backbone
 
@@ -22,6 +28,14 @@ def test_settings_stay_and_sizes_are_reduced() -> None:
     assert (small.hidden_size, small.num_hidden_layers, small.num_key_value_heads) == (32, LAYERS, 4)
     assert (small.rms_norm_eps, small.tie_word_embeddings) == (0.5, True)
     assert config.hidden_size == 4096
+
+
+@pytest.mark.parametrize("kind", ["git", "phi4_multimodal", "prophetnet", "reformer", "xlnet"])
+def test_sizes_of_parts_and_by_other_names(kind: str) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model = random_model(tiny_config(CONFIG_MAPPING[kind]))
+    assert sum(part.numel() for part in model.parameters()) < 1_000_000
 
 
 def test_what_is_switched_off_stays_off() -> None:

@@ -14,13 +14,8 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
-from tests.unit.backbone.hybrids import (
-    HYBRIDS,
-    float64_arithmetic,
-    grown_logits,
-    hybrid_backbone,
-    hybrid_model,
-)
+from scripts.late_prompts import grown_logits
+from tests.unit.backbone.hybrids import HYBRIDS, float64_arithmetic, hybrid_backbone, hybrid_model
 from tests.unit.backbone.tiny import Characters, pad, random_ids
 
 LENGTHS = (7, 1, 5, 2, 5)

@@ -15,7 +15,8 @@ from promptstage.lightning_modules.diagnosis import SOURCES, Diagnosis, diagnose
 from promptstage.lightning_modules.functional.information_flow import shares_of_total, span_means
 from promptstage.lightning_modules.functional.saliency import saliency
 from promptstage.utilities.errors import UserError
-from tests.unit.backbone.reference import SLOW, register_slow, slow_logits
+from scripts.slow_attention import SLOW, register_slow
+from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.test_saliency import BOS, materialized_attention, materialized_saliency
 from tests.unit.backbone.tiny import LAYERS, moved, pad, random_ids, random_model
 

@@ -16,7 +16,8 @@ from promptstage.lightning_modules.decoding.corruption import Corruption, corrup
 from promptstage.lightning_modules.decoding.trigger import measure_trigger, measure_trigger_anew
 from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.utilities.errors import UserError
-from tests.unit.backbone.reference import SLOW, SlowModel, causal, register_slow
+from scripts.slow_attention import SLOW, register_slow
+from tests.unit.backbone.reference import SlowModel, causal
 from tests.unit.backbone.tiny import method, moved, pad, random_ids, random_model, tiny_backbone
 
 SOFT = ("prompt", "prompt-mlp", "late", "prefix", "prefix-mlp", "dham", "dham-replace")
