@@ -33,6 +33,9 @@ class LayerAttention:
         mask: computes :attr:`seen`.
         softcap: bound of the scores; None: unbounded.
         sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
+        chunk: number of positions in each chunk, outside of which a row attends to no content; None: no
+            chunks.
+        first: position of the first content token.
     """
 
     query: Tensor
@@ -44,6 +47,8 @@ class LayerAttention:
     mask: Callable[[], Tensor]
     softcap: float | None = None
     sink_logits: Tensor | None = None
+    chunk: int | None = None
+    first: int = 0
 
     @cached_property
     def seen(self) -> Tensor:

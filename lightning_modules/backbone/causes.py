@@ -6,16 +6,16 @@ Each is a property of the model that a small experiment shows; there is no branc
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.attention_hooks import (
     AttentionHook,
     KeysValues,
     LayerAttention,
 )
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
+from promptstage.lightning_modules.backbone.implementation import attention_implementation
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import MixerState
-from promptstage.lightning_modules.backbone.text_reference import eager_attention
 
 _ROUNDING = 1e-3  # in standard deviations of the logits
 
@@ -46,7 +46,7 @@ def find_cause(backbone: FrozenModel, tokens: Tensor) -> str | None:
         backbone.record_states(model.get_input_embeddings()(ids))
     except Exception:
         return "it cannot be run on embeddings instead of token ids"
-    with eager_attention(model):
+    with attention_implementation(model, "eager"):
         plain = run(ids)
         if _differ(run(torch.cat([ids[:, :-1], ids[:, :1]], 1))[:-1], plain[:-1]):
             return "its attention is not causal"

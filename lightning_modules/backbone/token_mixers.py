@@ -20,7 +20,8 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
+from promptstage.lightning_modules.backbone.carrier import running_context
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass, expanded, merged
 from promptstage.lightning_modules.backbone.prefix import MixerState, map_state, select_rows
 
@@ -62,8 +63,8 @@ class _StateLayer(LinearAttentionLayer):
 class TokenMixer:
     """Forward method of a module that mixes tokens, run over each example's own tokens from a given state.
 
-    It replaces the module's forward method. Without an ``AttentionContext`` among the keyword arguments,
-    which decoder blocks pass on as they do to attention, it is the original one.
+    It replaces the module's forward method. Without an ``AttentionContext``, which reaches it as it reaches
+    attention, it is the original one.
     """
 
     def __init__(self, layer: int, module: nn.Module, number_of_states: int) -> None:
@@ -80,6 +81,7 @@ class TokenMixer:
         self._number = number_of_states
 
     def __call__(self, *args: Any, context: AttentionContext | None = None, **kwargs: Any) -> Any:
+        context = context or running_context()
         if context is None:
             return self._forward(*args, **kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.causes import find_cause
 from promptstage.lightning_modules.backbone.comparison import (
