@@ -194,6 +194,18 @@ class KeysValues(AttentionHook):
         return output
 
 
+class Silenced(AttentionHook):
+    """Attention whose output is zero in all layers."""
+
+    changes_weights = True
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers = range(num_layers)
+
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
+
+
 class Replay(AttentionHook):
     """A cached attention output (B, H, n, head dim) of one layer instead of the computed one."""
 

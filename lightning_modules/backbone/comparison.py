@@ -9,6 +9,8 @@ from torch import Tensor
 
 from promptstage.lightning_modules.backbone.boundary import reason
 
+_ROUNDING = 1e-3  # in standard deviations
+
 
 class Differs(Exception):
     """Failed comparison, described in one sentence."""
@@ -62,6 +64,11 @@ class Comparison:
                 f"{what} differ by {relative:.2g} standard deviations from those of the same tokens as text "
                 f"(allowed: {allowed:g})"
             )
+
+
+def differ(actual: Tensor, expected: Tensor) -> bool:
+    """Return whether two tensors differ by more than rounding."""
+    return bool((actual - expected).abs().max() > _ROUNDING * expected.std())
 
 
 def check_finite(logits: Tensor) -> None:

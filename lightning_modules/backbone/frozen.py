@@ -255,7 +255,7 @@ class FrozenModel(nn.Module):
         """
         if tokens is None:
             tokens = torch.full(embeddings.shape[1:2], self.padding_token, device=embeddings.device)
-        hook, mixing = KeysValues(self.num_layers), MixerPass(active)
+        hook, mixing = KeysValues(self.num_layers), MixerPass(active, of_prefix=True)
         self.body(
             inputs_embeds=embeddings,
             attention_mask=mask,

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext
-from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
+from promptstage.lightning_modules.backbone.attention_hooks import KeysValues, Silenced
 from promptstage.lightning_modules.backbone.boundary import OWN_ATTENTION, reason
 from promptstage.lightning_modules.backbone.carrier import carry_context
+from promptstage.lightning_modules.backbone.comparison import differ
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.layer_views import find_views
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
@@ -58,6 +59,9 @@ def check_structure(backbone: FrozenModel) -> None:
         raise refusal(backbone, _NO_ENTRANCE)
     if not probe.mixed:
         raise refusal(backbone, "some of its token mixers are left out in a forward pass without a cache")
+    if backbone.mixers and _ignores_states(backbone):
+        for mixer in backbone.mixers.values():
+            mixer.runs_again = True
     if any(keys.shape[2] != ids.shape[1] for keys, _ in probe.recorded.values()):
         raise refusal(backbone, "its layers attend to keys that belong to no single token")
     try:
@@ -90,10 +94,27 @@ def _probe(backbone: FrozenModel, ids: Tensor) -> _Probe:
     context = AttentionContext(hooks=[hook], mixing=mixing)
     logits = model(input_ids=ids, use_cache=False, context=context).logits
     context = AttentionContext(mixing=MixerPass())
-    hidden = backbone.body(input_ids=ids, use_cache=False, context=context)
-    # Some families scale or cap their logits; the loss then uses the model's own forward.
-    plain = torch.equal(model.get_output_embeddings()(hidden.last_hidden_state), logits)
+    hidden = backbone.body(input_ids=ids, use_cache=False, context=context).last_hidden_state
+    # Some families scale, cap or cast their logits; the loss then uses the model's own forward.
+    head = model.get_output_embeddings()
+    plain = hidden.dtype == backbone.dtype and torch.equal(head(hidden), logits)
     return _Probe(hook.recorded, backbone.mixers.keys() == mixing.states.keys(), plain)
+
+
+@torch.no_grad()
+def _ignores_states(backbone: FrozenModel) -> bool:
+    """Return whether the first token mixer starts anew in the second of two pieces of a text."""
+    prefix, rows = draw_tokens(backbone, 0, 7)
+    ids, layer, after = torch.cat([prefix, *rows])[None, :4], min(backbone.mixers), []
+    for pieces in ((ids,), ids.split(2, dim=1)):  # a single token would take another path
+        mixing = MixerPass()
+        for piece in pieces:
+            # Attention in earlier layers would see the second piece alone.
+            context = AttentionContext(hooks=[Silenced(backbone.num_layers)], mixing=mixing)
+            backbone.model(input_ids=piece, use_cache=False, context=context)
+        after.append(mixing.states[layer])
+    pairs = [(one, other) for one, other in zip(*after, strict=True) if one is not None and other is not None]
+    return any(differ(one, other) for one, other in pairs)
 
 
 def refusal(backbone: FrozenModel, why: str) -> UserError:
