@@ -84,8 +84,13 @@ def _default_targets(backbone: Backbone) -> list[str] | None:
 
     if backbone.model.config.model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
         return None
-    linear = {part for layer in backbone.layers for part in layer.modules() if isinstance(part, nn.Linear)}
+    linear = {part for layer in backbone.layers for part in layer.modules() if _is_linear(part)}
     return [name for name, module in backbone.model.named_modules() if module in linear]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer; a family's own subclasses, such as routers, do more."""
+    return isinstance(module, nn.Linear) and not type(module).__module__.startswith("transformers.models.")
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

@@ -21,11 +21,11 @@ IMPLEMENTATION = "promptstage"
 
 
 # Raised while the backbone is verified.
-_SPARSE = "its tokens attend only to those that an index selects, which knows no prefix"
+SPARSE = "its tokens attend only to those that an index selects, which knows no prefix"
 _UNSUPPORTED = {
     "position_bias": "its attention adds a bias of relative positions, which keys of a prefix lack",
-    "indices": _SPARSE,
-    "block_indices": _SPARSE,
+    "indices": SPARSE,
+    "block_indices": SPARSE,
 }
 
 

@@ -5,6 +5,7 @@ Each is a property of the model that a small experiment shows; there is no branc
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.attention_hooks import KeysValues, Silenced
@@ -47,5 +48,8 @@ def find_cause(backbone: FrozenModel, tokens: Tensor) -> str | None:
     if keys and differ(torch.cat(keys[:2]), torch.cat(keys[2:])):
         return "its keys and values of a token depend on other tokens"
     if differ(*logits):
+        cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+        if cache is not None and type(cache).__module__ != DynamicCache.__module__:
+            return f"its layers keep states in a cache of their own, {type(cache).__name__}"
         return "its layers pass information between tokens outside attention"
     return "it ignores position_ids" if positions_ignored else None

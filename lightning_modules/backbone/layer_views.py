@@ -69,6 +69,9 @@ def find_views(model: Any, input_ids: Tensor) -> None:
 
     Args:
         input_ids: (1, n) ordinary tokens.
+
+    Raises:
+        NotImplementedError: if a module has no layer of its own.
     """
     with attention_implementation(model, IMPLEMENTATION):
         model(input_ids=input_ids, use_cache=False)
@@ -107,7 +110,14 @@ def _record_view(
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Store the view that a coded mask names in the module; return zeros."""
+    """Store the view that a coded mask names in the module; return zeros.
+
+    Raises:
+        NotImplementedError: if the module has no layer of its own.
+    """
+    layer = getattr(module, "layer_idx", None)
+    if layer is None or layer < 0:
+        raise NotImplementedError("its layers share attention modules, which do not know their layer")
     if attention_mask is not None:
         code = int(attention_mask.flatten()[0])
         setattr(module, _VIEW, View(code if code > 0 else None, -code if code < 0 else None))

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicIndexedLayer
 
+from promptstage.lightning_modules.backbone.attention import SPARSE
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.attention_hooks import KeysValues, Silenced
-from promptstage.lightning_modules.backbone.boundary import OWN_ATTENTION, reason
+from promptstage.lightning_modules.backbone.boundary import OWN_ATTENTION, failure, reason
 from promptstage.lightning_modules.backbone.carrier import carry_context
 from promptstage.lightning_modules.backbone.comparison import differ
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
@@ -44,6 +46,9 @@ def check_structure(backbone: FrozenModel) -> None:
         raise refusal(backbone, f"its embeddings are {width} wide, its layers {backbone.hidden_size}")
     if backbone.body is model:
         raise refusal(backbone, "its layers cannot be run without its output matrix")
+    cache = DynamicCache(config=model.config.get_text_config())
+    if any(isinstance(layer, DynamicIndexedLayer) for layer in cache.layers):
+        raise refusal(backbone, SPARSE)
     try:
         # Ordinary tokens: the embedding of a padding token may be zero, and its logits with it.
         ids = draw_tokens(backbone, 0, 7)[0][None]
@@ -52,9 +57,12 @@ def check_structure(backbone: FrozenModel) -> None:
         if not probe.recorded or not probe.mixed:
             carry_context(model, backbone.body)
             probe = _probe(backbone, ids)
+    except NotImplementedError as error:  # which states the cause
+        raise refusal(backbone, reason(error)) from error
     except Exception as error:
-        extensible = hasattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS")
-        raise refusal(backbone, reason(error) if extensible else OWN_ATTENTION) from error
+        modules = {sys.modules[type(module).__module__] for module in model.modules()}
+        extensible = any(hasattr(module, "ALL_ATTENTION_FUNCTIONS") for module in modules)
+        raise refusal(backbone, failure("a short text", error) if extensible else OWN_ATTENTION) from error
     if not probe.recorded and not backbone.mixers:
         raise refusal(backbone, _NO_ENTRANCE)
     if not probe.mixed:
@@ -66,7 +74,7 @@ def check_structure(backbone: FrozenModel) -> None:
         raise refusal(backbone, "its layers attend to keys that belong to no single token")
     try:
         find_views(model, ids)
-    except Exception as error:
+    except NotImplementedError as error:
         raise refusal(backbone, reason(error)) from error
     backbone.plain_head, backbone.attention_layers = probe.plain_head, tuple(sorted(probe.recorded))
     owners = {id(probe.recorded[layer][0]): layer for layer in reversed(backbone.attention_layers)}

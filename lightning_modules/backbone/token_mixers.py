@@ -258,7 +258,7 @@ def wrap_token_mixers(
         The mixers by layer; a layer may have attention as well.
 
     Raises:
-        ValueError: if a layer has several.
+        NotImplementedError: if a layer has several.
     """
     forwards = [module.__dict__.get("forward") for layer in layers for module in layer.modules()]
     if known := {forward.layer: forward for forward in forwards if isinstance(forward, TokenMixer)}:
@@ -272,7 +272,7 @@ def wrap_token_mixers(
     mixers = {}
     for layer, modules in sorted(callers.items()):
         if len(modules) > 1:
-            raise ValueError(f"layer {layer} has {len(modules)} modules with a state of their own")
+            raise NotImplementedError(f"layer {layer} has {len(modules)} modules with a state of their own")
         mixers[layer] = TokenMixer(layer, modules[0], number_of_states)
         modules[0].forward = mixers[layer]
     return mixers

@@ -1,5 +1,6 @@
 """Backbones are right behind a prefix, or refused in one line that states the cause."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,38 @@ def test_refused_when_ready_made(name: str) -> None:
     assert str(caught.value).endswith(f"cannot take a prefix: {REFUSED[name]}")
 
 
+DIFFER = r" differ by [\d.]+ standard deviations from those of the same tokens as text \(allowed: 0.001\)"
+LINES = {
+    "zamba": "its layers share attention modules, which do not know their layer",
+    "zamba2": "its layers share attention modules, which do not know their layer",
+    "zaya": "a layer receives more than hidden states from earlier ones: "
+    f"logits behind a prompt of a later layer{DIFFER}",
+    "minimax": "its layers keep states in a cache of their own, MiniMaxCache: "
+    f"logits behind a prefix{DIFFER}",
+    "recurrent_gemma": "its layers pass information between tokens outside attention: "
+    f"logits behind a prefix{DIFFER}",
+    "qwen4_exp": SPARSE,
+    "deepseek_v4": "it cannot be run on embeddings instead of token ids",
+    "xglm": NONE,
+    "rwkv": NONE,
+    "emu3": "transformers has no causal language model of type emu3_text_model",
+    "xmod": "its code fails on a short text: Input language unknown.*",
+    "gemma4_unified_assistant": "its code fails on a short text: inputs_embeds and shared_kv_states .*",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_refused_with_the_cause(name: str) -> None:
+    plain, checkpointed = examine(name)
+    assert plain.verdict == "rejected"
+    assert checkpointed is None
+    assert re.fullmatch(LINES[name], plain.reason), plain.reason
+
+
 CORRECT = (
     *("mimo_v2_flash", "granite_swa", "flint", "vaultgemma", "gemma4", "deepseek_v2", "glm4_moe_lite"),
     *("minicpm3", "youtu", "jetmoe", "opt", "biogpt", "ctrl", "modernbert-decoder", "llama4"),
-    *("mamba2", "stablelm", "nemotron"),
+    *("mamba", "mamba2", "falcon_mamba", "jamba", "stablelm", "nemotron"),
 )
 NOT_RECOMPUTED = ("jetmoe", "ctrl")
 
