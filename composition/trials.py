@@ -219,6 +219,7 @@ def _correct(module: SoftPromptModule, batch: Batch) -> None:
     with torch.no_grad():
         prefix = module.prefix()
     assert prefix is not None
+    module.backbone.check_attention("Dynamic Prompt Corruption", ())
     module.backbone.check_attention("shallow", corruption.layers(prefix))
     _decode(module, DPCDecoder(EndlessGreedy(), corruption, "all", None, len(batch)), batch)
 

@@ -9,7 +9,7 @@ from promptstage.lightning_modules.prompt_module import PromptModule
 
 @torch.no_grad()
 def check_context(module: PromptModule) -> None:
-    """Check that texts fit behind the virtual tokens; warn if a sliding window is shorter than they are.
+    """Check that texts fit behind the virtual tokens; warn if a window or chunk is shorter than they are.
 
     Raises:
         UserError: from the data module, naming the longest text.
@@ -25,10 +25,15 @@ def check_context(module: PromptModule) -> None:
     limit = context_length(module.backbone_config)
     if limit is not None:
         datamodule.check_context(limit, virtual)
-    window, longest = module.backbone.sliding_window, datamodule.longest() + virtual
-    if prefix is not None and window is not None and longest > window:
-        rank_zero_warn(
-            f"backbone '{module.backbone_config.name}' has layers that attend to the last {window} tokens "
-            f"only, and texts have up to {longest} with the prompt: it stays visible in these layers, unlike "
-            "a prompt of real tokens"
-        )
+    longest = datamodule.longest() + virtual
+    views = {
+        "the last {} tokens": module.backbone.sliding_window,
+        "the tokens of one chunk of {} positions": module.backbone.chunk_size,
+    }
+    for view, size in views.items():
+        if prefix is not None and size is not None and longest > size:
+            rank_zero_warn(
+                f"backbone '{module.backbone_config.name}' has layers that attend to {view.format(size)} "
+                f"only, and texts have up to {longest} with the prompt: it stays visible in these layers, "
+                "unlike a prompt of real tokens"
+            )

@@ -266,6 +266,7 @@ def _check(
     Raises:
         UserError: naming the first that cannot.
     """
+    backbone.check_attention("saliency", ())
     beyond = [layer for layer in layers if not 0 <= layer < backbone.num_layers]
     if beyond or not layers:
         raise UserError(

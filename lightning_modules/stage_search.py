@@ -38,7 +38,7 @@ def search_stages(
     Raises:
         UserError: if there are too few examples, or features or stages cannot be computed.
     """
-    allowed = search.allowed(num_stages, backbone.num_layers)
+    allowed = search.allowed(num_stages, backbone.num_layers, backbone.last_state_layer)
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, ReasoningDataModule):
         raise UserError(
@@ -57,6 +57,7 @@ def search_stages(
                 allowed,
                 examples,
                 contiguous=search.contiguous,
+                last_start=backbone.last_state_layer,
                 resamples=search.resamples,
                 seed=search.seed,
                 track=lambda draws, total: _with_bar(trainer, draws, total),

@@ -60,16 +60,24 @@ class StageSearch:
         check_minimum({"search.examples": self.examples}, MIN_EXAMPLES)
         check_minimum({"search.resamples": self.resamples, "search.seed": self.seed}, 0)
 
-    def allowed(self, num_stages: int | None, layers: int) -> range:
+    def allowed(self, num_stages: int | None, layers: int, last_start: int) -> range:
         """Return the numbers of stages to choose from: ``num_stages`` unless it is None.
 
+        Args:
+            layers: number of layers of the backbone.
+            last_start: last layer that a stage may start at.
+
         Raises:
-            UserError: if the backbone has too few layers.
+            UserError: if the backbone has too few layers, or too few that a stage may start at.
         """
+        largest = {"search.max_stages": self.max_stages} if num_stages is None else {"num_stages": num_stages}
+        if last_start < layers - 1:
+            reason = f"prompts can start at layers 0 to {last_start} of the backbone"
+            check_maximum(largest, last_start + 1, reason)
         if num_stages is not None:
             return range(num_stages, num_stages + 1)
         # With one stage per layer every silhouette is 0 and cannot be compared.
-        check_maximum({"search.max_stages": self.max_stages}, layers - 1, f"the backbone has {layers} layers")
+        check_maximum(largest, layers - 1, f"the backbone has {layers} layers")
         return range(self.min_stages, self.max_stages + 1)
 
 

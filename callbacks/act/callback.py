@@ -105,6 +105,7 @@ class ACT(L.Callback):
         backbone = pl_module.load_backbone()
         if self.heads is None:
             needs_whole_backbone("ACT's search of heads", trainer)
+            backbone.check_attention("the search of ACT", ())
             if backbone.num_layers < MIN_LAYERS:
                 raise UserError(
                     f"the search of ACT needs a backbone of at least {MIN_LAYERS} layers, but backbone "

@@ -164,6 +164,7 @@ class DPC(L.Callback):
     def _begin(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check layers, threshold and folders before the evaluation starts."""
         prefix = self._prefix(pl_module)
+        pl_module.backbone.check_attention("Dynamic Prompt Corruption", ())
         self.layers = self.corruption.layers(prefix)
         pl_module.backbone.check_attention("shallow", self.layers)
         if self.mode in THRESHOLD_MODES and self.threshold is None:

@@ -33,6 +33,9 @@ class LayerAttention:
         mask: computes :attr:`seen`.
         softcap: bound of the scores; None: unbounded.
         sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
+        chunk: number of positions in each chunk, outside of which a row attends to no content; None: no
+            chunks.
+        first: position of the first content token.
     """
 
     query: Tensor
@@ -44,6 +47,8 @@ class LayerAttention:
     mask: Callable[[], Tensor]
     softcap: float | None = None
     sink_logits: Tensor | None = None
+    chunk: int | None = None
+    first: int = 0
 
     @cached_property
     def seen(self) -> Tensor:
@@ -187,6 +192,18 @@ class KeysValues(AttentionHook):
             raise NotImplementedError("its layers call attention more than once")
         self.recorded[layer] = attention.key, attention.value
         return output
+
+
+class Silenced(AttentionHook):
+    """Attention whose output is zero in all layers."""
+
+    changes_weights = True
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers = range(num_layers)
+
+    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
 
 
 class Replay(AttentionHook):

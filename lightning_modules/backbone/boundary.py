@@ -78,6 +78,15 @@ def deadline(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
+def failure(what: str, error: Exception) -> str:
+    """Return, as one line, that a model's own code fails on ``what``.
+
+    Errors that mean something to its programmers only are not quoted.
+    """
+    quoted = not isinstance(error, KeyError | IndexError | AttributeError | TypeError | RecursionError)
+    return f"its code fails on {what}" + (f": {reason(error)}" if quoted and str(error) else "")
+
+
 def reason(error: BaseException) -> str:
     """Return an exception's message as one line of at most 300 printable characters."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]

@@ -5,29 +5,13 @@ Each is a property of the model that a small experiment shows; there is no branc
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.attention_hooks import (
-    AttentionHook,
-    KeysValues,
-    LayerAttention,
-)
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
+from promptstage.lightning_modules.backbone.attention_hooks import KeysValues, Silenced
+from promptstage.lightning_modules.backbone.comparison import differ
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
-from promptstage.lightning_modules.backbone.prefix import MixerState
-from promptstage.lightning_modules.backbone.text_reference import eager_attention
-
-_ROUNDING = 1e-3  # in standard deviations of the logits
-
-
-class _Silenced(AttentionHook):
-    """Attention whose output is zero in all layers."""
-
-    def __init__(self, num_layers: int) -> None:
-        self.layers = range(num_layers)
-
-    def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
-        return torch.zeros_like(output)
+from promptstage.lightning_modules.backbone.implementation import attention_implementation
 
 
 @torch.no_grad()
@@ -46,43 +30,26 @@ def find_cause(backbone: FrozenModel, tokens: Tensor) -> str | None:
         backbone.record_states(model.get_input_embeddings()(ids))
     except Exception:
         return "it cannot be run on embeddings instead of token ids"
-    with eager_attention(model):
+    with attention_implementation(model, "eager"):
         plain = run(ids)
-        if _differ(run(torch.cat([ids[:, :-1], ids[:, :1]], 1))[:-1], plain[:-1]):
+        if differ(run(torch.cat([ids[:, :-1], ids[:, :1]], 1))[:-1], plain[:-1]):
             return "its attention is not causal"
         positions = torch.arange(len(tokens), device=tokens.device)[None]
-        positions_ignored = not _differ(run(ids, 2 * positions), run(ids, positions))
+        positions_ignored = not differ(run(ids, 2 * positions), run(ids, positions))
     if backbone.mixers:  # which pass information between tokens, as attention does
-        return "its token mixers ignore the state in the cache" if _starts_anew(backbone, ids) else None
+        return None
     other = torch.cat([ids[:, -1:], ids[:, 1:]], 1)
     keys, logits = [], []
     for tokens in (ids, other):
         hook = KeysValues(1)
-        context = AttentionContext(hooks=[hook, _Silenced(backbone.num_layers)])
+        context = AttentionContext(hooks=[hook, Silenced(backbone.num_layers)])
         logits.append(model(input_ids=tokens, use_cache=False, context=context).logits[0, 1:])
         keys += [part[0, :, 1:].flatten() for part in hook.recorded.get(0, ())]
-    if keys and _differ(torch.cat(keys[:2]), torch.cat(keys[2:])):
+    if keys and differ(torch.cat(keys[:2]), torch.cat(keys[2:])):
         return "its keys and values of a token depend on other tokens"
-    if _differ(*logits):
+    if differ(*logits):
+        cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+        if cache is not None and type(cache).__module__ != DynamicCache.__module__:
+            return f"its layers keep states in a cache of their own, {type(cache).__name__}"
         return "its layers pass information between tokens outside attention"
     return "it ignores position_ids" if positions_ignored else None
-
-
-def _starts_anew(backbone: FrozenModel, ids: Tensor) -> bool:
-    """Return whether the first token mixer, if no attention precedes it, ignores its initial state."""
-    layer, half = min(backbone.mixing_layers), ids.shape[1] // 2
-    if layer not in backbone.mixers:
-        return False
-    after = []
-    for pieces in ((ids,), (ids[:, :half], ids[:, half:])):
-        states: dict[int, MixerState] = {}
-        for piece in pieces:
-            context = AttentionContext(mixing=MixerPass(states=states))
-            backbone.model(input_ids=piece, use_cache=False, context=context)
-        after.append(states[layer])
-    pairs = [(one, other) for one, other in zip(*after, strict=True) if one is not None and other is not None]
-    return any(_differ(one, other) for one, other in pairs)
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() > _ROUNDING * other.std())

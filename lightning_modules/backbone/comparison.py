@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.boundary import failure
+
+_ROUNDING = 1e-3  # in standard deviations
 
 
 class Differs(Exception):
@@ -64,6 +66,11 @@ class Comparison:
             )
 
 
+def differ(actual: Tensor, expected: Tensor) -> bool:
+    """Return whether two tensors differ by more than rounding."""
+    return bool((actual - expected).abs().max() > _ROUNDING * expected.std())
+
+
 def check_finite(logits: Tensor) -> None:
     """
     Raises:
@@ -75,10 +82,10 @@ def check_finite(logits: Tensor) -> None:
 
 @contextmanager
 def comparing(what: str) -> Iterator[None]:
-    """Prefix any error with the name of the computation."""
+    """Convert any error of the model's code into one that names the computation."""
     try:
         yield
-    except Differs:
+    except (Differs, NotImplementedError):  # which state the cause
         raise
     except Exception as error:
-        raise RuntimeError(f"{what}: {reason(error)}") from error
+        raise RuntimeError(failure(what, error)) from error

@@ -1,5 +1,6 @@
 """Decoder blocks of a Hugging Face model, found without a branch on model families."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,3 +17,11 @@ def decoder_layers(model: Any, count: int) -> list[nn.Module]:
     raise UserError(
         f"backbone of type {model.config.model_type} has no list of {count} decoder blocks, one per layer"
     )
+
+
+def model_body(model: Any, layers: Sequence[nn.Module]) -> Any:
+    """Return the model without its output matrix: its base model, or the part with the decoder blocks."""
+    if model.base_model is not model:
+        return model.base_model
+    # Some models give a wrong name for their base model.
+    return next((part for part in model.children() if layers[-1] in part.modules()), model)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues, installed
-from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers
+from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers, model_body
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
@@ -59,6 +59,7 @@ class FrozenModel(nn.Module):
         self.hidden_size: int = text_config.hidden_size
         self.vocab_size: int = text_config.vocab_size
         self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
+        self.chunk_size: int | None = getattr(text_config, "attention_chunk_size", None)
         self.layers = decoder_layers(self.model, text_config.num_hidden_layers)
         self.stream: int = getattr(text_config, "altup_active_idx", 0)
         self.padding_token: int = getattr(text_config, "pad_token_id", None) or 0
@@ -84,6 +85,11 @@ class FrozenModel(nn.Module):
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer that belongs to the model."""
         return load_tokenizer(self.config)
+
+    @property
+    def body(self) -> Any:
+        """The model without its output matrix."""
+        return model_body(self.model, self.layers)
 
     @property
     def num_layers(self) -> int:
@@ -226,7 +232,7 @@ class FrozenModel(nn.Module):
         """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
         head = self.model.get_output_embeddings()
         if self.plain_head and type(head) is nn.Linear:
-            hidden = self.model.base_model(**arguments).last_hidden_state
+            hidden = self.body(**arguments).last_hidden_state
             return head_cross_entropy(hidden[0, predictors], head.weight, head.bias, targets)
 
         with input_hooks([(head, lambda states: states[:, predictors])]):
@@ -252,8 +258,8 @@ class FrozenModel(nn.Module):
         """
         if tokens is None:
             tokens = torch.full(embeddings.shape[1:2], self.padding_token, device=embeddings.device)
-        hook, mixing = KeysValues(self.num_layers), MixerPass(active)
-        self.model.base_model(
+        hook, mixing = KeysValues(self.num_layers), MixerPass(active, of_prefix=True)
+        self.body(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
@@ -304,10 +310,10 @@ class FrozenModel(nn.Module):
             pooled.append(states)
 
         with output_hooks((layer, pool) for layer in self.layers):
-            self.model.base_model(**arguments)
+            self.body(**arguments)
         rows = examples if tokens else torch.arange(len(ends), device=ends.device)
         return torch.stack(pooled), rows
 
     def shard(self, ranks: int, device: str) -> None:
         """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""
-        self.shards = Shards(self.model.base_model, self.layers, ranks, device)
+        self.shards = Shards(self.body, self.layers, ranks, device)

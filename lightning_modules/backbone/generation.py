@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -50,7 +50,7 @@ def next_logits(
         # A single token is never padding.
         real = None if attention_mask is None or width == 1 else attention_mask[:, -width:].bool()
         context.mixing = MixerPass(lambda layer: real, cache.states)
-    context.holds_prefix = cache.holds_prefix
+    context.holds_prefix, context.content = cache.holds_prefix, attention_mask
     # Given a number, some models skip the other rows in layers that do not cache, but hooks need all.
     kept = torch.tensor([-1], device=input_ids.device) if context.hooks else 1
     return backbone.model(

@@ -222,6 +222,7 @@ def load_model(config: BackboneConfig) -> Loaded:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     model_config = _read_config(config)
+    _check_causal(config, model_config)
     where, kwargs = _location(config)
     if not (config.name == "embedded" or config.gguf_file or Path(config.name).expanduser().is_dir()):
         download_weights(config.name, config.revision)
@@ -251,6 +252,18 @@ def load_model(config: BackboneConfig) -> Loaded:
         if config.gguf_file:
             gguf_model.adopt(model, read_header(where / config.gguf_file))
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
+
+
+def _check_causal(config: BackboneConfig, model_config: "PreTrainedConfig") -> None:
+    """Check that transformers, or the model's own code, has a causal language model of the type."""
+    from transformers import AutoModelForCausalLM
+
+    own = "AutoModelForCausalLM" in (getattr(model_config, "auto_map", None) or {})
+    if not own and type(model_config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(
+            f"backbone '{config.name}' cannot be loaded: transformers has no causal language model of type "
+            f"{model_config.model_type}"
+        )
 
 
 def _dequantize(model_config: "PreTrainedConfig") -> None:

@@ -29,12 +29,14 @@ class MixerPass:
     Attributes:
         states: each layer's state (B, ...), read before the layer and replaced after it; none at first: the
             mixers start anew.
+        of_prefix: the tokens are those of a prefix, which others will follow.
     """
 
     def __init__(
         self,
         active: Callable[[int], Tensor | None] = lambda layer: None,
         states: dict[int, MixerState] | None = None,
+        of_prefix: bool = False,
     ) -> None:
         """
         Args:
@@ -43,20 +45,25 @@ class MixerPass:
         """
         self.states = {} if states is None else states
         self._active = active
+        self.of_prefix = of_prefix
         self._mask: Tensor | None = None
         self._rows: list[TokenRows] = []
 
+    def mask(self, layer: int) -> Tensor | None:
+        """Return a mask (B, n) of the tokens that the layer's mixer runs over; None: all."""
+        return self._active(layer)
+
     def rows(self, layer: int) -> list[TokenRows] | None:
         """Return the tokens of the layer, grouped by their number in a sequence; None: all tokens."""
-        mask = self._active(layer)
+        mask = self.mask(layer)
         if mask is None:
             return None
         if mask is not self._mask:
-            self._mask, self._rows = mask, _equal_rows(mask)
+            self._mask, self._rows = mask, equal_rows(mask)
         return self._rows
 
 
-def _equal_rows(mask: Tensor) -> list[TokenRows]:
+def equal_rows(mask: Tensor) -> list[TokenRows]:
     """Group the sequences of a mask (B, n) by their number of tokens, without empty ones."""
     lengths = mask.sum(1)
     groups = []

@@ -40,14 +40,16 @@ class Backbone(FrozenModel):
         verify(self, remember=loads)
 
     def check_attention(self, option: str, layers: Iterable[int]) -> None:
-        """Check that layers have attention.
+        """Check that the backbone has attention, and that given layers have it.
 
         Args:
-            option: what names the layers, for the message.
+            option: what names or needs the layers, for the message.
 
         Raises:
-            UserError: naming the first layer without attention, and those with it.
+            UserError: if no layer has attention; naming the first layer without it, and those with it.
         """
+        if not self.attention_layers:
+            raise UserError(f"{option}: no layer of backbone '{self.config.name}' has attention")
         for layer in layers:
             if layer not in self.attention_layers:
                 raise UserError(
@@ -58,7 +60,7 @@ class Backbone(FrozenModel):
     @property
     def attending(self) -> str:
         """The layers with attention, for messages."""
-        return ", ".join(map(str, self.attention_layers)) or "none"
+        return ", ".join(map(str, self.attention_layers))
 
     def check_belongs(self, subject: str, fingerprint: str, name: str = "") -> None:
         """Check that a file was written with this backbone.

@@ -57,6 +57,8 @@ def attention_terms(
             state.window,
             softcap=state.softcap,
             sink_logits=None if state.sink_logits is None else state.sink_logits.detach(),
+            chunk=state.chunk,
+            first=state.first,
         )
         for (layer, state), gradient in zip(seen.items(), gradients, strict=True)
     }

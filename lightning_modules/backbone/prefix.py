@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 MixerState = tuple[Tensor | None, ...]
-"""States (b, ...) of a token mixer, each in its own dtype: those of convolutions, then recurrent ones."""
+"""States (b, ...) of a token mixer, each in its own dtype: those of convolutions, then recurrent ones.
+
+A single tensor (b, m, d + 1) is the input of a mixer that cannot start from states, and runs over the virtual
+tokens again: their hidden states, and 1 on tokens that it runs over.
+"""
 
 
 class LayerState(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.carrier import carrying, running_context
 from promptstage.utilities.errors import UserError
 
 
@@ -49,12 +50,14 @@ class Recomputation:
 
 
 def _in_eval_mode(block: nn.Module, checkpoint: Callable[..., Any], function: Any, *args: Any) -> Any:
-    """Checkpoint a block's forward ``function``, run in eval mode."""
+    """Checkpoint a block's forward ``function``, run in eval mode and with the present attention context."""
+    context = running_context()
 
     def forward(*inputs: Any) -> Any:
         before, block.training = block.training, False
         try:
-            return function(*inputs)
+            with carrying(context):
+                return function(*inputs)
         finally:
             block.training = before
 

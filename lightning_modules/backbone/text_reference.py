@@ -1,16 +1,16 @@
 """Reference outputs for a few tokens as text, in transformers' eager attention."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
+from promptstage.lightning_modules.backbone.implementation import attention_implementation
 from promptstage.lightning_modules.backbone.streams import active_stream
 
 _PREFIX, _CONTENT = 6, 5
@@ -77,6 +77,8 @@ def limits(backbone: FrozenModel) -> Iterator[int]:
         size = getattr(config, name, None)
         if isinstance(size, int) and size > 0:
             yield size
+    if getattr(config, "attn_temperature_tuning", False):
+        yield config.floor_scale - 1  # the reference has no factor that grows with the position
 
 
 def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) -> Reference:
@@ -97,7 +99,7 @@ def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) ->
         output_hooks([(model.get_input_embeddings(), leaf)]),
         input_hooks([(backbone.layers[middle_layer(backbone)], record)]),
         torch.enable_grad(),
-        eager_attention(model),
+        attention_implementation(model, "eager"),
     ):
         for row in rows:
             output = model(input_ids=torch.cat([prefix, row])[None], use_cache=False).logits[0, m:]
@@ -107,18 +109,3 @@ def text_reference(backbone: FrozenModel, prefix: Tensor, rows: list[Tensor]) ->
         gradients = torch.autograd.grad(torch.stack(losses).sum(), embedded)
     gradient = torch.stack([part[0, :m] for part in gradients]).sum(0)
     return Reference(prefix, rows, logits, middle[0][0, :m], torch.stack(losses).detach(), gradient)
-
-
-@contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Switch the model to transformers' eager attention within this context."""
-    modules: Any = [module for module in model.modules() if hasattr(module, "config")]
-    configs = {id(module.config): module.config for module in modules}.values()
-    before = [(config, getattr(config, "_attn_implementation", None)) for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation_internal = "eager"
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation

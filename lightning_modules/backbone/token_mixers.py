@@ -20,8 +20,15 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.mixer_pass import MixerPass, expanded, merged
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
+from promptstage.lightning_modules.backbone.carrier import running_context
+from promptstage.lightning_modules.backbone.mixer_pass import (
+    MixerPass,
+    TokenRows,
+    equal_rows,
+    expanded,
+    merged,
+)
 from promptstage.lightning_modules.backbone.prefix import MixerState, map_state, select_rows
 
 _CACHE_ARGUMENTS = {"cache", "cache_params", "past_key_value", "past_key_values"}
@@ -62,8 +69,13 @@ class _StateLayer(LinearAttentionLayer):
 class TokenMixer:
     """Forward method of a module that mixes tokens, run over each example's own tokens from a given state.
 
-    It replaces the module's forward method. Without an ``AttentionContext`` among the keyword arguments,
-    which decoder blocks pass on as they do to attention, it is the original one.
+    It replaces the module's forward method. Without an ``AttentionContext``, which reaches it as it reaches
+    attention, it is the original one.
+
+    Attributes:
+        layer: index of the module's layer in the cache.
+        runs_again: the module ignores a state if it is given several tokens, as Mamba's kernels do, so that
+            behind a prefix it runs over the virtual tokens again.
     """
 
     def __init__(self, layer: int, module: nn.Module, number_of_states: int) -> None:
@@ -74,12 +86,14 @@ class TokenMixer:
             number_of_states: number of convolution states, and of recurrent ones.
         """
         self.layer = layer
+        self.runs_again = False
         self._forward = module.forward
         self._names = tuple(inspect.signature(module.forward).parameters)
         self._cache_name = next(name for name in self._names if name in _CACHE_ARGUMENTS)
         self._number = number_of_states
 
     def __call__(self, *args: Any, context: AttentionContext | None = None, **kwargs: Any) -> Any:
+        context = context or running_context()
         if context is None:
             return self._forward(*args, **kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
@@ -99,6 +113,8 @@ class TokenMixer:
         """Run the module over rows (B, n, d) from a state that it must not change."""
         if state is None:
             return self._forward(hidden, **arguments | {self._cache_name: None})
+        if _is_input(state):
+            return self._run_again(hidden, state, None, arguments)[0]
         length = hidden.shape[1]
         if length == 1:  # for a single token modules update their state in place
             hidden = pad(hidden, (0, 0, 0, 1))
@@ -107,20 +123,47 @@ class TokenMixer:
 
     def _run_and_store(self, hidden: Tensor, mixing: MixerPass, arguments: dict[str, Any]) -> Any:
         """Run the module over each sequence's tokens, and store the state after them."""
-        batch, rows = len(hidden), mixing.rows(self.layer)
-        # Contiguous: for a single token modules update their state in place.
-        before = map_state(expanded(mixing.states.get(self.layer), batch), Tensor.contiguous)
-        if rows is None:
-            output, mixing.states[self.layer] = self._call(hidden, before, arguments)
+        before, rows = mixing.states.get(self.layer), mixing.rows(self.layer)
+        if before is not None and _is_input(before):
+            active = mixing.mask(self.layer)
+            output, mixing.states[self.layer] = self._run_again(hidden, before, active, arguments)
             return output
-        if not rows:
+        if rows == []:
             return torch.zeros_like(hidden)
+        # Contiguous: for a single token modules update their state in place.
+        before = map_state(expanded(before, len(hidden)), Tensor.contiguous)
+        output, state = self._call_rows(hidden, rows, before, arguments)
+        if self.runs_again and mixing.of_prefix:
+            state = _input(hidden, mixing.mask(self.layer))
+        mixing.states[self.layer] = state
+        return output
+
+    def _run_again(
+        self, hidden: Tensor, state: MixerState, active: Tensor | None, arguments: dict[str, Any]
+    ) -> tuple[Any, MixerState]:
+        """Run the module over virtual tokens, then over the active tokens (B, n) of rows (B, n, d)."""
+        first = torch.cat([part.expand(len(hidden), -1, -1) for part in state if part is not None])
+        tokens = torch.cat([first[..., :-1], hidden], dim=1)
+        active = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if active is None else active
+        mask = torch.cat([first[..., -1] == 1, active], dim=1)
+        output, state = self._call_rows(tokens, None if mask.all() else equal_rows(mask), None, arguments)
+        return _each(output, lambda part: part[:, first.shape[1] :]), state
+
+    def _call_rows(
+        self,
+        hidden: Tensor,
+        rows: list[TokenRows] | None,
+        state: MixerState | None,
+        arguments: dict[str, Any],
+    ) -> tuple[Any, MixerState]:
+        """Call the module's own forward method for groups of tokens; None: for all tokens at once."""
+        if rows is None:
+            return self._call(hidden, state, arguments)
         flat, outputs, states = hidden.flatten(0, 1), [], []
         for sequences, tokens in rows:
-            output, state = self._call(flat[tokens], select_rows(before, sequences), arguments)
+            output, after = self._call(flat[tokens], select_rows(state, sequences), arguments)
             outputs.append(output)
-            states.append(state)
-        mixing.states[self.layer] = merged(states, rows, batch)
+            states.append(after)
         index = torch.cat([tokens.flatten() for _, tokens in rows])
 
         def scatter(*parts: Tensor) -> Tensor:
@@ -128,7 +171,7 @@ class TokenMixer:
             whole = values.new_zeros(len(flat), *values.shape[1:]).index_put((index,), values)
             return whole.unflatten(0, hidden.shape[:2])
 
-        return _each(outputs[0], scatter, *outputs[1:])
+        return _each(outputs[0], scatter, *outputs[1:]), merged(states, rows, len(hidden))
 
     def _call(
         self, hidden: Tensor, state: MixerState | None, arguments: dict[str, Any]
@@ -137,6 +180,17 @@ class TokenMixer:
         layer = _StateLayer(state, self._number)
         cache = Cache(layers=[layer] * (self.layer + 1))
         return self._forward(hidden, **arguments | {self._cache_name: cache}), layer.state
+
+
+def _is_input(state: MixerState) -> bool:
+    """Return whether a state is the input of virtual tokens."""
+    return len(state) == 1
+
+
+def _input(hidden: Tensor, active: Tensor | None) -> MixerState:
+    """Return the state of virtual tokens (b, m, d) that a mixer runs over again, without tokens of no row."""
+    mask = hidden.new_ones(hidden.shape[:2]) if active is None else active.to(hidden.dtype)
+    return (torch.cat([hidden, mask[..., None]], dim=-1)[:, mask.any(0)],)
 
 
 def _each(output: Any, change: Callable[..., Tensor], *others: Any) -> Any:
@@ -204,7 +258,7 @@ def wrap_token_mixers(
         The mixers by layer; a layer may have attention as well.
 
     Raises:
-        ValueError: if a layer has several.
+        NotImplementedError: if a layer has several.
     """
     forwards = [module.__dict__.get("forward") for layer in layers for module in layer.modules()]
     if known := {forward.layer: forward for forward in forwards if isinstance(forward, TokenMixer)}:
@@ -218,7 +272,7 @@ def wrap_token_mixers(
     mixers = {}
     for layer, modules in sorted(callers.items()):
         if len(modules) > 1:
-            raise ValueError(f"layer {layer} has {len(modules)} modules with a state of their own")
+            raise NotImplementedError(f"layer {layer} has {len(modules)} modules with a state of their own")
         mixers[layer] = TokenMixer(layer, modules[0], number_of_states)
         modules[0].forward = mixers[layer]
     return mixers

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext, Packing
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.attention_hooks import Observation, Replay
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
@@ -118,6 +118,8 @@ class GenerationTrace:
             start=width,
             softcap=seen.softcap,
             sink_logits=seen.sink_logits,
+            chunk=seen.chunk,
+            first=seen.first,
         )
 
     def _gather(self, outputs: Sequence[Sequence[int]]) -> "Replayed":

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone.attention import AttentionContext
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.boundary import reason
 from promptstage.lightning_modules.backbone.causes import find_cause
 from promptstage.lightning_modules.backbone.comparison import (
@@ -177,7 +177,12 @@ def _compare(backbone: FrozenModel, expected: Reference, comparison: Comparison)
                 prompts = [embedded, expected.middle]
                 late = stage_prefix(backbone, [0, half], prompts, "replace", tokens=expected.prefix)
                 logits = backbone.forward(rows[0][None], late)
-            comparison.check("logits behind a prompt of a later layer", logits[0], expected.logits[0])
+            try:
+                comparison.check("logits behind a prompt of a later layer", logits[0], expected.logits[0])
+            except Differs as error:
+                raise Differs(
+                    f"a layer receives more than hidden states from earlier ones: {error}"
+                ) from error
         if half and backbone.mixers:
             _compare_stages(backbone, embedded, expected, prefix, comparison)
         with comparing("cached generation"):
@@ -254,7 +259,9 @@ def _explained(backbone: FrozenModel, failure: Exception, room: int) -> str:
         cause = find_cause(backbone, torch.cat([prefix, rows[0]]))
     except Exception:  # the comparison's own failure is the message
         return message
-    return message if cause is None else f"{cause}: {message}"
+    if cause is None:
+        return message
+    return f"{cause}: {message}" if isinstance(failure, Differs) else cause
 
 
 def _key(backbone: FrozenModel) -> str:

@@ -144,6 +144,7 @@ def find_partition(
     examples: Tensor,
     *,
     contiguous: bool = True,
+    last_start: int | None = None,
     resamples: int = 100,
     seed: int = 0,
     track: Callable[[Iterable[Tensor], int], Iterable[Tensor]] = lambda draws, total: draws,
@@ -164,24 +165,31 @@ def find_partition(
         allowed: numbers of stages to choose from, within 1 to L.
         examples: (n,) int64, the example that each row of the features belongs to.
         contiguous: stages are runs of consecutive layers; False: as in Algorithm 1.
+        last_start: last layer that a stage may start at; None: any layer.
         resamples: B; 0: no bootstrap.
         seed: seed of the draws.
         track: wraps the iterable of resamples, given with their number, to report progress.
 
     Raises:
-        ValueError: if ``allowed`` is empty or exceeds the layers, or the dendrogram has no such cut.
+        ValueError: if ``allowed`` is empty or exceeds the layers that stages may start at, or the dendrogram
+            has no such cut.
     """
     matrix = similarity.matrix()
     layers = len(matrix)
-    if not allowed or allowed[0] < 1 or allowed[-1] > layers:
-        raise ValueError(f"number of stages must be between 1 and {layers} (layers), got {_range(allowed)}")
-    every = _cuts(matrix, range(1, layers + 1), contiguous)
+    last = layers - 1 if last_start is None else last_start
+    if not allowed or allowed[0] < 1 or allowed[-1] > last + 1:
+        what = "layers" if last == layers - 1 else "layers that a stage can start at"
+        raise ValueError(f"number of stages must be between 1 and {last + 1} ({what}), got {_range(allowed)}")
+    every = _cuts(matrix, range(1, last + 2), contiguous, last)
     candidates = [groups for groups in allowed if groups in every]
     if not candidates:
         cuts = ", ".join(map(str, every))
-        raise ValueError(f"the dendrogram has no cut into {_range(allowed)} stages: its cuts have {cuts}")
+        where = "" if last == layers - 1 else f" that start at layers 0 to {last}"
+        raise ValueError(
+            f"the dendrogram has no cut into {_range(allowed)} stages{where}: its cuts have {cuts}"
+        )
     draws = track(_resample(examples, resamples, seed), resamples)
-    drawn = [_cuts(similarity.matrix(rows), allowed, contiguous) for rows in draws]
+    drawn = [_cuts(similarity.matrix(rows), allowed, contiguous, last) for rows in draws]
     counts = Counter(_best(cuts) for cuts in drawn if cuts)
     chosen = max(candidates, key=lambda groups: (counts[groups], every[groups].silhouette, -groups))
     return Partition(
@@ -207,10 +215,10 @@ class _Cut(NamedTuple):
         return tuple(tuple(np.flatnonzero(self.labels == group).tolist()) for group in groups)
 
 
-def _cuts(matrix: Tensor, allowed: range, contiguous: bool) -> dict[int, _Cut]:
+def _cuts(matrix: Tensor, allowed: range, contiguous: bool, last_start: int) -> dict[int, _Cut]:
     """Return the candidate for each number of stages that has one."""
     distance: Floats = np.maximum(1 - matrix.numpy(), 0)
-    labels = (contiguous_cuts if contiguous else dendrogram_cuts)(distance, allowed[-1])
+    labels = (contiguous_cuts if contiguous else dendrogram_cuts)(distance, allowed[-1], last_start)
     cuts = {groups: labels[groups - 1] for groups in allowed}
     return {groups: _Cut(cut, silhouette(distance, cut)) for groups, cut in cuts.items() if cut is not None}
 

@@ -40,6 +40,8 @@ class AttentionTerms:
         start: index of the first content token in ``query`` and ``gradient``.
         softcap: bound of the scores; None: unbounded.
         sink_logits: (H,), logit of each head's attention sink, which is no column; None: no sinks.
+        chunk: number of positions in each chunk, outside of which a row sees no content; None: no chunks.
+        first: position of the first content token.
     """
 
     query: Tensor
@@ -53,6 +55,8 @@ class AttentionTerms:
     start: int = 0
     softcap: float | None = None
     sink_logits: Tensor | None = None
+    chunk: int | None = None
+    first: int = 0
 
     def is_content(self) -> Tensor:
         """Return a mask (B, n) bool, False on padding."""
@@ -218,5 +222,8 @@ def visible(terms: AttentionTerms, content: Tensor, rows: slice) -> Tensor:
     causal = j <= i
     if terms.window is not None:
         causal &= j > i - terms.window
+    if terms.chunk is not None:
+        chunks = (terms.first + content.cumsum(1) - 1) // terms.chunk
+        causal = causal & (chunks[:, rows, None] == chunks[:, None, : rows.stop])
     seen = causal & content[:, None, : rows.stop]
     return torch.cat([seen.new_ones(*seen.shape[:2], terms.prefix), seen], dim=2)

@@ -25,7 +25,7 @@ def segment_costs(distance: Floats) -> Floats:
     return np.where(size > 0, pairs / 2 / np.maximum(size, 1), np.inf)
 
 
-def contiguous_cuts(distance: Floats, most: int) -> list[Labels]:
+def contiguous_cuts(distance: Floats, most: int, last_start: int | None = None) -> list[Labels]:
     """Find the optimal contiguous segmentation into 1, 2, …, ``most`` segments by dynamic programming.
 
     Exact; among segmentations of equal cost, the one with the earliest last boundary.
@@ -33,17 +33,22 @@ def contiguous_cuts(distance: Floats, most: int) -> list[Labels]:
     Args:
         distance: (L, L), symmetric, 0 on the diagonal.
         most: greatest number of segments, 1 to L.
+        last_start: last layer at which a segment may start; None: any layer.
+
+    Returns:
+        One segmentation for each number of segments, as far as there are layers at which they may start.
     """
     layers, costs = len(distance), segment_costs(distance)
     best = [costs[0]]  # best[g][j]: layers 0 to j in g + 1 segments
     back: list[Labels] = []
-    for _ in range(1, most):
-        # totals[i, j]: the last segment starts at layer i + 1 and ends with j
-        totals = best[-1][:-1, None] + costs[1:]
+    last = layers - 1 if last_start is None else last_start
+    for _ in range(1, min(most, last + 1)):
+        # totals[i, j]: the last segment starts at layer i + 1 <= last and ends with j
+        totals = best[-1][:last, None] + costs[1 : last + 1]
         back.append(totals.argmin(0) + 1)
         best.append(totals.min(0))
     cuts = []
-    for groups in range(1, most + 1):
+    for groups in range(1, len(best) + 1):
         starts, end = [], layers - 1
         for g in range(groups - 1, 0, -1):
             start = int(back[g - 1][end])
@@ -64,8 +69,13 @@ def dendrogram(distance: Floats) -> Floats:
     return linkage(squareform(distance, checks=False), "average")
 
 
-def dendrogram_cuts(distance: Floats, most: int) -> list[Labels | None]:
-    """Cut the dendrogram into 1, 2, …, ``most`` clusters; None if ties leave no such cut."""
+def dendrogram_cuts(distance: Floats, most: int, last_start: int | None = None) -> list[Labels | None]:
+    """Cut the dendrogram into 1, 2, …, ``most`` clusters.
+
+    Returns:
+        For each number of clusters the cut; None if ties leave no such cut, or the first layer of a cluster
+        is after ``last_start``.
+    """
     from scipy.cluster.hierarchy import fcluster
 
     if len(distance) == 1:
@@ -74,7 +84,9 @@ def dendrogram_cuts(distance: Floats, most: int) -> list[Labels | None]:
     cuts: list[Labels | None] = []
     for groups in range(1, most + 1):
         labels = fcluster(tree, groups, "maxclust")
-        cuts.append(_in_order(labels) if len(np.unique(labels)) == groups else None)
+        starts = np.unique(labels, return_index=True)[1]
+        is_cut = len(starts) == groups and (last_start is None or starts.max() <= last_start)
+        cuts.append(_in_order(labels) if is_cut else None)
     return cuts
 
 

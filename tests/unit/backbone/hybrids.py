@@ -13,7 +13,10 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.tiny_model import tiny_config
 from tests.unit.backbone.tiny import wrap
 
-HYBRIDS = ("qwen3_next", "qwen3_5_text", "falcon_h1", "lfm2", "granitemoehybrid", "nemotron_h", "olmo_hybrid")
+HYBRIDS = (
+    *("qwen3_next", "qwen3_5_text", "falcon_h1", "lfm2", "granitemoehybrid", "nemotron_h", "olmo_hybrid"),
+    *("jamba", "mamba", "mamba2"),
+)
 
 
 class _Doubled(TorchFunctionMode):

@@ -68,7 +68,7 @@ def test_half_precision_passes(family: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pretrained"])
-@pytest.mark.parametrize("family", ["qwen3_5_text", "falcon_h1"])
+@pytest.mark.parametrize("family", ["qwen3_5_text", "falcon_h1", "jamba"])
 def test_every_method_trains_and_generates(family: str, name: str) -> None:
     """Each trained parameter has a gradient; a row's last logits do not depend on its batch."""
     from promptstage.lightning_modules.backbone.generation import generate

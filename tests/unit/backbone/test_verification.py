@@ -9,6 +9,7 @@ from torch import nn
 
 from promptstage.lightning_modules.backbone import structure, verification
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
@@ -117,6 +118,23 @@ def test_family_with_other_logits_is_refused_with_the_cause(
 def test_family_that_breaks_on_the_way_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"^backbone 'tiny' \(\w+\) cannot take a prefix: [^\n]+$"):
         wrap(ready(wrong_config(name)))
+
+
+def test_errors_of_a_familys_code_are_named_without_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    forward = type(model.model).forward
+    errors = [KeyError("mask"), TypeError("'NoneType' object is not callable"), ValueError("too short")]
+    lines = ["its code fails on packed examples"] * 2 + ["its code fails on packed examples: too short"]
+    for error, line in zip(errors, lines, strict=True):
+
+        def failing(self: Any, *args: Any, error: Exception = error, **kwargs: Any) -> Any:
+            if isinstance(context := kwargs.get("context"), AttentionContext) and context.packing is not None:
+                raise error
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(model.model), "forward", failing)
+        with pytest.raises(UserError, match=rf"cannot take a prefix: {line}$"):
+            wrap(model)
 
 
 def test_scaled_logits_are_seen_though_the_padding_tokens_embedding_is_zero() -> None:

@@ -1,5 +1,7 @@
 """Planted stages are found; resamples vote by whole examples; a partition says what it is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,29 @@ def test_free_stages_are_in_the_order_of_their_representatives() -> None:
 def test_impossible_numbers_of_stages(allowed: range, contiguous: bool) -> None:
     with pytest.raises(ValueError, match=r"number of stages must be between 1 and 6 \(layers\), got"):
         find_partition(Given(blocks("AABBCC")), "x", allowed, EXAMPLES, contiguous=contiguous)
+
+
+@CONTIGUOUS
+def test_stages_start_where_they_can(contiguous: bool) -> None:
+    """The best of three stages starts after the last layer that a stage may start at."""
+    options: dict[str, Any] = {"contiguous": contiguous, "resamples": 3}
+    matrix = blocks("AABBBBCC")
+    matrix[2:6, 6:] = matrix[6:, 2:6] = 0.3
+    given = Given(matrix)
+    free = find_partition(given, "x", range(2, 4), EXAMPLES, **options)
+    assert free.starts == (0, 2, 6)
+    assert find_partition(given, "x", range(2, 4), EXAMPLES, last_start=7, **options) == free
+    found = find_partition(given, "x", range(2, 4), EXAMPLES, last_start=5, **options)
+    assert max(found.starts) <= 5
+    assert found.starts[:2] == (0, 2)
+    assert found.votes is not None
+    assert sum(found.votes.values()) == pytest.approx(1)
+    too_many = r"between 1 and 2 \(layers that a stage can start at\), got 3 to 3$"
+    with pytest.raises(ValueError, match=too_many):
+        find_partition(given, "x", range(3, 4), EXAMPLES, last_start=1, **options)
+    if not contiguous:
+        with pytest.raises(ValueError, match=r"2 to 2 stages that start at layers 0 to 1: its cuts have 1$"):
+            find_partition(given, "x", range(2, 3), EXAMPLES, last_start=1, **options)
 
 
 def test_ties_of_the_dendrogram() -> None:

@@ -51,6 +51,20 @@ def test_fewer_cuts_on_demand_are_the_same() -> None:
             assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("last", range(8))
+def test_cheapest_segments_that_start_in_time_are_those_of_brute_force(last: int) -> None:
+    distance = reference.distances(np.random.default_rng(last), 8)
+    cuts = contiguous_cuts(distance, 8, last)
+    assert len(cuts) == last + 1  # no other number of segments is possible
+    for groups, labels in enumerate(cuts, start=1):
+        in_time = [parts for parts in reference.segmentations(8, groups) if parts[-1][0] <= last]
+        assert segments_of(labels) == min(in_time, key=lambda parts: reference.cost(distance, parts))
+    assert all(
+        (a == b).all()
+        for a, b in zip(contiguous_cuts(distance, 8, 7), contiguous_cuts(distance, 8), strict=True)
+    )
+
+
 @pytest.mark.parametrize("layers", [2, 5, 8])
 def test_of_equal_ones_the_earliest_last_boundary(layers: int) -> None:
     """All segmentations of equal layers cost nothing: each last boundary is as early as can be."""
@@ -97,6 +111,20 @@ def test_cost_with_cka_is_half_the_squares_around_the_mean() -> None:
         for j in range(i, 6):
             segment = np.stack(grams[i : j + 1])
             assert costs[i, j] == pytest.approx(((segment - segment.mean(0)) ** 2).sum() / 2, abs=1e-12)
+
+
+@pytest.mark.parametrize("layers", [2, 6, 13])
+def test_dendrogram_cuts_that_start_in_time(layers: int) -> None:
+    distance = reference.distances(np.random.default_rng(layers), layers)
+    every = dendrogram_cuts(distance, layers)
+    for last in range(layers):
+        for cut, whole in zip(dendrogram_cuts(distance, layers, last), every, strict=True):
+            assert whole is not None
+            if max(part[0] for part in segments_of(whole)) <= last:
+                assert cut is not None
+                assert cut.tolist() == whole.tolist()
+            else:
+                assert cut is None
 
 
 @pytest.mark.parametrize("layers", [2, 3, 6, 13, 24])
