@@ -87,8 +87,9 @@ def advise(shape: Shape | None, parameters: int, checkpointing: bool) -> str:
             else:
                 own = round(parameters * SIZES[setup.dtype] * (1 + WORKING))
             if own <= USABLE * gpu * 2**30:
-                about = "" if shape is not None else "about "
-                return f"{setup.flags} (needs {about}{shown_size(own)}: a GPU of {gpu} GB)"
+                size = shown_size(own)
+                about = "" if shape is not None or size.startswith("less") else "about "
+                return f"{setup.flags} (needs {about}{size}: a GPU of {gpu} GB)"
     for size in (BATCH, BATCH // 4):
         setup = Setup("bfloat16", size, checkpointing, sharded=True)
         shared = round(parameters * SIZES[setup.dtype] * (1 + WORKING) / RANKS)

@@ -127,7 +127,13 @@ _HOOKED: WeakSet[Any] = WeakSet()  # models on which hooks are or were installed
 
 @contextmanager
 def installed(model: Any, hooks: tuple[AttentionHook, ...]) -> Iterator[None]:
-    """Append hooks to those of a model, ``model.hooks``, for the duration of the context."""
+    """Append hooks to those of a model, ``model.hooks``, for the duration of the context.
+
+    Raises:
+        UserError: if none of a hook's layers has attention.
+    """
+    for hook in hooks:
+        _check_layers(model, hook)
     before = model.hooks
     model.hooks = (*before, *hooks)
     _HOOKED.add(model)
@@ -135,6 +141,19 @@ def installed(model: Any, hooks: tuple[AttentionHook, ...]) -> Iterator[None]:
         yield
     finally:
         model.hooks = before
+
+
+def _check_layers(model: Any, hook: AttentionHook) -> None:
+    """
+    Raises:
+        UserError: if none of the hook's layers has attention: it would never be called.
+    """
+    if hook.layers and not any(layer in hook.layers for layer in model.attention_layers):
+        own, attending = (", ".join(map(str, layers)) for layers in (hook.layers, model.attention_layers))
+        raise UserError(
+            f"{type(hook).__name__} would have no effect: it names layers {own}, but only layers "
+            f"{attending or 'none'} of backbone '{model.config.name}' have attention"
+        )
 
 
 def check_hooked(model: Any, where: str) -> None:

@@ -131,8 +131,11 @@ class FrozenModel(nn.Module):
     def hooked(self, *hooks: AttentionHook) -> AbstractContextManager[None]:
         """Call attention hooks in all passes over content: losses, logits and generations.
 
-        They are not called while a prompt's own keys and values are computed. Uses of other backbones by
-        ``fit`` and by the methods of ``Run`` are refused within this context.
+        They are called in layers with attention only, not while a prompt's own keys and values are computed.
+        Uses of other backbones by ``fit`` and by the methods of ``Run`` are refused within this context.
+
+        Raises:
+            UserError: if none of a hook's layers has attention.
         """
         return installed(self, hooks)
 

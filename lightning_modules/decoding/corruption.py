@@ -79,6 +79,8 @@ class Corruption:
         """
         depth = range(len(prefix.layers))
         seeing = [layer for layer in depth if prefix.virtual(layer)]
+        if not seeing:
+            raise UserError("no layer with attention attends to the soft prompt: there is no flow to measure")
         if self.shallow is None:
             return shallow_layers(seeing)
         beyond = [layer for layer in self.shallow if layer not in depth]

@@ -166,3 +166,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("parameters", WEIGHTS)
 def test_advice_by_weights_alone(parameters: int) -> None:
     assert WEIGHTS[parameters] in advise(None, parameters, checkpointing=True)
+
+
+def test_advice_for_a_tiny_model() -> None:
+    assert "(needs less than 0.1 GiB: a GPU of 24 GB)" in advise(None, 10**5, checkpointing=True)

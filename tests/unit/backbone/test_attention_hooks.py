@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, LayerAttention
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.utilities.errors import UserError
+from tests.unit.backbone.hybrids import hybrid_backbone
 from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.test_generation import Ending
 from tests.unit.backbone.tiny import moved, pad, random_ids, random_model, tiny_backbone
@@ -174,3 +176,17 @@ def test_virtual_tokens_are_computed_without_hooks(llama: Backbone) -> None:
     with llama.hooked(look):
         moved("dham", llama).prefix()
     assert not look.seen
+
+
+@torch.no_grad()
+def test_a_hook_without_a_layer_with_attention_is_refused() -> None:
+    backbone = hybrid_backbone("lfm2")
+    assert backbone.attention_layers == (1, 3)
+    for layers, named in (([0], "0"), ([0, 2], "0, 2"), ([9], "9")):
+        message = f"HideToken would have no effect: it names layers {named}, but only layers 1, 3 of"
+        with pytest.raises(UserError, match=message), backbone.hooked(HideToken(0, layers)):
+            pass
+    look = Look(range(4))  # whatever layers there are
+    with backbone.hooked(look, Look([])):
+        backbone(random_ids(6)[0][None])
+    assert [layer for layer, _, _ in look.seen] == [1, 3]

@@ -12,6 +12,7 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
+from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
 from promptstage.lightning_modules.decoding.trigger import measure_trigger
@@ -19,6 +20,7 @@ from promptstage.lightning_modules.diagnosis import diagnose
 from promptstage.lightning_modules.functional.information_flow import AccumulateOver, prompt_to_row
 from promptstage.lightning_modules.functional.saliency import flow
 from promptstage.utilities.errors import UserError
+from tests.unit.backbone.hybrids import hybrid_backbone
 from tests.unit.backbone.tiny import moved, pad, random_ids, tiny_backbone
 
 SOFT = ("prompt", "late", "dham", "dham-replace", "prefix", "prefix-mlp")
@@ -217,6 +219,15 @@ def test_layers(llama: Backbone) -> None:
     ):
         with pytest.raises(UserError, match=message):
             Corruption(shallow=shallow).layers(late)
+
+
+def test_a_prompt_that_no_attention_sees() -> None:
+    backbone = hybrid_backbone("granitemoehybrid")
+    prefix = stage_prefix(backbone, [2], [torch.randn(3, backbone.hidden_size)]).visible(2, 3)
+    assert 2 in backbone.mixers
+    for corruption in (Corruption(), Corruption(shallow=(2,))):
+        with pytest.raises(UserError, match="no layer with attention attends to the soft prompt"):
+            corruption.layers(prefix)
 
 
 @pytest.mark.parametrize(
