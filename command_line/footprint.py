@@ -151,8 +151,9 @@ def shape_of(backbone: str) -> Shape:
     from transformers import AutoModelForCausalLM
 
     path = Path(backbone)
-    gguf = {"name": str(path.parent), "gguf_file": path.name} if path.suffix == ".gguf" else {}
-    config: Any = read_config(BackboneConfig(**{"name": backbone, **gguf}))
+    is_gguf = path.suffix == ".gguf"
+    source = BackboneConfig(str(path.parent), gguf_file=path.name) if is_gguf else BackboneConfig(backbone)
+    config: Any = read_config(source)
     with reading(backbone), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return shape_of_model(backbone, config, sum(parameter.numel() for parameter in model.parameters()))
