@@ -87,9 +87,9 @@ def advise(shape: Shape | None, parameters: int, checkpointing: bool) -> str:
             else:
                 own = round(parameters * SIZES[setup.dtype] * (1 + WORKING))
             if own <= USABLE * gpu * 2**30:
-                size = shown_size(own)
-                about = "" if shape is not None or size.startswith("less") else "about "
-                return f"{setup.flags} (needs {about}{size}: a GPU of {gpu} GB)"
+                memory_size = shown_size(own)
+                about = "" if shape is not None or memory_size.startswith("less") else "about "
+                return f"{setup.flags} (needs {about}{memory_size}: a GPU of {gpu} GB)"
     for size in (BATCH, BATCH // 4):
         setup = Setup("bfloat16", size, checkpointing, sharded=True)
         shared = round(parameters * SIZES[setup.dtype] * (1 + WORKING) / RANKS)

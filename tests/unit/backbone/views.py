@@ -18,7 +18,8 @@ from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.backbone.model import Backbone
-from promptstage.lightning_modules.backbone.tiny_model import VOCABULARY, WIDTH, random_model, tiny_config
+from promptstage.lightning_modules.backbone.tiny_model import random_model, tiny_config
+from promptstage.lightning_modules.backbone.tiny_sizes import VOCABULARY, WIDTH
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from tests.unit.backbone.tiny import pad
 
