@@ -17,7 +17,7 @@ from promptstage.lightning_modules.functional.saliency import saliency
 from promptstage.utilities.errors import UserError
 from scripts.late_prompts import Layered
 from scripts.slow_attention import SLOW, register_slow
-from tests.unit.backbone.test_generation import Ending, common_token, quickly, slowly
+from tests.unit.backbone.test_generation import Ending, common_token, ended, quickly, slowly
 from tests.unit.backbone.test_trace import compare
 from tests.unit.backbone.tiny import (
     LAYERS,
@@ -116,10 +116,10 @@ def test_cached_generation(family: str, name: str) -> None:
     backbone = tiny_backbone(family)
     prefix = moved(name, backbone, **changes).prefix()
     rows = random_ids(*LENGTHS)
-    free = slowly(backbone, Ending(-1), rows, [prefix] * len(rows), 8)
+    free = slowly(backbone, rows, [prefix] * len(rows), 8)
     assert quickly(backbone, Ending(-1), rows, prefix, 8) == free
     tokenizer = Ending(common_token(free))
-    expected = slowly(backbone, tokenizer, rows, [prefix] * len(rows), 8)
+    expected = ended(free, tokenizer)
     assert len({len(output) for output in expected}) > 1
     assert quickly(backbone, tokenizer, rows, prefix, 8) == expected
 
@@ -133,7 +133,7 @@ def test_prompt_that_only_some_layers_see(family: str, name: str) -> None:
     outputs = []
     for start, end in ((0, 2), (2, 4), (1, 3)):
         prefix = moved(name, backbone, visible_from=start, visible_until=end).prefix()
-        outputs.append(slowly(backbone, Ending(-1), rows, [prefix] * len(rows), 8))
+        outputs.append(slowly(backbone, rows, [prefix] * len(rows), 8))
         assert quickly(backbone, Ending(-1), rows, prefix, 8) == outputs[-1]
     assert outputs[0] != outputs[1]
 
