@@ -88,10 +88,10 @@ def _judge(
             cells[name] = check(subject(1))
             if not cells[name].within(TOLERANCE):  # for some tokens, experts tie up to rounding
                 cells[name] = min(cells[name], check(subject(2)))
-        except UserError as error:
-            cells[name] = Cell(None, _cause(str(error).replace(str(folder), folder.name)))
         except Exception as error:
-            return Outcome(LATER_ERROR, cells, f"{name}: {_line(error)}")
+            if name in PROMPT_CHECKS or not isinstance(error, UserError):
+                return Outcome(LATER_ERROR, cells, f"{name}: {_line(error)}")
+            cells[name] = Cell(None, _cause(str(error).replace(str(folder), folder.name)))
     wrong = [name for name, cell in cells.items() if not cell.within(TOLERANCE)]
     return Outcome(WRONG if wrong else CORRECT, cells, ", ".join(wrong))
 
