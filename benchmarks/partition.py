@@ -57,7 +57,7 @@ def on_smollm2(examples: int, repeats: int) -> None:
     def bare() -> None:
         for ids, ends in batches:
             arguments, _ = backbone.packed(ids, ends)
-            backbone.model.base_model(**arguments)
+            backbone.body(**arguments)
 
     def whole() -> None:
         module.stages = None

@@ -7,6 +7,7 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -80,7 +81,7 @@ class LoRA(SoftPromptModule):
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=self.target_modules,
-            exclude_modules=(_other_outputs(self.backbone.layers) or None) if all_linear else None,
+            exclude_modules=(_not_adaptable(self.backbone) or None) if all_linear else None,
             use_rslora=self.rank_stabilized,
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -100,6 +101,11 @@ class LoRA(SoftPromptModule):
         return {"alpha": self.alpha, **scaling}
 
 
+def _not_adaptable(backbone: Backbone) -> list[str]:
+    """Return the names in the blocks of linear layers that an adapter would break, or have no effect on."""
+    return [*_other_outputs(backbone.layers), *_never_called(backbone)]
+
+
 def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
     """Return the names in ``layers`` of linear layers whose class in the model returns more (routers)."""
     own = {type(layer).__module__ for layer in layers}
@@ -110,6 +116,23 @@ def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
         and type(module).__module__ in own
         and type(module).forward is not nn.Linear.forward
     ]
+
+
+def _never_called(backbone: Backbone) -> list[str]:
+    """Return the names of linear layers whose weights a token mixer uses without calling them (Mamba)."""
+    inner = {part for mixer in backbone.mixers.values() for part in mixer.module.modules()}
+    names = {
+        module: name
+        for name, module in nn.ModuleList(backbone.layers).named_modules()
+        if isinstance(module, nn.Linear) and module in inner
+    }
+    called: set[nn.Module] = set()
+    with ExitStack() as stack, torch.no_grad():
+        for module in names:
+            stack.callback(module.register_forward_hook(lambda module, *_: called.add(module)).remove)
+        if names:
+            backbone(torch.zeros(1, 2, dtype=torch.int64, device=backbone.embedding.device))
+    return [name for module, name in names.items() if module not in called]
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

@@ -35,6 +35,7 @@ NAMED = {
     "LFM2": "lfm2",
     "Granite 4 hybrid": "granitemoehybrid",
     "Nemotron-H": "nemotron_h",
+    "Jamba": "jamba",
     "Llama": "llama",
     "Qwen3": "qwen3",
     "Mistral": "mistral",

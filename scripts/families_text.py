@@ -27,7 +27,12 @@ NOTES = [
     "## What a prefix means in special layers",
     "",
     "- **Sliding windows.** A prefix stays visible in every layer, whereas a window hides the same tokens"
-    " as text from content that is further away than the window.",
+    " as text from content that is further away than the window. Windows are read from transformers' "
+    "masks.",
+    "- **Chunks** (Llama 4). Content attends to its own chunk of positions, and to all of a prefix; chunks "
+    "begin at the same positions as in a text with the prefix as ordinary tokens. The factor of Llama 4's "
+    "queries grows with their position, in packed and padded batches, too, where transformers' own grows "
+    "with the index in the row.",
     "- **Attention sinks** (gpt-oss, MiMo-V2, Granite SWA, Flint). A sink is part of the softmax, but no "
     "column: attention weights of a row sum to less than 1, and saliency, rollout and attention "
     "calibration leave it out.",
@@ -47,15 +52,15 @@ NOTES = [
     "prompt, and is zero for a late prompt.",
     "- **Token mixers** (linear attention, state-space layers, short convolutions: Qwen3.5, Falcon-H1, "
     "LFM2, Granite 4, Nemotron-H). Content starts from their state after the virtual tokens. "
-    "`PrefixTuning` trains keys and values of the layers with attention only.",
+    "`PrefixTuning` trains keys and values of the layers with attention only. The mixers of Jamba, Mamba "
+    "and Falcon-Mamba ignore a given state for several tokens: they run over the virtual tokens again, "
+    "before the tokens of each example.",
     "- **Several streams** (Gemma 3n). Late prompts enter, and features for CKA are taken from, the "
     "active stream.",
     "- **Stored in 4 bits** (gpt-oss, MXFP4). The weights are dequantized while they are loaded, because "
     "gradients do not flow through their kernels.",
     "- **Chosen tokens** (DeepSeek V3.2, GLM-5, MiniMax M3). Layers in which an index selects the tokens "
     "to attend to are rejected: the index knows no prefix.",
-    "- **Llama 4** is rejected: it scales queries by their index in the row, not by `position_ids`, so "
-    "that neither a prefix nor packed examples have the right scale.",
     "",
 ]
 

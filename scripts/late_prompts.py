@@ -12,6 +12,11 @@ import torch
 from torch import Tensor, nn
 
 
+def _body(model: Any) -> Any:
+    """Return the part of a model with the list of its blocks, ``layers``."""
+    return model.base_model if hasattr(model.base_model, "layers") else model.model
+
+
 def key_owners(config: Any) -> list[int]:
     """Return for each layer of a text configuration the layer whose keys and values it attends to."""
     layers = config.num_hidden_layers
@@ -36,7 +41,7 @@ class Layered:
         Args:
             model: a causal language model of transformers, whose attention adds its mask to the scores.
         """
-        self.model, self.body = model, model.base_model
+        self.model, self.body = model, _body(model)
         self.owners = key_owners(model.config)
         self.active = getattr(model.config, "altup_active_idx", 0)
 
@@ -168,13 +173,13 @@ def grown_logits(
             mask = torch.full((length, length), float("-inf")).triu(1)
             kwargs = kwargs | {"attention_mask": mask[None, None]}
         if kwargs.get("position_embeddings") is not None:
-            rotary = stock.base_model.rotary_emb
+            rotary = _body(stock).rotary_emb
             where = positions.expand(3, 1, -1) if hasattr(rotary, "mrope_section") else positions
             kwargs = kwargs | {"position_embeddings": rotary(hidden, where)}
         return (hidden, *args[1:]), kwargs | {"position_ids": positions}
 
     with ExitStack() as stack:
-        for layer, block in enumerate(stock.base_model.layers):
+        for layer, block in enumerate(_body(stock).layers):
             hook = block.register_forward_pre_hook(
                 lambda _, args, kwargs, layer=layer: grow(layer, args, kwargs), with_kwargs=True
             )

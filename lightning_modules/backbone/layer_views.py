@@ -94,11 +94,18 @@ def _coded_mask(
 ) -> Tensor:
     """Return a mask of one number: the window, minus the size of the chunks, or 0 for neither."""
     code = local_size or 0
-    if code:
-        # The first token of the second chunk does not attend to the last one of the first chunk.
-        zero, later = torch.zeros(1, dtype=torch.int64, device=device), torch.full((1,), code, device=device)
-        code = code if bool(mask_function(zero, zero, later, later - 1)) else -code
+    if code and _is_chunked(mask_function, code, device):
+        code = -code
     return torch.full((batch_size, 1, q_length, kv_length), code, dtype=torch.float64, device=device)
+
+
+def _is_chunked(mask_function: Callable[..., Tensor], size: int, device: torch.device | str) -> bool:
+    """Return whether the first token of the second chunk does not attend to the last one of the first."""
+    first, later = torch.zeros(1, dtype=torch.int64, device=device), torch.full((1,), size, device=device)
+    try:
+        return not bool(mask_function(first, first, later, later - 1))
+    except IndexError:  # a window that also looks up the tokens, of which there are fewer
+        return False
 
 
 def _record_view(

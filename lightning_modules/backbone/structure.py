@@ -76,6 +76,8 @@ def check_structure(backbone: FrozenModel) -> None:
         find_views(model, ids)
     except NotImplementedError as error:
         raise refusal(backbone, reason(error)) from error
+    except Exception as error:
+        raise refusal(backbone, failure("a short text", error)) from error
     backbone.plain_head, backbone.attention_layers = probe.plain_head, tuple(sorted(probe.recorded))
     owners = {id(probe.recorded[layer][0]): layer for layer in reversed(backbone.attention_layers)}
     backbone.last_state_layer = max([*owners.values(), *backbone.mixers])

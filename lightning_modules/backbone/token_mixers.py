@@ -74,6 +74,7 @@ class TokenMixer:
 
     Attributes:
         layer: index of the module's layer in the cache.
+        module: the module.
         runs_again: the module ignores a state if it is given several tokens, as Mamba's kernels do, so that
             behind a prefix it runs over the virtual tokens again.
     """
@@ -86,6 +87,7 @@ class TokenMixer:
             number_of_states: number of convolution states, and of recurrent ones.
         """
         self.layer = layer
+        self.module = module
         self.runs_again = False
         self._forward = module.forward
         self._names = tuple(inspect.signature(module.forward).parameters)

@@ -17,7 +17,7 @@ from tests.unit.backbone.views import Viewed, viewed_config
 
 SIZE = 6
 WINDOWED = ("mistral", "phimoe", "qwen3_moe", "starcoder2")
-MIXED = ("gemma3_text", "gemma3n_text", "gpt_oss", "cohere2", "mimo_v2_flash", "lfm3")
+MIXED = ("gemma3_text", "gemma3n_text", "gpt_oss", "cohere2", "mimo_v2_flash", "lfm3", "gemma4_unified")
 # Queries grow from position 7 on.
 LLAMA4 = {"floor_scale": 8, "attn_scale": 0.5}
 

@@ -19,6 +19,11 @@ LAYERS = {
     "qwen3_moe": ATTENTION,
     "deepseek_v3": {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}
     | {"gate_proj", "up_proj", "down_proj"},
+    "llama4_text": ATTENTION | {"gate_proj", "up_proj", "down_proj"},
+    # Mixers use the weights of dt_proj without calling it.
+    "jamba": ATTENTION | {"in_proj", "x_proj", "out_proj", "gate_proj", "up_proj", "down_proj"},
+    "mamba": {"in_proj", "x_proj", "out_proj"},
+    "stablelm": ATTENTION | {"gate_proj", "up_proj", "down_proj"},
     "qwen3_5_text": ATTENTION
     | {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"}
     | {"gate_proj", "up_proj", "down_proj"},
