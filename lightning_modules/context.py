@@ -27,10 +27,11 @@ def check_context(module: PromptModule) -> None:
         datamodule.check_context(limit, virtual)
     longest = datamodule.longest() + virtual
     views = {
-        "the last {} tokens": module.backbone.sliding_window,
-        "the tokens of one chunk of {} positions": module.backbone.chunk_size,
+        "the last {} tokens": [view.window for view in module.backbone.views],
+        "the tokens of one chunk of {} positions": [view.chunk for view in module.backbone.views],
     }
-    for view, size in views.items():
+    for view, sizes in views.items():
+        size = min(filter(None, sizes), default=None)
         if prefix is not None and size is not None and longest > size:
             rank_zero_warn(
                 f"backbone '{module.backbone_config.name}' has layers that attend to {view.format(size)} "

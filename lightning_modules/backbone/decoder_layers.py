@@ -8,6 +8,25 @@ from torch import nn
 from promptstage.utilities.errors import UserError
 
 
+def text_size(model: Any, size: str, backbone: str) -> int:
+    """Return a size that the configuration of a model's text part states.
+
+    Args:
+        size: its name, such as ``hidden_size``.
+        backbone: name of the backbone, for the message.
+
+    Raises:
+        UserError: if it states none.
+    """
+    value = getattr(model.config.get_text_config(), size, None)
+    if value is None:
+        kind = model.config.model_type
+        raise UserError(
+            f"backbone '{backbone}' ({kind}) cannot take a prefix: its configuration states no {size}"
+        )
+    return value
+
+
 def decoder_layers(model: Any, count: int) -> list[nn.Module]:
     """Return the decoder blocks: the outermost list of ``count`` modules in the text model."""
     for part in (model.get_decoder(), model.base_model):  # what some models call decoder is another part

@@ -40,9 +40,13 @@ _STRUCTURE = (
     "tie_word_embeddings",
     # Of some families only; none of these affects the weights.
     "activation_function",
+    "attention_chunk_size",
     "attention_multiplier",
+    "attn_scale",
+    "attn_temperature_tuning",
     "embedding_multiplier",
     "final_logit_softcapping",
+    "floor_scale",
     "layer_types",
     "logit_scale",
     "logits_scaling",

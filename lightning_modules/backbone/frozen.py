@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues, installed
-from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers, model_body
+from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers, model_body, text_size
 from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
+from promptstage.lightning_modules.backbone.layer_views import View
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
@@ -39,8 +40,8 @@ class FrozenModel(nn.Module):
         hidden_size: width of the hidden states (d).
         stream: index of the active stream, if hidden states have several.
         padding_token: the token whose per-layer embeddings virtual tokens have.
-        attention_layers, mixers, last_state_layer, plain_head: see ``structure.check_structure``, which sets
-            them.
+        attention_layers, mixers, views, last_state_layer, plain_head: see ``structure.check_structure``,
+            which sets them.
         shards: the ranks among which the decoder blocks are sharded.
         hooks: attention hooks of passes over content, set by :meth:`hooked`.
     """
@@ -56,15 +57,14 @@ class FrozenModel(nn.Module):
         self.config = config
         self.model: Any = model.requires_grad_(False).eval()
         text_config = self.model.config.get_text_config()
-        self.hidden_size: int = text_config.hidden_size
-        self.vocab_size: int = text_config.vocab_size
-        self.sliding_window: int | None = getattr(text_config, "sliding_window", None)
-        self.chunk_size: int | None = getattr(text_config, "attention_chunk_size", None)
-        self.layers = decoder_layers(self.model, text_config.num_hidden_layers)
+        self.hidden_size = text_size(model, "hidden_size", config.name)
+        self.vocab_size = text_size(model, "vocab_size", config.name)
+        self.layers = decoder_layers(self.model, text_size(model, "num_hidden_layers", config.name))
         self.stream: int = getattr(text_config, "altup_active_idx", 0)
         self.padding_token: int = getattr(text_config, "pad_token_id", None) or 0
         self.attention_layers: tuple[int, ...] = ()
         self.mixers: dict[int, TokenMixer] = {}
+        self.views: frozenset[View] = frozenset()
         self.last_state_layer = len(self.layers) - 1
         self.plain_head = False
         self._identity = identify(self.model, files, config.quantization)

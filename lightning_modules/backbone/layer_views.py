@@ -64,23 +64,30 @@ def query_growth(module: nn.Module) -> QueryGrowth | None:
 
 
 @torch.no_grad()
-def find_views(model: Any, input_ids: Tensor) -> None:
+def find_views(model: Any, input_ids: Tensor) -> frozenset[View]:
     """Store views and query growth in the attention modules of a Hugging Face model.
 
     Args:
         input_ids: (1, n) ordinary tokens.
+
+    Returns:
+        The views of its layers.
 
     Raises:
         NotImplementedError: if a module has no layer of its own.
     """
     with attention_implementation(model, IMPLEMENTATION):
         model(input_ids=input_ids, use_cache=False)
+    views = set()
     for module in model.modules():
+        if (view := getattr(module, _VIEW, None)) is not None:
+            views.add(view)
         # The module's own factor depends on the index in the row.
         if getattr(module, "attn_temperature_tuning", False):
             module.attn_temperature_tuning = False
             if not module.use_rope:
                 setattr(module, _GROWTH, QueryGrowth(module.attn_scale, module.floor_scale))
+    return frozenset(views)
 
 
 def _coded_mask(
@@ -127,7 +134,10 @@ def _record_view(
         raise NotImplementedError("its layers share attention modules, which do not know their layer")
     if attention_mask is not None:
         code = int(attention_mask.flatten()[0])
-        setattr(module, _VIEW, View(code if code > 0 else None, -code if code < 0 else None))
+        view = View(code if code > 0 else None, -code if code < 0 else None)
+    else:
+        view = layer_view(module, kwargs)
+    setattr(module, _VIEW, view)
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
 

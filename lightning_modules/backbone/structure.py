@@ -35,6 +35,7 @@ def check_structure(backbone: FrozenModel) -> None:
     - ``mixers``: the token mixers, which can start from a state, by layer. A layer may have both.
     - ``last_state_layer``: the last layer with a state of its own: that of a mixer, or keys and values. Later
       layers have none, or reuse the keys and values of earlier ones.
+    - ``views``: the windows and chunks of its layers.
     - ``plain_head``: whether the logits are the output matrix applied to the last hidden states, and nothing
       else.
 
@@ -73,7 +74,7 @@ def check_structure(backbone: FrozenModel) -> None:
     if any(keys.shape[2] != ids.shape[1] for keys, _ in probe.recorded.values()):
         raise refusal(backbone, "its layers attend to keys that belong to no single token")
     try:
-        find_views(model, ids)
+        backbone.views = find_views(model, ids)
     except NotImplementedError as error:
         raise refusal(backbone, reason(error)) from error
     except Exception as error:

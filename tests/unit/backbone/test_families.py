@@ -103,7 +103,7 @@ def test_refused_when_ready_made(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
-        ("blt", "cannot be loaded: AttributeError: 'BltConfig' object has no attribute 'hidden_size'"),
+        ("blt", "cannot take a prefix: its configuration states no hidden_size"),
         ("dots3_note_text", f"cannot take a prefix: {SPARSE}"),  # its layers differ in heads
     ],
 )

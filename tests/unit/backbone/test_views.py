@@ -33,6 +33,19 @@ def test_content_longer_than_the_view(family: str, length: int, tmp_path: Path) 
     assert max(differences.values()) < 1e-4, differences
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"attention_chunk_size": SIZE + 1}, {"floor_scale": 16}, {"attn_scale": 0.2}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_fingerprint_sees_chunks_and_the_growth_of_queries(changes: dict[str, Any], tmp_path: Path) -> None:
+    first, other = (
+        Viewed(viewed_config("llama4_text", SIZE, **(LLAMA4 | own)), tmp_path / str(i)).backbone
+        for i, own in enumerate(({}, changes))
+    )
+    assert first.fingerprint != other.fingerprint
+
+
 @pytest.mark.parametrize("length", [1, 4, 6, 13])
 def test_chunks_begin_at_positions_of_the_content(length: int, tmp_path: Path) -> None:
     differences = Viewed(config_of("llama4_text"), tmp_path, length).differences()

@@ -38,3 +38,13 @@ def test_short_window_is_warned_about(monkeypatch: pytest.MonkeyPatch, longest: 
     assert len(messages) == warned
     assert all("\n" not in message and "last 10 tokens" in message for message in messages)
     assert data.asked == [(40, virtual)]
+
+
+def test_window_that_no_layer_has_is_not_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning_modules.context, "context_length", lambda config: None)
+    backbone = tiny_backbone("gemma3", sliding_window=10, layer_types=["full_attention"] * 4)
+    module = method("prompt", backbone)
+    module._trainer = SimpleNamespace(max_steps=-1, datamodule=Data(1000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_context(module)
