@@ -15,6 +15,12 @@ from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.utilities.errors import UserError
 
+_OPTIONS = {
+    "backbone.name": "MODEL",
+    "backbone.gguf_file": "--gguf-file",
+    "backbone.quantization": "--quantization",
+}
+
 
 class Doctor(DirectCommand):
     """Load a model, try every feature, and report what works."""
@@ -45,18 +51,28 @@ class Doctor(DirectCommand):
             raise UserError("doctor needs a model: a hub id, a folder or 'embedded'")
         if parsed.random and parsed.quantization != "none":
             raise UserError("--random and --quantization cannot be combined: a tiny model is not quantized")
-        config = BackboneConfig(
-            parsed.model,
-            parsed.revision,
-            parsed.gguf_file,
-            parsed.dtype,
-            parsed.trust_remote_code,
-            quantization=parsed.quantization,
-        )
         from promptstage.command_line.doctor import examine
 
-        examine(config, parsed.random)
+        try:
+            config = BackboneConfig(
+                parsed.model,
+                parsed.revision,
+                parsed.gguf_file,
+                parsed.dtype,
+                parsed.trust_remote_code,
+                quantization=parsed.quantization,
+            )
+            examine(config, parsed.random)
+        except UserError as error:
+            raise UserError(_name_options(str(error))) from error
         return 0
+
+
+def _name_options(message: str) -> str:
+    """Name the options of this command instead of those of ``fit``."""
+    for setting, option in _OPTIONS.items():
+        message = message.replace(setting, option)
+    return message
 
 
 COMMAND = Doctor()
