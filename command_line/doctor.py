@@ -77,7 +77,7 @@ def examine(config: BackboneConfig, random: bool) -> None:
         memory = describe_memory(shape, dtype, config.quantization == "4bit")
     except UserError:
         weights = shown_size(parameters * SIZES[dtype])
-        memory = f"{weights} of weights in {dtype}; 'footprint' knows models with Llama's blocks only"
+        memory = f"{weights} of weights in {dtype}; 'footprint' supports only models with Llama's blocks"
     _print("memory", memory)
     trained = [trial.results for trial in trials if trial.results["train"] == WORKS]
     recomputes = all(results["checkpointing"] == WORKS for results in trained)
@@ -98,7 +98,7 @@ def _tiny(backbone: Backbone, problem: str) -> str:
         settings = f"the default settings of its type (the model's own, at this size: {problem.rstrip('.')})"
     return (
         f"random weights, {backbone.num_layers} layers, hidden size {backbone.hidden_size}, {settings}; all "
-        "results are of the family, not of the weights"
+        "results hold for the family, not for the weights"
     )
 
 

@@ -6,7 +6,7 @@
 
 The model is loaded and checked as before every run. Every method then trains, generates and is measured on a
 few random tokens. With --random, this is a tiny random model of the same family: no weights are downloaded,
-and the numbers say nothing about them.
+and the numbers do not hold for them.
 """
 
 from typing import get_args

@@ -70,20 +70,23 @@ def test_random_model_of_a_hybrid_from_its_configuration(tmp_path: Path) -> None
     folder = config_folder("lfm2", tmp_path, num_hidden_layers=6, full_attn_idxs=[2, 5])
     found = report(folder, "--random", "--dtype", "bfloat16")
     assert found["model"].startswith("lfm2, 6 layers, hidden size 2,560, ")
-    assert "of the family, not of the weights" in found["tiny model"]
+    assert "hold for the family, not for the weights" in found["tiny model"]
     assert found["layers"].startswith("attention in 2 of 4 layers; token mixers in 2; ")
     assert found["kinds"] == "4 conv, 2 full_attention"
     assert "tokenizer" not in found
     assert row(found, "PromptTuning")["rollout"] == "no [1]"
     assert set(row(found, "DHAM, gate").values()) == {"no [2]"}
     assert any(line.startswith("[1] attention rollout needs attention alone") for line in found)
-    assert found["memory"].endswith("'footprint' knows models with Llama's blocks only")
+    assert found["memory"].endswith("'footprint' supports only models with Llama's blocks")
 
 
 @pytest.mark.parametrize(
     ("model_type", "cause"),
     [
-        ("deepseek_v32", "its tokens attend only to those that an index selects, which knows no prefix"),
+        (
+            "deepseek_v32",
+            "its attention is sparse: an indexer selects the tokens to attend to, without the prefix",
+        ),
         ("falcon", "its architecture has attention implementations of its own, which cannot be extended"),
     ],
 )
