@@ -52,7 +52,7 @@ def examine(config: BackboneConfig, random: bool) -> None:
         parameters = _parameters(backbone, full)
         _print("model", _model(backbone, full, parameters))
         if random:
-            _print("tiny model", _tiny(backbone, tiny.has_settings))
+            _print("tiny model", _tiny(backbone, tiny.problem))
         _print("layers", "; ".join(describe_layers(backbone)))
         text = full.get_text_config()
         if kinds := describe_layer_types(text):
@@ -77,9 +77,10 @@ def examine(config: BackboneConfig, random: bool) -> None:
         memory = describe_memory(shape, dtype, config.quantization == "4bit")
     except UserError:
         weights = shown_size(parameters * SIZES[dtype])
-        memory = f"{weights} of weights in {dtype}; 'footprint' knows models with Llama's blocks only"
+        memory = f"{weights} of weights in {dtype}; 'footprint' supports only models with Llama's blocks"
     _print("memory", memory)
-    recomputes = all(trial.results["checkpointing"] in (WORKS, NOT_APPLICABLE) for trial in trials)
+    trained = [trial.results for trial in trials if trial.results["train"] == WORKS]
+    recomputes = all(results["checkpointing"] == WORKS for results in trained)
     _print("advice", advise(shape, parameters, recomputes))
 
 
@@ -91,11 +92,13 @@ def _model(backbone: Backbone, config: Any, parameters: int) -> str:
     )
 
 
-def _tiny(backbone: Backbone, has_settings: bool) -> str:
-    settings = "the model's other settings" if has_settings else "the default settings of its type"
+def _tiny(backbone: Backbone, problem: str) -> str:
+    settings = "the model's other settings"
+    if problem:
+        settings = f"the default settings of its type (the model's own, at this size: {problem.rstrip('.')})"
     return (
         f"random weights, {backbone.num_layers} layers, hidden size {backbone.hidden_size}, {settings}; all "
-        "results are of the family, not of the weights"
+        "results hold for the family, not for the weights"
     )
 
 

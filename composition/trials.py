@@ -90,7 +90,10 @@ def _try_features(
     try:
         module = create_method(make, backbone)
     except Exception as error:
-        yield from ((name, reason(error)) for name in FEATURES)
+        staged = getattr(make, "func", make) is DHAM
+        yield from (
+            (name, reason(error) if staged or name != "partition" else NOT_APPLICABLE) for name in FEATURES
+        )
         return
     trains, has_prompt = bool(module.trained_parameters()), bool(module.vectors())
     features: dict[str, tuple[bool, Callable[[], None]]] = {

@@ -6,7 +6,7 @@
 
 The model is loaded and checked as before every run. Every method then trains, generates and is measured on a
 few random tokens. With --random, this is a tiny random model of the same family: no weights are downloaded,
-and the numbers say nothing about them.
+and the numbers do not hold for them.
 """
 
 from typing import get_args
@@ -14,6 +14,12 @@ from typing import get_args
 from promptstage.command_line.commands.base import DirectCommand
 from promptstage.command_line.one_line_parser import OneLineParser
 from promptstage.utilities.errors import UserError
+
+_OPTIONS = {
+    "backbone.name": "MODEL",
+    "backbone.gguf_file": "--gguf-file",
+    "backbone.quantization": "--quantization",
+}
 
 
 class Doctor(DirectCommand):
@@ -45,18 +51,28 @@ class Doctor(DirectCommand):
             raise UserError("doctor needs a model: a hub id, a folder or 'embedded'")
         if parsed.random and parsed.quantization != "none":
             raise UserError("--random and --quantization cannot be combined: a tiny model is not quantized")
-        config = BackboneConfig(
-            parsed.model,
-            parsed.revision,
-            parsed.gguf_file,
-            parsed.dtype,
-            parsed.trust_remote_code,
-            quantization=parsed.quantization,
-        )
         from promptstage.command_line.doctor import examine
 
-        examine(config, parsed.random)
+        try:
+            config = BackboneConfig(
+                parsed.model,
+                parsed.revision,
+                parsed.gguf_file,
+                parsed.dtype,
+                parsed.trust_remote_code,
+                quantization=parsed.quantization,
+            )
+            examine(config, parsed.random)
+        except UserError as error:
+            raise UserError(_name_options(str(error))) from error
         return 0
+
+
+def _name_options(message: str) -> str:
+    """Name the options of this command instead of those of ``fit``."""
+    for setting, option in _OPTIONS.items():
+        message = message.replace(setting, option)
+    return message
 
 
 COMMAND = Doctor()

@@ -21,7 +21,7 @@ IMPLEMENTATION = "promptstage"
 
 
 # Raised while the backbone is verified.
-SPARSE = "its tokens attend only to those that an index selects, which knows no prefix"
+SPARSE = "its attention is sparse: an indexer selects the tokens to attend to, without the prefix"
 _UNSUPPORTED = {
     "position_bias": "its attention adds a bias of relative positions, which keys of a prefix lack",
     "indices": SPARSE,

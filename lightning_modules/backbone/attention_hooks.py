@@ -150,9 +150,10 @@ def _check_layers(model: Any, hook: AttentionHook) -> None:
     """
     if hook.layers and not any(layer in hook.layers for layer in model.attention_layers):
         own, attending = (", ".join(map(str, layers)) for layers in (hook.layers, model.attention_layers))
+        where = f"backbone '{model.config.name}'"
+        problem = f"only layers {attending} of {where} have" if attending else f"no layer of {where} has"
         raise UserError(
-            f"{type(hook).__name__} would have no effect: it names layers {own}, but only layers "
-            f"{attending or 'none'} of backbone '{model.config.name}' have attention"
+            f"{type(hook).__name__} would have no effect: it names layers {own}, but {problem} attention"
         )
 
 

@@ -1,6 +1,7 @@
 """Description of a loaded backbone: kinds of layers, positions."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ _VIEWS = {
 class _Inputs(AttentionHook):
     """Inputs of attention by layer."""
 
-    def __init__(self, num_layers: int) -> None:
-        self.layers = range(num_layers)
+    def __init__(self, layers: Collection[int]) -> None:
+        self.layers = layers
         self.inputs: dict[int, LayerAttention] = {}
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class _Inputs(AttentionHook):
 @torch.no_grad()
 def describe_layers(backbone: FrozenModel) -> list[str]:
     """Describe what the layers of a verified backbone consist of, in short phrases."""
-    hook, total = _Inputs(backbone.num_layers), backbone.num_layers
+    hook, total = _Inputs(backbone.attention_layers), backbone.num_layers
     with backbone.hooked(hook):
         backbone.forward(draw_tokens(backbone, 0, 7)[0][None])
     inputs = hook.inputs

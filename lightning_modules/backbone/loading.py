@@ -95,6 +95,10 @@ def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> t
     but not always weights.
     """
     if config.name == "embedded":
+        if config.gguf_file:
+            raise UserError(
+                f"the embedded backbone has no GGUF file, got backbone.gguf_file '{config.gguf_file}'"
+            )
         return EMBEDDED, {}
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     path = Path(config.name).expanduser()
@@ -118,6 +122,8 @@ def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> t
                     f"({', '.join(ggufs)})"
                 )
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
+    elif path.is_file():
+        raise UserError(f"backbone '{config.name}' is a file: give the folder of the model, or a hub id")
     elif path.is_absolute() or config.name.startswith((".", "~", DOWNLOADS)):
         hint = ": run 'make smollm2' in a checkout" if config.name == f"{DOWNLOADS}smollm2" else ""
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
@@ -153,12 +159,23 @@ def _read_config(config: BackboneConfig, fetch: _Fetch = configuration_folder) -
     if config.gguf_file:
         with reading(config.name, seconds=None):  # bounded by the size of the vocabulary
             gguf_model.check_header(read_header(where / config.gguf_file))
-            return gguf_model.read_configuration(where, config.gguf_file)
+            model_config = gguf_model.read_configuration(where, config.gguf_file)
+            _check_sizes(config.name, model_config)
+            return model_config
     with reading(config.name, "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
         model_config._attn_implementation = model_config._experts_implementation = None
+        _check_sizes(config.name, model_config)
         return model_config
+
+
+def _check_sizes(name: str, model_config: "PreTrainedConfig") -> None:
+    text = model_config.get_text_config()
+    for setting in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        size = getattr(text, setting, None)
+        if isinstance(size, int) and size < 1:
+            raise UserError(f"backbone '{name}': {setting} must be >= 1, got {size}")
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":
@@ -222,7 +239,7 @@ def load_model(config: BackboneConfig) -> Loaded:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     model_config = _read_config(config)
-    _check_causal(config, model_config)
+    check_causal(config, model_config)
     where, kwargs = _location(config)
     if not (config.name == "embedded" or config.gguf_file or Path(config.name).expanduser().is_dir()):
         download_weights(config.name, config.revision)
@@ -254,8 +271,12 @@ def load_model(config: BackboneConfig) -> Loaded:
     return Loaded(model.requires_grad_(False).eval(), None if config.gguf_file else files)
 
 
-def _check_causal(config: BackboneConfig, model_config: "PreTrainedConfig") -> None:
-    """Check that transformers, or the model's own code, has a causal language model of the type."""
+def check_causal(config: BackboneConfig, model_config: "PreTrainedConfig") -> None:
+    """Check that transformers, or the model's own code, has a causal language model of the type.
+
+    Raises:
+        UserError: if there is none.
+    """
     from transformers import AutoModelForCausalLM
 
     own = "AutoModelForCausalLM" in (getattr(model_config, "auto_map", None) or {})

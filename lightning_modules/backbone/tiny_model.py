@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading, reason
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, read_config
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, check_causal, read_config
 from promptstage.lightning_modules.backbone.tiny_sizes import LAYERS, OWN, SIZES
 from promptstage.utilities.errors import UserError
 
@@ -160,12 +160,12 @@ class TinyModel(NamedTuple):
     Attributes:
         model: the model.
         config: the backbone's own configuration, sizes not reduced.
-        has_settings: the tiny model has the backbone's settings; false: the defaults of its family.
+        problem: why the tiny model has the default settings of its family; empty: it has the backbone's.
     """
 
     model: Any
     config: Any
-    has_settings: bool
+    problem: str
 
 
 def tiny_model(backbone: BackboneConfig) -> TinyModel:
@@ -177,6 +177,7 @@ def tiny_model(backbone: BackboneConfig) -> TinyModel:
     import torch
 
     config, errors = read_config(backbone), []
+    check_causal(backbone, config)
     options: dict[str, Any] = {"trust_remote_code": True} if backbone.trust_remote_code else {}
     register()
     for reduce in (reduced_config, lambda config: tiny_config(type(config))):
@@ -188,5 +189,5 @@ def tiny_model(backbone: BackboneConfig) -> TinyModel:
             errors.append(reason(error))
             continue
         with reading(backbone.name), prefix_implementation(backbone.name) as implementation:
-            return TinyModel(random_model(small, implementation, **options), config, not errors)
+            return TinyModel(random_model(small, implementation, **options), config, "".join(errors))
     raise UserError(f"no tiny model of backbone '{backbone.name}' can be built: {errors[0]}")

@@ -70,20 +70,23 @@ def test_random_model_of_a_hybrid_from_its_configuration(tmp_path: Path) -> None
     folder = config_folder("lfm2", tmp_path, num_hidden_layers=6, full_attn_idxs=[2, 5])
     found = report(folder, "--random", "--dtype", "bfloat16")
     assert found["model"].startswith("lfm2, 6 layers, hidden size 2,560, ")
-    assert "of the family, not of the weights" in found["tiny model"]
+    assert "hold for the family, not for the weights" in found["tiny model"]
     assert found["layers"].startswith("attention in 2 of 4 layers; token mixers in 2; ")
     assert found["kinds"] == "4 conv, 2 full_attention"
     assert "tokenizer" not in found
     assert row(found, "PromptTuning")["rollout"] == "no [1]"
     assert set(row(found, "DHAM, gate").values()) == {"no [2]"}
     assert any(line.startswith("[1] attention rollout needs attention alone") for line in found)
-    assert found["memory"].endswith("'footprint' knows models with Llama's blocks only")
+    assert found["memory"].endswith("'footprint' supports only models with Llama's blocks")
 
 
 @pytest.mark.parametrize(
     ("model_type", "cause"),
     [
-        ("deepseek_v32", "its tokens attend only to those that an index selects, which knows no prefix"),
+        (
+            "deepseek_v32",
+            "its attention is sparse: an indexer selects the tokens to attend to, without the prefix",
+        ),
         ("falcon", "its architecture has attention implementations of its own, which cannot be extended"),
     ],
 )
@@ -129,10 +132,45 @@ def test_wrong_gradients_with_checkpointing_are_reported(
         (["models/none"], "backbone folder models/none does not exist"),
         (["embedded", "--dtyp", "float32"], "option --dtyp is unknown: did you mean '--dtype'?"),
         (["embedded", "--random", "--quantization", "4bit"], "cannot be combined"),
+        (
+            ["embedded", "--gguf-file", "x.gguf"],
+            "the embedded backbone has no GGUF file, got --gguf-file 'x.gguf'",
+        ),
+        ([__file__], "is a file: give the folder of the model, or a hub id"),
+        (["x.gguf"], "is a GGUF file: give its folder as MODEL and 'x.gguf' as --gguf-file"),
     ],
 )
 def test_mistakes(args: list[str], message: str) -> None:
     assert_one_error(call("doctor", *args), message)
+
+
+@pytest.mark.parametrize("setting", ["num_hidden_layers", "hidden_size", "vocab_size"])
+@pytest.mark.parametrize("size", [0, -3])
+def test_sizes_below_one_are_refused(setting: str, size: int, tmp_path: Path) -> None:
+    values = {"model_type": "llama", "num_attention_heads": 1, setting: size}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    assert_one_error(call("doctor", tmp_path, "--random"), f"{setting} must be >= 1, got {size}")
+
+
+@pytest.mark.parametrize("model_type", ["t5", "vit"])
+def test_no_causal_language_model(model_type: str, tmp_path: Path) -> None:
+    outcome = call("doctor", config_folder(model_type, tmp_path), "--random")
+    assert_one_error(outcome, f"transformers has no causal language model of type {model_type}")
+
+
+def test_a_backbone_without_attention(tmp_path: Path) -> None:
+    """Checkpointing is advised where it works for all methods that train."""
+    folder = config_folder("mamba", tmp_path, hidden_size=16384, num_hidden_layers=96)
+    found = report(folder, "--random")
+    assert found["layers"].startswith("attention in 0 of 4 layers; token mixers in 4; ")
+    assert row(found, "PrefixTuning") == dict.fromkeys(FEATURES, "no [4]") | {"partition": "-"}
+    assert row(found, "PromptTuning")["train"] == "yes"
+    assert "--backbone.gradient_checkpointing true" in found["advice"]
+
+
+def test_settings_that_a_tiny_model_cannot_have_are_reported(tmp_path: Path) -> None:
+    found = report(config_folder("mamba", tmp_path, conv_kernel=0), "--random")
+    assert "the default settings of its type (the model's own, at this size: " in found["tiny model"]
 
 
 def test_a_configuration_of_which_nothing_can_be_built(tmp_path: Path) -> None:

@@ -55,4 +55,4 @@ def test_doctor(folder: Path) -> None:
     assert " no [" not in outcome.out
     missing = call("doctor", folder, "--gguf-file", "x.gguf")
     assert missing.code == 2
-    assert missing.errors[0].startswith("error: backbone.gguf_file 'x.gguf' is not in ")
+    assert missing.errors[0].startswith("error: --gguf-file 'x.gguf' is not in ")

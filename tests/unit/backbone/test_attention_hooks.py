@@ -190,3 +190,10 @@ def test_a_hook_without_a_layer_with_attention_is_refused() -> None:
     with backbone.hooked(look, Look([])):
         backbone(random_ids(6)[0][None])
     assert [layer for layer, _, _ in look.seen] == [1, 3]
+
+
+@torch.no_grad()
+def test_a_hook_on_a_backbone_without_attention_is_refused() -> None:
+    message = "it names layers 0, but no layer of backbone 'tiny' has attention"
+    with pytest.raises(UserError, match=message), hybrid_backbone("mamba").hooked(HideToken(0, [0])):
+        pass

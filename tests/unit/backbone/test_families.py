@@ -54,7 +54,7 @@ def refused_config(name: str) -> Any:
     return make[name]()
 
 
-SPARSE = "its tokens attend only to those that an index selects, which knows no prefix"
+SPARSE = "its attention is sparse: an indexer selects the tokens to attend to, without the prefix"
 NONE = (
     "its layers use neither transformers' attention interface nor its cache of recurrent states, where a "
     "prefix enters"

@@ -60,7 +60,7 @@ def test_factors_of_frequencies_are_shortened(tmp_path: object) -> None:
         str(tmp_path)
     )
     tiny = tiny_model(BackboneConfig(str(tmp_path)))
-    assert tiny.has_settings
+    assert not tiny.problem
     assert tiny.model.config.rope_parameters["long_factor"] == [1.0, 2.0, 3.0, 4.0]
     assert describe_positions(tiny.config).startswith("131,072; above 4,096 tokens, dependent on ")
 
