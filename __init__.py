@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from promptstage.callbacks.act.callback import ACT as ACT
     from promptstage.callbacks.dpc.callback import DPC as DPC
+    from promptstage.callbacks.label_words.callback import LabelWords as LabelWords
     from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
     from promptstage.composition.inspection import Saliency as Saliency
     from promptstage.composition.inspection import generate as generate
@@ -72,6 +73,7 @@ _MODULES = {
     "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",
     "Greedy": "lightning_modules.decoding.engines",
+    "LabelWords": "callbacks.label_words.callback",
     "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",

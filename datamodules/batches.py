@@ -1,10 +1,11 @@
 """Part of a data module that builds batches of tokenized examples."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from promptstage.datamodules.classes import LabelWords
-from promptstage.datamodules.encoding import Collate, Example
+from promptstage.datamodules.encoding import Batch, Collate, Example, encode, join
 from promptstage.datamodules.label_words import LabelWordSplits
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
@@ -13,9 +14,11 @@ from promptstage.datamodules.loaders import (
     probe_loader,
     round_robin_loader,
 )
+from promptstage.datamodules.prompt_format import PromptFormat
+from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.datamodules.token_table import TokenTable
-from promptstage.utilities.checks import check_maximum
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +57,10 @@ class Batches(LabelWordSplits):
     def _encode(self, examples: "Sequence[Example]") -> TokenTable:
         raise NotImplementedError
 
+    def prompt_format(self) -> PromptFormat:
+        """Return the format of prompts, with the demonstrations."""
+        raise NotImplementedError
+
     def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
         """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
 
@@ -76,6 +83,32 @@ class Batches(LabelWordSplits):
         check_maximum({"examples": count}, len(examples), f"training questions of {self.name} in use")
         rows = self._encoded["training questions"] = self._encode(examples[:count])
         return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
+
+    def other_demonstrations(self, split: str, count: int, limit: int | None = None) -> Batch:
+        """Encode a split's first question behind ``count`` other draws of the demonstrations of each class.
+
+        Args:
+            limit: largest number of tokens of a prompt; None: no limit.
+
+        Raises:
+            UserError: if there are no demonstrations of each class, or a prompt is too long.
+        """
+        check_minimum({"demonstrations_per_class": self.demonstrations_per_class}, 1)
+        collate, first = self._collate(), self._encoded[split].examples[:1]
+        batches = []
+        for draw in range(1, count + 1):
+            shown = self.demonstrations_by_class(self.demonstration_seed + draw)
+            format = replace(self.prompt_format(), demonstrations=shown)
+            rows = encode(first, Template(format, self.tokenizer), self.tokenizer)
+            if limit is not None and (longest := len(rows[0].prompt)) > limit:
+                raise UserError(
+                    f"demonstrations drawn by seed {self.demonstration_seed + draw} make a prompt of "
+                    f"{longest} tokens, but the backbone's context and prompt leave {limit}"
+                )
+            assert self._label_words is not None
+            words = replace(self._label_words, format=format)
+            batches.append(replace(collate, label_words=words)([rows[0]]))
+        return join(batches)
 
     def _collate(self, soft_prompt: bool = True) -> Collate:
         """

@@ -26,6 +26,7 @@ from promptstage.lightning_modules.label_words import ANCHORS, Settings
 
 Floats = NDArray[np.float64]
 RANDOM, BEST_RANDOM = "hidden_random", "hidden_random_top"
+ONE_PROMPT = "one_prompt"  # instead of an average, if there is one example
 
 
 class Loyalty(NamedTuple):
@@ -43,13 +44,19 @@ class Loyalty(NamedTuple):
 
 
 def loyalties(runs: Floats, predicted: Floats, gold: Floats) -> list[Loyalty]:
-    """Compute the loyalty of runs (N, R, 2) to the classes that are predicted without them (N,)."""
+    """Compute the loyalty of runs (N, R, 2) to the classes that are predicted without them (N,).
+
+    Examples without a gold class (-1) do not count for the accuracy, which is NaN if there are no others.
+    """
     return [
-        Loyalty(
-            float((run[:, 0] == predicted).mean()), float(run[:, 1].mean()), float((run[:, 0] == gold).mean())
-        )
+        Loyalty(float((run[:, 0] == predicted).mean()), float(run[:, 1].mean()), _accuracy(run[:, 0], gold))
         for run in runs.transpose(1, 0, 2)
     ]
+
+
+def _accuracy(predicted: Floats, gold: Floats) -> float:
+    graded = gold >= 0
+    return float((predicted == gold)[graded].mean()) if graded.any() else float("nan")
 
 
 def summarize(
@@ -66,17 +73,16 @@ def summarize(
         keys: keys (M, K, d) and classes (M,) of label words, for the diagnosis.
     """
     gold, predicted = arrays["gold"], arrays["predicted"]
-    correct = int((gold == predicted).sum())
-    low, high = wilson_interval(correct, len(gold))
     summary: dict[str, Any] = {
         "examples": len(gold),
         "label_words": list(words),
         "layers": list(settings.layers),
-        "accuracy": correct / len(gold),
-        "accuracy_low": low,
-        "accuracy_high": high,
         "predicted": [int((predicted == number).sum()) for number in range(len(words))],
     }
+    if graded := int((gold >= 0).sum()):
+        correct = int((gold == predicted).sum())
+        low, high = wilson_interval(correct, graded)
+        summary |= {"accuracy": correct / graded, "accuracy_low": low, "accuracy_high": high}
     if "flows" in arrays:
         means = nan_mean(arrays["flows"])
         summary["flows"] = {name: means[:, i].tolist() for i, name in enumerate(LabelFlows._fields)}
@@ -96,12 +102,21 @@ def summarize(
 
 
 def _extraction(scores: Floats, predicted: Floats) -> dict[str, dict[str, list[float]]]:
-    """Compute AUCROC_l and R_l from scores (N, K, C)."""
+    """Compute AUCROC_l and R_l from scores (N, K, C), of a single example over its classes."""
+    if len(scores) == 1:
+        areas, shares = prompt_extraction(scores[0], int(predicted[0]))
+        return {ONE_PROMPT: {"aucroc": areas.tolist(), "accumulated": shares.tolist()}}
     result = {}
     for average in AVERAGES:
         areas = [extraction_auroc(layer, predicted, average) for layer in scores.transpose(1, 0, 2)]
         result[average] = {"aucroc": areas, "accumulated": accumulated_extraction(areas).tolist()}
     return result
+
+
+def extraction_of(summary: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    """Return AUCROC_l and R_l of a summary: one class against the rest, or those of its single prompt."""
+    values = summary.get("extraction")
+    return None if values is None else values.get(ONE_PROMPT) or values[AVERAGES[0]]
 
 
 def _compression(arrays: Mapping[str, Floats], predicted: Floats, gold: Floats) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class LabelWordRuns:
         self.backbone, self.prefix, self.settings = backbone, prefix, settings
         self.contexts = ContextRuns(backbone, prefix)
 
+    @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Measure a batch.
 
@@ -104,7 +105,7 @@ class LabelWordRuns:
             ``hidden_anchor``.
 
         Raises:
-            UserError: if a prompt has no demonstration, or a context as a prefix is not visible in all layers.
+            UserError: if a prompt has no demonstration, or a layer does not attend to a whole context.
         """
         classes, tokens = classes_of(batch), batch.prompt.right_padded()
         positions = _positions(tokens, batch)
@@ -145,7 +146,9 @@ class LabelWordRuns:
                 gold = torch.where(classes.gold < 0, predicted, classes.gold)
                 labels = torch.full_like(pad(tokens.input_ids, (0, 1)), IGNORED)
                 labels.scatter_(1, lengths[:, None], classes.tokens[gold][:, None])
-                ids = pad(tokens.input_ids, (0, 1)).scatter(1, lengths[:, None], classes.tokens[gold][:, None])
+                ids = pad(tokens.input_ids, (0, 1)).scatter(
+                    1, lengths[:, None], classes.tokens[gold][:, None]
+                )
                 terms, _ = attention_terms(self.backbone, ids, labels, layers, self.prefix)
                 flows = [torch.stack(label_flows(terms.pop(i), positions, last), dim=1) for i in layers]
                 arrays["flows"] = torch.stack(flows, dim=1)
@@ -246,7 +249,7 @@ def check_demonstrations(number: int, subject: str) -> None:
         )
 
 
-def context_layers(backbone: Backbone, depths: Sequence[int]) -> tuple[int, ...]:
+def layers_of(backbone: Backbone, depths: Sequence[int]) -> tuple[int, ...]:
     """Return the layers with attention.
 
     Raises:

@@ -20,6 +20,7 @@ from promptstage.callbacks.figures import (
     plain,
     scientific,
 )
+from promptstage.lightning_modules.label_word_summary import extraction_of
 
 Summary = Mapping[str, Any]
 
@@ -66,7 +67,10 @@ def flows(summary: Summary, subject: str) -> Figure:
     scientific(axes)
     axes.legend(frameon=False, fontsize=8)
     entitle(
-        figure, "Information flow between label words and the prediction", subject, "loss of the gold label"
+        figure,
+        "Information flow between label words and the prediction",
+        subject,
+        "loss: cross-entropy of the gold label, of the predicted one for a question without",
     )
     return figure
 
@@ -75,7 +79,8 @@ def extraction(summary: Summary, subject: str) -> Figure:
     """Draw AUCROC_l and R_l by layer (Wang et al. Fig. 5)."""
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
-    values = summary["extraction"]["one_against_rest"]
+    values = extraction_of(summary)
+    assert values is not None
     axes.bar(
         summary["layers"], _numbers(values["aucroc"]), color=BLUE, alpha=0.6, label="AUCROC of the layer"
     )
@@ -90,7 +95,12 @@ def extraction(summary: Summary, subject: str) -> Figure:
         figure,
         "Attention from the last token to label words as a predictor of the label",
         subject,
-        "dotted: no relation (0.5); classes against the rest, those never predicted left out",
+        "dotted: no relation (0.5); "
+        + (
+            "one prompt: share of the other classes with less attention than the predicted one"
+            if summary["examples"] == 1
+            else "each class against the rest, those never predicted left out"
+        ),
     )
     return figure
 
@@ -98,7 +108,8 @@ def extraction(summary: Summary, subject: str) -> Figure:
 def isolation(summary: Summary, subject: str) -> Figure:
     """Draw label and word loyalty by number of layers with isolated tokens (Wang et al. Fig. 4)."""
     figure = Figure(figsize=(9, 4.4), layout="constrained")
-    for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("label_loyalty", "word_loyalty")):  # noqa: B905
+    measures = ("label_loyalty", "word_loyalty")
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), measures, strict=True):
         for place, style in (("first", "o-"), ("last", "s--")):
             for rows, color in (("label_words", VERMILION), ("random_words", GRAY)):
                 own = [row for row in summary["isolation"] if (row["place"], row["rows"]) == (place, rows)]
@@ -136,7 +147,8 @@ def compression(summary: Summary, subject: str) -> Figure:
         values = [own["methods"][name][measure] for name in names]
         bars = axes.bar(places + 0.27 * (number - 1), values, 0.25, color=COLORS[number], label=label)
         axes.bar_label(bars, fmt="%.2f", fontsize=7)
-    axes.axhline(summary["accuracy"], color=GREEN, linestyle=":", label="accuracy with the whole context")
+    if "accuracy" in summary:
+        axes.axhline(summary["accuracy"], color=GREEN, linestyle=":", label="accuracy with the whole context")
     axes.set_xticks(places, [METHODS[name] for name in names])
     axes.set_ylim(0, 1.15)
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center")

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.label_words.files import STEM
 from promptstage.callbacks.run.loggers import log_figures, log_scalars, log_series
+from promptstage.lightning_modules.label_word_summary import extraction_of
 
 BY_LAYER = {"flow": "flow_.*", "extraction": "aucroc|accumulated_aucroc", "diagnosis": "spearman"}
 
@@ -40,7 +41,7 @@ def report(trainer: L.Trainer, folder: Path, summary: Mapping[str, Any], subject
 
 def scalars(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the measures without a layer, by name."""
-    values = {"accuracy": summary["accuracy"]}
+    values = {"accuracy": summary["accuracy"]} if "accuracy" in summary else {}
     for row in summary.get("isolation", ()):
         name = f"isolation/{row['place']}_{row['layers']}_{row['rows']}"
         values |= {f"{name}/label_loyalty": row["label_loyalty"], f"{name}/word_loyalty": row["word_loyalty"]}
@@ -54,9 +55,9 @@ def scalars(summary: Mapping[str, Any]) -> dict[str, float]:
 def by_layer(summary: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return the measures with a value for each layer, by name."""
     values = {f"flow_{name}": flow for name, flow in summary.get("flows", {}).items()}
-    if extraction := summary.get("extraction"):
-        values["aucroc"] = extraction["one_against_rest"]["aucroc"]
-        values["accumulated_aucroc"] = extraction["one_against_rest"]["accumulated"]
+    if extraction := extraction_of(summary):
+        values["aucroc"] = extraction["aucroc"]
+        values["accumulated_aucroc"] = extraction["accumulated"]
     if diagnosis := summary.get("diagnosis"):
         values["spearman"] = diagnosis["spearman"]
     return values
@@ -64,16 +65,13 @@ def by_layer(summary: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def summary_line(summary: Mapping[str, Any]) -> str:
     """Return the main measures in one line."""
-    low, high = summary["accuracy_low"], summary["accuracy_high"]
-    parts = [
-        f"label words of {summary['examples']} examples: accuracy {summary['accuracy']:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f})"
-    ]
+    parts = [f"label words of {summary['examples']} examples"]
+    if "accuracy" in summary:
+        low, high = summary["accuracy_low"], summary["accuracy_high"]
+        parts[0] += f": accuracy {summary['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f})"
     if rows := summary.get("isolation"):
         deepest = max(row["layers"] for row in rows)
-        own = {
-            (row["place"], row["rows"]): row["label_loyalty"] for row in rows if row["layers"] == deepest
-        }
+        own = {(row["place"], row["rows"]): row["label_loyalty"] for row in rows if row["layers"] == deepest}
         first, last, control = (
             own["first", "label_words"],
             own["last", "label_words"],

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.utilities.errors import UserError
 
@@ -83,25 +82,6 @@ def record_context(
         ends = torch.tensor([tokens.shape[1]], device=tokens.device)
         backbone.body(**backbone.packed(tokens, ends, prefix)[0])
     return ContextStates(recorder.recorded, prefix, tokens.shape[1])
-
-
-@torch.no_grad()
-def last_logits(
-    backbone: FrozenModel, input_ids: Tensor, ends: Tensor, prefix: Prefix | None = None
-) -> Tensor:
-    """Compute the logits at the last token of each row, (B, vocabulary), float32 or better.
-
-    Args:
-        input_ids: (B, n), padded on the right, if at all.
-        ends: (B,), number of tokens of each row.
-        prefix: prefix that all tokens attend to.
-    """
-    arguments, _ = backbone.packed(input_ids, ends, prefix)
-    last = ends.cumsum(0) - 1
-    head = backbone.model.get_output_embeddings()
-    with input_hooks([(head, lambda states: states[:, last])]):
-        logits = backbone.model(**arguments).logits[0]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def check_visible(backbone: FrozenModel, content: int, positions: int) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptstage.lightning_modules.backbone.context_states import check_visible, last_logits, record_context
+from promptstage.lightning_modules.backbone.context_states import check_visible, record_context
 from promptstage.lightning_modules.backbone.isolation import Isolation
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.next_tokens import next_token_logits
 from promptstage.utilities.errors import UserError
 from tests.unit.backbone.hybrids import hybrid_backbone
 from tests.unit.backbone.reference import slow_logits
@@ -91,7 +92,7 @@ def test_isolated_rows_attend_to_themselves_and_the_prompt(pair: Any, method: st
     # In a padded batch, the second example has one isolated row alone.
     ids, _ = pad([row, row[:5]], "right")
     with backbone.hooked(Isolation(SOME, torch.tensor([LABELS, (3, -1)]))):
-        batch = last_logits(backbone, ids, torch.tensor([12, 5]), prefix)
+        batch = next_token_logits(backbone, ids, torch.tensor([12, 5]), prefix)
     assert (batch - expected[[11, 4]]).abs().max() < 1e-9
 
 
@@ -117,7 +118,7 @@ def test_a_compressed_context_equals_the_masked_full_context(pair: Any, method: 
     assert (backbone(after[None], whole)[0] - full[CONTEXT:]).abs().max() < 1e-9
     assert (expected[-1] - full[-1]).abs().max() > 1e-3
     ids, _ = pad([after, after[:3]], "right")
-    batch = last_logits(backbone, ids, torch.tensor([5, 3]), compressed)
+    batch = next_token_logits(backbone, ids, torch.tensor([5, 3]), compressed)
     assert (batch - expected[[13, 11]]).abs().max() < 1e-9
 
 
