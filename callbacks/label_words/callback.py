@@ -115,7 +115,7 @@ class LabelWords(L.Callback):
         if stage == "fit":
             raise UserError("LabelWords measures predictions: use it with validate, test or predict, not fit")
         if self.takes_gradients:
-            check_gradients(trainer, "flows of label words")
+            check_gradients(trainer, "the flow of label words")
         needs_whole_backbone("LabelWords", trainer)
         data = data_of(trainer)
         if not data.uses_label_words:
@@ -125,7 +125,8 @@ class LabelWords(L.Callback):
             )
         check_demonstrations(data.prompt_format().shots, f"data set {data.name}")
         if "diagnosis" in self.analyses:
-            check_minimum({"demonstrations_per_class (of diagnosis)": data.demonstrations_per_class}, 1)
+            own = {"demonstrations_per_class": data.demonstrations_per_class}
+            check_minimum(own, 1, "the diagnosis of LabelWords draws others")
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check layers; record keys of label words before the evaluation starts."""
