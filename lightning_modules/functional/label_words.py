@@ -102,7 +102,7 @@ def extraction_auroc(scores: ArrayLike, predicted: ArrayLike, average: Average =
     >>> extraction_auroc([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], [0, 1, 1])
     1.0
     """
-    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(predicted)
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(predicted).astype(np.int64)
     classes = np.unique(labels)
     if len(classes) < 2:
         return float("nan")

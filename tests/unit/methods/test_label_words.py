@@ -159,8 +159,8 @@ def test_keys_are_those_of_the_label_tokens_of_all_demonstrations(setting: Any) 
     keys, classes = LabelWordRuns(backbone, module.prefix(), SETTINGS).keys(batch)
     assert keys.shape == (6, 4, 32)
     assert classes.tolist() == [1, 0] * 3
-    assert torch.equal(keys[0, 0], keys[2, 0])  # the same demonstrations
-    assert not torch.equal(keys[0, 0], keys[4, 0])
+    assert torch.equal(keys[0, 1], keys[2, 1])  # the same demonstrations
+    assert not torch.equal(keys[0, 1], keys[4, 1])
 
 
 @torch.no_grad()
