@@ -72,7 +72,9 @@ def test_files_figures_and_scalars_of_all_analyses(common: list[str], tmp_path: 
     assert (summary["split"], summary["method"]) == ("test", "Pretrained")
     flows = summary["flows"]
     assert set(flows) == {"to_labels", "to_target", "others"}
-    assert all(len(values) == 4 and min(values) > 0 for values in flows.values())
+    # In the last layer only the last token reaches the loss.
+    assert all(len(values) == 4 and min(values[:3]) > 0 for values in flows.values())
+    assert flows["to_labels"][3] == 0
     runs = [(row["place"], row["rows"], row["layers"]) for row in summary["isolation"]]
     assert len(set(runs)) == len(runs) == 8
     assert all(
