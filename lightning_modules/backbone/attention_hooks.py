@@ -7,7 +7,7 @@ installs them for passes over content; they are not called while the keys and va
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -82,6 +82,24 @@ class LayerAttention:
         if sinks is not None:
             sinks = (sinks if heads is None else sinks[heads])[:, None, None]
         return attention_softmax(scores, self.seen[:, :, rows], self.softcap, sinks)
+
+    def of_rows(self, rows: Tensor) -> "LayerAttention":
+        """Return the attention of one row of each example.
+
+        Args:
+            rows: (B,) int64.
+        """
+        batch, heads, _, width = self.query.shape
+        index = rows[:, None, None, None]
+        seen = self.seen.expand(batch, -1, -1, -1)
+        own = seen.gather(2, index.expand(-1, 1, 1, seen.shape[3]))
+        query = self.query.gather(2, index.expand(-1, heads, 1, width))
+        return replace(self, query=query, mask=lambda: own)
+
+    def values_of(self, columns: Tensor) -> Tensor:
+        """Return the values (B, H, k, head dim) of k columns (B, k) of prefix and content."""
+        index = columns[:, None, :, None].expand(-1, self.value.shape[1], -1, self.value.shape[3])
+        return self._repeated(self.value.gather(2, index), None)
 
     def output(self, weights: Tensor, heads: Tensor | None = None) -> Tensor:
         """Compute the output (B, heads, rows, head dim) of heads for attention weights."""
