@@ -61,13 +61,14 @@ def test_a_test_by_label_words_has_ordinary_results(data: list[str], tiny: Path)
         assert line["correct"] == (line["prediction"] == line["reference"])
         assert (line["reason"], line["new_tokens"]) == ("label word", 1)
     assert about["correct"] == sum(line["correct"] for line in lines)
-    assert about["decoder"]["class"].endswith("LabelWordPrediction")
+    assert about["decoder"]["name"] == "LabelWordPrediction"
     graded = call("grade", "run")
     assert graded.code == 0, graded.err
-    assert f"{about['correct']} of 7" in graded.out
+    assert "0 became correct, 0 became wrong, 0 changed prediction only" in graded.out
     shown = call("data", *flags, "--show=1")
     assert shown.code == 0, shown.err
     assert shown.out.count("completions are graded as correct") == 3
+    assert "the answer is the most likely label word: bad, good, mixed\n" in shown.out
 
 
 def test_anchor_reweighting_is_fit_resumed_and_tested(anchors: list[str]) -> None:
@@ -178,8 +179,8 @@ def test_mistakes_are_one_line(mistake: str, anchors: list[str]) -> None:
     kept = [flag for flag in anchors if own != ["--data=Generated"] or not flag.startswith("--data")]
     names = {flag.partition("=")[0] for flag in own}
     kept = [flag for flag in kept if flag.partition("=")[0] not in names]
-    assert_one_error(call("fit", *kept, *own, "--trainer.max_steps=1"), message)
-    assert not Path("runs").exists()
+    assert_one_error(call("fit", *kept, *own, "--trainer.max_steps=1", "--run_dir=run"), message)
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,8 @@ def test_what_generates_is_rejected(flags: list[str], message: str, data: list[s
     fit = [*QUIET, f"--backbone.name={tiny}", "--model=PromptTuning", "--model.num_virtual_tokens=2", *data]
     outcome = call("fit", *fit, "--trainer.max_steps=1", "--run_dir=run")
     assert outcome.code == 0, outcome.err
-    more = ["--trainer.callbacks.threshold=0.5"] if "DPC" in flags[0] else []
+    settings = {"DPC": "threshold=0.5", "ACT": "heads={1: [0]}"}
+    more = [f"--trainer.callbacks.{settings[flags[0][-3:]]}"] if "callbacks" in flags[0] else []
     assert_one_error(call("test", *QUIET, "--ckpt_path=run", *flags, *more), message)
 
 

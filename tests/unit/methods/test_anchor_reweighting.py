@@ -143,7 +143,7 @@ def reweighting(backbone: Backbone, seed: int | None = None) -> ps.AnchorReweigh
 
 def test_the_gradient_is_that_of_finite_differences(source: str, folder: Path) -> None:
     backbone = Backbone(str(folder), dtype="float64")
-    exact_norms(backbone.model)
+    exact_norms(backbone.model).requires_grad_(False)
     module = reweighting(backbone, seed=1).double()
     (batch, *_) = batches(module, data_of(source))
 
