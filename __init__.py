@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.svamp import SVAMP as SVAMP
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
     from promptstage.grading import grade as grade
+    from promptstage.lightning_modules.anchor_reweighting import AnchorReweighting as AnchorReweighting
     from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
     from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
@@ -60,6 +61,7 @@ _MODULES = {
     "ACT": "callbacks.act.callback",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
+    "AnchorReweighting": "lightning_modules.anchor_reweighting",
     "ASDiv": "datamodules.asdiv",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",

@@ -1,6 +1,5 @@
 """Base class of the data sets: loads, selects, tokenizes and batches questions."""
 
-import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -13,13 +12,8 @@ from promptstage.datamodules.batches import Batches
 from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
 from promptstage.datamodules.encoding import Example
-from promptstage.datamodules.label_words import (
-    LABEL_WORDS,
-    Prediction,
-    check_first_tokens,
-    label_words_of,
-)
-from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
+from promptstage.datamodules.label_words import Prediction, check_first_tokens, label_words_of
+from promptstage.datamodules.limits import check_vocabulary, short_enough
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
@@ -66,7 +60,8 @@ class ReasoningDataModule(Batches):
         demonstration_seed: seed by which demonstrations are drawn and ordered.
         demonstrations_per_class: number of demonstrations of each class before each question, for data with
             label words (``Classification``) or options to choose from: training questions with the label
-            word or the letter alone, separated by a line break. All training questions are drawn from.
+            word or the letter alone, separated by a line break. They are drawn from all training questions,
+            and ordered, by ``seed`` and ``demonstration_seed``.
         prediction: ``generation``, or ``label_words``: the most likely of the label words, or of the letters
             of the options, by the first token after the prompt, without generation. The completion to train
             on is then the word or letter alone. Default: ``label_words`` with ``demonstrations_per_class``.
@@ -306,44 +301,6 @@ class ReasoningDataModule(Batches):
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
 
-    def encoded(self, split: str) -> TokenTable:
-        """Return the tokens of a split that is set up."""
-        return self._encoded[split]
-
-    def example_ids(self, split: str) -> list[str]:
-        """Return the ids of a split that is set up, in the order of the source."""
-        return [example.id for example in self._encoded[split].examples]
-
-    def digest(self, split: str) -> str:
-        """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
-        used = self.used_for(split)
-        limits = used.name, used.resolve_kind(), self.generation_limit, self.stop
-        digest = hashlib.sha256(repr(limits).encode())
-        for row in self._encoded[split]:
-            example = row.example
-            own = example.id, row.prompt.tolist(), example.answer, example.options
-            named = tuple(filter(None, (example.dataset, example.kind)))
-            digest.update(repr(own + named).encode())
-        return digest.hexdigest()
-
     def skip(self, ids: Collection[str]) -> None:
         """Leave out test questions that are finished already; called again, those of all calls."""
         self.skipped = set(ids) if self.skipped is None else self.skipped & set(ids)
-
-    @property
-    def generation_limit(self) -> int:
-        """Longest generation in tokens; 0 with prediction by label words."""
-        return 0 if self.prediction == LABEL_WORDS else self.max_new_tokens
-
-    def longest(self) -> int:
-        """Return the number of positions of the longest text, generation included."""
-        return longest(self._encoded, self.generation_limit)
-
-    def check_context(self, limit: int, reserved: int) -> None:
-        """Check that all examples fit in ``limit`` positions less ``reserved`` for the soft prompt.
-
-        Raises:
-            UserError: for the first example that does not fit, with the numbers.
-        """
-        per_class = self.demonstrations_per_class
-        check_positions(self._encoded, self.generation_limit, limit, reserved, per_class)

@@ -1,12 +1,14 @@
 """Part of a data module that builds batches of tokenized examples."""
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from promptstage.datamodules.classes import LabelWords
 from promptstage.datamodules.encoding import Batch, Collate, Example, encode, join
-from promptstage.datamodules.label_words import LabelWordSplits
+from promptstage.datamodules.label_words import LABEL_WORDS, LabelWordSplits
+from promptstage.datamodules.limits import check_positions, longest
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
     TrainLoader,
@@ -60,6 +62,44 @@ class Batches(LabelWordSplits):
     def prompt_format(self) -> PromptFormat:
         """Return the format of prompts, with the demonstrations."""
         raise NotImplementedError
+
+    def encoded(self, split: str) -> TokenTable:
+        """Return the tokens of a split that is set up."""
+        return self._encoded[split]
+
+    def example_ids(self, split: str) -> list[str]:
+        """Return the ids of a split that is set up, in the order of the source."""
+        return [example.id for example in self._encoded[split].examples]
+
+    def digest(self, split: str) -> str:
+        """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
+        used = self.used_for(split)
+        limits = used.name, used.resolve_kind(), self.generation_limit, self.stop
+        digest = hashlib.sha256(repr(limits).encode())
+        for row in self._encoded[split]:
+            example = row.example
+            own = example.id, row.prompt.tolist(), example.answer, example.options
+            named = tuple(filter(None, (example.dataset, example.kind)))
+            digest.update(repr(own + named).encode())
+        return digest.hexdigest()
+
+    @property
+    def generation_limit(self) -> int:
+        """Longest generation in tokens; 0 with prediction by label words."""
+        return 0 if self.prediction == LABEL_WORDS else self.max_new_tokens
+
+    def longest(self) -> int:
+        """Return the number of positions of the longest text, generation included."""
+        return longest(self._encoded, self.generation_limit)
+
+    def check_context(self, limit: int, reserved: int) -> None:
+        """Check that all examples fit in ``limit`` positions less ``reserved`` for the soft prompt.
+
+        Raises:
+            UserError: for the first example that does not fit, with the numbers.
+        """
+        per_class = self.demonstrations_per_class
+        check_positions(self._encoded, self.generation_limit, limit, reserved, per_class)
 
     def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
         """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.

@@ -85,8 +85,8 @@ class LabelWordSplits(Splits):
             UserError: if it has none, or others.
         """
         options = {
-            "prediction": self.prediction == LABEL_WORDS,
             "demonstrations_per_class": self.demonstrations_per_class > 0,
+            "prediction": self.prediction == LABEL_WORDS,
             "train_size_per_class": self.train_size_per_class is not None,
         }
         used = next((name for name, needs in options.items() if needs), None)
@@ -150,11 +150,19 @@ class LabelWordSplits(Splits):
         if self.resolve_kind() == "choice":
             groups = {word: own for word, own in groups.items() if own}
         for word, own in groups.items():
+            if not own:
+                raise UserError(
+                    f"no training question of {self.name} has the answer {word!r:.60}, but "
+                    f"{next(iter(size))} needs some of each class"
+                )
             check_maximum(size, len(own), f"distinct training questions of {self.name} with answer {word!r}")
         return groups
 
     def demonstrations_by_class(self, seed: int) -> tuple[Demonstration, ...]:
-        """Draw the demonstrations of each class from all training questions.
+        """Draw the demonstrations of each class from all training questions, by two seeds.
+
+        Args:
+            seed: ``demonstration_seed``; the data module's own is the other one.
 
         Returns:
             Demonstrations in the order of the prompt, then a spare of each class that has one more question.
@@ -165,7 +173,7 @@ class LabelWordSplits(Splits):
         count = self.demonstrations_per_class
         distinct = {example.question.strip(): example for example in self._answered(self.pool("train"))}
         groups = self._by_class(distinct.values(), {"demonstrations_per_class": count})
-        draw = random.Random(f"demonstrations of each class/{seed}")
+        draw = random.Random(f"demonstrations of each class/{seed}/{self.seed}")
         drawn = [draw.sample(own, min(count + 1, len(own))) for own in groups.values()]
         shown = [example for own in drawn for example in own[:count]]
         draw.shuffle(shown)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from torch import Tensor
 from torchmetrics import SumMetric
 
-from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.encoding import IGNORED, Batch
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.decoding.calls import Ledger, decoder_faults
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Greedy
@@ -55,6 +57,17 @@ class EvaluationSteps(PromptModule):
         self._ledger = Ledger()
         self.validation_tags = ("val/loss", "val/accuracy")
 
+    def trained_labels(self, batch: Batch) -> Tensor:
+        """Return the labels (B, n) of ``batch.gold`` that the loss counts; -100 at other tokens."""
+        return batch.gold.labels
+
+    def loss_of(self, batch: Batch, prefix: Prefix | None) -> tuple[Tensor, int]:
+        """Compute the summed cross-entropy of a batch's labels, and their number."""
+        labels = self.trained_labels(batch)
+        with self.backbone.hooked(*self.hooks_of(batch, batch.gold)):
+            total, _ = self.backbone.loss(batch.gold.input_ids, labels, prefix)
+        return total, int((labels != IGNORED).sum())
+
     @property
     def decoder(self) -> Decoder:
         """The decoder that makes the answers; a callback may replace it before an evaluation.
@@ -84,9 +97,9 @@ class EvaluationSteps(PromptModule):
         if not len(batch):
             self.backbone.shards.idle_pass()
             return self._decode(batch, last)
-        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.evaluation_prefix())
+        total, count = self.loss_of(batch, self.evaluation_prefix())
         self.loss_sum.update(total)
-        self.token_sum.update((batch.gold.labels != -100).sum())
+        self.token_sum.update(count)
         generated = set() if sanity else set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in generated]
         return self._decode(batch.select(rows), last)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
@@ -37,7 +37,11 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         backbone: the frozen language model, once it is loaded; several prompts may share one.
         backbone_config: its configuration.
         text_settings: how questions are rendered and generations end, as in the last fit.
+        changes_attention: texts are run under attention hooks that change weights (:meth:`hooks_of`), which
+            generation and saliency do not support.
     """
+
+    changes_attention: ClassVar[bool] = False
 
     backbone: Backbone
     optimizer_config: OptimizerConfig
@@ -108,6 +112,18 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
             tokens: ``batch.gold`` or its prompts, padded on the right.
         """
         return ()
+
+    def check_unchanged_attention(self, what: str) -> None:
+        """Check that the method does not change attention weights.
+
+        Args:
+            what: what needs unchanged weights, for the message.
+
+        Raises:
+            UserError: if it does.
+        """
+        if self.changes_attention:
+            raise UserError(f"{what} is not supported with {type(self).__name__}, which changes attention")
 
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""

@@ -27,6 +27,8 @@ class LabelWordPrediction(Decoder):
     example allows. Attention hooks of the method (:meth:`PromptModule.hooks_of`) are installed.
     """
 
+    generates = False
+
     def generate(self, batch: Batch) -> list[Record]:
         self.generated = {}
         if not len(batch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_label_words import FEW, options, read, write_data
+from tests.cli.test_label_word_callback import FEW, options, read, write_data
 from tests.forked import run_all
 from tests.tiny_folder import save_tiny_backbone
 
