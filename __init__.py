@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from promptstage.callbacks.act.callback import ACT as ACT
     from promptstage.callbacks.dpc.callback import DPC as DPC
+    from promptstage.callbacks.label_words.callback import LabelWords as LabelWords
     from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
     from promptstage.composition.inspection import Saliency as Saliency
     from promptstage.composition.inspection import generate as generate
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.svamp import SVAMP as SVAMP
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
     from promptstage.grading import grade as grade
+    from promptstage.lightning_modules.anchor_reweighting import AnchorReweighting as AnchorReweighting
     from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook as AttentionHook
     from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention as LayerAttention
     from promptstage.lightning_modules.backbone.model import Backbone as Backbone
@@ -59,6 +61,7 @@ _MODULES = {
     "ACT": "callbacks.act.callback",
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
+    "AnchorReweighting": "lightning_modules.anchor_reweighting",
     "ASDiv": "datamodules.asdiv",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
@@ -72,6 +75,7 @@ _MODULES = {
     "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",
     "Greedy": "lightning_modules.decoding.engines",
+    "LabelWords": "callbacks.label_words.callback",
     "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",
     "MATH": "datamodules.math",

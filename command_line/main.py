@@ -28,6 +28,7 @@ methods (--model):
   PrefixTuning      keys and values in every layer
   DHAM              one prompt for each stage of layers (Dynamic Hierarchy-Aware Mechanism)
   LoRA              low-rank updates of the weights
+  AnchorReweighting factors on the attention to label words, for in-context learning
   Pretrained        nothing: the baseline
 
 data sets (--data):  {data_sets}

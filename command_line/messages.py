@@ -25,6 +25,7 @@ HAVE_CLASSES = tuple(
 CALLBACKS = {
     "act": "ACT",
     "dpc": "DPC",
+    "labelwords": "LabelWords",
     "saliencydiagnostics": "SaliencyDiagnostics",
 }
 

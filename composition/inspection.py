@@ -85,6 +85,7 @@ def generate(
     Raises:
         UserError: if a question is empty, or does not fit in the backbone's context.
     """
+    prompt.check_unchanged_attention("generation")
     questions = [question] if isinstance(question, str) else list(question)
     texts = []
     prefix = _prefix(prompt)
@@ -110,6 +111,7 @@ def saliency(
     Raises:
         UserError: if the method has no soft prompt, or nothing was generated.
     """
+    prompt.check_unchanged_attention("saliency")
     prefix = _prefix(prompt)
     if prefix is None:
         raise UserError(f"{type(prompt).__name__} has no soft prompt: there is no saliency to compute")

@@ -1,4 +1,4 @@
-"""Uses of a prompt: fit, validate, test, predict, calibrate, saliency, partition.
+"""Uses of a prompt: fit, validate, test, predict, calibrate, saliency, label words, partition.
 
 Each function composes the trainer of a :class:`~promptstage.composition.session.Session` and runs it. The
 command line and the Python API both call these.
@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.dpc.callback import DPC
+from promptstage.callbacks.label_words.callback import LabelWords
 from promptstage.callbacks.partition.callback import CKAPartition
 from promptstage.callbacks.run.early_stopping import EarlyStoppingReport
 from promptstage.callbacks.run.final_validation import FinalValidation
@@ -177,6 +178,24 @@ def saliency(
     if not (folder / "saliency.jsonl").exists():
         raise UserError("nothing was generated: saliency needs a rationale of at least one token")
     return load(folder), records
+
+
+def label_words(
+    session: Session, module: SoftPromptModule, data: ReasoningDataModule, question: str
+) -> tuple[LabelWords, list[Record]]:
+    """Predict the label of one question, and measure flows and attention of the label words before it.
+
+    Returns:
+        The callback with its measures, as written to the session's output folder, and a list with the
+        record, which is empty on ranks without the question.
+    """
+    data.use_questions([question])
+    callback = LabelWords(["flows", "extraction"], folder=session.folders.out)
+    trainer = session.trainer(module, [callback], logger=False)
+    batches: Any = trainer.predict(
+        module, datamodule=data, ckpt_path=session.checkpoint, return_predictions=True
+    )
+    return callback, [record for batch in batches or [] for record in batch["records"]]
 
 
 def _with_calibrating_dpc(callbacks: Sequence[Any]) -> list[Any]:

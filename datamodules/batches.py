@@ -1,9 +1,14 @@
 """Part of a data module that builds batches of tokenized examples."""
 
+import hashlib
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from promptstage.datamodules.encoding import Collate, Example
+from promptstage.datamodules.classes import LabelWords
+from promptstage.datamodules.encoding import Batch, Collate, Example, encode, join
+from promptstage.datamodules.label_words import LABEL_WORDS, LabelWordSplits
+from promptstage.datamodules.limits import check_positions, longest
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
     TrainLoader,
@@ -11,10 +16,11 @@ from promptstage.datamodules.loaders import (
     probe_loader,
     round_robin_loader,
 )
-from promptstage.datamodules.splits import Splits
+from promptstage.datamodules.prompt_format import PromptFormat
+from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.datamodules.token_table import TokenTable
-from promptstage.utilities.checks import check_maximum
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Batches(Splits):
+class Batches(LabelWordSplits):
     """Data loaders of a data module; a subclass encodes the splits.
 
     Attributes:
@@ -43,6 +49,7 @@ class Batches(Splits):
     skipped: set[str] | None
     _encoded: dict[str, TokenTable]
     _questions: list[Example]
+    _label_words: LabelWords | None
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -51,6 +58,48 @@ class Batches(Splits):
 
     def _encode(self, examples: "Sequence[Example]") -> TokenTable:
         raise NotImplementedError
+
+    def prompt_format(self) -> PromptFormat:
+        """Return the format of prompts, with the demonstrations."""
+        raise NotImplementedError
+
+    def encoded(self, split: str) -> TokenTable:
+        """Return the tokens of a split that is set up."""
+        return self._encoded[split]
+
+    def example_ids(self, split: str) -> list[str]:
+        """Return the ids of a split that is set up, in the order of the source."""
+        return [example.id for example in self._encoded[split].examples]
+
+    def digest(self, split: str) -> str:
+        """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
+        used = self.used_for(split)
+        limits = used.name, used.resolve_kind(), self.generation_limit, self.stop
+        digest = hashlib.sha256(repr(limits).encode())
+        for row in self._encoded[split]:
+            example = row.example
+            own = example.id, row.prompt.tolist(), example.answer, example.options
+            named = tuple(filter(None, (example.dataset, example.kind)))
+            digest.update(repr(own + named).encode())
+        return digest.hexdigest()
+
+    @property
+    def generation_limit(self) -> int:
+        """Longest generation in tokens; 0 with prediction by label words."""
+        return 0 if self.prediction == LABEL_WORDS else self.max_new_tokens
+
+    def longest(self) -> int:
+        """Return the number of positions of the longest text, generation included."""
+        return longest(self._encoded, self.generation_limit)
+
+    def check_context(self, limit: int, reserved: int) -> None:
+        """Check that all examples fit in ``limit`` positions less ``reserved`` for the soft prompt.
+
+        Raises:
+            UserError: for the first example that does not fit, with the numbers.
+        """
+        per_class = self.demonstrations_per_class
+        check_positions(self._encoded, self.generation_limit, limit, reserved, per_class)
 
     def probe_loader(self, size: int, seed: int) -> EvaluationLoader:
         """Build a loader of the probe set: ``size`` training examples, drawn by ``seed``.
@@ -75,6 +124,32 @@ class Batches(Splits):
         rows = self._encoded["training questions"] = self._encode(examples[:count])
         return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
+    def other_demonstrations(self, split: str, count: int, limit: int | None = None) -> Batch:
+        """Encode a split's first question behind ``count`` other draws of the demonstrations of each class.
+
+        Args:
+            limit: largest number of tokens of a prompt; None: no limit.
+
+        Raises:
+            UserError: if there are no demonstrations of each class, or a prompt is too long.
+        """
+        check_minimum({"demonstrations_per_class": self.demonstrations_per_class}, 1)
+        collate, first = self._collate(), self._encoded[split].examples[:1]
+        batches = []
+        for draw in range(1, count + 1):
+            shown = self.demonstrations_by_class(self.demonstration_seed + draw)
+            format = replace(self.prompt_format(), demonstrations=shown)
+            rows = encode(first, Template(format, self.tokenizer), self.tokenizer)
+            if limit is not None and (longest := len(rows[0].prompt)) > limit:
+                raise UserError(
+                    f"demonstrations drawn by seed {self.demonstration_seed + draw} make a prompt of "
+                    f"{longest} tokens, but the backbone's context and prompt leave {limit}"
+                )
+            assert self._label_words is not None
+            words = replace(self._label_words, format=format)
+            batches.append(replace(collate, label_words=words)([rows[0]]))
+        return join(batches)
+
     def _collate(self, soft_prompt: bool = True) -> Collate:
         """
         Args:
@@ -85,7 +160,9 @@ class Batches(Splits):
         model = self.trainer.lightning_module if self.trainer else None
         has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
         omitted = self.tokenizer.bos_token_id if has_own_bos else None
-        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind())
+        return Collate(
+            pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind(), self._label_words
+        )
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -78,6 +78,10 @@ class Mixture(ReasoningDataModule):
         """
         return self.parts[0].resolve_kind()
 
+    def class_words(self) -> tuple[str, ...]:
+        """Return no label words: the parts may have different ones."""
+        return ()
+
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Raise an error: the parts parse their rows themselves."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "AnchorReweighting": "anchor_reweighting",
     "DHAM": "dham",
     "LoRA": "lora",
     "PrefixTuning": "prefix_tuning",

@@ -70,6 +70,7 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
             check_precision(self._trainer.precision)
         if self.backbone_config.quantization != "none" and self.device.type == "cpu":
             raise UserError("a 4-bit backbone needs a GPU: bitsandbytes has no gradients on the CPU")
+        self.check_decoder()
         self.load_backbone()
 
     def configure_model(self) -> None:
@@ -86,9 +87,9 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
             # Other ranks wait for this one's gradients, and for its shard of the backbone.
             token = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
             return self.backbone.loss(token, token, self.prefix())[0] * 0
-        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.prefix())
+        total, count = self.loss_of(batch, self.prefix())
         self._step_loss += float(total.detach())
-        self._step_tokens += int((batch.gold.labels != -100).sum())
+        self._step_tokens += count
         return total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

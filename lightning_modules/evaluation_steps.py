@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from torch import Tensor
 from torchmetrics import SumMetric
 
-from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.encoding import IGNORED, Batch
+from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.decoding.calls import Ledger, decoder_faults
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.label_words import check_decoder, default_decoder
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.finiteness import check_evaluation
 from promptstage.lightning_modules.functional.statistics import wilson_interval
@@ -35,7 +38,7 @@ class EvaluationSteps(PromptModule):
     interval of each accuracy as ``.../accuracy_low`` and ``.../accuracy_high``.
 
     Attributes:
-        decoder: makes answers to the questions; a callback may replace it before an evaluation.
+        chosen_decoder: decoder that replaces the default one; None: the default.
         restored: records of an interrupted test that this one continues, counted on rank 0.
         validation_tags: names under which a validation logs its loss and its accuracy.
         val_generations: number of validation questions to generate for; losses are of all.
@@ -48,10 +51,44 @@ class EvaluationSteps(PromptModule):
         # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
-        self.decoder: Decoder = Greedy()
+        self.chosen_decoder: Decoder | None = None
+        self._default_decoder: Decoder = Greedy()
         self.restored: list[Record] = []
         self._ledger = Ledger()
         self.validation_tags = ("val/loss", "val/accuracy")
+
+    def trained_labels(self, batch: Batch) -> Tensor:
+        """Return the labels (B, n) of ``batch.gold`` that the loss counts; -100 at other tokens."""
+        return batch.gold.labels
+
+    def loss_of(self, batch: Batch, prefix: Prefix | None) -> tuple[Tensor, int]:
+        """Compute the summed cross-entropy of a batch's labels, and their number."""
+        labels = self.trained_labels(batch)
+        with self.backbone.hooked(*self.hooks_of(batch, batch.gold)):
+            total, _ = self.backbone.loss(batch.gold.input_ids, labels, prefix)
+        return total, int((labels != IGNORED).sum())
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder that makes the answers; a callback may replace it before an evaluation.
+
+        By default, greedy decoding, or prediction over label words if the data module asks for it.
+        """
+        if self.chosen_decoder is not None:
+            return self.chosen_decoder
+        cls = default_decoder(getattr(self._trainer, "datamodule", None))
+        if type(self._default_decoder) is not cls:
+            self._default_decoder = cls()
+        return self._default_decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self.chosen_decoder = None if decoder is self._default_decoder else decoder
+
+    def check_decoder(self) -> None:
+        """Check that a chosen decoder can follow the data's option ``prediction``; raises a UserError."""
+        if self.chosen_decoder is not None:
+            check_decoder(self.chosen_decoder, getattr(self._trainer, "datamodule", None))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Decoded:
         sanity = self.trainer.sanity_checking
@@ -60,9 +97,9 @@ class EvaluationSteps(PromptModule):
         if not len(batch):
             self.backbone.shards.idle_pass()
             return self._decode(batch, last)
-        total, _ = self.backbone.loss(batch.gold.input_ids, batch.gold.labels, self.evaluation_prefix())
+        total, count = self.loss_of(batch, self.evaluation_prefix())
         self.loss_sum.update(total)
-        self.token_sum.update((batch.gold.labels != -100).sum())
+        self.token_sum.update(count)
         generated = set() if sanity else set(self.answered_ids())
         rows = [row for row, example in enumerate(batch.examples) if example.id in generated]
         return self._decode(batch.select(rows), last)

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -20,6 +21,8 @@ from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from promptstage.datamodules.encoding import Batch, Tokens
 
     BackboneLike = BackboneConfig | Backbone | str
 else:
@@ -34,7 +37,11 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         backbone: the frozen language model, once it is loaded; several prompts may share one.
         backbone_config: its configuration.
         text_settings: how questions are rendered and generations end, as in the last fit.
+        changes_attention: texts are run under attention hooks that change weights (:meth:`hooks_of`), which
+            generation and saliency do not support.
     """
+
+    changes_attention: ClassVar[bool] = False
 
     backbone: Backbone
     optimizer_config: OptimizerConfig
@@ -96,6 +103,27 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         if self._shared_prefix is None:
             self._shared_prefix = self.prefix()
         return self._shared_prefix
+
+    def hooks_of(self, batch: "Batch", tokens: "Tokens") -> Sequence[AttentionHook]:
+        """Return the attention hooks under which the texts of a batch are run; most methods have none.
+
+        Args:
+            batch: the questions, with their classes.
+            tokens: ``batch.gold`` or its prompts, padded on the right.
+        """
+        return ()
+
+    def check_unchanged_attention(self, what: str) -> None:
+        """Check that the method does not change attention weights.
+
+        Args:
+            what: what needs unchanged weights, for the message.
+
+        Raises:
+            UserError: if it does.
+        """
+        if self.changes_attention:
+            raise UserError(f"{what} is not supported with {type(self).__name__}, which changes attention")
 
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""

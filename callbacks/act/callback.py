@@ -135,6 +135,7 @@ class ACT(L.Callback):
         self.settings = self._of({layer: sorted(set(chosen)) for layer, chosen in heads.items() if chosen})
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        engine = engine_of(pl_module.decoder, "ACT")  # raises before the search
         if self._questions is not None:
             search = self._search(trainer, pl_module, self._questions)
             if trainer.is_global_zero and self.folder is not None:
@@ -145,7 +146,7 @@ class ACT(L.Callback):
         rank_zero_info(f"ACT calibrates {sum(map(len, chosen.values()))} heads{named and f' ({named})'}")
         if chosen:
             self._replaced = pl_module.decoder
-            pl_module.decoder = ACTDecoder(engine_of(pl_module.decoder, "ACT"), self.settings)
+            pl_module.decoder = ACTDecoder(engine, self.settings)
 
     on_validation_start = on_test_start = on_predict_start = _start
 

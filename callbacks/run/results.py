@@ -192,7 +192,7 @@ class Results(L.Callback):
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
-        summary["cut_at_limit"] = cut_at_limit(records, data.max_new_tokens, data.stop)
+        summary["cut_at_limit"] = cut_at_limit(records, data.generation_limit, data.stop)
         if self.restored:
             summary["restored"] = len(self.restored)
         if self.folder is not None:

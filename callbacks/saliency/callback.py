@@ -140,6 +140,7 @@ class SaliencyDiagnostics(L.Callback):
 
     def _check(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check layers and prompt before the evaluation starts."""
+        pl_module.check_unchanged_attention("saliency")
         self._about(pl_module, self._prefix(pl_module))
 
     on_fit_start = on_test_start = on_predict_start = _check

@@ -7,7 +7,7 @@ installs them for passes over content; they are not called while the keys and va
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -83,9 +83,36 @@ class LayerAttention:
             sinks = (sinks if heads is None else sinks[heads])[:, None, None]
         return attention_softmax(scores, self.seen[:, :, rows], self.softcap, sinks)
 
+    def of_rows(self, rows: Tensor) -> "LayerAttention":
+        """Return the attention of one row of each example.
+
+        Args:
+            rows: (B,) int64.
+        """
+        return self.at(rows[:, None])
+
+    def values_of(self, columns: Tensor) -> Tensor:
+        """Return the values (B, H, k, head dim) of k columns (B, k) of prefix and content."""
+        index = columns[:, None, :, None].expand(-1, self.value.shape[1], -1, self.value.shape[3])
+        return self._repeated(self.value.gather(2, index), None)
+
     def output(self, weights: Tensor, heads: Tensor | None = None) -> Tensor:
         """Compute the output (B, heads, rows, head dim) of heads for attention weights."""
         return weights @ self._repeated(self.value, heads).to(weights.dtype)
+
+    def at(self, rows: Tensor, columns: Tensor | None = None) -> "LayerAttention":
+        """Return the attention of some rows of each example, for their weights and outputs.
+
+        Args:
+            rows: (B, R) int64, indices in 0 to n − 1.
+            columns: (B, R, p + c) bool, False on columns that a row must not attend to; None: all.
+        """
+        _, heads, _, width = self.query.shape
+        query = self.query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+        seen = self.seen[:, 0].expand(len(rows), -1, -1)
+        seen = seen.gather(1, rows[..., None].expand(-1, -1, seen.shape[2]))
+        seen = (seen if columns is None else seen & columns)[:, None]
+        return replace(self, query=query, mask=lambda: seen)
 
     def _repeated(self, states: Tensor, heads: Tensor | None) -> Tensor:
         """Return the key-value heads of query heads."""

@@ -8,7 +8,7 @@ changes a record afterwards.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.model import Backbone
@@ -43,8 +43,10 @@ class Decoder(RecordedArguments, ABC):
 
     Attributes:
         generated: generations of the last batch by example id, for callbacks that measure them.
+        generates: answers are generated texts.
     """
 
+    generates: ClassVar[bool] = True
     generated: dict[str, Generated]
     _module: PromptModule | None = None
     _visited = False

@@ -97,7 +97,9 @@ def engine_of(decoder: Decoder, what: str) -> Engine:
         UserError: if it is none.
     """
     if not isinstance(decoder, Engine):
-        raise UserError(f"{what} needs an engine (Greedy or Sampling), got decoder {type(decoder).__name__}")
+        hint = "" if decoder.generates else ": set --data.prediction generation"
+        name = type(decoder).__name__
+        raise UserError(f"{what} needs an engine (Greedy or Sampling), got decoder {name}{hint}")
     return decoder
 
 

@@ -22,6 +22,8 @@ CHOICE = (
 FINAL = CHOICE.replace("choice", "text")
 LABELS = "--data=Classification --data.source=./labels --data.max_new_tokens=8"
 WORDS = f"{LABELS} --data.label_words=[Bad,Good]"
+# The tokenizer of bytes has no tokens for words: the template ends in a space.
+LETTERS = f"{CHOICE} --data.options=[no,yes] '--data.template={{question}} '"
 MIXTURE = "--data=Mixture --data.max_new_tokens=8"
 CHAT = "--data.template=chat"
 
@@ -191,6 +193,9 @@ DATA = {
     "template_args": Values(None, "{enable_thinking: false}"),
     "demonstrations": Values("2", "-1"),
     "demonstration_seed": Values("1", "-1"),
+    "demonstrations_per_class": Values("1", "-1", LETTERS),
+    "prediction": Values("label_words", "words", LETTERS),
+    "train_size_per_class": Values("4", "0", LETTERS),
     "question": Values("answer", "problem", CUSTOM, message="no field 'problem'"),
     "answer": Values("{answer}", "result", CUSTOM, message="no field 'result'"),
     "answer_kind": Values("formula", "numbers", CUSTOM, message="'numbers'"),

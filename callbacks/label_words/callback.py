@@ -1,0 +1,206 @@
+"""Label words as anchors of in-context learning: flows, isolation, extraction, compression, diagnosis.
+
+"Label words are anchors: an information flow perspective for understanding in-context learning", Wang et al.,
+EMNLP 2023, arXiv:2305.14160.
+
+Writes ``label_words.json``, ``label_words.jsonl`` and figures, and logs scalars and figures.
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
+from promptstage.callbacks.label_words.files import Floats, Measured, stacked, write_files
+from promptstage.callbacks.label_words.report import report
+from promptstage.callbacks.run.loggers import run_name
+from promptstage.datamodules.encoding import Batch
+from promptstage.lightning_modules.backbone.loading import context_length
+from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.distribution import needs_whole_backbone
+from promptstage.lightning_modules.label_word_summary import summarize
+from promptstage.lightning_modules.label_words import (
+    Analysis,
+    LabelWordRuns,
+    Settings,
+    check_demonstrations,
+    layers_of,
+)
+from promptstage.utilities.checks import check_minimum
+from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.files import make_folder
+
+DEPTHS = (1, 3, 5, 7)
+OTHER_DRAWS = 32  # draws of demonstrations whose keys the diagnosis uses
+
+
+class LabelWords(L.Callback):
+    """Measures of label words in ``validate``, ``test`` and ``predict``, with any method.
+
+    The data need label words and demonstrations: ``--data.demonstrations_per_class 1``. The analyses:
+
+    - ``flows``: S_wp, S_pq and S_ww by layer, the saliency to label words, from them to the last token of the
+      prompt, and among all other tokens;
+    - ``isolation``: agreement with the untouched model when label words, or random words, attend to nothing
+      before them in the first or last layers;
+    - ``extraction``: AUCROC_l and R_l, how well attention on label words predicts the model's answer;
+    - ``compression``: agreement, accuracy and speed when only label words and formatting remain of the
+      demonstrations, as keys and values (hidden anchor) or as text, against random words;
+    - ``diagnosis``: distances of label words' keys against the confusion of classes, by layer. It needs at
+      least three classes for a rank correlation.
+
+    Usage::
+
+        promptstage test --data Classification --data.task trec --data.source data/trec \\
+            --data.demonstrations_per_class 1 --trainer.callbacks LabelWords
+
+    The same in a YAML file, without the 20 passes over random words::
+
+        trainer:
+          callbacks:
+            - class_path: promptstage.LabelWords
+              init_args:
+                analyses: [flows, isolation, extraction]
+
+    Args:
+        analyses: what to measure.
+        isolated_layers: numbers of first and of last layers in which tokens are isolated.
+        examples: number of examples of the split, from the first; None: all.
+        top_words: number of most likely tokens that word loyalty compares.
+        random_draws: number of draws of random words; the one with the greatest label loyalty is the best.
+        folder: folder for the files; None: the run's.
+
+    Raises:
+        UserError: if an analysis is unknown or a number is not allowed; later if data have no label words or
+            no demonstrations, or the backbone no attention, too few layers or too short a window.
+    """
+
+    def __init__(
+        self,
+        analyses: list[Analysis] | None = None,
+        isolated_layers: list[int] | None = None,
+        examples: int | None = None,
+        top_words: int = 5,
+        random_draws: int = 20,
+        folder: Path | None = None,
+    ) -> None:
+        chosen = list(get_args(Analysis)) if analyses is None else analyses
+        for name in chosen:
+            choose("analyses", name, get_args(Analysis))
+        if not chosen:
+            raise UserError(f"analyses must name at least one of {', '.join(get_args(Analysis))}")
+        depths = list(DEPTHS) if isolated_layers is None else isolated_layers
+        check_minimum({"isolated_layers": min(depths, default=0)}, 1)
+        check_minimum({"examples": examples, "top_words": top_words, "random_draws": random_draws}, 1)
+        self.analyses: tuple[Analysis, ...] = tuple(dict.fromkeys(chosen))
+        self.depths = tuple(sorted(set(depths)))
+        self.examples, self.top_words, self.random_draws = examples, top_words, random_draws
+        self.folder = folder
+        self.takes_gradients = "flows" in self.analyses
+        self.summary: dict[str, Any] | None = None
+        self.measured: list[Measured] = []
+        self.settings: Settings | None = None
+        self._runs: LabelWordRuns | None = None
+        self._keys: tuple[Floats, Floats] | None = None
+
+    # --- hooks ---------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """
+        Raises:
+            UserError: in ``fit``, if gradients cannot be computed, or the data have no label words.
+        """
+        if stage == "fit":
+            raise UserError("LabelWords measures predictions: use it with validate, test or predict, not fit")
+        if self.takes_gradients:
+            check_gradients(trainer, "the flow of label words")
+        needs_whole_backbone("LabelWords", trainer)
+        data = data_of(trainer)
+        if not data.uses_label_words:
+            raise UserError(
+                f"LabelWords needs label words, but data set {data.name} does not use any: set "
+                "--data.demonstrations_per_class 1"
+            )
+        check_demonstrations(data.prompt_format().shots, f"data set {data.name}")
+        if "diagnosis" in self.analyses:
+            own = {"demonstrations_per_class": data.demonstrations_per_class}
+            check_minimum(own, 1, "the diagnosis of LabelWords draws others")
+
+    def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Check layers; record keys of label words before the evaluation starts."""
+        assert isinstance(pl_module, SoftPromptModule)
+        backbone, data, split = pl_module.backbone, data_of(trainer), SPLITS[trainer.state.fn or ""]
+        backbone.check_weights("label words")
+        depths = self.depths if "isolation" in self.analyses else ()
+        layers = layers_of(backbone, depths)
+        self.settings = Settings(self.analyses, layers, depths, self.top_words, self.random_draws)
+        prefix = pl_module.evaluation_prefix()
+        self._runs = LabelWordRuns(backbone, prefix, self.settings)
+        self.measured, self._keys, self.summary = [], None, None
+        if "diagnosis" in self.analyses and trainer.is_global_zero and not trainer.sanity_checking:
+            limit = context_length(backbone.config)
+            if limit is not None and prefix is not None:
+                limit -= prefix.num_positions
+            others = data.other_demonstrations(split, OTHER_DRAWS, limit).to(pl_module.device)
+            keys, classes = self._runs.keys(others)
+            self._keys = keys.double().cpu().numpy(), classes.cpu().numpy()
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start
+
+    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        chosen = set(self._ids(trainer))
+        batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
+        if not len(batch):
+            return
+        for hook in pl_module.hooks_of(batch, batch.prompt.right_padded()):
+            raise UserError(f"label words cannot be measured while {type(hook).__name__} changes attention")
+        assert self._runs is not None
+        arrays = self._runs.measure(batch)
+        for row, example in enumerate(batch.examples):
+            self.measured.append(
+                Measured(example.id, {name: part[row].cpu() for name, part in arrays.items()})
+            )
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
+
+    def _end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        ids = self._ids(trainer)
+        self.measured = gather_by_id(self.measured, ids)
+        self._runs = None
+        if not trainer.is_global_zero:
+            return
+        if len(self.measured) < len(ids):
+            rank_zero_info(
+                f"label words: {len(ids) - len(self.measured)} of {len(ids)} examples not evaluated"
+            )
+        if self.measured and self.folder is not None:
+            self._write(trainer, pl_module, self.folder)
+
+    on_validation_end = on_test_end = on_predict_end = _end
+
+    def _ids(self, trainer: L.Trainer) -> list[str]:
+        """Return the ids of the examples to measure, in the order of the split."""
+        return data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])[: self.examples]
+
+    def _write(self, trainer: L.Trainer, module: SoftPromptModule, folder: Path) -> None:
+        assert self.settings is not None
+        data, split = data_of(trainer), SPLITS[trainer.state.fn or ""]
+        words, arrays = data.class_words(), stacked(self.measured)
+        about = {
+            "split": split,
+            "data": data.name,
+            "method": type(module).__name__,
+            "backbone": module.backbone_config.name,
+        }
+        keys = self._keys
+        self.summary = about | summarize(self.settings, words, arrays, keys)
+        make_folder(folder)
+        write_files(folder, self.summary, self.settings, words, self.measured)
+        subject = f"{run_name(folder)}; {about['method']} on {about['backbone']}; {data.name} {split}"
+        report(trainer, folder, self.summary, subject)
