@@ -58,7 +58,7 @@ def fit(
     checkpoints = folders.run / "checkpoints"
     trainer = session.trainer(
         module,
-        [*own, *(checkpoint_callbacks(checkpoints, save_every) if writes else [])],
+        [*own, *(checkpoint_callbacks(checkpoints, save_every, module.monitor) if writes else [])],
         writes_config=not dry,
         logger=session.event_log(evaluates=False),
         checkpoints=checkpoints,

@@ -8,6 +8,7 @@ from typing import Any
 
 _MODULES = {
     "DHAM": "dham",
+    "HardPrompt": "hard_prompt",
     "LoRA": "lora",
     "PrefixTuning": "prefix_tuning",
     "Pretrained": "pretrained",

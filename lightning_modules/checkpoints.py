@@ -51,13 +51,17 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     check_format(stored, FORMAT, "the checkpoint")
     if stored["method"] != own["method"]:
         raise UserError(f"method must be {stored['method']} as in the checkpoint, got {own['method']}")
-    module.load_backbone().check_belongs("the checkpoint", stored["fingerprint"], stored["backbone"]["name"])
+    trainer = module._trainer
+    fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+    if fits or not module.transfers:
+        module.load_backbone().check_belongs(
+            "the checkpoint", stored["fingerprint"], stored["backbone"]["name"]
+        )
     for key in [*own["structure"], *stored["structure"]]:
         before, now = (values["structure"].get(key, "unset") for values in (stored, own))
         if before != now:
             raise UserError(f"{key} must be {before} as in the checkpoint, got {now}")
-    trainer = module._trainer
-    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+    if trainer is not None and fits:
         check_progress(checkpoint, trainer)
 
 

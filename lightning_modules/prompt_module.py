@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
@@ -34,9 +34,14 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         backbone: the frozen language model, once it is loaded; several prompts may share one.
         backbone_config: its configuration.
         text_settings: how questions are rendered and generations end, as in the last fit.
+        monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
+            best.
+        transfers: the prompt of a checkpoint is used with another backbone than it was trained on.
     """
 
     backbone: Backbone
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    transfers: bool = False
     optimizer_config: OptimizerConfig
     visible_from: int = 0
     visible_until: int | None = None
@@ -104,6 +109,10 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     def exported(self) -> dict[str, Tensor]:
         """Return the prompt as it is used, without parameters that only training needs."""
         return dict(self.state_dict())
+
+    def reported(self) -> dict[str, Any]:
+        """Return plain values that summaries of evaluations contain; most methods need none."""
+        return {}
 
     def stored_entries(self) -> dict[str, Any]:
         """Return plain values that a checkpoint must hold for :meth:`adopt`; most methods need none."""
