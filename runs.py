@@ -33,7 +33,6 @@ from promptstage.lightning_modules.backbone.attention_hooks import check_hooked
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import read_checkpoint
 from promptstage.lightning_modules.decoding.decoder import Decoder
-from promptstage.lightning_modules.decoding.engines import Greedy
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.dham import DHAM
 from promptstage.lightning_modules.functional.partition import Partition
@@ -303,8 +302,8 @@ def _used(
 
     Settings of the prompt that callbacks and jobs change are restored.
     """
-    before = (prompt.val_generations, prompt.validation_tags, prompt.decoder)
-    prompt.decoder = decoder or Greedy()
+    before = (prompt.val_generations, prompt.validation_tags, prompt.chosen_decoder)
+    prompt.chosen_decoder = decoder
     try:
         with quiet():
             yield
@@ -312,7 +311,7 @@ def _used(
         session.discard_unused(trains)
         raise
     finally:
-        prompt.val_generations, prompt.validation_tags, prompt.decoder = before
+        prompt.val_generations, prompt.validation_tags, prompt.chosen_decoder = before
         session.folders.release()
 
 

@@ -19,6 +19,7 @@ class AQuA(ReasoningDataModule):
     name = "aqua_rat"
     answer_kind = "choice"
     question_field = None
+    num_options = 5
     hub_configs = ("raw",)
     hub_has_validation = True
 

@@ -19,6 +19,7 @@ class ARC(ReasoningDataModule):
     name = "arc_challenge"
     answer_kind = "choice"
     question_field = None
+    num_options = 5
     hub_configs = ("ARC-Challenge",)
     hub_has_validation = True
     overlap = "ARC-Challenge: 486 test questions are also test questions of WorldTree; do not pool the two"

@@ -13,6 +13,12 @@ from promptstage.datamodules.batches import Batches
 from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
 from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.label_words import (
+    LABEL_WORDS,
+    Prediction,
+    check_first_tokens,
+    label_words_of,
+)
 from promptstage.datamodules.limits import check_positions, check_vocabulary, longest, short_enough
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
@@ -57,7 +63,13 @@ class ReasoningDataModule(Batches):
         template_args: arguments of the chat template, such as ``{enable_thinking: false}``.
         demonstrations: number of demonstrations (few-shot): training questions with worked answers before
             each question, as text or as chat turns; the same for all questions, never the question itself.
-        demonstration_seed: seed by which demonstrations are drawn.
+        demonstration_seed: seed by which demonstrations are drawn and ordered.
+        demonstrations_per_class: number of demonstrations of each class before each question, for data with
+            label words (``Classification``) or options to choose from: training questions with the label
+            word or the letter alone, separated by a line break. All training questions are drawn from.
+        prediction: ``generation``, or ``label_words``: the most likely of the label words, or of the letters
+            of the options, by the first token after the prompt, without generation. The completion to train
+            on is then the word or letter alone. Default: ``label_words`` with ``demonstrations_per_class``.
         batch_size: training questions per rank and batch.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
@@ -65,6 +77,7 @@ class ReasoningDataModule(Batches):
         max_new_tokens: generation limit, in tokens.
         stop: texts that end a generation; default: a new line with "Question:".
         train_size: number of training questions, drawn by ``seed``; default: all.
+        train_size_per_class: number of training questions of each class, drawn by ``seed``.
         validation_size: number of validation questions. For a data set without validation split they are
             held out from the training questions, drawn by ``seed``; default then: a tenth, at most 500.
         test_size: number of test questions, the same for every seed; default: all.
@@ -96,11 +109,14 @@ class ReasoningDataModule(Batches):
         template_args: dict[str, bool | int | float | str] | None = None,
         demonstrations: int = 0,
         demonstration_seed: int = 0,
+        demonstrations_per_class: int = 0,
+        prediction: Prediction | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         max_length: int | None = None,
         stop: list[str] | None = None,
         train_size: int | None = None,
+        train_size_per_class: int | None = None,
         validation_size: int | None = None,
         test_size: int | None = None,
         test_on: str | dict[str, Plain] | None = None,
@@ -136,6 +152,7 @@ class ReasoningDataModule(Batches):
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.set_label_words(prediction, demonstrations_per_class, train_size_per_class, demonstrations)
         choose("perturbation", perturbation, get_args(Perturbation))
         self.perturbation = perturbation
         self.perturbation_seed = perturbation_seed
@@ -148,6 +165,7 @@ class ReasoningDataModule(Batches):
         self.skipped = None
         self.parsed = {}
         self._encoded = {}
+        self._label_words = None
         self.other = self._tested_on(test_on)
 
     def _tested_on(self, value: str | dict[str, Any] | None) -> Splits | None:
@@ -172,8 +190,13 @@ class ReasoningDataModule(Batches):
             UserError: if the training rows cannot be read, or are too few.
         """
         format = replace(self._format, date=self.date)
-        if not format.shots or format.demonstrations:
+        if format.demonstrations or not (format.shots or self.demonstrations_per_class):
             return format
+        if per_class := self.demonstrations_per_class:
+            pairs = self.demonstrations_by_class(self.demonstration_seed)
+            shots = per_class * len({pair.completion for pair in pairs})
+            self._format = replace(format, shots=shots, demonstrations=pairs, per_class=per_class)
+            return self._format
         rows = list({row.question.strip(): row for row in self.examples("train")}.values())
         limit = f"distinct training questions of {self.name}"
         check_maximum({"demonstrations": format.shots}, len(rows), limit)
@@ -217,6 +240,7 @@ class ReasoningDataModule(Batches):
         """
         if tokenizer is not self._tokenizer:
             self._encoded.clear()
+            self._label_words = None
         self._tokenizer, self._vocabulary_size = tokenizer, vocabulary_size
 
     @property
@@ -246,6 +270,7 @@ class ReasoningDataModule(Batches):
             UserError: if the kind of answer is not set, or rows are malformed.
         """
         self.resolve_kind()  # raises before any row is read
+        self.check_label_words()
         self._connect_module()
         for split in STAGES[stage]:
             if split not in self._encoded:
@@ -255,7 +280,7 @@ class ReasoningDataModule(Batches):
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
                 warn_shared(split, self._encoded)
-                if split == STAGES[stage][0]:
+                if split == STAGES[stage][0] and self.generation_limit:
                     check_completions(
                         split, self._encoded[split], self.stop, self.max_new_tokens, self.resolve_kind()
                     )
@@ -272,6 +297,11 @@ class ReasoningDataModule(Batches):
                 if applies:
                     rank_zero_info(note)
         rows = tokens_of(examples, template, self.tokenizer)
+        if self.uses_label_words:
+            self._label_words = self._label_words or label_words_of(
+                self.class_words(), template, self.tokenizer
+            )
+            check_first_tokens(rows, self._label_words, self.tokenizer)
         if self._vocabulary_size is not None:
             check_vocabulary(rows, self._vocabulary_size, self.tokenizer)
         return rows
@@ -287,7 +317,7 @@ class ReasoningDataModule(Batches):
     def digest(self, split: str) -> str:
         """Return a digest of a split that is set up: prompts as the model sees them, references, limits."""
         used = self.used_for(split)
-        limits = used.name, used.resolve_kind(), self.max_new_tokens, self.stop
+        limits = used.name, used.resolve_kind(), self.generation_limit, self.stop
         digest = hashlib.sha256(repr(limits).encode())
         for row in self._encoded[split]:
             example = row.example
@@ -300,9 +330,14 @@ class ReasoningDataModule(Batches):
         """Leave out test questions that are finished already; called again, those of all calls."""
         self.skipped = set(ids) if self.skipped is None else self.skipped & set(ids)
 
+    @property
+    def generation_limit(self) -> int:
+        """Longest generation in tokens; 0 with prediction by label words."""
+        return 0 if self.prediction == LABEL_WORDS else self.max_new_tokens
+
     def longest(self) -> int:
         """Return the number of positions of the longest text, generation included."""
-        return longest(self._encoded, self.max_new_tokens)
+        return longest(self._encoded, self.generation_limit)
 
     def check_context(self, limit: int, reserved: int) -> None:
         """Check that all examples fit in ``limit`` positions less ``reserved`` for the soft prompt.
@@ -310,4 +345,5 @@ class ReasoningDataModule(Batches):
         Raises:
             UserError: for the first example that does not fit, with the numbers.
         """
-        check_positions(self._encoded, self.max_new_tokens, limit, reserved)
+        per_class = self.demonstrations_per_class
+        check_positions(self._encoded, self.generation_limit, limit, reserved, per_class)

@@ -3,7 +3,9 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
+from promptstage.datamodules.classes import LabelWords
 from promptstage.datamodules.encoding import Collate, Example
+from promptstage.datamodules.label_words import LabelWordSplits
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
     TrainLoader,
@@ -11,7 +13,6 @@ from promptstage.datamodules.loaders import (
     probe_loader,
     round_robin_loader,
 )
-from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.checks import check_maximum
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Batches(Splits):
+class Batches(LabelWordSplits):
     """Data loaders of a data module; a subclass encodes the splits.
 
     Attributes:
@@ -43,6 +44,7 @@ class Batches(Splits):
     skipped: set[str] | None
     _encoded: dict[str, TokenTable]
     _questions: list[Example]
+    _label_words: LabelWords | None
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -85,7 +87,9 @@ class Batches(Splits):
         model = self.trainer.lightning_module if self.trainer else None
         has_own_bos = soft_prompt and getattr(model, "bos_first", False) and adds_bos(self.tokenizer)
         omitted = self.tokenizer.bos_token_id if has_own_bos else None
-        return Collate(pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind())
+        return Collate(
+            pad, self.name, self.max_new_tokens, self.stop, omitted, self.resolve_kind(), self._label_words
+        )
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -96,6 +96,10 @@ class Classification(Custom):
         )
         self.label_words = _by_label(used.words if label_words is None else label_words)
 
+    def class_words(self) -> tuple[str, ...]:
+        """Return the label word of each class."""
+        return tuple(self.label_words.values())
+
     def parse(self, row: Mapping[str, Any], split: str, index: int) -> Example:
         """Parse a row; the answer and the completion are the word of its label.
 

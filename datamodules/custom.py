@@ -100,6 +100,7 @@ class Custom(ReasoningDataModule):
             self.options = FieldText(options, "options")
         else:
             self.options = [FieldText(text, "options", literal=True) for text in options or ()]
+            self.num_options = len(self.options) or self.num_options
         self.subset = subset
         self.hub_configs = (subset or "default",)
         self.hub_has_validation = validation_split is not None

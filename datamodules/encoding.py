@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from promptstage.datamodules.classes import Classes, LabelWords, join_classes
 from promptstage.datamodules.example import Example as Example
 from promptstage.datamodules.example import worked_answer as worked_answer
 from promptstage.datamodules.templates import Rendered, Template
@@ -89,6 +90,7 @@ class Batch:
         max_new_tokens: generation limit.
         stop: texts that end a generation.
         kind: kind of answer of examples that do not name their own; None: that of the data set's name.
+        classes: label words and classes of the examples; None for data without label words.
     """
 
     examples: list[Example]
@@ -98,6 +100,7 @@ class Batch:
     max_new_tokens: int
     stop: tuple[str, ...]
     kind: str | None = None
+    classes: Classes | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -105,13 +108,15 @@ class Batch:
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """Move the batch to ``device``."""
         gold, prompt = self.gold.to(device, **kwargs), self.prompt.to(device, **kwargs)
-        return Batch(self.examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
+        classes = None if self.classes is None else self.classes.to(device, **kwargs)
+        return replace(self, gold=gold, prompt=prompt, classes=classes)
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """Select some examples of the batch, padding unchanged."""
         examples = [self.examples[row] for row in rows]
         gold, prompt = self.gold.select(rows), self.prompt.select(rows)
-        return Batch(examples, gold, prompt, self.dataset, self.max_new_tokens, self.stop, self.kind)
+        classes = None if self.classes is None else self.classes.select(rows)
+        return replace(self, examples=examples, gold=gold, prompt=prompt, classes=classes)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -125,6 +130,7 @@ def join(batches: Sequence[Batch]) -> Batch:
         first.max_new_tokens,
         first.stop,
         first.kind,
+        join_classes([batch.classes for batch in batches]),
     )
 
 
@@ -236,6 +242,7 @@ class Collate:
     Attributes:
         omitted: a first token to remove from prompts, since the model prepends it to its soft prompt.
         kind: kind of answer, as in :class:`Batch`.
+        label_words: label words of the data set; None: none.
     """
 
     pad_token_id: int
@@ -244,18 +251,21 @@ class Collate:
     stop: tuple[str, ...]
     omitted: int | None = None
     kind: str | None = None
+    label_words: LabelWords | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         if self.omitted is not None:
             rows = [row.without_first(self.omitted) for row in rows]
+        examples = [row.example for row in rows]
         return Batch(
-            [row.example for row in rows],
+            examples,
             self._gold(rows),
             self._prompt(rows),
             self.dataset,
             self.max_new_tokens,
             self.stop,
             self.kind,
+            None if self.label_words is None else self.label_words.classes(examples),
         )
 
     def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:

@@ -59,17 +59,14 @@ def positions_needed(split: str, prompt: int, completion: int, max_new_tokens: i
 
     Args:
         prompt, completion: numbers of tokens.
+        max_new_tokens: generation limit; 0: nothing is generated.
     """
     needs = []
     if split in ("train", "validation"):
         needs.append((f"prompt {prompt} + worked answer {completion}", prompt + completion))
     if split != "train":
-        needs.append(
-            (
-                f"prompt {prompt} + generation limit max_new_tokens {max_new_tokens}",
-                prompt + max_new_tokens,
-            )
-        )
+        limit = f" + generation limit max_new_tokens {max_new_tokens}" if max_new_tokens else ""
+        needs.append((f"prompt {prompt}{limit}", prompt + max_new_tokens))
     return needs
 
 
@@ -89,12 +86,20 @@ def _needed(split: str, rows: TokenTable, max_new_tokens: int) -> list[int]:
     return [*map(max, texts, generated)] if split == "validation" else generated
 
 
-def check_positions(splits: Mapping[str, TokenTable], max_new_tokens: int, limit: int, reserved: int) -> None:
+def check_positions(
+    splits: Mapping[str, TokenTable],
+    max_new_tokens: int,
+    limit: int,
+    reserved: int,
+    per_class: int = 0,
+) -> None:
     """Check that every row fits in the backbone.
 
     Args:
+        max_new_tokens: generation limit; 0: nothing is generated.
         limit: positions the backbone has.
         reserved: how many of these the soft prompt takes.
+        per_class: number of demonstrations of each class; 0: they are not drawn by class.
 
     Raises:
         UserError: for the first row that does not fit, with the numbers.
@@ -107,15 +112,23 @@ def check_positions(splits: Mapping[str, TokenTable], max_new_tokens: int, limit
             row = rows[i]
             for what, needed in positions_needed(split, len(row.prompt), len(row.completion), max_new_tokens):
                 if needed > room:
+                    shortest = min(rows.lengths)
+                    remedy = _remedy(split, row, needed, max_new_tokens, room, reserved, shortest, per_class)
                     raise UserError(
                         f"{row.example.id} needs {needed} positions ({what}), but the backbone has "
-                        f"{limit} less {reserved} for the soft prompt = {room}: "
-                        f"{_remedy(split, row, needed, max_new_tokens, room, reserved, min(rows.lengths))}"
+                        f"{limit} less {reserved} for the soft prompt = {room}: {remedy}"
                     )
 
 
 def _remedy(
-    split: str, row: Encoded, needed: int, max_new_tokens: int, room: int, reserved: int, shortest: int
+    split: str,
+    row: Encoded,
+    needed: int,
+    max_new_tokens: int,
+    room: int,
+    reserved: int,
+    shortest: int,
+    per_class: int,
 ) -> str:
     """Name the options that make a row fit.
 
@@ -123,11 +136,13 @@ def _remedy(
         shortest: length of the shortest text of the split.
     """
     options = []
-    if demonstrations := (len(row.spans) - 2) // 4:
+    if per_class:
+        options.append(f"set demonstrations_per_class to fewer than {per_class}")
+    elif demonstrations := (len(row.spans) - 2) // 4:
         options.append(f"set demonstrations to fewer than {demonstrations}")
     if split == "train" and shortest <= room:
         options.append(f"set max_length to {room}, which leaves longer training examples out")
-    generates = needed == len(row.prompt) + max_new_tokens and split != "train"
+    generates = max_new_tokens and needed == len(row.prompt) + max_new_tokens and split != "train"
     if generates and (most := room - len(row.prompt)) > 0:
         options.append(f"set max_new_tokens to at most {most}")
     if reserved and needed - room < reserved:

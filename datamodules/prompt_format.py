@@ -41,6 +41,8 @@ class PromptFormat:
         template_args: arguments of the chat template, such as ``enable_thinking``.
         shots: number of demonstrations in a prompt.
         demonstrations: ``shots`` demonstrations and a spare, which replaces one that is the question itself.
+        per_class: number of demonstrations of each class, by completion; a line break separates them, and
+            there is a spare of each class. 0: demonstrations have no classes.
 
     Raises:
         UserError: if a value is not allowed.
@@ -52,6 +54,7 @@ class PromptFormat:
     template_args: TemplateArgs = field(default_factory=dict)
     shots: int = 0
     demonstrations: tuple[Demonstration, ...] = ()
+    per_class: int = 0
 
     def __post_init__(self) -> None:
         check_template(self.template)
@@ -63,12 +66,28 @@ class PromptFormat:
         if self.system is not None and (problem := text_problem(self.system)):
             raise UserError(f"system {problem}")
         check_template_args(self.template_args)
-        check_minimum({"shots": self.shots}, 0)
+        check_minimum({"shots": self.shots, "per_class": self.per_class}, 0)
 
     def before(self, question: str) -> tuple[Demonstration, ...]:
         """Return the demonstrations in the prompt of a question, never the question itself."""
+        if self.per_class:
+            return self._of_classes(question)
         others = [shot for shot in self.demonstrations if shot.question.strip() != question.strip()]
         return tuple(others[: self.shots])
+
+    def _of_classes(self, question: str) -> tuple[Demonstration, ...]:
+        """Return the demonstrations of each class; a spare takes the place of the question itself."""
+        spares = {shot.completion: shot for shot in self.demonstrations[self.shots :]}
+        shown = [
+            spares.get(shot.completion) if shot.question.strip() == question.strip() else shot
+            for shot in self.demonstrations[: self.shots]
+        ]
+        return tuple(shot for shot in shown if shot is not None)
+
+    @property
+    def between(self) -> str:
+        """Text between the demonstrations of a plain text."""
+        return "\n" if self.per_class else "\n\n"
 
 
 def check_template(template: str) -> str:

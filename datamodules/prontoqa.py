@@ -25,6 +25,7 @@ class ProntoQA(ReasoningDataModule):
     name = "prontoqa"
     answer_kind = "choice"
     question_field = None
+    num_options = 2
     hub_configs = ("default",)
     noise_words = frozenset({"every", "following", "statement"})  # all other words are part of the logic
 

@@ -162,6 +162,14 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         """
         if split == "test" and self.other is not None:
             return self.other.named_examples(split)
+        chosen = self.pool(split, self.sizes[split])
+        if split != "test":
+            return chosen
+        how = (self.perturbation, self.perturbation_seed, self.noise_words)
+        return [perturb(example, *how) for example in chosen]
+
+    def pool(self, split: str, size: int | None = None) -> list[Example]:
+        """Return the examples of a split of this data set, or draw ``size`` of them by the seed."""
         carved = split != "test" and not self.has_validation()
         stored = "train" if carved else split
         if stored not in self.parsed:
@@ -179,11 +187,7 @@ class Splits(RecordedArguments, L.LightningDataModule, ABC):
         # Each draw has its own random numbers, so that no size affects another draw.
         seed = f"{stored}/{self.seed if stored == 'train' else 0}"
         own = slice(held_out) if split == "validation" and carved else slice(held_out, None)
-        chosen = [examples[i] for i in draw_indices(len(examples), seed, own, self.sizes[split])]
-        if split != "test":
-            return chosen
-        how = (self.perturbation, self.perturbation_seed, self.noise_words)
-        return [perturb(example, *how) for example in chosen]
+        return [examples[i] for i in draw_indices(len(examples), seed, own, size)]
 
     def named_examples(self, split: str) -> list[Example]:
         """Read the examples of a split, with the name and the kind of answer of their data set."""

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER = "{answer}"
-BETWEEN = "\n\n"  # demonstrations of a plain text
 Span = tuple[int, int]
 
 
@@ -65,6 +64,8 @@ class Template:
         """Return all that a rendered text depends on, besides the question."""
         demonstrations = [text for demonstration in self.format.demonstrations for text in demonstration]
         common = [str(self.format.shots), self.separator, *demonstrations]
+        if self.format.per_class:
+            common.append(self.format.between)
         own = self._chat.description() if self.is_chat else [self._head, self._tail]
         return [self.is_chat, *common, *own]
 
@@ -102,7 +103,7 @@ class Template:
             question_span = _span(len(text + self._head), worked_question)
             text += f"{self._head}{worked_question}{self._tail}{self.separator}"
             spans.append((question_span, _span(len(text), completion)))
-            text += f"{completion}{BETWEEN}"
+            text += f"{completion}{self.format.between}"
         question_span = _span(len(text + self._head), question)
         return Rendered(f"{text}{self._head}{question}{self._tail}", question_span, tuple(spans))
 

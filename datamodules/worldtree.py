@@ -29,6 +29,7 @@ class WorldTree(ReasoningDataModule):
     name = "worldtree"
     answer_kind = "choice"
     question_field = None
+    num_options = 5
     overlap = (
         "WorldTree: 486 test questions are also test questions of ARC-Challenge (do not pool the two), "
         "and 3 are training questions"

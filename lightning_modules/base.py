@@ -70,6 +70,7 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
             check_precision(self._trainer.precision)
         if self.backbone_config.quantization != "none" and self.device.type == "cpu":
             raise UserError("a 4-bit backbone needs a GPU: bitsandbytes has no gradients on the CPU")
+        self.check_decoder()
         self.load_backbone()
 
     def configure_model(self) -> None:

@@ -9,6 +9,7 @@ from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.decoding.calls import Ledger, decoder_faults
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.label_words import check_decoder, default_decoder
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.finiteness import check_evaluation
 from promptstage.lightning_modules.functional.statistics import wilson_interval
@@ -35,7 +36,7 @@ class EvaluationSteps(PromptModule):
     interval of each accuracy as ``.../accuracy_low`` and ``.../accuracy_high``.
 
     Attributes:
-        decoder: makes answers to the questions; a callback may replace it before an evaluation.
+        chosen_decoder: decoder that replaces the default one; None: the default.
         restored: records of an interrupted test that this one continues, counted on rank 0.
         validation_tags: names under which a validation logs its loss and its accuracy.
         val_generations: number of validation questions to generate for; losses are of all.
@@ -48,10 +49,33 @@ class EvaluationSteps(PromptModule):
         # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
         self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
-        self.decoder: Decoder = Greedy()
+        self.chosen_decoder: Decoder | None = None
+        self._default_decoder: Decoder = Greedy()
         self.restored: list[Record] = []
         self._ledger = Ledger()
         self.validation_tags = ("val/loss", "val/accuracy")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder that makes the answers; a callback may replace it before an evaluation.
+
+        By default, greedy decoding, or prediction over label words if the data module asks for it.
+        """
+        if self.chosen_decoder is not None:
+            return self.chosen_decoder
+        cls = default_decoder(getattr(self._trainer, "datamodule", None))
+        if type(self._default_decoder) is not cls:
+            self._default_decoder = cls()
+        return self._default_decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self.chosen_decoder = None if decoder is self._default_decoder else decoder
+
+    def check_decoder(self) -> None:
+        """Check that a chosen decoder can follow the data's option ``prediction``; raises a UserError."""
+        if self.chosen_decoder is not None:
+            check_decoder(self.chosen_decoder, getattr(self._trainer, "datamodule", None))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Decoded:
         sanity = self.trainer.sanity_checking

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
@@ -20,6 +21,8 @@ from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from promptstage.datamodules.encoding import Batch, Tokens
 
     BackboneLike = BackboneConfig | Backbone | str
 else:
@@ -101,6 +104,15 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         if self._shared_prefix is None:
             self._shared_prefix = self.prefix()
         return self._shared_prefix
+
+    def hooks_of(self, batch: "Batch", tokens: "Tokens") -> Sequence[AttentionHook]:
+        """Return the attention hooks under which the texts of a batch are run; most methods have none.
+
+        Args:
+            batch: the questions, with their classes.
+            tokens: ``batch.gold`` or its prompts, padded on the right.
+        """
+        return ()
 
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""

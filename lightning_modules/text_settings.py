@@ -24,7 +24,7 @@ class TextSettings:
         date: ISO date that a chat template sees; None: today's.
         stop: texts that end a generation.
         max_new_tokens: longest generation, in tokens.
-        system, template_args, shots, demonstrations: as in :class:`PromptFormat`.
+        system, template_args, shots, demonstrations, per_class: as in :class:`PromptFormat`.
     """
 
     dataset: str | None = None
@@ -36,6 +36,7 @@ class TextSettings:
     template_args: dict[str, bool | int | float | str] = field(default_factory=dict)
     shots: int = 0
     demonstrations: tuple[tuple[str, str], ...] = ()
+    per_class: int = 0
 
     def __post_init__(self) -> None:
         check_stop(list(self.stop))
@@ -46,7 +47,9 @@ class TextSettings:
     def format(self) -> PromptFormat:
         """The format of prompts."""
         pairs = tuple(Demonstration(*pair) for pair in self.demonstrations)
-        return PromptFormat(self.template, self.date, self.system, self.template_args, self.shots, pairs)
+        return PromptFormat(
+            self.template, self.date, self.system, self.template_args, self.shots, pairs, self.per_class
+        )
 
 
 def text_settings_of(data: object) -> TextSettings | None:
@@ -65,6 +68,7 @@ def text_settings_of(data: object) -> TextSettings | None:
         dict(own.template_args),
         own.shots,
         tuple((shot.question, shot.completion) for shot in own.demonstrations),
+        own.per_class,
     )
 
 

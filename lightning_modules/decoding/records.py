@@ -103,9 +103,25 @@ def grade_batch(
     if not outputs:
         return []  # batch_decode would return one text
     texts = tokenizer.batch_decode([list(output) for output in outputs], skip_special_tokens=True)
+    return _graded(batch, texts, [len(output) for output in outputs])
+
+
+def label_records(batch: Batch, words: Sequence[str]) -> list[Record]:
+    """Return the records of a batch whose answers are label words, each chosen by its first token.
+
+    Args:
+        words: the label word of each example.
+    """
+    return [
+        record._replace(prediction=word, correct=word == record.reference, reason="label word")
+        for record, word in zip(_graded(batch, words, [1] * len(words)), words, strict=True)
+    ]
+
+
+def _graded(batch: Batch, texts: Sequence[str], new_tokens: Sequence[int]) -> list[Record]:
     lengths = batch.prompt.attention_mask.sum(-1).tolist()
     records = []
-    for example, text, output, length in zip(batch.examples, texts, outputs, lengths, strict=True):
+    for example, text, count, length in zip(batch.examples, texts, new_tokens, lengths, strict=True):
         dataset = example.dataset or batch.dataset
         kind = kind_name(example.kind or batch.kind or dataset)
         try:
@@ -129,7 +145,7 @@ def grade_batch(
                 correct=result.correct,
                 reason=result.reason,
                 prompt_tokens=length,
-                new_tokens=len(output),
+                new_tokens=count,
                 kind=kind,
                 strict_match=strict,
                 flexible_extract=flexible,
