@@ -4,7 +4,8 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,10 +173,21 @@ def exported_from(module: PromptModule, checkpoint: Mapping[str, Any]) -> dict[s
     Raises:
         UserError: if the checkpoint has another method, backbone or structure.
     """
+    with loaded_state(module, checkpoint):
+        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+
+
+@contextmanager
+def loaded_state(module: PromptModule, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    """Use the parameters of a checkpoint within a context; the module's own are restored afterwards.
+
+    Raises:
+        UserError: if the checkpoint has another method, backbone or structure.
+    """
     verify(module, checkpoint)
     own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     try:
         module.load_state_dict(checkpoint["state_dict"])
-        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+        yield
     finally:
         module.load_state_dict(own)

@@ -114,6 +114,10 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         """
         return ()
 
+    def layer_prompts(self) -> list[tuple[int, Tensor]]:
+        """Return each soft prompt (m, d) with the layer whose input it is part of; most methods have none."""
+        return []
+
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""
         return {}
