@@ -48,8 +48,8 @@ def lines(found: Sequence[LayerWords]) -> list[str]:
         low, median, high = own.typical
         table.append(
             f"layer {own.layer}: {len(own.words)} virtual tokens, compared with {own.vocabulary:,} tokens; "
-            f"an ordinary token has similarity {median:.3f} to its nearest other one (90 % of them {low:.3f} to "
-            f"{high:.3f})"
+            f"an ordinary token has similarity {median:.3f} to its nearest other one (90 % of them "
+            f"{low:.3f} to {high:.3f})"
         )
         width = len(str(len(own.words)))
         table += [

@@ -1,4 +1,4 @@
-"""Hard prompts: three steps of every update against NumPy, fluency, selection, and text in place of a prefix."""
+"""Hard prompts: three steps of every update against NumPy, fluency, selection, and text as a prompt."""
 
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ def test_more_tokens_than_the_vocabulary_has_are_rejected(backbone: Backbone) ->
 
 
 def test_langevin_needs_a_last_step(backbone: Backbone) -> None:
-    with pytest.raises(ps.UserError, match="update 'langevin' needs trainer.max_steps or trainer.max_epochs"):
+    with pytest.raises(ps.UserError, match="update 'langevin' needs"):
         train(hard_prompt(backbone, update="langevin"), steps=-1)
 
 
