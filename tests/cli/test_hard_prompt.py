@@ -71,9 +71,7 @@ def test_default_optimizer_is_adafactor_and_options_change_parts_of_it(run: Path
 def test_typed_text_gives_the_same_answers(run: Path) -> None:
     text = read(run / "hard_prompt.json")["text"]
     template = f"--data.template={text}\nQuestion: {{question}}\nAnswer:"
-    outcome = call(
-        "test", *QUIET, "--ckpt_path", run, "--model=Pretrained", template, "--run_dir=typed"
-    )
+    outcome = call("test", *QUIET, "--ckpt_path", run, "--model=Pretrained", template, "--run_dir=typed")
     assert outcome.code == 2  # the checkpoint is of another method
     options = [flag for flag in _data_flags(run) if "template" not in flag]
     outcome = call("test", *QUIET, "--model=Pretrained", *options, template, "--run_dir=typed")
@@ -134,8 +132,10 @@ def test_soft_prompt_does_not_carry_over(trained: Path, other: Path) -> None:
         (["--model.num_virtual_tokens=0"], "num_virtual_tokens must be >= 1, got 0"),
         (["--model.num_virtual_tokens=300"], "num_virtual_tokens must be <="),
         (["--data.template=\n{question}:"], "HardPrompt needs a template whose beginning"),
-        (["--model.update=langevin", "--trainer.max_steps=-1", "--trainer.max_epochs=-1"], "'langevin'
-        needs"),
+        (
+            ["--model.update=langevin", "--trainer.max_steps=-1", "--trainer.max_epochs=-1"],
+            "update 'langevin' needs",
+        ),
     ],
 )
 def test_invalid_options_are_refused(

@@ -123,5 +123,6 @@ def test_numbers_out_of_range_are_refused(flags: list[str], message: str, traine
 
 
 def test_words_needs_a_run(empty_folder: None) -> None:
-    outcome = call("words") assert (outcome.code, outcome.errors) == (2, ["error: words needs a trained
-    prompt: promptstage words RUN"])
+    outcome = call("words")
+    assert outcome.code == 2
+    assert outcome.errors == ["error: words needs a trained prompt: promptstage words RUN"]
