@@ -1,6 +1,7 @@
 """Hard prompts: three steps of every update against NumPy, fluency, selection, and text as a prompt."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,7 @@ import torch
 import promptstage as ps
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.functional.hard_prompt import step_noise
+from promptstage.lightning_modules.hard_vocabulary import HardVocabulary
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from tests.tiny_folder import save_tiny_backbone
 
@@ -74,7 +76,7 @@ def usable_tokens(backbone: Backbone) -> list[int]:
     usable = []
     for token in range(len(tokenizer)):
         text = tokenizer.decode([token])
-        if token in tokenizer.added_tokens_decoder or not text.isprintable():
+        if token in tokenizer.added_tokens_decoder or not (text.isprintable() or text in "\n\t"):
             continue
         if tokenizer.encode(text, add_special_tokens=False) == [token]:
             usable.append(token)
@@ -220,9 +222,18 @@ def test_more_tokens_than_the_vocabulary_has_are_rejected(backbone: Backbone) ->
         ps.HardPrompt(backbone, 300).create_prompts()
 
 
-def test_langevin_needs_a_last_step(backbone: Backbone) -> None:
-    with pytest.raises(ps.UserError, match="update 'langevin' needs"):
-        train(hard_prompt(backbone, update="langevin"), steps=-1)
+def test_template_that_merges_with_the_line_break_is_rejected(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = {"\nQ": [1, 2], "a": [3], "a\n\nQ": [3, 4, 2]}
+    monkeypatch.setattr(HardVocabulary, "encode_all", lambda self, texts: [encoded[text] for text in texts])
+    data = ps.Generated(task="addition", template="\nQ{question}")
+    module = hard_prompt(backbone)
+    module._trainer = SimpleNamespace(precision="32-true", datamodule=data)  # type: ignore[assignment]
+    with pytest.raises(
+        ps.UserError, match=r"HardPrompt needs a template whose beginning .* '\\nQ' to others"
+    ):
+        module.setup("test")
 
 
 def test_betas_are_rejected_with_adafactor() -> None:

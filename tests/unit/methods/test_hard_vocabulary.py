@@ -61,7 +61,7 @@ def test_text_is_encoded_again_without_the_line_break() -> None:
 
 def test_tokenizer_that_never_gives_a_token_again_is_rejected() -> None:
     tokenizer = byte_level()
-    tokenizer.normalizer = normalizers.Append("c")
+    tokenizer.normalizer = normalizers.Prepend("c")
     with pytest.raises(UserError, match=r"backbone 'made-up' gives none of its 9 tokens again") as caught:
         vocabulary(tokenizer).project(ROWS[:2])
     assert "\n" not in str(caught.value)
