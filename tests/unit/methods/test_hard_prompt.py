@@ -228,7 +228,7 @@ def test_template_that_merges_with_the_line_break_is_rejected(
     encoded = {"\nQ": [1, 2], "a": [3], "a\n\nQ": [3, 4, 2]}
     monkeypatch.setattr(HardVocabulary, "encode_all", lambda self, texts: [encoded[text] for text in texts])
     data = ps.Generated(task="addition", template="\nQ{question}")
-    module = hard_prompt(backbone)
+    module = ps.HardPrompt(backbone)
     module._trainer = SimpleNamespace(precision="32-true", datamodule=data)  # type: ignore[assignment]
     with pytest.raises(
         ps.UserError, match=r"HardPrompt needs a template whose beginning .* '\\nQ' to others"
