@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from promptstage.lightning_modules.decoding.engines import Greedy as Greedy
     from promptstage.lightning_modules.decoding.engines import Sampling as Sampling
     from promptstage.lightning_modules.dham import DHAM as DHAM
+    from promptstage.lightning_modules.hard_prompt import HardPrompt as HardPrompt
     from promptstage.lightning_modules.lora import LoRA as LoRA
     from promptstage.lightning_modules.prefix_tuning import PrefixTuning as PrefixTuning
     from promptstage.lightning_modules.pretrained import Pretrained as Pretrained
@@ -75,6 +76,7 @@ _MODULES = {
     "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",
     "Greedy": "lightning_modules.decoding.engines",
+    "HardPrompt": "lightning_modules.hard_prompt",
     "LabelWords": "callbacks.label_words.callback",
     "LayerAttention": "lightning_modules.backbone.attention_hooks",
     "LoRA": "lightning_modules.lora",

@@ -27,6 +27,7 @@ methods (--model):
   PromptTuning      one prompt at the input, or at a later layer (late prompt)
   PrefixTuning      keys and values in every layer
   DHAM              one prompt for each stage of layers (Dynamic Hierarchy-Aware Mechanism)
+  HardPrompt        a text, found by gradients (PEZ, AutoPrompt_SGD, FluentPrompt)
   LoRA              low-rank updates of the weights
   AnchorReweighting factors on the attention to label words, for in-context learning
   Pretrained        nothing: the baseline
@@ -46,6 +47,7 @@ examples:
   promptstage fit -c configs/model/dham.yaml -c configs/data/gsm8k.yaml -c configs/backbone/smollm2.yaml
   echo "347+58" | promptstage predict --ckpt_path runs/dham-addition
   promptstage saliency --ckpt_path runs/dham-addition --question "347+58"
+  promptstage words runs/dham-addition
   promptstage calibrate --ckpt_path runs/dham-addition
   promptstage test --ckpt_path runs/dham-addition --trainer.callbacks DPC
   promptstage compare configs/experiment/demo.yaml

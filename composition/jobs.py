@@ -1,4 +1,4 @@
-"""Uses of a prompt: fit, validate, test, predict, calibrate, saliency, label words, partition.
+"""Uses of a prompt: fit, validate, test, predict, calibrate, saliency, label words, nearest words, partition.
 
 Each function composes the trainer of a :class:`~promptstage.composition.session.Session` and runs it. The
 command line and the Python API both call these.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,12 +23,17 @@ from promptstage.callbacks.run.results import Results
 from promptstage.callbacks.run.throughput import Throughput
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.callbacks.saliency.files import Saved, load
+from promptstage.callbacks.words.callback import HardPromptText, NearestWords
+from promptstage.callbacks.words.files import FILE as WORDS_FILE
+from promptstage.callbacks.words.files import write_words
 from promptstage.composition.session import Session, checkpoint_callbacks
 from promptstage.composition.user_callbacks import check_monitors, choose_early_stopping
 from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.checkpoints import loaded_state, read_checkpoint
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.nearest_words import LayerWords, nearest_words
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
@@ -51,6 +57,7 @@ def fit(
     early_stopping = choose_early_stopping(session.callbacks, early_stopping)
     check_monitors(module, session.callbacks, early_stopping, options.get("limit_val_batches"))
     own: list[Any] = [CKAPartition(folders.run), Results(None), StepAxis(), Throughput()]
+    own += [] if dry else [NearestWords(folders.run), HardPromptText(folders.run)]
     own += [
         FinalValidation(),
         EarlyStoppingReport(),
@@ -59,7 +66,7 @@ def fit(
     checkpoints = folders.run / "checkpoints"
     trainer = session.trainer(
         module,
-        [*own, *(checkpoint_callbacks(checkpoints, save_every) if writes else [])],
+        [*own, *(checkpoint_callbacks(checkpoints, save_every, module.monitor) if writes else [])],
         writes_config=not dry,
         logger=session.event_log(evaluates=False),
         checkpoints=checkpoints,
@@ -196,6 +203,27 @@ def label_words(
         module, datamodule=data, ckpt_path=session.checkpoint, return_predictions=True
     )
     return callback, [record for batch in batches or [] for record in batch["records"]]
+
+
+def words(
+    session: Session, module: SoftPromptModule, nearest: int, vocabulary: int | None
+) -> list[LayerWords]:
+    """Find the words nearest to the virtual tokens of the session's checkpoint, and write them to a file.
+
+    Args:
+        nearest, vocabulary: see :func:`nearest_words`.
+
+    Raises:
+        UserError: if the method has no virtual tokens at the input of a layer.
+    """
+    assert session.checkpoint is not None
+    module.create_prompts()
+    if torch.cuda.is_available():
+        module.to("cuda")
+    with loaded_state(module, read_checkpoint(session.checkpoint)):
+        found = nearest_words(module, nearest, vocabulary)
+    write_words(session.folders.out / WORDS_FILE, found, session.checkpoint)
+    return found
 
 
 def _with_calibrating_dpc(callbacks: Sequence[Any]) -> list[Any]:

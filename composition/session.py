@@ -191,12 +191,16 @@ def _plugins(given: Any) -> list[Any]:
     return plugins
 
 
-def checkpoint_callbacks(folder: Path, save_every: int) -> list[ModelCheckpoint]:
+def checkpoint_callbacks(
+    folder: Path, save_every: int, monitor: tuple[str, str] = ("val/loss", "min")
+) -> list[ModelCheckpoint]:
     """Return the callbacks that write ``best.ckpt`` and ``last.ckpt``.
 
     Args:
         save_every: optimizer steps between two writes of ``last.ckpt``.
+        monitor: logged value that selects the best checkpoint, and its mode.
     """
+    metric, mode = monitor
     common: dict[str, Any] = {
         "dirpath": str(folder),
         "auto_insert_metric_name": False,
@@ -204,7 +208,12 @@ def checkpoint_callbacks(folder: Path, save_every: int) -> list[ModelCheckpoint]
     }
     return [
         ModelCheckpoint(
-            filename="best", monitor="val/loss", save_top_k=1, save_on_train_epoch_end=False, **common
+            filename="best",
+            monitor=metric,
+            mode=mode,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            **common,
         ),
         LastCheckpoint(every_n_train_steps=save_every, **common),
         ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),

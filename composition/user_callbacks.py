@@ -87,7 +87,7 @@ def check_monitors(
     if val_batches != 0:
         metrics += ["val/loss", *(ACCURACY if module.val_generations else ())]
     if any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
-        metrics.append("lr-AdamW")
+        metrics.append(f"lr-{module.optimizer_config.optimizer_name}")
     stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     # Without validation the run's early stopping is never called.
     if not stopping and early_stopping is not None and val_batches != 0:

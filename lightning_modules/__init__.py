@@ -9,6 +9,7 @@ from typing import Any
 _MODULES = {
     "AnchorReweighting": "anchor_reweighting",
     "DHAM": "dham",
+    "HardPrompt": "hard_prompt",
     "LoRA": "lora",
     "PrefixTuning": "prefix_tuning",
     "Pretrained": "pretrained",

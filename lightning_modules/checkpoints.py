@@ -4,7 +4,8 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,13 +52,17 @@ def verify(module: PromptModule, checkpoint: Mapping[str, Any]) -> None:
     check_format(stored, FORMAT, "the checkpoint")
     if stored["method"] != own["method"]:
         raise UserError(f"method must be {stored['method']} as in the checkpoint, got {own['method']}")
-    module.load_backbone().check_belongs("the checkpoint", stored["fingerprint"], stored["backbone"]["name"])
+    trainer = module._trainer
+    fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+    if fits or not module.transfers:
+        module.load_backbone().check_belongs(
+            "the checkpoint", stored["fingerprint"], stored["backbone"]["name"]
+        )
     for key in [*own["structure"], *stored["structure"]]:
         before, now = (values["structure"].get(key, "unset") for values in (stored, own))
         if before != now:
             raise UserError(f"{key} must be {before} as in the checkpoint, got {now}")
-    trainer = module._trainer
-    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+    if trainer is not None and fits:
         check_progress(checkpoint, trainer)
 
 
@@ -168,10 +173,21 @@ def exported_from(module: PromptModule, checkpoint: Mapping[str, Any]) -> dict[s
     Raises:
         UserError: if the checkpoint has another method, backbone or structure.
     """
+    with loaded_state(module, checkpoint):
+        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+
+
+@contextmanager
+def loaded_state(module: PromptModule, checkpoint: Mapping[str, Any]) -> Iterator[None]:
+    """Use the parameters of a checkpoint within a context; the module's own are restored afterwards.
+
+    Raises:
+        UserError: if the checkpoint has another method, backbone or structure.
+    """
     verify(module, checkpoint)
     own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     try:
         module.load_state_dict(checkpoint["state_dict"])
-        return {name: tensor.detach().clone() for name, tensor in module.exported().items()}
+        yield
     finally:
         module.load_state_dict(own)

@@ -230,6 +230,10 @@ class DHAM(SoftPromptModule):
             ]
         return [list(range(start, len(own))) for start in self.stages.starts]
 
+    def layer_prompts(self) -> list[tuple[int, Tensor]]:
+        assert self.stages is not None
+        return list(zip(self.stages.starts, self.prompts, strict=True))
+
     def structure(self) -> dict[str, object]:
         lead = bos_structure(self.backbone) if self.bos_first else {}
         gate = {"gate": True} if self.gate else {}

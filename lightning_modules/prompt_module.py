@@ -39,11 +39,15 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         text_settings: how questions are rendered and generations end, as in the last fit.
         changes_attention: texts are run under attention hooks that change weights (:meth:`hooks_of`), which
             generation and saliency do not support.
+        monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
+            best.
+        transfers: the prompt of a checkpoint is used with another backbone than it was trained on.
     """
 
-    changes_attention: ClassVar[bool] = False
-
     backbone: Backbone
+    changes_attention: ClassVar[bool] = False
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    transfers: bool = False
     optimizer_config: OptimizerConfig
     visible_from: int = 0
     visible_until: int | None = None
@@ -125,6 +129,10 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         if self.changes_attention:
             raise UserError(f"{what} is not supported with {type(self).__name__}, which changes attention")
 
+    def layer_prompts(self) -> list[tuple[int, Tensor]]:
+        """Return each soft prompt (m, d) with the layer whose input it is part of; most methods have none."""
+        return []
+
     def structure(self) -> dict[str, object]:
         """Return what must agree between a checkpoint and this module besides keys and shapes."""
         return {}
@@ -132,6 +140,10 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     def exported(self) -> dict[str, Tensor]:
         """Return the prompt as it is used, without parameters that only training needs."""
         return dict(self.state_dict())
+
+    def reported(self) -> dict[str, Any]:
+        """Return plain values that summaries of evaluations contain; most methods need none."""
+        return {}
 
     def stored_entries(self) -> dict[str, Any]:
         """Return plain values that a checkpoint must hold for :meth:`adopt`; most methods need none."""

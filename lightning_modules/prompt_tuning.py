@@ -99,6 +99,9 @@ class PromptTuning(SoftPromptModule):
         prefix = stage_prefix(self.backbone, [self.insert_at], prompts, leading=leading, dropped=dropped)
         return prefix.visible(self.visible_from, self.visible_until)
 
+    def layer_prompts(self) -> list[tuple[int, Tensor]]:
+        return [(self.insert_at, self.trained_prompt())]
+
     def structure(self) -> dict[str, object]:
         lead = bos_structure(self.backbone) if self.bos_first else {}
         return {"insert_at": self.insert_at, **lead}

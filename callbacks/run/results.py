@@ -246,6 +246,7 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "decoder": decoder,
         "hooks": [recorded_settings(hook) for hook in module.backbone.hooks],
         **votes,
+        **module.reported(),
     }
 
 

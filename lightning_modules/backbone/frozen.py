@@ -233,15 +233,27 @@ class FrozenModel(nn.Module):
 
     def token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
         """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
-        head = self.model.get_output_embeddings()
-        if self.plain_head and type(head) is nn.Linear:
-            hidden = self.body(**arguments).last_hidden_state
-            return head_cross_entropy(hidden[0, predictors], head.weight, head.bias, targets)
+        if self.has_linear_head:
+            return self.head_losses(self.body(**arguments).last_hidden_state[0, predictors], targets)
 
+        head = self.model.get_output_embeddings()
         with input_hooks([(head, lambda states: states[:, predictors])]):
             logits = self.model(**arguments).logits[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets, reduction="none")
+
+    @property
+    def has_linear_head(self) -> bool:
+        """Whether logits are the plain product of the last hidden states and the output matrix."""
+        return self.plain_head and type(self.model.get_output_embeddings()) is nn.Linear
+
+    def head_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Compute the cross-entropy (N,) of ``targets`` (N,) after last hidden states (N, d).
+
+        Only for a model with :attr:`has_linear_head`.
+        """
+        head = self.model.get_output_embeddings()
+        return head_cross_entropy(hidden, head.weight, head.bias, targets)
 
     def record_states(
         self,
@@ -249,6 +261,7 @@ class FrozenModel(nn.Module):
         mask: Tensor | None = None,
         active: Callable[[int], Tensor | None] = lambda layer: None,
         tokens: Tensor | None = None,
+        outputs: list[Tensor] | None = None,
     ) -> list[LayerState]:
         """Compute each layer's state after embeddings (B, n, d), with keys and values of all n columns.
 
@@ -258,11 +271,12 @@ class FrozenModel(nn.Module):
             mask: (B, n), 0 on columns that no token attends to; they take up positions all the same.
             active: for a layer, a mask (B, n) of the columns that its token mixer runs over; None: all.
             tokens: (n,) int64, ids whose per-layer embeddings are used; None: the padding token's.
+            outputs: list that the last hidden states (B, n, d) are appended to.
         """
         if tokens is None:
             tokens = torch.full(embeddings.shape[1:2], self.padding_token, device=embeddings.device)
         hook, mixing = KeysValues(self.num_layers), MixerPass(active, of_prefix=True)
-        self.body(
+        output = self.body(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=torch.arange(embeddings.shape[1], device=embeddings.device)[None],
@@ -270,6 +284,8 @@ class FrozenModel(nn.Module):
             context=AttentionContext(hooks=[hook], mixing=mixing),
             **per_layer_inputs(self.model, tokens.expand(embeddings.shape[:2])),
         )
+        if outputs is not None:
+            outputs.append(output.last_hidden_state)
         states = []
         for layer in range(self.num_layers):
             keys, values = hook.recorded.get(layer, (None, None))

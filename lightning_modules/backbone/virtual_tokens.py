@@ -52,6 +52,7 @@ def stage_prefix(
     leading: Tensor | None = None,
     dropped: Tensor | None = None,
     tokens: Tensor | None = None,
+    outputs: list[Tensor] | None = None,
 ) -> Prefix:
     """Compute the prefix of soft prompts that enter the backbone at given layers.
 
@@ -69,8 +70,10 @@ def stage_prefix(
         leading: (t,) int64, real tokens before all virtual ones, from layer 0 on.
         dropped: (b,) int64, index of the virtual token, among those of all stages, that no other token
             attends to, virtual tokens included; -1: none.
-        tokens: (m,) int64, real tokens that every prompt consists of. Models may have embeddings of tokens in
-            each layer; a virtual token that is no real one has the padding token's.
+        tokens: (t + m,) int64, the leading tokens and the real tokens that every prompt consists of. Models
+            may have embeddings of tokens in each layer; a virtual token that is no real one has the padding
+            token's.
+        outputs: list that the last hidden states (rows, t + m, d) are appended to.
     """
     prompts = [prompt if prompt.ndim == 3 else prompt[None] for prompt in prompts]
     batch, lengths = prompts[0].shape[0], [prompt.shape[1] for prompt in prompts]
@@ -92,7 +95,8 @@ def stage_prefix(
         slots.insert(0, _Slot(0, 0, 0, embed(tokens).detach().expand(rows, -1, -1)))
     if leading is not None:
         slots.append(_Slot(0, 0, 0, embed(leading).detach().expand(rows, -1, -1)))
-        tokens = torch.cat([leading, leading.new_full((positions - before,), backbone.padding_token)])
+        if tokens is None:
+            tokens = torch.cat([leading, leading.new_full((positions - before,), backbone.padding_token)])
     mask = None
     if dropped is not None:
         columns = torch.arange(positions, device=dropped.device) - before
@@ -100,7 +104,7 @@ def stage_prefix(
         hidden = torch.cat([(columns == token[:, None]) & (token[:, None] >= 0) for token in at])
         mask = (~hidden).long()
 
-    recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask, tokens)
+    recorded = _run_virtual_tokens(backbone, slots, rows, positions, mask, tokens, outputs)
     if leading is not None and backbone.mixers:
         alone = backbone.record_states(embed(leading).detach()[None], tokens=leading)
         recorded = [state._replace(leading=own.mixer) for state, own in zip(recorded, alone, strict=True)]
@@ -141,6 +145,7 @@ def _run_virtual_tokens(
     positions: int,
     mask: Tensor | None,
     tokens: Tensor | None,
+    outputs: list[Tensor] | None,
 ) -> list[LayerState]:
     """Run virtual tokens as an ordinary batch; return each layer's state after those that have entered.
 
@@ -148,6 +153,7 @@ def _run_virtual_tokens(
         slots: prompts that replace hidden states of the rows.
         mask: (rows, positions), 0 on columns that no token attends to; None: all ones.
         tokens: (positions,), whose per-layer embeddings are used; None: the padding token's.
+        outputs: list that the last hidden states (rows, positions, d) are appended to.
     """
     first = slots[0].prompt
     blank = torch.zeros(rows, positions, backbone.hidden_size, dtype=backbone.dtype, device=first.device)
@@ -180,4 +186,4 @@ def _run_virtual_tokens(
     embeddings = overwrite(blank, 0)
     late = {slot.layer for slot in slots if slot.layer > 0}
     with input_hooks((backbone.layers[layer], partial(overwrite, layer=layer)) for layer in late):
-        return backbone.record_states(embeddings, mask, active, tokens)
+        return backbone.record_states(embeddings, mask, active, tokens, outputs)

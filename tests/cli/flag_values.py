@@ -9,6 +9,7 @@ SEARCH = (
 )
 PREFIX = "--model=PrefixTuning --model.num_virtual_tokens=2"
 LORA = "--model=LoRA"
+HARD = "--model=HardPrompt --model.num_virtual_tokens=2"
 GSM8K = "--data=GSM8K --data.source=./rows --data.max_new_tokens=8"
 MATH = "--data=MATH --data.source=./problems --data.max_new_tokens=8"
 CUSTOM = (
@@ -148,6 +149,9 @@ MODEL = {
     "optimizer.betas": Values("[0.8,0.9]", "[0.9]"),
     "optimizer.warmup_steps": Values("1", "-1"),
     "optimizer.schedule": Values("cosine", "cosin", message="'cosin' is unknown"),
+    "optimizer.kind": Values("adafactor", "adamm", message="'adamm' is unknown"),
+    "update": Values("langevin", "pes", HARD, message="'pes' is unknown: did you mean 'pez'"),
+    "fluency_weight": Values("0.1", "1", HARD),
     "val_generations": Values("0", "-1"),
     "rank": Values("2", "0", LORA),
     "alpha": Values("4", "0", LORA),

@@ -37,6 +37,7 @@ METHODS = {
         "--model.num_stages=3",
         "--model.search.examples=32",
     ],
+    "hard prompt": ["--model=HardPrompt", "--model.update=langevin", "--model.num_virtual_tokens=4"],
     "prefix": ["--model=PrefixTuning", "--model.num_virtual_tokens=4", "--model.mlp_width=8"],
 }
 

@@ -1,0 +1,68 @@
+"""Nearest words as a file, as lines for the terminal, and as a page for loggers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from promptstage.lightning_modules.nearest_words import LayerWords, Word
+from promptstage.utilities.errors import printable
+from promptstage.utilities.files import write_text
+
+FILE = "words.json"
+
+
+def words_values(found: Sequence[LayerWords], checkpoint: str | None) -> dict[str, Any]:
+    """Return nearest words as plain values.
+
+    Args:
+        checkpoint: path of the prompt's checkpoint; None: the state at the end of a fit.
+    """
+    return {
+        "checkpoint": checkpoint,
+        "layers": [
+            {
+                "layer": own.layer,
+                "vocabulary": own.vocabulary,
+                "typical_similarity": dict(zip(("low", "median", "high"), own.typical, strict=True)),
+                "virtual_tokens": [[word._asdict() for word in words] for words in own.words],
+            }
+            for own in found
+        ],
+    }
+
+
+def write_words(path: Path, found: Sequence[LayerWords], checkpoint: str | None) -> None:
+    """Write nearest words as JSON.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    write_text(path, json.dumps(words_values(found, checkpoint), indent=1, ensure_ascii=False) + "\n")
+
+
+def lines(found: Sequence[LayerWords]) -> list[str]:
+    """Return a table as lines in which control characters are escaped."""
+    table = []
+    for own in found:
+        low, median, high = own.typical
+        table.append(
+            f"layer {own.layer}: {len(own.words)} virtual tokens, compared with {own.vocabulary:,} tokens; "
+            f"an ordinary token has similarity {median:.3f} to its nearest other one (90 % of them "
+            f"{low:.3f} to {high:.3f})"
+        )
+        width = len(str(len(own.words)))
+        table += [
+            f"  {number:>{width}}  {'  '.join(map(_shown, words))}"
+            for number, words in enumerate(own.words, start=1)
+        ]
+    return table
+
+
+def _shown(word: Word) -> str:
+    """Format a word and its similarity.
+
+    >>> _shown(Word(5, "\\x1b[2J", 0.5))
+    "'\\\\x1b[2J' 0.500"
+    """
+    return f"'{printable(word.text)}' {word.similarity:.3f}"
