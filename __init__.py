@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from promptstage.lightning_modules.decoding.engines import Greedy as Greedy
     from promptstage.lightning_modules.decoding.engines import Sampling as Sampling
     from promptstage.lightning_modules.dham import DHAM as DHAM
+    from promptstage.lightning_modules.full_fine_tuning import FullFineTuning as FullFineTuning
     from promptstage.lightning_modules.lora import LoRA as LoRA
     from promptstage.lightning_modules.prefix_tuning import PrefixTuning as PrefixTuning
     from promptstage.lightning_modules.pretrained import Pretrained as Pretrained
@@ -68,6 +69,7 @@ _MODULES = {
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc.callback",
     "Evaluation": "composition.results",
+    "FullFineTuning": "lightning_modules.full_fine_tuning",
     "GSM8K": "datamodules.gsm8k",
     "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",

@@ -8,6 +8,7 @@ from typing import Any
 
 _MODULES = {
     "DHAM": "dham",
+    "FullFineTuning": "full_fine_tuning",
     "LoRA": "lora",
     "PrefixTuning": "prefix_tuning",
     "Pretrained": "pretrained",

@@ -234,7 +234,8 @@ class FrozenModel(nn.Module):
     def token_losses(self, arguments: dict[str, Any], predictors: Tensor, targets: Tensor) -> Tensor:
         """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
         head = self.model.get_output_embeddings()
-        if self.plain_head and type(head) is nn.Linear:
+        # The chunked loss has no gradient of the matrix.
+        if self.plain_head and type(head) is nn.Linear and not head.weight.requires_grad:
             hidden = self.body(**arguments).last_hidden_state
             return head_cross_entropy(hidden[0, predictors], head.weight, head.bias, targets)
 
