@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptstage.callbacks.act.callback import ACT as ACT
+    from promptstage.callbacks.attention_budget.callback import AttentionBudget as AttentionBudget
     from promptstage.callbacks.dpc.callback import DPC as DPC
     from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
     from promptstage.composition.inspection import Saliency as Saliency
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.metamathqa import MetaMathQA as MetaMathQA
     from promptstage.datamodules.mixture import Mixture as Mixture
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
+    from promptstage.datamodules.sequences import Sequences as Sequences
     from promptstage.datamodules.strategyqa import StrategyQA as StrategyQA
     from promptstage.datamodules.svamp import SVAMP as SVAMP
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
@@ -61,6 +63,7 @@ _MODULES = {
     "AQuA": "datamodules.aqua",
     "ARC": "datamodules.arc",
     "ASDiv": "datamodules.asdiv",
+    "AttentionBudget": "callbacks.attention_budget.callback",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
     "Classification": "datamodules.classification",
@@ -88,6 +91,7 @@ _MODULES = {
     "Saliency": "composition.inspection",
     "SaliencyDiagnostics": "callbacks.saliency.callback",
     "Sampling": "lightning_modules.decoding.engines",
+    "Sequences": "datamodules.sequences",
     "StrategyQA": "datamodules.strategyqa",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",

@@ -28,6 +28,7 @@ methods (--model):
   PrefixTuning      keys and values in every layer
   DHAM              one prompt for each stage of layers (Dynamic Hierarchy-Aware Mechanism)
   LoRA              low-rank updates of the weights
+  FullFineTuning    all weights
   Pretrained        nothing: the baseline
 
 data sets (--data):  {data_sets}

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins import Precision
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.act.files import FILE as ACT_FILE
+from promptstage.callbacks.attention_budget.callback import AttentionBudget
 from promptstage.callbacks.dpc.callback import DPC
 from promptstage.callbacks.run.event_log import EventLog
 from promptstage.callbacks.run.hyperparameters import Hyperparameters
@@ -112,7 +113,7 @@ class Session:
             callbacks.append(early_stopping)
         distinguish(callbacks)
         for callback in callbacks:
-            if isinstance(callback, SaliencyDiagnostics | DPC | ACT) and writes_results:
+            if isinstance(callback, SaliencyDiagnostics | AttentionBudget | DPC | ACT) and writes_results:
                 callback.folder = callback.folder or out
         settings |= {
             "callbacks": callbacks,

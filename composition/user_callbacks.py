@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.attention_budget.callback import AttentionBudget
 from promptstage.callbacks.dpc.callback import DPC
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.utilities.errors import UserError, choose
@@ -57,7 +58,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         for cls, reason in UNSUPPORTED.items():
             if isinstance(callback, cls):
                 raise UserError(f"trainer.callbacks: {name} is not supported: {reason}")
-        if isinstance(callback, DPC | ACT | SaliencyDiagnostics):
+        if isinstance(callback, DPC | ACT | AttentionBudget | SaliencyDiagnostics):
             if name in seen:
                 raise UserError(f"trainer.callbacks: {name} is given twice")
             seen.add(name)

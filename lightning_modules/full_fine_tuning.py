@@ -56,8 +56,8 @@ class FullFineTuning(SoftPromptModule):
                 )
         if config.dtype not in ("float32", "float64", "auto"):
             raise UserError(
-                f"FullFineTuning trains weights in float32: backbone.dtype must be float32, got {config.dtype} "
-                "(for less memory: --trainer.precision bf16-mixed)"
+                "FullFineTuning trains weights in float32: backbone.dtype must be float32, got "
+                f"{config.dtype} (for less memory: --trainer.precision bf16-mixed)"
             )
         self._shares_backbone = hasattr(self, "backbone")
 

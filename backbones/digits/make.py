@@ -54,6 +54,7 @@ def make_config(layers: int, heads: int, width: int) -> GPT2Config:
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's, in one kernel
         tie_word_embeddings=False,
         architectures=["GPT2LMHeadModel"],
         **dropout,
