@@ -160,6 +160,7 @@ class _Examples(Sequence[Example]):
     def __getitem__(self, i: int | slice) -> Example | Sequence[Example]:
         if isinstance(i, slice):
             return [self[j] for j in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
         question, answer = (next(_texts(rows[i : i + 1])) for rows in (self.digits, self.answers))
         return _example(self.tasks[self.task[i]], "train", i, question, answer)
 

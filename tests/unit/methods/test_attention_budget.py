@@ -73,7 +73,10 @@ def eager_attention(ids: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def test_shares_are_those_of_transformers() -> None:
-    """A prompt of real tokens' embeddings takes the attention that these tokens have in the text."""
+    """A prompt of real tokens' embeddings takes the attention that these tokens have in the text.
+
+    transformers computes its softmax in float32.
+    """
     backbone = tiny_backbone("llama")
     first, content = random_ids(3, LENGTHS[0])
     prefix = stage_prefix(backbone, [0], [backbone.embedding[first].detach()], tokens=first)
@@ -82,12 +85,12 @@ def test_shares_are_those_of_transformers() -> None:
     measures = measure_budget(backbone, tokens, prefix)
     for layer, weights in enumerate(eager_attention(torch.cat([first, content]))):
         taken = weights[:, 3:, :3].sum(-1)
-        assert torch.allclose(measures.share[0, layer, :, 0], taken.mean(1), rtol=0, atol=1e-12)
-        assert torch.allclose(measures.share[0, layer, :, 1], taken[:, 1:4].mean(1), rtol=0, atol=1e-12)
-        assert torch.allclose(measures.share[0, layer, :, 2], taken[:, 4:].mean(1), rtol=0, atol=1e-12)
+        assert torch.allclose(measures.share[0, layer, :, 0], taken.mean(1), rtol=0, atol=1e-6)
+        assert torch.allclose(measures.share[0, layer, :, 1], taken[:, 1:4].mean(1), rtol=0, atol=1e-6)
+        assert torch.allclose(measures.share[0, layer, :, 2], taken[:, 4:].mean(1), rtol=0, atol=1e-6)
         attention = head_attention(backbone, tokens, prefix, layer, 1)
-        assert torch.allclose(attention.with_prefix, weights[1, 3:], rtol=0, atol=1e-12)
-        assert torch.allclose(attention.share, taken[1], rtol=0, atol=1e-12)
+        assert torch.allclose(attention.with_prefix, weights[1, 3:], rtol=0, atol=1e-6)
+        assert torch.allclose(attention.share, taken[1], rtol=0, atol=1e-6)
 
 
 def test_changed_attention_is_refused() -> None:
