@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptstage.callbacks.act.callback import ACT as ACT
+    from promptstage.callbacks.attention_budget.callback import AttentionBudget as AttentionBudget
     from promptstage.callbacks.dpc.callback import DPC as DPC
     from promptstage.callbacks.label_words.callback import LabelWords as LabelWords
     from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from promptstage.datamodules.metamathqa import MetaMathQA as MetaMathQA
     from promptstage.datamodules.mixture import Mixture as Mixture
     from promptstage.datamodules.prontoqa import ProntoQA as ProntoQA
+    from promptstage.datamodules.sequences import Sequences as Sequences
     from promptstage.datamodules.strategyqa import StrategyQA as StrategyQA
     from promptstage.datamodules.svamp import SVAMP as SVAMP
     from promptstage.datamodules.worldtree import WorldTree as WorldTree
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from promptstage.lightning_modules.decoding.engines import Greedy as Greedy
     from promptstage.lightning_modules.decoding.engines import Sampling as Sampling
     from promptstage.lightning_modules.dham import DHAM as DHAM
+    from promptstage.lightning_modules.full_fine_tuning import FullFineTuning as FullFineTuning
     from promptstage.lightning_modules.hard_prompt import HardPrompt as HardPrompt
     from promptstage.lightning_modules.lora import LoRA as LoRA
     from promptstage.lightning_modules.prefix_tuning import PrefixTuning as PrefixTuning
@@ -64,6 +67,7 @@ _MODULES = {
     "ARC": "datamodules.arc",
     "AnchorReweighting": "lightning_modules.anchor_reweighting",
     "ASDiv": "datamodules.asdiv",
+    "AttentionBudget": "callbacks.attention_budget.callback",
     "AttentionHook": "lightning_modules.backbone.attention_hooks",
     "Backbone": "lightning_modules.backbone.model",
     "Classification": "datamodules.classification",
@@ -72,6 +76,7 @@ _MODULES = {
     "DHAM": "lightning_modules.dham",
     "DPC": "callbacks.dpc.callback",
     "Evaluation": "composition.results",
+    "FullFineTuning": "lightning_modules.full_fine_tuning",
     "GSM8K": "datamodules.gsm8k",
     "GSMPlus": "datamodules.gsmplus",
     "Generated": "datamodules.generated",
@@ -92,6 +97,7 @@ _MODULES = {
     "Saliency": "composition.inspection",
     "SaliencyDiagnostics": "callbacks.saliency.callback",
     "Sampling": "lightning_modules.decoding.engines",
+    "Sequences": "datamodules.sequences",
     "StrategyQA": "datamodules.strategyqa",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",

@@ -29,6 +29,7 @@ methods (--model):
   DHAM              one prompt for each stage of layers (Dynamic Hierarchy-Aware Mechanism)
   HardPrompt        a text, found by gradients (PEZ, AutoPrompt_SGD, FluentPrompt)
   LoRA              low-rank updates of the weights
+  FullFineTuning    all weights
   AnchorReweighting factors on the attention to label words, for in-context learning
   Pretrained        nothing: the baseline
 

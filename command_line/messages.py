@@ -24,6 +24,7 @@ HAVE_CLASSES = tuple(
 )
 CALLBACKS = {
     "act": "ACT",
+    "attentionbudget": "AttentionBudget",
     "dpc": "DPC",
     "labelwords": "LabelWords",
     "saliencydiagnostics": "SaliencyDiagnostics",

@@ -19,6 +19,7 @@ from rich.table import Table
 
 import promptstage
 from promptstage.command_line.main import main
+from promptstage.comparisons import references
 from promptstage.comparisons.command_log import duration, errors_in, output_to
 from promptstage.comparisons.plan import (
     UNTRAINED,
@@ -99,7 +100,13 @@ class Runs:
         if source != run:
             self.complete(source)
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
-        flags = [*self.comparison.flags(run.row), *own, *self.extra]
+        for row in references.rows_of(self.comparison.flags(run.row)):
+            self.complete(Run(row, run.seed))
+        flags = references.resolve(
+            [*self.comparison.flags(run.row), *own, *self.extra],
+            run.seed,
+            lambda row: self.path(Run(row, run.seed)),
+        )
         test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
         all_flags = [*flags, *test]
         if self.records.get(run.name, {}).get("flags", all_flags) != all_flags:

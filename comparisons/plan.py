@@ -11,6 +11,7 @@ import yaml
 
 from promptstage import datamodules
 from promptstage.command_line.assembly import check_flags
+from promptstage.comparisons import references
 from promptstage.comparisons.results import folder_name
 from promptstage.comparisons.table import FigureKind
 from promptstage.datamodules.sources import local_path
@@ -19,6 +20,7 @@ from promptstage.utilities.includes import Document, read_file
 from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import plain
 
+GENERATED = ("Generated", "Sequences")  # data sets without files
 UNTRAINED = "--model=Pretrained"
 # Flags of a row that a test without a checkpoint uses.
 HARDWARE = tuple(
@@ -64,7 +66,8 @@ class Comparison:
 
     Attributes:
         title: title of the table.
-        rows: flags of each row by its name, which override ``options``; or the keys of ``Again``.
+        rows: flags of each row by its name, which override ``options``; or the keys of ``Again``. In flags
+            ``{seed}`` is the run's seed, and ``{run:ROW}`` the folder of a row's run with the same seed.
         files: configuration files of all rows.
         options: flags of all rows.
         test_options: flags of all tests.
@@ -141,6 +144,8 @@ def read(path: Path) -> Comparison:
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers")
     against, figure = values.get("against"), values.get("figure")
+    trained = {row: value for row, value in rows.items() if isinstance(value, list)}
+    references.check(str(path), trained, lists.get("options", []), seeds)
     if against is not None:
         choose(f"{path}: against", str(against), rows)
     if figure is not None:
@@ -216,7 +221,7 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
     Raises:
         UserError: if a data set is unknown, reads no files or is in no row, or a folder does not exist.
     """
-    known = {name.lower(): name for name in datamodules.__all__ if name != "Generated"}
+    known = {name.lower(): name for name in datamodules.__all__ if name not in GENERATED}
     used = {row: data_set(comparison.flags(row)) for row in comparison.rows}
     folders: dict[str | None, str] = {}
     for value in sources:

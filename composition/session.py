@@ -12,8 +12,6 @@ from lightning.pytorch.plugins import Precision
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.act.files import FILE as ACT_FILE
-from promptstage.callbacks.dpc.callback import DPC
-from promptstage.callbacks.label_words.callback import LabelWords
 from promptstage.callbacks.run.event_log import EventLog
 from promptstage.callbacks.run.hyperparameters import Hyperparameters
 from promptstage.callbacks.run.last_checkpoint import LastCheckpoint
@@ -21,10 +19,10 @@ from promptstage.callbacks.run.progress import ExamplesProgressBar
 from promptstage.callbacks.run.run_folder import RunFolder
 from promptstage.callbacks.run.stalled_processes import StalledProcesses
 from promptstage.callbacks.run.stop_signals import StopSignals
-from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.composition.folders import Folders
 from promptstage.composition.loggers import place_loggers
 from promptstage.composition.user_callbacks import (
+    DIAGNOSTICS,
     as_list,
     check_callbacks,
     distinguish,
@@ -113,7 +111,7 @@ class Session:
             callbacks.append(early_stopping)
         distinguish(callbacks)
         for callback in callbacks:
-            if isinstance(callback, SaliencyDiagnostics | DPC | ACT | LabelWords) and writes_results:
+            if isinstance(callback, DIAGNOSTICS) and writes_results:
                 callback.folder = callback.folder or out
         settings |= {
             "callbacks": callbacks,

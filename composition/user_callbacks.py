@@ -22,11 +22,15 @@ from lightning.pytorch.callbacks.finetuning import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from promptstage.callbacks.act.callback import ACT
+from promptstage.callbacks.attention_budget.callback import AttentionBudget
 from promptstage.callbacks.dpc.callback import DPC
 from promptstage.callbacks.label_words.callback import LabelWords
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.processes import note
+
+DIAGNOSTICS = (ACT, AttentionBudget, DPC, LabelWords, SaliencyDiagnostics)
+"""Callbacks of promptstage for users: they write files into a run, and are given once at most."""
 
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
@@ -58,7 +62,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
         for cls, reason in UNSUPPORTED.items():
             if isinstance(callback, cls):
                 raise UserError(f"trainer.callbacks: {name} is not supported: {reason}")
-        if isinstance(callback, DPC | ACT | SaliencyDiagnostics | LabelWords):
+        if isinstance(callback, DIAGNOSTICS):
             if name in seen:
                 raise UserError(f"trainer.callbacks: {name} is given twice")
             seen.add(name)

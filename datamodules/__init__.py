@@ -21,6 +21,7 @@ _MODULES = {
     "Mixture": "mixture",
     "ProntoQA": "prontoqa",
     "SVAMP": "svamp",
+    "Sequences": "sequences",
     "StrategyQA": "strategyqa",
     "WorldTree": "worldtree",
 }

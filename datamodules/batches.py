@@ -167,11 +167,15 @@ class Batches(LabelWordSplits):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def epoch_rows(self, epoch: int) -> TokenTable:
+        """Return the training examples of an epoch, with the numbers of tokens of the first epoch's."""
+        return self._encoded["train"]
+
     def train_dataloader(self) -> TrainLoader:
         """Build batches in an order that depends on seed, epoch and global batch size only."""
         rank, world_size = self._ranks()
         return TrainLoader(
-            self._encoded["train"],
+            self.epoch_rows,
             self._collate(),
             self.num_workers,
             batch_size=self.batch_size,

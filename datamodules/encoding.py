@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -254,13 +255,14 @@ class Collate:
     label_words: LabelWords | None = None
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        table = TokenTable.of(rows)
         if self.omitted is not None:
-            rows = [row.without_first(self.omitted) for row in rows]
-        examples = [row.example for row in rows]
+            table = table.without_first(self.omitted)
+        examples = list(table.examples)
         return Batch(
             examples,
-            self._gold(rows),
-            self._prompt(rows),
+            self._gold(table),
+            self._prompt(table),
             self.dataset,
             self.max_new_tokens,
             self.stop,
@@ -268,38 +270,53 @@ class Collate:
             None if self.label_words is None else self.label_words.classes(examples),
         )
 
-    def _empty(self, rows: Sequence[Encoded], width: int) -> Tokens:
-        shape = (len(rows), width)
-        spans = (
-            torch.stack([row.spans for row in rows]).long() if rows else torch.zeros(0, 2, dtype=torch.int64)
-        )
-        return Tokens(
-            input_ids=torch.full(shape, self.pad_token_id),
-            attention_mask=torch.zeros(shape, dtype=torch.int64),
-            labels=torch.full(shape, IGNORED),
-            question=spans[:, :2],
-            rationale=torch.full((len(rows), 2), width),
-            demonstrations=spans[:, 2:].reshape(len(rows), (spans.shape[1] - 2) // 4, 4),
-        )
+    def _gold(self, table: TokenTable) -> Tokens:
+        starts = table.prompt.lengths
+        ends = starts + table.completion.lengths
+        width = int(ends.max(initial=0))
+        ids = np.full((len(table), width), self.pad_token_id)
+        labels = np.full((len(table), width), IGNORED)
+        rows, columns = table.prompt.places()
+        ids[rows, columns] = table.prompt.values
+        rows, columns = table.completion.places()
+        columns = columns + starts[rows]
+        ids[rows, columns] = labels[rows, columns] = table.completion.values
+        mask = np.arange(width) < ends[:, None]
+        spans = torch.from_numpy(table.spans).long()
+        rationale = torch.from_numpy(np.stack([starts, ends - 1], axis=1))
+        return _tokens(ids, mask, labels, spans[:, :2], rationale, spans[:, 2:])
 
-    def _gold(self, rows: Sequence[Encoded]) -> Tokens:
-        tokens = self._empty(rows, max((row.length for row in rows), default=0))
-        for i, row in enumerate(rows):
-            start, end = len(row.prompt), row.length
-            tokens.input_ids[i, :start] = row.prompt
-            tokens.input_ids[i, start:end] = row.completion
-            tokens.attention_mask[i, :end] = 1
-            tokens.labels[i, start:end] = row.completion
-            tokens.rationale[i] = torch.tensor([start, end - 1])
+    def _prompt(self, table: TokenTable) -> Tokens:
+        lengths = table.prompt.lengths
+        width = int(lengths.max(initial=0))
+        starts = width - lengths
+        ids = np.full((len(table), width), self.pad_token_id)
+        rows, columns = table.prompt.places()
+        ids[rows, columns + starts[rows]] = table.prompt.values
+        mask = np.arange(width) >= starts[:, None]
+        by = torch.from_numpy(starts)[:, None]
+        spans = torch.from_numpy(table.spans).long()
+        none = torch.full((len(table), 2), width)
+        labels = np.full(ids.shape, IGNORED)
+        tokens = _tokens(ids, mask, labels, spans[:, :2] + by, none, spans[:, 2:])
+        tokens.demonstrations = shifted(tokens.demonstrations, by[:, :, None])
         return tokens
 
-    def _prompt(self, rows: Sequence[Encoded]) -> Tokens:
-        width = max((len(row.prompt) for row in rows), default=0)
-        tokens = self._empty(rows, width)
-        for i, row in enumerate(rows):
-            start = width - len(row.prompt)
-            tokens.input_ids[i, start:] = row.prompt
-            tokens.attention_mask[i, start:] = 1
-            tokens.question[i] += start
-            tokens.demonstrations[i] = shifted(tokens.demonstrations[i], torch.tensor(start))
-        return tokens
+
+def _tokens(
+    ids: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    question: Tensor,
+    rationale: Tensor,
+    demonstrations: Tensor,
+) -> Tokens:
+    """Make a batch of arrays (B, n), and of demonstrations (B, 4 k)."""
+    return Tokens(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask.astype(np.int64)),
+        labels=torch.from_numpy(labels),
+        question=question,
+        rationale=rationale,
+        demonstrations=demonstrations.reshape(len(ids), demonstrations.shape[1] // 4, 4),
+    )

@@ -88,13 +88,14 @@ class TrainLoader:
     corrected the progress of a checkpoint.
 
     Args:
+        rows: returns the examples of an epoch; all epochs have the same numbers of tokens.
         accumulated: batches per optimizer step.
         position: returns the current epoch, and the number of its batches already trained on.
     """
 
     def __init__(
         self,
-        rows: TokenTable,
+        rows: Callable[[int], TokenTable],
         collate: Collate,
         workers: int,
         *,
@@ -108,7 +109,7 @@ class TrainLoader:
         self.rows, self.collate, self.workers = rows, collate, workers
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.accumulated, self.position = accumulated, position
-        self._lengths = rows.lengths
+        self._lengths = rows(0).lengths
         self._resumed: dict[str, Any] | None = None
         self._len = len(self._batches(epoch=0))
 
@@ -133,7 +134,7 @@ class TrainLoader:
         if done and self._resumed is not None:
             self._check_resumed(self._resumed)
         self._resumed = None
-        yield from _load(self.rows, self._batches(epoch)[done:], self.collate, self.workers)
+        yield from _load(self.rows(epoch), self._batches(epoch)[done:], self.collate, self.workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values that the order of batches depends on; Lightning stores them in checkpoints."""
@@ -142,7 +143,7 @@ class TrainLoader:
             "seed": self.seed,
             "batch_size x processes": self.batch_size * self.world_size,
             "accumulate_grad_batches": self.accumulated,
-            "examples": len(self.rows),
+            "examples": len(self._lengths),
             "checksum of their lengths": lengths,
         }
 

@@ -28,17 +28,6 @@ class Encoded(NamedTuple):
     completion: Tensor
     spans: Tensor
 
-    @property
-    def length(self) -> int:
-        """Number of tokens of prompt and completion."""
-        return len(self.prompt) + len(self.completion)
-
-    def without_first(self, token: int) -> "Encoded":
-        """Return the example without ``token`` if the prompt begins with it and has more tokens."""
-        if len(self.prompt) < 2 or self.prompt[0] != token:
-            return self
-        return self._replace(prompt=self.prompt[1:], spans=(self.spans - 1).clamp(min=0))
-
 
 class Lists(NamedTuple):
     """Lists of integers, one after the other: list i is ``values[ends[i]:ends[i + 1]]``.
@@ -67,9 +56,22 @@ class Lists(NamedTuple):
 
     def take(self, rows: NDArray[np.int64]) -> "Lists":
         """Select lists by number."""
-        parts = [self.row(i) for i in rows]
-        values: NDArray[np.int32] = np.concatenate(parts) if parts else self.values[:0]
-        return Lists.of(values, self.lengths[rows])
+        lengths = self.ends[rows + 1] - self.ends[rows]
+        return Lists.of(self.values[np.repeat(self.ends[rows], lengths) + _within(lengths)], lengths)
+
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number of the list of each value, and its index in that list."""
+        lengths = self.lengths
+        return np.repeat(np.arange(len(lengths)), lengths), _within(lengths)
+
+    def without_first(self, value: int) -> tuple["Lists", NDArray[np.bool_]]:
+        """Remove ``value`` from the lists of two or more values that begin with it; return which do."""
+        begins = np.zeros(len(self.ends) - 1, bool)
+        longer = self.lengths > 1
+        begins[longer] = self.values[self.ends[:-1][longer]] == value
+        left = np.ones(len(self.values), bool)
+        left[self.ends[:-1][begins]] = False
+        return Lists.of(self.values[left], self.lengths - begins), begins
 
     def maxima(self) -> NDArray[np.int32]:
         """Return the largest value of each list; 0 for an empty one."""
@@ -78,6 +80,12 @@ class Lists(NamedTuple):
         if filled.any():
             largest[filled] = np.maximum.reduceat(self.values, self.ends[:-1][filled])
         return largest
+
+
+def _within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return 0, 1, … up to each length less 1, one list after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
 
 
 class TokenTable(Sequence[Encoded]):
@@ -119,6 +127,27 @@ class TokenTable(Sequence[Encoded]):
         return TokenTable(
             examples, self.prompt.take(numbers), self.completion.take(numbers), self.spans[numbers]
         )
+
+    # DataLoader calls this instead of one __getitem__ for each example.
+    __getitems__ = take
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded]) -> "TokenTable":
+        """Make a table of encoded examples with the same number of demonstrations; itself if it is one."""
+        if isinstance(rows, TokenTable):
+            return rows
+        prompt, completion = (
+            Lists.of([token for part in parts for token in part.tolist()], [len(part) for part in parts])
+            for parts in ([row.prompt for row in rows], [row.completion for row in rows])
+        )
+        spans = np.stack([row.spans.numpy() for row in rows]) if rows else np.zeros((0, 2), np.int32)
+        return cls([row.example for row in rows], prompt, completion, spans)
+
+    def without_first(self, token: int) -> "TokenTable":
+        """Remove ``token`` from the prompts that begin with it and have more tokens."""
+        prompt, shorter = self.prompt.without_first(token)
+        spans = np.where(shorter[:, None], np.maximum(self.spans - 1, 0), self.spans)
+        return TokenTable(self.examples, prompt, self.completion, spans)
 
     @property
     def prompt_lengths(self) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 _MODULES = {
     "AnchorReweighting": "anchor_reweighting",
     "DHAM": "dham",
+    "FullFineTuning": "full_fine_tuning",
     "HardPrompt": "hard_prompt",
     "LoRA": "lora",
     "PrefixTuning": "prefix_tuning",

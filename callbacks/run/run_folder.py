@@ -8,8 +8,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
+from promptstage.lightning_modules.backbone.loading import FINE_TUNED
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import exported_from, read_checkpoint, write_export
+from promptstage.lightning_modules.fine_tuned import write_fine_tuned
+from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
 from promptstage.utilities.errors import UserError, printable, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.reading import read_text
@@ -85,10 +88,13 @@ class RunFolder(L.Callback):
             rank_zero_info(f"next: promptstage test --ckpt_path {shown_path(self.folder)}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
-        """Write both prompt files; return a line on the source of ``prompt.safetensors``."""
+        """Write both prompt files, and a fine-tuned model; return a line on their source."""
         last = module.exported()
         write_export(self.folder / LAST, last, step, module)
         best = self.folder / "checkpoints" / "best.ckpt"
+        if isinstance(module, FullFineTuning):
+            state = read_checkpoint(best)["state_dict"] if best.is_file() else None
+            write_fine_tuned(self.folder / FINE_TUNED, module, state)
         if not best.is_file():
             write_export(self.folder / PROMPT, last, step, module)
             return f"{PROMPT} is from the last state: there is no best checkpoint"

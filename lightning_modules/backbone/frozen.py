@@ -235,7 +235,6 @@ class FrozenModel(nn.Module):
         """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
         if self.has_linear_head:
             return self.head_losses(self.body(**arguments).last_hidden_state[0, predictors], targets)
-
         head = self.model.get_output_embeddings()
         with input_hooks([(head, lambda states: states[:, predictors])]):
             logits = self.model(**arguments).logits[0]
@@ -244,8 +243,10 @@ class FrozenModel(nn.Module):
 
     @property
     def has_linear_head(self) -> bool:
-        """Whether logits are the plain product of the last hidden states and the output matrix."""
-        return self.plain_head and type(self.model.get_output_embeddings()) is nn.Linear
+        """Whether logits are the plain product of the last hidden states and a frozen output matrix."""
+        head = self.model.get_output_embeddings()
+        # The chunked loss has no gradient of the matrix.
+        return self.plain_head and type(head) is nn.Linear and not head.weight.requires_grad
 
     def head_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Compute the cross-entropy (N,) of ``targets`` (N,) after last hidden states (N, d).

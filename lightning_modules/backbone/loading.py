@@ -1,4 +1,4 @@
-"""Loading of a frozen language model and its tokenizer by hub id, folder or GGUF file."""
+"""Loading of a language model and its tokenizer by hub id, folder, run folder or GGUF file."""
 
 import hashlib
 import json
@@ -27,6 +27,8 @@ from promptstage.lightning_modules.backbone.model_folder import (
     weight_files,
 )
 from promptstage.lightning_modules.backbone.model_size import check_size
+from promptstage.lightning_modules.backbone.random_model import random_model
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.user_cache import recall, remember
 
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DOWNLOADS = "models/"  # folder that 'make smollm2' writes to; no name on the hub begins so
-EMBEDDED = Path(__file__).parents[2] / "backbones" / "embedded"
+_BACKBONES = Path(__file__).parents[2] / "backbones"
+_DIGITS = ("layers1_heads1_width96", "layers1_heads4_width256", "layers4_heads4_width256")
+SHIPPED = {"embedded": _BACKBONES / "embedded"} | {
+    f"digits/{name}": _BACKBONES / "digits" / name for name in _DIGITS
+}
+FINE_TUNED = "backbone"  # folder in a run folder of full fine-tuning
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
 Quantization = Literal["none", "4bit"]
@@ -45,7 +52,9 @@ class BackboneConfig:
     """Settings of the frozen language model.
 
     Attributes:
-        name: hub id, local folder, or ``embedded`` (the small backbone that ships with the project).
+        name: hub id, local folder, run folder of full fine-tuning, ``embedded`` (the small backbone that
+            ships with the project), or ``digits/layers1_heads1_width96`` and so on (configurations of small
+            models over digits, which need ``init_seed``).
         revision: commit, tag or branch of a hub id; pin it for results to be repeatable.
         gguf_file: name of the GGUF file in the backbone's folder or hub repository.
         dtype: ``float32``, ``bfloat16``, ``float16``, ``float64`` or ``auto`` (as stored).
@@ -54,6 +63,8 @@ class BackboneConfig:
         shard: shard the decoder blocks' weights over the ranks of a ``node``, or over ``all`` ranks, for a
             backbone that does not fit on one device; ``none``: each rank has all weights.
         quantization: ``4bit``: weights of the decoder blocks in 4 bits each (NF4 of QLoRA, by bitsandbytes).
+        init_seed: initialize all weights at random by this seed, from the configuration alone; None: read
+            them.
     """
 
     name: str = "embedded"
@@ -64,10 +75,12 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
     shard: Shard = "none"
     quantization: Quantization = "none"
+    init_seed: int | None = None
 
     def __post_init__(self) -> None:
         choose("backbone dtype", self.dtype, get_args(DType))
         choose("backbone shard", self.shard, get_args(Shard))
+        check_minimum({"backbone.init_seed": self.init_seed}, 0)
         if choose("backbone quantization", self.quantization, get_args(Quantization)) != "none":
             if self.shard != "none":
                 raise UserError(
@@ -77,6 +90,11 @@ class BackboneConfig:
                 raise UserError(
                     f"backbone.quantization must be none for a GGUF file, got {self.quantization}: its "
                     "weights are dequantized while they are loaded"
+                )
+            if self.init_seed is not None:
+                raise UserError(
+                    f"backbone.init_seed initializes weights that are not quantized: backbone.quantization "
+                    f"must be none, got {self.quantization}"
                 )
             missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
             if missing:
@@ -94,12 +112,12 @@ def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> t
     For a hub id it is the cached folder, which holds what ``fetch`` downloads (configuration and tokenizer),
     but not always weights.
     """
-    if config.name == "embedded":
+    if config.name in SHIPPED:
         if config.gguf_file:
             raise UserError(
-                f"the embedded backbone has no GGUF file, got backbone.gguf_file '{config.gguf_file}'"
+                f"backbone '{config.name}' has no GGUF file, got backbone.gguf_file '{config.gguf_file}'"
             )
-        return EMBEDDED, {}
+        return SHIPPED[config.name], {}
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     path = Path(config.name).expanduser()
     if config.name.endswith(".gguf"):
@@ -116,6 +134,8 @@ def _location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> t
                     f"backbone.gguf_file '{config.gguf_file}' is not in {path} (GGUF files there: {names})"
                 )
         elif not (path / "config.json").is_file():
+            if (path / FINE_TUNED / "config.json").is_file():
+                return path / FINE_TUNED, kwargs
             if ggufs:
                 raise UserError(
                     f"backbone folder {path} holds GGUF weights: name one with backbone.gguf_file "
@@ -240,8 +260,10 @@ def load_model(config: BackboneConfig) -> Loaded:
 
     model_config = _read_config(config)
     check_causal(config, model_config)
+    if config.init_seed is not None:
+        return Loaded(random_model(config.name, model_config, config.init_seed, config.dtype), None)
     where, kwargs = _location(config)
-    if not (config.name == "embedded" or config.gguf_file or Path(config.name).expanduser().is_dir()):
+    if not (config.name in SHIPPED or config.gguf_file or Path(config.name).expanduser().is_dir()):
         download_weights(config.name, config.revision)
     files = _check_weights(config, where, model_config)
     dtype: Any = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)

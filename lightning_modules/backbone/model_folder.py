@@ -111,7 +111,7 @@ def weight_files(folder: Path, gguf_file: str | None = None) -> list[Path]:
     if weights is None:
         raise UserError(
             f"backbone folder {folder} has no weights: expected model.safetensors, its shards with an "
-            "index, or pytorch_model.bin"
+            "index, or pytorch_model.bin (random weights: backbone.init_seed)"
         )
     if weights.suffix != ".json":
         return [weights]

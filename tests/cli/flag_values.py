@@ -25,6 +25,7 @@ LABELS = "--data=Classification --data.source=./labels --data.max_new_tokens=8"
 WORDS = f"{LABELS} --data.label_words=[Bad,Good]"
 # The tokenizer of bytes has no tokens for words: the template ends in a space.
 LETTERS = f"{CHOICE} --data.options=[no,yes] '--data.template={{question}} '"
+SEQUENCES = "--data=Sequences --data.train_size=16 --data.validation_size=2"
 MIXTURE = "--data=Mixture --data.max_new_tokens=8"
 CHAT = "--data.template=chat"
 
@@ -122,6 +123,7 @@ BACKBONE = {
     "gradient_checkpointing": Values("true", "maybe"),
     "shard": Values("none", "nodes"),
     "quantization": Values("none", "8bit"),
+    "init_seed": Values("0", "-1"),
 }
 MODEL = {
     "num_virtual_tokens": Values("3", "1000000"),
@@ -191,6 +193,8 @@ DATA = {
     "subset": Values("test", "tst", MATH),
     "task": Values("addition", "adition"),
     "lengths": Values("[2,3]", "[0]"),
+    "tasks": Values("[plus_one]", "[plus_on]", SEQUENCES, message="task 'plus_on' is unknown"),
+    "length": Values("4", "3", SEQUENCES),
     "ood_lengths": Values("[8,9]", "x"),
     "test_on": Values("ood", "odd"),
     "system": Values(None, "Think."),

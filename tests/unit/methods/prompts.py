@@ -11,6 +11,7 @@ from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import PromptCheckpointIO
 from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
 from promptstage.lightning_modules.initialization import PromptInit
 from promptstage.lightning_modules.lora import LoRA
 from promptstage.lightning_modules.prefix_tuning import PrefixTuning
@@ -32,6 +33,7 @@ CASES: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
     "DHAM with gates": (DHAM, {"num_virtual_tokens": 7, "partition": "uniform", "gate": True}),
     "replacing DHAM": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 2], "mode": "replace"}),
     "DHAM after BOS": (DHAM, {"num_virtual_tokens": 7, "partition": "single", "bos_first": True}),
+    "full fine-tuning": (FullFineTuning, {"val_generations": 3}),
     "LoRA": (LoRA, {"rank": 2, "alpha": 8, "target_modules": ["q_proj"]}),
 }
 
