@@ -10,7 +10,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins import Precision
 
-from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.act.files import FILE as ACT_FILE
 from promptstage.callbacks.run.event_log import EventLog
 from promptstage.callbacks.run.hyperparameters import Hyperparameters

@@ -7,7 +7,8 @@ from typing import Any
 from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.boundary import reading
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model_loading import load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
 from promptstage.lightning_modules.backbone.structure import check_structure
 from promptstage.lightning_modules.backbone.verification import verify

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading, reason
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, check_causal, read_config
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, read_config
+from promptstage.lightning_modules.backbone.model_loading import check_causal
 from promptstage.lightning_modules.backbone.tiny_sizes import LAYERS, OWN, SIZES
 from promptstage.utilities.errors import UserError
 

@@ -28,7 +28,10 @@ def write(text: str, file: str = "given.yaml") -> str:
     return file
 
 
-METHODS = "Allowed: AnchorReweighting, DHAM, FullFineTuning, HardPrompt, LoRA, PrefixTuning, Pretrained, PromptTuning"
+METHODS = (
+    "Allowed: AnchorReweighting, DHAM, FullFineTuning, HardPrompt, LoRA, PrefixTuning, Pretrained, "
+    "PromptTuning"
+)
 TYPOS = [
     ("--model=PromptTunin", f"--model 'PromptTunin' is unknown: did you mean 'PromptTuning'? {METHODS}"),
     ("--data=Generatd", "--data 'Generatd' is unknown: did you mean 'Generated'?"),

@@ -10,12 +10,8 @@ from huggingface_hub import constants
 
 from promptstage.lightning_modules.backbone import hub as downloads
 from promptstage.lightning_modules.backbone.attention import register
-from promptstage.lightning_modules.backbone.loading import (
-    BackboneConfig,
-    load_model,
-    load_tokenizer,
-    read_config,
-)
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, read_config
+from promptstage.lightning_modules.backbone.model_loading import load_model
 from promptstage.utilities.errors import UserError
 from tests.hub import Hub, serve
 from tests.tiny_folder import save_tiny_backbone

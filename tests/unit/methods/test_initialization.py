@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention import register
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_model
+from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.model_loading import load_model
 from promptstage.lightning_modules.initialization import (
     PRESETS,
     PromptInit,
