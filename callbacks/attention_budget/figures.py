@@ -35,7 +35,7 @@ def budget_figure(saved: Saved, panel: Panel) -> Figure:
         f"Attention budget: layer {panel.layer}, head {panel.head}, which gives most to the prompt",
         f"{about.method} on {plain(about.backbone)}, {plain(about.data)} ({about.split}), "
         f"example {plain(panel.id)}",
-        f"white line: end of the {virtual} columns of the prompt; "
+        f"white line: end of the prompt's columns ({virtual}); "
         f"greatest difference of the second and third panel: {np.abs(rescaled - panel.without).max():.1e}; "
         f"shares: mean over {len(saved.ids)} examples",
     )
@@ -60,6 +60,7 @@ def _draw_shares(figure: Figure, axes: Axes, saved: Saved) -> None:
     figure.colorbar(image, ax=axes)
     step = max(1, len(saved.about.layers) // 12)
     axes.set_yticks(range(0, len(saved.about.layers), step), saved.about.layers[::step])
+    axes.set_xticks(range(0, shares.shape[1], max(1, shares.shape[1] // 8)))
     axes.set_title("share of the prompt, a", fontsize=10)
     axes.set_xlabel("head")
     axes.set_ylabel("layer")

@@ -55,8 +55,7 @@ def test_a_prefix_over_the_fine_tuned_model_has_an_attention_budget() -> None:
     prefix = ["--model=PrefixTuning", "--model.num_virtual_tokens=1", "--backbone.name=tuned"]
     passed("fit", *QUIET, *SMALL, *prefix, "--trainer.max_steps=1", "--run_dir=prefix")
     callback = "--trainer.callbacks=AttentionBudget"
-    outcome = passed("test", *QUIET, "--ckpt_path=prefix", callback)
-    assert "attention budget of " in outcome.err
+    passed("test", *QUIET, "--ckpt_path=prefix", callback)
     passed("validate", *QUIET, "--ckpt_path=prefix", callback, "--trainer.callbacks.examples=3")
     (validated,) = Path("prefix").glob("validate*/attention_budget.json")
     for file, count in ((Path("prefix/test/attention_budget.json"), 6), (validated, 3)):
@@ -92,7 +91,11 @@ def test_weights_and_budget_are_the_same_on_two_processes(tmp_path: Path) -> Non
     passed(*fit, "--data.batch_size=8", f"--run_dir={tmp_path}/alone")
     run_all(2, [[*fit, "--data.batch_size=4", f"--run_dir={tmp_path}/both"]])
     alone, both = weights(f"{tmp_path}/alone"), weights(f"{tmp_path}/both")
-    assert all(torch.allclose(alone[name], both[name], rtol=0, atol=1e-5) for name in alone)
+    for name, tensor in alone.items():
+        difference = (tensor - both[name]).abs()
+        if name.endswith("attn.c_attn.bias"):
+            difference[96:192] = 0  # of the keys: its gradient is 0 but for rounding, which AdamW scales up
+        assert float(difference.max()) < 1e-5, name
 
     prefix = [
         *SMALL,

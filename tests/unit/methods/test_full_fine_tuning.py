@@ -68,7 +68,10 @@ def test_a_fit_is_the_loop_written_by_hand(tmp_path: Path) -> None:
     assert stored.keys() == expected.keys() == start.keys()
     for name, tensor in expected.items():
         assert not torch.equal(stored[name], start[name]), name
-        assert torch.allclose(stored[name], tensor, rtol=0, atol=2e-5), name
+        difference = (stored[name] - tensor).abs()
+        if name.endswith("attn.c_attn.bias"):
+            difference[96:192] = 0  # of the keys: its gradient is 0 but for rounding, which AdamW scales up
+        assert float(difference.max()) < 2e-5, name
 
 
 def test_the_fine_tuned_model_is_a_backbone(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.dham import DHAM
-from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
 from promptstage.lightning_modules.lora import LoRA
 from promptstage.lightning_modules.prefix_tuning import PrefixTuning
 from promptstage.lightning_modules.pretrained import Pretrained
@@ -27,7 +26,6 @@ METHODS: dict[type[SoftPromptModule], dict[str, Any]] = {
     PrefixTuning: {"num_virtual_tokens": 5},
     DHAM: {"num_virtual_tokens": 6, "partition": "single"},
     LoRA: {"rank": 2},
-    FullFineTuning: {},
 }
 
 
