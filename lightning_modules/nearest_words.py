@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from promptstage.lightning_modules.backbone.token_states import token_states
 from promptstage.lightning_modules.functional.nearest_rows import nearest_other_rows, nearest_rows, unit_rows
@@ -86,11 +87,20 @@ def nearest_words(
     total = min(len(backbone.tokenizer), len(backbone.embedding))
     check_minimum({"nearest": nearest}, 1)
     check_minimum({"vocabulary": vocabulary}, 2)
-    for layer, prompt in module.layer_prompts():
-        size = total if layer == 0 or vocabulary is None else min(total, vocabulary)
+    prompts = module.layer_prompts()
+    size_of = {
+        layer: total if layer == 0 or vocabulary is None else min(total, vocabulary) for layer, _ in prompts
+    }
+    for layer, size in size_of.items():
         check_maximum({"nearest": nearest}, size, f"number of tokens compared with at layer {layer}")
-        (states,) = token_states(backbone, torch.arange(size), [layer])
-        rows = unit_rows(states)
+    states_at: dict[int, Tensor] = {}
+    for size in set(size_of.values()):  # all layers with as many tokens in one pass
+        layers = [layer for layer in size_of if size_of[layer] == size]
+        states = token_states(backbone, torch.arange(size), layers)
+        states_at |= dict(zip(layers, states, strict=True))
+    for layer, prompt in prompts:
+        size = size_of[layer]
+        rows = unit_rows(states_at[layer])
         sample = torch.linspace(0, size - 1, min(size, SAMPLE), device=rows.device).long()
         quantiles = torch.tensor(QUANTILES, device=rows.device)
         low, median, high = nearest_other_rows(rows, sample).quantile(quantiles).tolist()
