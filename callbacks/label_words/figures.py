@@ -16,6 +16,7 @@ from promptstage.callbacks.figures import (
     NEUTRAL,
     ORANGE,
     VERMILION,
+    blank,
     entitle,
     plain,
     scientific,
@@ -37,6 +38,7 @@ METHODS = {
 }
 LOYALTIES = {"label_loyalty": "label loyalty", "word_loyalty": "word loyalty", "accuracy": "accuracy"}
 COLORS = (BLUE, ORANGE, GREEN)
+ATTENTION = "Attention from the last token to label words as a predictor of the label"
 
 
 def all_figures(summary: Summary, subject: str) -> dict[str, Figure]:
@@ -81,6 +83,10 @@ def extraction(summary: Summary, subject: str) -> Figure:
     axes = figure.subplots()
     values = extraction_of(summary)
     assert values is not None
+    if np.isnan(_numbers(values["aucroc"])).all():
+        blank(axes, "a single class is predicted:\nnothing to rank")
+        entitle(figure, ATTENTION, subject)
+        return figure
     axes.bar(
         summary["layers"], _numbers(values["aucroc"]), color=BLUE, alpha=0.6, label="AUCROC of the layer"
     )
@@ -93,7 +99,7 @@ def extraction(summary: Summary, subject: str) -> Figure:
     other.set_ylabel("$R_l$, accumulated share (line)", color=VERMILION)
     entitle(
         figure,
-        "Attention from the last token to label words as a predictor of the label",
+        ATTENTION,
         subject,
         "dotted: no relation (0.5); "
         + (
@@ -167,13 +173,14 @@ def diagnosis(summary: Summary, subject: str) -> Figure:
     own, layers = summary["diagnosis"], summary["layers"]
     correlations = _numbers(own["spearman"])
     known = np.where(np.isnan(correlations), -np.inf, correlations)
-    best = int(known.argmax())
+    best = int(known.argmax()) if np.isfinite(known).any() else len(layers) - 1
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     title = f"predicted, layer {layers[best]}"
     _matrix(figure, left, own["predicted"][best], title, summary["label_words"])
     _matrix(figure, middle, own["true"], "true", summary["label_words"])
     right.plot(layers, correlations, "o-", ms=3, color=BLUE)
+    right.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     right.axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
     right.set_ylim(-1.05, 1.05)
     right.set_title("Spearman's ρ", fontsize=10)
@@ -190,7 +197,7 @@ def diagnosis(summary: Summary, subject: str) -> Figure:
 def _matrix(figure: Figure, axes: Axes, matrix: Any, title: str, words: Sequence[str]) -> None:
     values = np.array([_numbers(row) for row in matrix])
     np.fill_diagonal(values, np.nan)
-    image = axes.imshow(values, cmap=AMOUNTS)
+    image = axes.imshow(values, cmap=AMOUNTS, vmin=0, vmax=1)
     names = [plain(word[:12]) for word in words]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
