@@ -19,7 +19,6 @@ from promptstage.callbacks.figures import (
     blank,
     entitle,
     plain,
-    scientific,
 )
 from promptstage.lightning_modules.label_word_summary import extraction_of
 
@@ -65,8 +64,8 @@ def flows(summary: Summary, subject: str) -> Figure:
     for name, (label, color) in FLOWS.items():
         axes.plot(summary["layers"], _numbers(summary["flows"][name]), "o-", ms=3, color=color, label=label)
     _layers(axes)
+    axes.set_yscale("log", nonpositive="mask")  # in the last layer S_wp is 0
     axes.set_ylabel("saliency, mean over pairs and examples")
-    scientific(axes)
     axes.legend(frameon=False, fontsize=8)
     entitle(
         figure,
