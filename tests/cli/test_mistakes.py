@@ -178,7 +178,7 @@ YAML = [
         "data:\n  class_path: Generated\n  init_args:\n    tsk: addition\n",
         "option tsk is unknown: did you mean --data.task?",
     ),
-    ("model:\n  class_path: DHAM\n  init_arg: {}\n", "--model needs a class: one of DHAM"),
+    ("model:\n  class_path: DHAM\n  init_arg: {}\n", "--model needs a class: one of AnchorReweighting, DHAM"),
     ("model: [\n", "given.yaml is not valid YAML"),
     ("- a\n", "given.yaml is not valid YAML: expected sections"),
     ("ckpt_path: x\n", "ckpt_path is read from the command line only"),
@@ -297,7 +297,11 @@ def test_a_checkpoint_of_another_model_is_rejected(trained: Path) -> None:
 
 def test_a_model_is_required(common: list[str]) -> None:
     rest = [flag for flag in common if not flag.startswith("--model")]
-    assert_one_error(call("test", *rest), "--model is required: one of DHAM, ", "or --ckpt_path of a run")
+    assert_one_error(
+        call("test", *rest),
+        "--model is required: one of AnchorReweighting, DHAM, ",
+        "or --ckpt_path of a run",
+    )
 
 
 def test_an_unknown_subcommand_is_reported_with_the_nearest_name() -> None:
