@@ -38,6 +38,7 @@ class Batches(LabelWordSplits):
         max_new_tokens: generation limit, in tokens.
         stop: texts that end a generation.
         num_workers: worker processes that build batches.
+        demonstration_seed: seed by which demonstrations are drawn.
         skipped: ids of test questions that are finished already.
     """
 
@@ -46,6 +47,7 @@ class Batches(LabelWordSplits):
     max_new_tokens: int
     stop: tuple[str, ...]
     num_workers: int
+    demonstration_seed: int
     skipped: set[str] | None
     _encoded: dict[str, TokenTable]
     _questions: list[Example]

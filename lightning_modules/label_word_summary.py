@@ -104,9 +104,9 @@ def summarize(
 def _extraction(scores: Floats, predicted: Floats) -> dict[str, dict[str, list[float]]]:
     """Compute AUCROC_l and R_l from scores (N, K, C), of a single example over its classes."""
     if len(scores) == 1:
-        areas, shares = prompt_extraction(scores[0], int(predicted[0]))
-        return {ONE_PROMPT: {"aucroc": areas.tolist(), "accumulated": shares.tolist()}}
-    result = {}
+        own, shares = prompt_extraction(scores[0], int(predicted[0]))
+        return {ONE_PROMPT: {"aucroc": own.tolist(), "accumulated": shares.tolist()}}
+    result: dict[str, dict[str, list[float]]] = {}
     for average in AVERAGES:
         areas = [extraction_auroc(layer, predicted, average) for layer in scores.transpose(1, 0, 2)]
         result[average] = {"aucroc": areas, "accumulated": accumulated_extraction(areas).tolist()}

@@ -16,9 +16,9 @@ from promptstage.callbacks.figures import (
     NEUTRAL,
     ORANGE,
     VERMILION,
+    blank,
     entitle,
     plain,
-    scientific,
 )
 from promptstage.lightning_modules.label_word_summary import extraction_of
 
@@ -37,6 +37,7 @@ METHODS = {
 }
 LOYALTIES = {"label_loyalty": "label loyalty", "word_loyalty": "word loyalty", "accuracy": "accuracy"}
 COLORS = (BLUE, ORANGE, GREEN)
+ATTENTION = "Attention from the last token to label words as a predictor of the label"
 
 
 def all_figures(summary: Summary, subject: str) -> dict[str, Figure]:
@@ -63,8 +64,8 @@ def flows(summary: Summary, subject: str) -> Figure:
     for name, (label, color) in FLOWS.items():
         axes.plot(summary["layers"], _numbers(summary["flows"][name]), "o-", ms=3, color=color, label=label)
     _layers(axes)
+    axes.set_yscale("log", nonpositive="mask")  # in the last layer S_wp is 0
     axes.set_ylabel("saliency, mean over pairs and examples")
-    scientific(axes)
     axes.legend(frameon=False, fontsize=8)
     entitle(
         figure,
@@ -81,6 +82,10 @@ def extraction(summary: Summary, subject: str) -> Figure:
     axes = figure.subplots()
     values = extraction_of(summary)
     assert values is not None
+    if np.isnan(_numbers(values["aucroc"])).all():
+        blank(axes, "a single class is predicted:\nnothing to rank")
+        entitle(figure, ATTENTION, subject)
+        return figure
     axes.bar(
         summary["layers"], _numbers(values["aucroc"]), color=BLUE, alpha=0.6, label="AUCROC of the layer"
     )
@@ -93,7 +98,7 @@ def extraction(summary: Summary, subject: str) -> Figure:
     other.set_ylabel("$R_l$, accumulated share (line)", color=VERMILION)
     entitle(
         figure,
-        "Attention from the last token to label words as a predictor of the label",
+        ATTENTION,
         subject,
         "dotted: no relation (0.5); "
         + (
@@ -167,13 +172,14 @@ def diagnosis(summary: Summary, subject: str) -> Figure:
     own, layers = summary["diagnosis"], summary["layers"]
     correlations = _numbers(own["spearman"])
     known = np.where(np.isnan(correlations), -np.inf, correlations)
-    best = int(known.argmax())
+    best = int(known.argmax()) if np.isfinite(known).any() else len(layers) - 1
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     title = f"predicted, layer {layers[best]}"
     _matrix(figure, left, own["predicted"][best], title, summary["label_words"])
     _matrix(figure, middle, own["true"], "true", summary["label_words"])
     right.plot(layers, correlations, "o-", ms=3, color=BLUE)
+    right.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     right.axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
     right.set_ylim(-1.05, 1.05)
     right.set_title("Spearman's ρ", fontsize=10)
@@ -190,7 +196,7 @@ def diagnosis(summary: Summary, subject: str) -> Figure:
 def _matrix(figure: Figure, axes: Axes, matrix: Any, title: str, words: Sequence[str]) -> None:
     values = np.array([_numbers(row) for row in matrix])
     np.fill_diagonal(values, np.nan)
-    image = axes.imshow(values, cmap=AMOUNTS)
+    image = axes.imshow(values, cmap=AMOUNTS, vmin=0, vmax=1)
     names = [plain(word[:12]) for word in words]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)

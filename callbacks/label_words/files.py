@@ -49,7 +49,7 @@ def write_files(
 
 
 def _row(example: Measured, settings: Settings, words: Sequence[str]) -> dict[str, Any]:
-    arrays = {name: value.tolist() for name, value in example.arrays.items()}
+    arrays: dict[str, Any] = {name: value.tolist() for name, value in example.arrays.items()}
     gold = arrays["gold"]
     row: dict[str, Any] = {
         "id": example.id,

@@ -49,9 +49,8 @@ class ContextStates:
                 continue
             virtual = 0 if own is None else own.length(layer)
             index = torch.cat([torch.arange(virtual), virtual + kept])
-            layers.append(
-                LayerState(*(part[:, :, index.to(part.device)] for part in self.keys_values[layer]))
-            )
+            keys, values = (part[:, :, index.to(part.device)] for part in self.keys_values[layer])
+            layers.append(LayerState(keys, values))
         stages = (len(kept),) if own is None else (*own.stages, len(kept))
         positions = self.length + (0 if own is None else own.num_positions)
         leading = 0 if own is None else own.num_leading
