@@ -89,8 +89,14 @@ class OptimizerConfig:
             return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas)
         from transformers.optimization import Adafactor
 
-        fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-        return Adafactor(parameters, lr=self.lr, weight_decay=self.weight_decay, **fixed)
+        return Adafactor(
+            parameters,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            scale_parameter=False,
+            relative_step=False,
+            warmup_init=False,
+        )
 
 
 class StepSchedule(LambdaLR):
@@ -150,7 +156,7 @@ def _check_entry(entry: Mapping[str, Any], shape: Size, name: str) -> None:
     Raises:
         UserError: naming the first value that is missing or invalid.
     """
-    shapes: dict[str, Size] = {"step": Size(), "exp_avg": shape, "exp_avg_sq": shape}
+    shapes: dict[str, tuple[int, ...]] = {"step": Size(), "exp_avg": shape, "exp_avg_sq": shape}
     if name == "Adafactor":
         if not is_count(entry.get("step")):
             raise UserError(
@@ -158,7 +164,10 @@ def _check_entry(entry: Mapping[str, Any], shape: Size, name: str) -> None:
                 f"got {short_repr(entry.get('step'))}"
             )
         entry = {**entry, "step": tensor(float(entry["step"]))}
-        factors = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": shape[:-2] + shape[-1:]}
+        factors: dict[str, tuple[int, ...]] = {
+            "exp_avg_sq_row": shape[:-1],
+            "exp_avg_sq_col": shape[:-2] + shape[-1:],
+        }
         shapes = {"step": Size(), "RMS": Size()} | (factors if len(shape) > 1 else {"exp_avg_sq": shape})
     for part, expected in shapes.items():
         value = entry.get(part)

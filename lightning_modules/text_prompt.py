@@ -96,7 +96,8 @@ class TextPrompt(SoftPromptModule):
         return [torch.cat([self.used_rows(), self.vocabulary.rows(self._separator())])[:, None]]
 
     def prefix_of(self, vectors: list[Tensor], dropped: Tensor | None = None) -> Prefix:
-        leading, outputs = self._leading(), []
+        leading = self._leading()
+        outputs: list[Tensor] = []
         tokens = torch.cat([self.used_tokens(), self._separator()])
         prefix = stage_prefix(
             self.backbone,

@@ -1,6 +1,7 @@
 """Words of a prompt at the end of a fit: the nearest ones of a soft prompt, the text of a hard prompt."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,7 +32,7 @@ class NearestWords(L.Callback):
         self.folder = folder
         self._trains = False
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self._trains = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -37,7 +37,12 @@ METHODS = {
         "--model.num_stages=3",
         "--model.search.examples=32",
     ],
-    "hard prompt": ["--model=HardPrompt", "--model.update=langevin", "--model.num_virtual_tokens=4"],
+    "hard prompt": [
+        "--model=HardPrompt",
+        "--model.update=langevin",
+        "--model.num_virtual_tokens=4",
+        "--early_stopping.patience=50",  # the loss jumps
+    ],
     "prefix": ["--model=PrefixTuning", "--model.num_virtual_tokens=4", "--model.mlp_width=8"],
 }
 
