@@ -4,7 +4,7 @@
 
 "When do prompting and prefix-tuning work? A theory of capabilities and limitations", Petrov, Torr and Bibi,
 ICLR 2024, arXiv:2310.19698, §3: there are transformers in which one virtual token selects any of V^N
-continuations of N tokens, where one of the V real tokens selects V at most. The script measures a given model:
+continuations of N tokens, where one of the V real tokens selects V at most. The script measures a model:
 
 1. distinct greedy continuations of N tokens behind each real token, and behind as many random virtual tokens
    (Gaussian, at the scale of the embedding matrix, or at larger scales);

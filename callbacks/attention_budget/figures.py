@@ -59,7 +59,8 @@ def _draw_shares(figure: Figure, axes: Axes, saved: Saved) -> None:
     image = axes.imshow(shares, cmap=AMOUNTS, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes)
     step = max(1, len(saved.about.layers) // 12)
-    axes.set_yticks(range(0, len(saved.about.layers), step), saved.about.layers[::step])
+    layers = [str(layer) for layer in saved.about.layers]
+    axes.set_yticks(range(0, len(layers), step), layers[::step])
     axes.set_xticks(range(0, shares.shape[1], max(1, shares.shape[1] // 8)))
     axes.set_title("share of the prompt, a", fontsize=10)
     axes.set_xlabel("head")
