@@ -184,7 +184,7 @@ def _digit_table(lists: Lists, length: int) -> tuple[Digits, Digits]:
     """
     if len(set(lists.lengths.tolist())) != 1:
         raise UserError(_TOKENS)
-    rows = lists.values.reshape(10, -1)
+    rows = lists.values.reshape(10, -1).astype(np.int64)
     (columns,) = (rows != rows[0]).any(axis=0).nonzero()
     if len(columns) != length:
         raise UserError(_TOKENS)

@@ -179,8 +179,9 @@ class AttentionBudget(L.Callback):
             self._label(trainer),
             budget_layers(pl_module.backbone, self.prefix),
         )
-        arrays = (np.stack([example[k].numpy() for example in measured]) for k in (1, 2))
-        saved = Saved(about, [example.id for example in measured], *arrays)
+        share = np.stack([example.share.numpy() for example in measured])
+        error = np.stack([example.error.numpy() for example in measured])
+        saved = Saved(about, [example.id for example in measured], share, error)
         self._report(trainer, self.folder, saved, panels)
 
     on_validation_end = on_test_end = _finish

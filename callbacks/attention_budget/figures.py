@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from promptstage.callbacks.attention_budget.files import Floats, Panel, Saved
-from promptstage.callbacks.figures import AMONG_TOKENS, AMOUNTS, entitle, plain
+from promptstage.callbacks.figures import AMONG_TOKENS, AMOUNTS, ON_DARK, entitle, plain
 
 MOST_LABELS = 40  # tokens whose texts are written at an axis
 
@@ -27,7 +27,7 @@ def budget_figure(saved: Saved, panel: Panel) -> Figure:
     all_axes = figure.subplots(1, 4)
     for axes, (title, values) in zip(all_axes, titles.items(), strict=False):
         _draw_attention(axes, title, values, panel.tokens)
-    all_axes[0].axvline(virtual - 0.5, color="white", linewidth=1)
+    all_axes[0].axvline(virtual - 0.5, color=ON_DARK, linewidth=1)
     _draw_shares(figure, all_axes[3], saved)
     about = saved.about
     entitle(
@@ -59,7 +59,8 @@ def _draw_shares(figure: Figure, axes: Axes, saved: Saved) -> None:
     image = axes.imshow(shares, cmap=AMOUNTS, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes)
     step = max(1, len(saved.about.layers) // 12)
-    axes.set_yticks(range(0, len(saved.about.layers), step), saved.about.layers[::step])
+    layers = [str(layer) for layer in saved.about.layers]
+    axes.set_yticks(range(0, len(layers), step), layers[::step])
     axes.set_xticks(range(0, shares.shape[1], max(1, shares.shape[1] // 8)))
     axes.set_title("share of the prompt, a", fontsize=10)
     axes.set_xlabel("head")

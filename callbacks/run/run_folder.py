@@ -92,16 +92,18 @@ class RunFolder(L.Callback):
         last = module.exported()
         write_export(self.folder / LAST, last, step, module)
         best = self.folder / "checkpoints" / "best.ckpt"
+        name = PROMPT
         if isinstance(module, FullFineTuning):
+            name = FINE_TUNED
             state = read_checkpoint(best)["state_dict"] if best.is_file() else None
             write_fine_tuned(self.folder / FINE_TUNED, module, state)
         if not best.is_file():
             write_export(self.folder / PROMPT, last, step, module)
-            return f"{PROMPT} is from the last state: there is no best checkpoint"
+            return f"{name} is from the last state: there is no best checkpoint"
         checkpoint = read_checkpoint(best)
         exported = exported_from(module, checkpoint)
         write_export(self.folder / PROMPT, exported, checkpoint["global_step"], module)
-        return f"{PROMPT} is from the best checkpoint (step {checkpoint['global_step']})"
+        return f"{name} is from the best checkpoint (step {checkpoint['global_step']})"
 
 
 def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:

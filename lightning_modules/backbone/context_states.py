@@ -93,10 +93,12 @@ def check_visible(backbone: FrozenModel, content: int, positions: int) -> None:
     Raises:
         UserError: if a sliding window or a chunk is shorter.
     """
-    window, chunk = backbone.sliding_window, backbone.chunk_size
-    for name, limit, length in (("window", window, content), ("chunk", chunk, positions + content)):
-        if limit is not None and length > limit:
-            raise UserError(
-                f"a context as a prefix must be visible in every layer: backbone '{backbone.config.name}' "
-                f"has a {name} of {limit} tokens, and context and example have {length}"
-            )
+    for view in backbone.views:
+        limits = (("window", view.window, content), ("chunk", view.chunk, positions + content))
+        for name, limit, length in limits:
+            if limit is not None and length > limit:
+                raise UserError(
+                    f"a context as a prefix must be visible in every layer: backbone "
+                    f"'{backbone.config.name}' has a {name} of {limit} tokens, and context and example have "
+                    f"{length}"
+                )
