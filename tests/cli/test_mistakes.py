@@ -68,7 +68,8 @@ TYPOS = [
     ("--trainer.precision=12", "option --trainer.precision: '12' is unknown: "),
     (
         "--trainer.callbacks=foo",
-        "--trainer.callbacks 'foo' is unknown: Allowed: ACT, AttentionBudget, DPC, LabelWords, SaliencyDiagnostics",
+        "--trainer.callbacks 'foo' is unknown: Allowed: ACT, AttentionBudget, DPC, LabelWords, "
+        "SaliencyDiagnostics",
     ),
     (
         "--trainer.callbacks=callbacks.dcp.DPC",

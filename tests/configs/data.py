@@ -37,6 +37,7 @@ ROWS["metamathqa"] = [
     {"query": row["question"], "response": "Add.\nThe answer is: 4", "type": "GSM_Rephrased"}
     for row in GSM8K_ROWS
 ]
+ROWS["sst2"] = [{"text": f"A film of {i} acts.", "label": i % 2} for i in range(12)]
 ROWS["worldtree"] = [row | {"explanation": [{"text": "yes is a kind of answer"}]} for row in ROWS["arc"]]
 
 
