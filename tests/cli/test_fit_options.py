@@ -174,6 +174,9 @@ NEUTRAL = {
 OF_OTHER_DATA = """answer answer_after answer_kind completion label label_words levels name options parts
     question rationale subjects subset test_split text train_split validation_split"""
 ALIKE = {
+    "--data.demonstrations_per_class": "--data.demonstrations",
+    "--data.train_size_per_class": "--data.train_size",
+    "--data.prediction": "--data.keep_calculator",
     "--data.system": "--data.template",
     "--data.template_args": "--data.template",
     "--model.init.preset": "--model.init.text",
