@@ -161,8 +161,11 @@ class Tables:
     def smaller(self, comparison: Comparison) -> Comparison:
         """Replace settings that need a large machine."""
         used = {data_set(comparison.flags(row)) for row in comparison.rows}
+        named = {data: "classification" if data == "sst2" else data for data in ROWS}
         here = [
-            f"{data}={self.root / 'data' / data}" for data in ROWS if data in {str(n).lower() for n in used}
+            f"{option}={self.root / 'data' / data}"
+            for data, option in named.items()
+            if option in {str(n).lower() for n in used}
         ]
         comparison = with_sources(comparison, here)
         rows = {row: self._smaller_row(comparison, row) for row in comparison.rows}
@@ -177,6 +180,8 @@ class Tables:
         flags = comparison.flags(row)
         backbone = backbone_of(flags)
         small = [*DATA, *FIT]
+        if any(flag.startswith("--data.train_size_per_class") for flag in flags):
+            small.remove("--data.train_size=8")
         if backbone != "embedded":
             small += [f"--backbone.name={self.backbones[backbone]}", "--backbone.dtype=float32"]
         if chosen_class(flags, "model") == "DHAM":

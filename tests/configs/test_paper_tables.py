@@ -9,7 +9,8 @@ import yaml
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.dpc.callback import DPC
-from promptstage.comparisons.plan import UNTRAINED, Again, for_test, read
+from promptstage.comparisons.plan import UNTRAINED, Again, Comparison, for_test, read
+from promptstage.comparisons.references import SEED, rows_of
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 
 TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
@@ -18,6 +19,18 @@ TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]
 def absolute(flags: list[str]) -> list[str]:
     """Make the paths of configuration files absolute."""
     return [re.sub(r"^(--config=)?(configs/)", rf"\1{ROOT}/\2", flag) for flag in flags]
+
+
+def without_references(comparison: Comparison, flags: list[str]) -> list[str]:
+    """Replace references to a seed by 0, and to another row's run by that row's options of the backbone."""
+    resolved = []
+    for flag in flags:
+        if rows := rows_of([flag]):
+            own = without_references(comparison, comparison.flags(rows[0]))
+            resolved += [option for option in own if option.startswith("--backbone.")]
+        else:
+            resolved.append(flag.replace(SEED, "0"))
+    return resolved
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=name)
@@ -30,12 +43,13 @@ def test_every_row_is_instantiated(path: Path, instantiate: Any, monkeypatch: py
     stages = {}
     for row, own in comparison.rows.items():
         if isinstance(own, Again):
-            again = [*absolute(comparison.rows[own.of]), *own.test, "--trainer.accelerator=cpu"]
-            *_, trainer, _ = instantiate(files, *comparison.options, *again, command="test")
+            again = [*comparison.options, *absolute(comparison.rows[own.of]), *own.test]
+            flags = [*without_references(comparison, again), "--trainer.accelerator=cpu"]
+            *_, trainer, _ = instantiate(files, *flags, command="test")
             corrected = any(isinstance(one, DPC | ACT) for one in trainer.callbacks)
             assert corrected == any(flag.startswith("--trainer.callbacks=") for flag in own.test)
             continue
-        flags = [*comparison.options, *absolute(own)]
+        flags = without_references(comparison, [*comparison.options, *absolute(own)])
         untrained = UNTRAINED in own
         model, _, _, config = instantiate(
             files,
