@@ -182,6 +182,9 @@ class Tables:
         small = [*DATA, *FIT]
         if any(flag.startswith("--data.train_size_per_class") for flag in flags):
             small.remove("--data.train_size=8")
+        if str(data_set(flags)) == "Classification":
+            # These tokenizers have no tokens for words: the template ends in a space.
+            small.append("--data.template=Review: {question}\nSentiment: ")
         if backbone != "embedded":
             small += [f"--backbone.name={self.backbones[backbone]}", "--backbone.dtype=float32"]
         if chosen_class(flags, "model") == "DHAM":
