@@ -23,16 +23,15 @@ class Mixture(ReasoningDataModule):
     """Questions of several data sets, in proportion to weights.
 
     Training and validation questions are drawn from the parts by ``seed``, without repetition. The test
-    questions are those of all parts. Records name the data set of each question, by whose kind of answer it
-    is graded. A part's own template, batch size, limits and stop texts are not used.
+    questions are those of all parts. By default, there are as many training and validation questions as the
+    weights allow, and all test questions; ``train_size``, ``validation_size`` and ``test_size``, which draws
+    from the questions of all parts, set other numbers. Records name the data set of each question, by whose
+    kind of answer it is graded. A part's own template, batch size, limits and stop texts are not used.
 
     Args:
         parts: weight of each data set, such as ``{GSM8K: 2, mine.yaml: 1}``, by the class name of one of
             promptstage's or a YAML file with a section ``data``; or a list of mappings with ``class_path``,
             ``init_args`` and ``weight``.
-        train_size: number of training questions; default: as many as the weights allow.
-        validation_size: number of validation questions; default: as many as the weights allow.
-        test_size: number of test questions, drawn from those of all parts; default: all.
 
     Raises:
         UserError: if a part is unknown, two have the same name, or a weight is not a number > 0.

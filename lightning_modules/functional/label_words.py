@@ -137,7 +137,8 @@ def word_overlap(words: Tensor, others: Tensor) -> Tensor:
     """Compute the Jaccard overlap of two sets of tokens for each example, the word loyalty (§2.2).
 
     Args:
-        words, others: (B, n) int64, the n most likely tokens, each row without repeats.
+        words: (B, n) int64, the n most likely tokens, each row without repeats.
+        others: (B, n) int64, likewise.
 
     Returns:
         (B,), float64: the share of the union's tokens that are in both.
