@@ -21,12 +21,11 @@ from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import plain
 
 GENERATED = ("Generated", "Sequences")  # data sets without files
-UNTRAINED = "--model=Pretrained"
 # Flags of a row that a test without a checkpoint uses.
 HARDWARE = tuple(
     f"--trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
 )
-FOR_TEST = ("-c", "--config", "--data", "--backbone", UNTRAINED)
+FOR_TEST = ("-c", "--config", "--data", "--backbone", references.UNTRAINED)
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,8 @@ def read(path: Path) -> Comparison:
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{path}: seeds must be a list of integers")
     against, figure = values.get("against"), values.get("figure")
-    trained = {row: value for row, value in rows.items() if isinstance(value, list)}
-    references.check(str(path), trained, lists.get("options", []), seeds)
+    own = {row: value for row, value in rows.items() if isinstance(value, list)}
+    references.check(str(path), own, lists.get("options", []), seeds)
     if against is not None:
         choose(f"{path}: against", str(against), rows)
     if figure is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from promptstage.utilities.errors import UserError, choose
 
+UNTRAINED = "--model=Pretrained"
 SEED = "{seed}"
 _RUN = re.compile(r"\{run:([^{}]*)\}")
 
@@ -23,7 +24,7 @@ def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: l
     """Check the references of all rows.
 
     Args:
-        rows: flags of each row that trains.
+        rows: flags of each row that has its own.
         common: flags of all rows.
 
     Raises:
@@ -38,6 +39,8 @@ def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: l
             raise UserError(f"{where}: row '{row}': {SEED} needs seeds, such as seeds: [0, 1, 2]")
         for named in rows_of(flags):
             choose(f"{where}: row '{row}': row of {{run:}}", named, rows)
+            if UNTRAINED in (*common, *rows[named]):
+                raise UserError(f"{where}: row '{row}' refers to row '{named}', which trains nothing")
             if row in _needed(named, rows, []):
                 raise UserError(f"{where}: row '{row}' refers to row '{named}', which needs it")
 

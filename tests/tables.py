@@ -22,9 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptstage.comparisons.compare import Runs
 from promptstage.comparisons.plan import (
-    UNTRAINED,
     Again,
     Comparison,
     chosen_class,
@@ -34,6 +32,8 @@ from promptstage.comparisons.plan import (
     sections,
     with_sources,
 )
+from promptstage.comparisons.references import UNTRAINED
+from promptstage.comparisons.runs import Runs
 from promptstage.utilities.errors import UserError
 from tests.configs.data import ROWS, write_data
 from tests.configs.files import COMPARISONS, ROOT, name

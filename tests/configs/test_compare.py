@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptstage.comparisons import compare as comparisons
+from promptstage.comparisons import runs
 from promptstage.comparisons.plan import starts_processes
 from tests.configs.comparisons import compare, error_of
 from tests.configs.files import ROOT
@@ -62,13 +62,13 @@ def copy(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the subcommands that are run, in order."""
     called: list[str] = []
-    real = comparisons.main
+    real = runs.main
 
     def note(arguments: list[str]) -> int:
         called.append(arguments[0])
         return real(arguments)
 
-    monkeypatch.setattr(comparisons, "main", note)
+    monkeypatch.setattr(runs, "main", note)
     return called
 
 

@@ -9,8 +9,8 @@ import yaml
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.dpc.callback import DPC
-from promptstage.comparisons.plan import UNTRAINED, Again, Comparison, for_test, read
-from promptstage.comparisons.references import SEED, rows_of
+from promptstage.comparisons.plan import Again, Comparison, for_test, read
+from promptstage.comparisons.references import SEED, UNTRAINED, rows_of
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 
 TABLE2 = ["single", "uniform", "cosine", "euclidean", "cka"]

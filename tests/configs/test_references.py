@@ -44,6 +44,10 @@ def test_rows_may_refer_to_others(tmp_path: Path) -> None:
             {"rows": {"a": ["--backbone.name={run:b}"], "b": ["--backbone.name={run:a}"]}},
             "row 'a' refers to row 'b', which needs it",
         ),
+        (
+            {"seeds": [0], "rows": {"prefix": PREFIX, "tuned": ["--model=Pretrained"]}},
+            "row 'prefix' refers to row 'tuned', which trains nothing",
+        ),
         ({"rows": {"a": ["--backbone.name={run:a}"]}}, "row 'a' refers to row 'a', which needs it"),
         (
             {"rows": {"a": ["--model=Pretrained"]}, "options": ["--backbone.name={run:a}"]},
