@@ -53,7 +53,10 @@ def load_model(config: BackboneConfig) -> Loaded:
     model_config = read_whole_config(config)
     check_causal(config, model_config)
     if config.init_seed is not None:
-        return Loaded(random_model(config.name, model_config, config.init_seed, config.dtype), None)
+        model = random_model(
+            config.name, model_config, config.init_seed, config.dtype, config.trust_remote_code
+        )
+        return Loaded(model, None)
     where, kwargs = location(config)
     if not (config.name in SHIPPED or config.gguf_file or Path(config.name).expanduser().is_dir()):
         download_weights(config.name, config.revision)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def random_model(name: str, config: "PreTrainedConfig", seed: int, dtype: str) -> "PreTrainedModel":
+def random_model(
+    name: str, config: "PreTrainedConfig", seed: int, dtype: str, trust_remote_code: bool = False
+) -> "PreTrainedModel":
     """Build a frozen causal language model in eval mode, whose weights are drawn on the CPU by ``seed``.
 
     Weights are drawn in float32 and then cast, so that those of all dtypes are the same but for rounding.
@@ -18,6 +20,7 @@ def random_model(name: str, config: "PreTrainedConfig", seed: int, dtype: str) -
     Args:
         name: the backbone, as the user named it.
         dtype: name of a torch dtype, or ``auto``: that of the configuration, else float32.
+        trust_remote_code: run the model's own code.
 
     Raises:
         UserError: if the model cannot be built.
@@ -33,6 +36,9 @@ def random_model(name: str, config: "PreTrainedConfig", seed: int, dtype: str) -
     ):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=implementation
+            config,
+            dtype=torch.float32,
+            attn_implementation=implementation,
+            trust_remote_code=trust_remote_code,
         )
     return model.to(kind).requires_grad_(False).eval()

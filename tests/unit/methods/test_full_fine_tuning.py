@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 import promptstage as ps
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
+from promptstage.lightning_modules.backbone.model_loading import load_model
 from promptstage.lightning_modules.fine_tuned import write_fine_tuned
 from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -129,6 +130,21 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     half = ps.Backbone(DIGITS, init_seed=1, dtype="bfloat16")
     assert half.matches(first.fingerprint)
     assert half.dtype == torch.bfloat16
+
+
+def test_code_of_a_model_is_trusted_if_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    build, given = AutoModelForCausalLM.from_config, []
+
+    def recorded(config: Any, **options: Any) -> Any:
+        given.append(options["trust_remote_code"])
+        return build(config, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", recorded)
+    for trusted in (False, True):
+        load_model(BackboneConfig(DIGITS, init_seed=1, trust_remote_code=trusted))
+    assert given == [False, True]
 
 
 @pytest.mark.parametrize(
