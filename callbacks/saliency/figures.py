@@ -230,7 +230,8 @@ def sink(saved: Saved) -> Figure:
     names = ["BOS"] * saved.about.lead + ["first virtual token"]
     for of, color in (("saliency", RIGHT), ("attention", WRONG)):
         sent = saved.arrays[of].sum(2)
-        shares = sent / np.nansum(sent, axis=2, keepdims=True)
+        totals = np.nansum(sent, axis=2, keepdims=True)  # 0 where no flow reaches the loss
+        shares = np.divide(sent, totals, out=np.full_like(sent, np.nan), where=totals > 0)
         for column, style in zip(range(len(names)), ("-", "--"), strict=False):
             label = f"{of}, {names[column]}"
             band(right, saved.about.layers, shares[:, :, column], color, label, style)

@@ -113,6 +113,17 @@ def test_sink(saved: Saved) -> None:
     assert share.lines[0].get_ydata()[0] == 1  # layer 2 sees the BOS alone
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_layer_without_flow_has_no_shares(saved: Saved) -> None:
+    """In the last layer, no flow to the rationale reaches the loss of a one-token answer."""
+    flow = saved.arrays["saliency"].copy()
+    flow[:, 3] = np.where(np.isnan(flow[:, 3]), np.nan, 0)
+    share = sink(replace(saved, arrays={**saved.arrays, "saliency": flow})).axes[2]
+    lines = {line.get_label(): line.get_xdata().tolist() for line in share.lines}
+    assert 5 not in lines["saliency, first virtual token"]
+    assert 5 in lines["attention, first virtual token"]
+
+
 def test_tokens(saved: Saved) -> None:
     left, right = tokens(saved).axes[:2]
     image = np.ma.filled(left.images[0].get_array(), np.nan)
