@@ -30,7 +30,7 @@ class ReweightedAnchors(AttentionHook):
 
     def __call__(self, layer: int, attention: LayerAttention, output: Tensor) -> Tensor:
         with torch.autocast(output.device.type, enabled=False):
-            own = attention.of_rows(self.row)
+            own = attention.at(self.row[:, None])
             weights = own.weights()[:, :, 0]  # (B, H, p + c)
             columns = self.anchors[:, None].expand(-1, weights.shape[1], -1) + attention.prefix
             values = own.values_of(columns[:, 0])

@@ -83,14 +83,6 @@ class LayerAttention:
             sinks = (sinks if heads is None else sinks[heads])[:, None, None]
         return attention_softmax(scores, self.seen[:, :, rows], self.softcap, sinks)
 
-    def of_rows(self, rows: Tensor) -> "LayerAttention":
-        """Return the attention of one row of each example.
-
-        Args:
-            rows: (B,) int64.
-        """
-        return self.at(rows[:, None])
-
     def values_of(self, columns: Tensor) -> Tensor:
         """Return the values (B, H, k, head dim) of k columns (B, k) of prefix and content."""
         index = columns[:, None, :, None].expand(-1, self.value.shape[1], -1, self.value.shape[3])
