@@ -28,7 +28,7 @@ from promptstage.lightning_modules.label_words import (
     check_demonstrations,
     layers_of,
 )
-from promptstage.utilities.checks import check_minimum
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
 
@@ -110,13 +110,16 @@ class LabelWords(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: in ``fit``, if gradients cannot be computed, or the data have no label words.
+            UserError: in ``fit``, if gradients cannot be computed, the method changes attention, or the data
+                have no label words.
         """
+        assert isinstance(pl_module, SoftPromptModule)
         if stage == "fit":
             raise UserError("LabelWords measures predictions: use it with validate, test or predict, not fit")
         if self.takes_gradients:
             check_gradients(trainer, "the flow of label words")
         needs_whole_backbone("LabelWords", trainer)
+        pl_module.check_unchanged_attention("LabelWords")
         data = data_of(trainer)
         if not data.uses_label_words:
             raise UserError(
@@ -135,6 +138,7 @@ class LabelWords(L.Callback):
         backbone.check_weights("label words")
         depths = self.depths if "isolation" in self.analyses else ()
         layers = layers_of(backbone, depths)
+        check_maximum({"top_words": self.top_words}, backbone.vocab_size, "tokens of the vocabulary")
         self.settings = Settings(self.analyses, layers, depths, self.top_words, self.random_draws)
         prefix = pl_module.evaluation_prefix()
         self._runs = LabelWordRuns(backbone, prefix, self.settings)
@@ -156,8 +160,6 @@ class LabelWords(L.Callback):
         batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
         if not len(batch):
             return
-        for hook in pl_module.hooks_of(batch, batch.prompt.right_padded()):
-            raise UserError(f"label words cannot be measured while {type(hook).__name__} changes attention")
         assert self._runs is not None
         arrays = self._runs.measure(batch)
         for row, example in enumerate(batch.examples):

@@ -145,6 +145,10 @@ def test_one_question(common: list[str], tmp_path: Path) -> None:
         (["--trainer.callbacks.isolated_layers=[0]"], "isolated_layers must be >= 1, got 0"),
         (["--trainer.callbacks.isolated_layers=[2,9]"], "isolated_layers must be <= 4"),
         (["--trainer.callbacks.top_words=0"], "top_words must be >= 1, got 0"),
+        (
+            ["--trainer.callbacks.top_words=999"],
+            "top_words must be <= 262 (tokens of the vocabulary), got 999",
+        ),
         (["--data.demonstrations_per_class=0"], "LabelWords needs label words"),
         (
             ["--data.demonstrations_per_class=0", "--data.prediction=label_words"],

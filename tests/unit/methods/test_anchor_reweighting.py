@@ -287,6 +287,9 @@ def test_what_needs_unchanged_attention_is_rejected(backbone: Backbone, source: 
         trainer_of(callbacks=[callback], inference_mode=False).test(
             module, datamodule=data_of(source), verbose=False
         )
+    words = ps.LabelWords(["extraction"])
+    with pytest.raises(UserError, match="LabelWords is not supported with AnchorReweighting"):
+        words.setup(trainer_of(callbacks=[words]), module, "test")
     (batch, *_) = batches(module, data_of(source))
     with (
         backbone.hooked(*module.hooks_of(batch, batch.gold)),
