@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from promptstage.datamodules.encoding import Collate, Tokens, encode
+from promptstage.datamodules.collate import Collate
+from promptstage.datamodules.encoding import Tokens, encode
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template

@@ -9,7 +9,8 @@ import torch
 
 from promptstage.callbacks.saliency.files import Floats, Saved
 from promptstage.callbacks.saliency.tokens import about_of
-from promptstage.datamodules.encoding import Batch, Collate, Example, encode
+from promptstage.datamodules.collate import Collate
+from promptstage.datamodules.encoding import Batch, Example, encode
 from promptstage.datamodules.limits import check_positions
 from promptstage.datamodules.sources import text_problem
 from promptstage.datamodules.templates import Template

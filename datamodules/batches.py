@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from promptstage.datamodules.classes import LabelWords
-from promptstage.datamodules.encoding import Batch, Collate, Example, encode, join
+from promptstage.datamodules.collate import Collate
+from promptstage.datamodules.encoding import Batch, Example, encode, join
 from promptstage.datamodules.label_words import LABEL_WORDS, LabelWordSplits
 from promptstage.datamodules.limits import check_positions, longest
 from promptstage.datamodules.loaders import (

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from promptstage.datamodules.encoding import Batch, Collate
+from promptstage.datamodules.collate import Collate
+from promptstage.datamodules.encoding import Batch
 from promptstage.datamodules.samplers import evaluation_batches, train_batches
 from promptstage.datamodules.token_table import TokenTable
 from promptstage.utilities.errors import UserError

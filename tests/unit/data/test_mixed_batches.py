@@ -1,6 +1,7 @@
 """A batch may hold questions of several data sets, each graded by its own kind of answer."""
 
-from promptstage.datamodules.encoding import Collate, encode
+from promptstage.datamodules.collate import Collate
+from promptstage.datamodules.encoding import encode
 from promptstage.datamodules.example import Example
 from promptstage.datamodules.prompt_format import PromptFormat
 from promptstage.datamodules.templates import Template
