@@ -12,8 +12,8 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.completion_checks import NAMES
 from promptstage.datamodules.data_sections import PARTS, complete, make_data_set
 from promptstage.datamodules.encoding import Example
+from promptstage.datamodules.label_words import LabelWordSplits
 from promptstage.datamodules.samplers import draw_indices
-from promptstage.datamodules.splits import Splits
 from promptstage.utilities.checks import check_maximum, check_positive
 from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.plain_values import Plain
@@ -34,7 +34,8 @@ class Mixture(ReasoningDataModule):
             ``init_args`` and ``weight``.
 
     Raises:
-        UserError: if a part is unknown, two have the same name, or a weight is not a number > 0.
+        UserError: if a part is unknown or predicts label words, two have the same name, or a weight is not a
+            number > 0.
     """
 
     name = "mixture"
@@ -61,12 +62,17 @@ class Mixture(ReasoningDataModule):
             raise UserError(f"parts must have different names, got {min(repeated)!r} several times")
         self.overlap = "; ".join(part.overlap for part in self.parts if part.overlap)
 
-    def _part(self, section: Mapping[str, Any]) -> Splits:
+    def _part(self, section: Mapping[str, Any]) -> LabelWordSplits:
         options: dict[str, Any] = {"seed": self.seed}
         if self.perturbation != "none":
             options |= {"perturbation": self.perturbation, "perturbation_seed": self.perturbation_seed}
         part = make_data_set(section, PARTS, **options)
-        assert isinstance(part, Splits)
+        assert isinstance(part, LabelWordSplits)
+        if part.uses_label_words:
+            raise UserError(
+                f"part {part.name} must have prediction generation and no demonstrations_per_class: the "
+                "answers of a mixture are generated"
+            )
         return part
 
     def resolve_kind(self) -> str:

@@ -96,10 +96,10 @@ def test_files_figures_and_scalars_of_all_analyses(common: list[str], tmp_path: 
     assert max(max(row) for row in diagnosis["predicted"][0]) == 1
     names = ("flows", "extraction", "isolation", "compression", "diagnosis")
     assert all((folder / f"label_words_{name}.png").stat().st_size > 1000 for name in names)
-    (events,) = (folder / "tensorboard").rglob("events*") if (folder / "tensorboard").exists() else [None]
-    if events is not None:
-        board = EventAccumulator(str(events.parent)).Reload()
-        assert "label_words/compression/hidden_anchor/label_loyalty" in board.Tags()["scalars"]
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    (logged,) = events.Scalars("label_words/compression/hidden_anchor/label_loyalty")
+    assert logged.value == pytest.approx(compression["methods"]["hidden_anchor"]["label_loyalty"])
+    assert {f"label_words/{name}" for name in names} <= set(events.Tags()["images"])
 
 
 def test_a_trained_prompt_stays_in_front_of_compressed_contexts(common: list[str], tmp_path: Path) -> None:

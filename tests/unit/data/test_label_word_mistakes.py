@@ -75,6 +75,13 @@ def test_data_without_label_words_are_rejected(write_rows: WriteRows, backbone: 
         mixture.setup("test")
 
 
+@pytest.mark.parametrize("options", [{"prediction": "label_words"}, {"demonstrations_per_class": 1}])
+def test_a_part_of_a_mixture_keeps_its_worked_answers(options: dict[str, Any]) -> None:
+    part = {"class_path": "StrategyQA", "init_args": options, "weight": 1}
+    with pytest.raises(UserError, match=r"part strategyqa must have prediction generation and no demonstr"):
+        ps.Mixture(parts=[part])
+
+
 def test_a_test_on_other_label_words_is_rejected(folder: str, backbone: BackboneConfig) -> None:
     other = {
         "class_path": "Classification",
