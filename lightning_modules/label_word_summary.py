@@ -114,7 +114,7 @@ def _extraction(scores: Floats, predicted: Floats) -> dict[str, dict[str, list[f
 
 
 def extraction_of(summary: Mapping[str, Any]) -> dict[str, list[float]] | None:
-    """Return AUCROC_l and R_l of a summary: one class against the rest, or those of its single prompt."""
+    """Return AUCROC_l and R_l of a summary: one class against one other, or those of its single prompt."""
     values = summary.get("extraction")
     return None if values is None else values.get(ONE_PROMPT) or values[AVERAGES[0]]
 

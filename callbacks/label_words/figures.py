@@ -104,7 +104,7 @@ def extraction(summary: Summary, subject: str) -> Figure:
         + (
             "one prompt: share of the other classes with less attention than the predicted one"
             if summary["examples"] == 1
-            else "each class against the rest, those never predicted left out"
+            else "each class against each other one, those never predicted left out"
         ),
     )
     return figure

@@ -16,7 +16,7 @@ from torch import Tensor
 from promptstage.lightning_modules.functional.saliency import BLOCK, AttentionTerms, saliency, visible
 from promptstage.lightning_modules.functional.statistics import auroc
 
-Average = Literal["one_against_rest", "one_against_one"]
+Average = Literal["one_against_one", "one_against_rest"]
 AVERAGES: tuple[Average, ...] = get_args(Average)
 
 
@@ -84,7 +84,7 @@ def class_scores(weights: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return sums / sums.sum(1, keepdim=True)
 
 
-def extraction_auroc(scores: ArrayLike, predicted: ArrayLike, average: Average = "one_against_rest") -> float:
+def extraction_auroc(scores: ArrayLike, predicted: ArrayLike, average: Average = "one_against_one") -> float:
     """Compute AUCROC_l: how well the attention on label words ranks the class that is predicted (§2.3).
 
     Classes that are never predicted are left out. With two classes, both averages are the AUC of the second
@@ -93,8 +93,8 @@ def extraction_auroc(scores: ArrayLike, predicted: ArrayLike, average: Average =
     Args:
         scores: (N, C), of :func:`class_scores`.
         predicted: (N,), class that the model predicts.
-        average: mean over classes of the AUC against all other examples, or over ordered pairs (a, b) of
-            classes of the AUC of a's score among the examples of a and b.
+        average: mean over ordered pairs (a, b) of classes of the AUC of a's score among the examples of a and
+            b, or over classes of the AUC against all other examples.
 
     Returns:
         The AUC; NaN if only one class is predicted.

@@ -92,6 +92,7 @@ def test_control_characters_are_escaped_in_the_terminal() -> None:
     [
         (["--model=PrefixTuning"], "PrefixTuning has no virtual tokens at the input of a layer"),
         (["--model=LoRA"], "LoRA has no virtual tokens at the input of a layer"),
+        (["--model=FullFineTuning"], "FullFineTuning has no virtual tokens at the input of a layer"),
         (["--model=HardPrompt", "--model.num_virtual_tokens=2"], "HardPrompt is made of words: "),
     ],
 )

@@ -184,9 +184,10 @@ def test_what_needs_unchanged_attention_is_rejected(backbone: Backbone, source: 
         trainer_of(callbacks=[callback], inference_mode=False).test(
             module, datamodule=data_of(source), verbose=False
         )
-    words = ps.LabelWords(["extraction"])
+    trainer = trainer_of(callbacks=[ps.LabelWords(["extraction"])])
     with pytest.raises(UserError, match="LabelWords is not supported with AnchorReweighting"):
-        words.setup(trainer_of(callbacks=[words]), module, "test")
+        trainer.test(module, datamodule=data_of(source), verbose=False)
+    assert trainer.test_loop.batch_progress.total.ready == 0  # before the first batch
     (batch, *_) = batches(module, data_of(source))
     with (
         backbone.hooked(*module.hooks_of(batch, batch.gold)),
