@@ -15,6 +15,7 @@ from promptstage.composition.trial_texts import NEW, ROOM, EndlessGreedy, NoToke
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration
 from promptstage.lightning_modules.backbone.boundary import reason
+from promptstage.lightning_modules.backbone.layer_states import pooled_outputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.text_reference import draw_tokens, middle_layer
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -240,7 +241,7 @@ def _partition(backbone: Backbone) -> None:
     drawn = [draw_tokens(backbone, seed, ROOM) for seed in range(PROBES)]
     ids = torch.stack([torch.cat([prefix, rows[0]]) for prefix, rows in drawn])
     ends = torch.full((PROBES,), ids.shape[1], device=ids.device)
-    features, examples = backbone.pooled_outputs(ids, ends)
+    features, examples = pooled_outputs(backbone, ids, ends)
     if not bool(features.isfinite().all()):
         raise UserError("features of layers are not finite")
     similarity = similarity_measure("cka", features.cpu(), False)

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.backbone.layer_states import layer_inputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.utilities.errors import UserError, choose
 
@@ -126,7 +127,7 @@ def initial_prompt(
         return initial_embeddings(backbone, init, length, generator)
     source = PromptInit("vocabulary") if init.kind == "random" else init
     rows = initial_embeddings(backbone, source, length, generator)
-    (states,) = backbone.hidden_states(rows[None].to(backbone.embedding), [layer])
+    (states,) = layer_inputs(backbone, rows[None].to(backbone.embedding), [layer])
     hidden = states[0].float().cpu()
     if init.kind == "random":
         scale = hidden.pow(2).mean(-1).sqrt().median()

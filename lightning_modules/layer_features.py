@@ -7,6 +7,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from promptstage.datamodules.loaders import EvaluationLoader
+from promptstage.lightning_modules.backbone.layer_states import pooled_outputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.distribution import share_backbone
 from promptstage.lightning_modules.stages import StageSearch
@@ -87,7 +88,7 @@ def probe_features(
                 name = batch.examples[int(ends.argmin())].id
                 raise UserError(f"probe example {name} has no token after its first: use a longer template")
             backbone.shards.begin_pass()
-            features, rows = backbone.pooled_outputs(gold.input_ids, ends, search.pooling == "token")
+            features, rows = pooled_outputs(backbone, gold.input_ids, ends, search.pooling == "token")
             metric.update(features, torch.tensor(numbers, device=device)[rows])
             bar.update(len(numbers) * trainer.world_size)
     backbone.shards.join_remaining_passes()

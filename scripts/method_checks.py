@@ -11,6 +11,7 @@ from promptstage.composition.trial_texts import sample_batch
 from promptstage.composition.trials import create_method, methods, recomputed_difference
 from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers
 from promptstage.lightning_modules.backbone.hooks import output_hooks
+from promptstage.lightning_modules.backbone.layer_states import pooled_outputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.text_reference import middle_layer
@@ -182,7 +183,7 @@ def _check_method(own: Subject, module: SoftPromptModule, logits: Reference) -> 
 def check_features(own: Subject) -> Cell:
     """Compare the features for CKA with the outputs of the reference's blocks, one text at a time."""
     lengths = torch.tensor([len(row) for row in own.rows])
-    features, _ = own.backbone.pooled_outputs(own.batch, lengths)
+    features, _ = pooled_outputs(own.backbone, own.batch, lengths)
     active = getattr(own.stock.config.get_text_config(), "altup_active_idx", 0)
     differences = []
     for i, row in enumerate(own.rows):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,14 @@ from promptstage.lightning_modules.backbone.attention_context import AttentionCo
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues, installed
 from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers, model_body, text_size
 from promptstage.lightning_modules.backbone.fingerprint import identify
-from promptstage.lightning_modules.backbone.hooks import input_hooks, output_hooks
+from promptstage.lightning_modules.backbone.hooks import input_hooks
 from promptstage.lightning_modules.backbone.layer_views import View
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.backbone.recomputation import Recomputation
 from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
-from promptstage.lightning_modules.backbone.streams import active_stream, per_layer_inputs
+from promptstage.lightning_modules.backbone.streams import per_layer_inputs
 from promptstage.lightning_modules.backbone.token_mixers import TokenMixer
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
 from promptstage.utilities.errors import UserError
@@ -293,46 +293,6 @@ class FrozenModel(nn.Module):
             states.append(LayerState(keys, values, mixing.states.get(layer)))
         unshard_before_backward(self.layers, states)
         return states
-
-    def hidden_states(self, embeddings: Tensor, layers: list[int]) -> list[Tensor]:
-        """Compute the inputs (B, n, d) of the given layers for embeddings (B, n, d)."""
-        inputs: dict[int, Tensor] = {}
-        with input_hooks((self.layers[layer], partial(inputs.__setitem__, layer)) for layer in layers):
-            self.record_states(embeddings)
-        return [active_stream(inputs[layer], self.stream) for layer in layers]
-
-    @torch.no_grad()
-    def pooled_outputs(self, input_ids: Tensor, ends: Tensor, tokens: bool = False) -> tuple[Tensor, Tensor]:
-        """Compute the outputs of all decoder blocks, pooled during the forward pass.
-
-        The first column is left out: activations of a BOS or first token are a hundred times those of
-        others and would dominate any mean. Outputs are taken before the model's final norm.
-
-        Args:
-            input_ids: (B, n), padded on the right, if at all.
-            ends: (B,), number of content columns of each row, at least 2.
-            tokens: return one row for each token instead of an example's mean.
-
-        Returns:
-            Features (L, rows, d), float32 or better, and (rows,) the example in 0 to B − 1 of each row.
-        """
-        arguments, index = self.packed(input_ids, ends)
-        used = index % input_ids.shape[1] > 0
-        examples = index[used] // input_ids.shape[1]
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        pooled: list[Tensor] = []
-
-        def pool(states: Tensor) -> None:
-            states = active_stream(states, self.stream)[0, used].to(dtype)
-            if not tokens:
-                sums = states.new_zeros(len(ends), states.shape[1]).index_add(0, examples, states)
-                states = sums / (ends - 1)[:, None]
-            pooled.append(states)
-
-        with output_hooks((layer, pool) for layer in self.layers):
-            self.body(**arguments)
-        rows = examples if tokens else torch.arange(len(ends), device=ends.device)
-        return torch.stack(pooled), rows
 
     def shard(self, ranks: int, device: str) -> None:
         """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import promptstage as ps
 from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.layer_states import pooled_outputs
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
@@ -214,7 +215,7 @@ def test_layer_outputs_for_cka(models: Models) -> None:
     """Means over the tokens after the first, and their similarities."""
     rows = [models.ids(text) for text in TEXTS]
     ids, mask = pad(rows, "right")
-    features, _ = models.backbone.pooled_outputs(ids, mask.sum(1))
+    features, _ = pooled_outputs(models.backbone, ids, mask.sum(1))
     expected = []
     for row in rows:
         with torch.no_grad():

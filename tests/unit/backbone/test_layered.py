@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration, CalibratedHeads
 from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.layer_states import pooled_outputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
@@ -194,7 +195,7 @@ def test_features_are_the_active_stream(family: str) -> None:
     backbone, slow = tiny_backbone(family), layered(family)
     rows = random_ids(*LENGTHS)
     ids, mask = pad(rows, "right")
-    features, _ = backbone.pooled_outputs(ids, mask.sum(1))
+    features, _ = pooled_outputs(backbone, ids, mask.sum(1))
     assert features.shape == (LAYERS, len(rows), WIDTH)
     for i, row in enumerate(rows):
         outputs: list[Tensor] = []
