@@ -84,11 +84,14 @@ class AttentionBudget(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: in other commands than ``validate`` and ``test``, or if the backbone is sharded.
+            UserError: in other commands than ``validate`` and ``test``, without a folder, or if the backbone
+                is sharded.
         """
         if trainer.state.fn not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             name = "this command" if trainer.state.fn is None else trainer.state.fn.value
             raise UserError(f"AttentionBudget measures in validate and test, not in {name}")
+        if self.folder is None:
+            raise UserError("AttentionBudget needs a folder for its files: set folder")
         needs_whole_backbone("AttentionBudget", trainer)
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.label_words.files import Floats, Measured, stacked, write_files
-from promptstage.callbacks.label_words.report import report
+from promptstage.callbacks.label_words.report import report, summary_line
 from promptstage.callbacks.run.loggers import run_name
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.loading import context_length
@@ -70,7 +70,10 @@ class LabelWords(L.Callback):
         examples: number of examples of the split, from the first; None: all.
         top_words: number of most likely tokens that word loyalty compares.
         random_draws: number of draws of random words; the one with the greatest label loyalty is the best.
-        folder: folder for the files; None: the run's.
+        folder: folder for the files; None: the run's, and no files in ``predict``.
+
+    Attributes:
+        summary: contents of ``label_words.json``, once an evaluation has ended, on rank 0.
 
     Raises:
         UserError: if an analysis is unknown or a number is not allowed; later if data have no label words or
@@ -181,8 +184,8 @@ class LabelWords(L.Callback):
             rank_zero_info(
                 f"label words: {len(ids) - len(self.measured)} of {len(ids)} examples not evaluated"
             )
-        if self.measured and self.folder is not None:
-            self._write(trainer, pl_module, self.folder)
+        if self.measured:
+            self._finish(trainer, pl_module)
 
     on_validation_end = on_test_end = on_predict_end = _end
 
@@ -190,7 +193,8 @@ class LabelWords(L.Callback):
         """Return the ids of the examples to measure, in the order of the split."""
         return data_of(trainer).example_ids(SPLITS[trainer.state.fn or ""])[: self.examples]
 
-    def _write(self, trainer: L.Trainer, module: SoftPromptModule, folder: Path) -> None:
+    def _finish(self, trainer: L.Trainer, module: SoftPromptModule) -> None:
+        """Summarize the measures; write files and log values, unless there is no folder."""
         assert self.settings is not None
         data, split = data_of(trainer), SPLITS[trainer.state.fn or ""]
         words, arrays = data.class_words(), stacked(self.measured)
@@ -200,9 +204,11 @@ class LabelWords(L.Callback):
             "method": type(module).__name__,
             "backbone": module.backbone_config.name,
         }
-        keys = self._keys
-        self.summary = about | summarize(self.settings, words, arrays, keys)
-        make_folder(folder)
-        write_files(folder, self.summary, self.settings, words, self.measured)
-        subject = f"{run_name(folder)}; {about['method']} on {about['backbone']}; {data.name} {split}"
-        report(trainer, folder, self.summary, subject)
+        self.summary = about | summarize(self.settings, words, arrays, self._keys)
+        if self.folder is None:
+            rank_zero_info(summary_line(self.summary))
+            return
+        make_folder(self.folder)
+        write_files(self.folder, self.summary, self.settings, words, self.measured)
+        subject = f"{run_name(self.folder)}; {about['method']} on {about['backbone']}; {data.name} {split}"
+        report(trainer, self.folder, self.summary, subject)

@@ -156,3 +156,17 @@ def test_broken_logits_are_reported(backbone: ps.Backbone, source: str) -> None:
         module.trained_parameters()[0].fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="logits are not finite"):
         prompt_logits(module, batches(module, data_of(source))[0])
+
+
+def test_label_words_are_summarized_without_a_folder(backbone: ps.Backbone, source: str) -> None:
+    callback = ps.LabelWords(["extraction"])
+    trainer_of(callbacks=[callback]).test(ps.Pretrained(backbone), datamodule=data_of(source), verbose=False)
+    assert callback.summary is not None
+    assert callback.summary["examples"] == 11
+    assert set(callback.summary["extraction"]) == {"one_against_one", "one_against_rest"}
+
+
+def test_an_attention_budget_without_a_folder_is_rejected(backbone: ps.Backbone, source: str) -> None:
+    trainer = trainer_of(callbacks=[ps.AttentionBudget()])
+    with pytest.raises(UserError, match="AttentionBudget needs a folder for its files"):
+        trainer.test(ps.PromptTuning(backbone, 2), datamodule=data_of(source), verbose=False)
