@@ -39,7 +39,7 @@ class Settings:
     """Settings of a measurement.
 
     Attributes:
-        analyses: what is measured; predictions are, always.
+        analyses: analyses to run; predictions are always measured.
         layers: the K layers with attention.
         depths: numbers of layers in which rows are isolated.
         top_words: number of most likely tokens that word loyalty compares.
@@ -80,12 +80,12 @@ def answers_of(logits: Tensor, classes: Classes, top_words: int) -> Answers:
 
 
 class LabelWordRuns:
-    """Measurements of batches with one backbone and soft prompt.
+    """Analyses of label words in batches, with one backbone and soft prompt.
 
     Args:
         backbone: the model.
         prefix: soft prompt before all prompts; None: none.
-        settings: what is measured.
+        settings: analyses and their options.
     """
 
     def __init__(self, backbone: Backbone, prefix: Prefix | None, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class LabelWordRuns:
             ``positions`` (B, k) and ``demonstrations`` (B, k) of the label tokens; ``flows`` (B, K, 3),
             ``scores`` (B, K, C); ``queries`` (B, K, d) at q; ``isolated`` and ``compressed`` (B, runs, 2),
             predicted class and word loyalty of each run; ``kept`` (B, 2), tokens of the context, and those in
-            ``hidden_anchor``; ``seconds`` (B, 2), of a pass over the prompt and over the example behind
+            ``hidden_anchor``; ``seconds`` (B, 2), of a pass over the prompt and over the example after
             ``hidden_anchor``.
 
         Raises:
