@@ -95,7 +95,7 @@ def test_control_characters_are_escaped_in_the_terminal() -> None:
         (["--model=HardPrompt", "--model.num_virtual_tokens=2"], "HardPrompt consists of words already: "),
     ],
 )
-def test_other_methods_are_refused(
+def test_other_methods_are_rejected(
     flags: list[str], message: str, common: list[str], empty_folder: None
 ) -> None:
     own = [flag for flag in common if not flag.startswith("--model")]
@@ -116,7 +116,7 @@ def test_other_methods_are_refused(
         (["--vocabulary=1"], "vocabulary must be >= 2, got 1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(flags: list[str], message: str, trained: Path) -> None:
+def test_numbers_out_of_range_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     outcome = call("words", trained, *flags)
     assert outcome.code == 2
     assert message in outcome.errors[0]

@@ -1,4 +1,4 @@
-"""Demonstrations of each class and label words: what the data module puts into a batch."""
+"""Demonstrations of each class and label words in the batches of a data module."""
 
 import json
 import pickle
@@ -138,7 +138,7 @@ def test_seeds_draw_and_order_demonstrations(folder: str, backbone: BackboneConf
     assert len({tuple(map(int, order)) for order in orders}) > 3
 
 
-def test_training_questions_of_each_class(folder: str, backbone: BackboneConfig) -> None:
+def test_training_questions_are_drawn_from_each_class(folder: str, backbone: BackboneConfig) -> None:
     data = classification(folder, train_size_per_class=3)
     answers = Counter(example.answer for example in data.examples("train"))
     assert answers == dict.fromkeys(WORDS, 3)
@@ -257,7 +257,7 @@ def test_questions_to_predict_have_no_gold_class(folder: str, backbone: Backbone
         ({"train_size_per_class": 0}, "train_size_per_class must be >= 1, got 0"),
     ],
 )
-def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         classification("./mine", **options)
     assert message in str(error.value)
@@ -282,7 +282,7 @@ def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
         ({"template": "Text: {question}\nLabel:"}, "share their first token"),
     ],
 )
-def test_mistakes_in_data(
+def test_unsuitable_data_are_rejected(
     options: dict[str, Any], message: str, folder: str, backbone: BackboneConfig
 ) -> None:
     data = classification(folder, **options, name="custom")

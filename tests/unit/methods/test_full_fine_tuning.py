@@ -139,7 +139,7 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
         ({"init_seed": -1}, "backbone.init_seed must be >= 0, got -1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
+def test_backbones_that_cannot_be_trained_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         FullFineTuning(BackboneConfig(DIGITS, **options))
     assert message in str(error.value)
