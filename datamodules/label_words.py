@@ -113,13 +113,13 @@ class LabelWordSplits(Splits):
         self.check_label_words()
         size = self.train_size_per_class
         if split != "train" or size is None:
-            return self._answered(super().examples(split))
-        groups = self._by_class(self._answered(self.pool(split)), {"train_size_per_class": size})
+            return self._label_completions(super().examples(split))
+        groups = self._by_class(self._label_completions(self.pool(split)), {"train_size_per_class": size})
         draw = random.Random(f"training questions of each class/{self.seed}")
         chosen = {example.id for own in groups.values() for example in draw.sample(own, size)}
         return [example for own in groups.values() for example in own if example.id in chosen]
 
-    def _answered(self, examples: Iterable[Example]) -> list[Example]:
+    def _label_completions(self, examples: Iterable[Example]) -> list[Example]:
         """Replace completions by the label word alone, if classes are used.
 
         Raises:
@@ -176,7 +176,9 @@ class LabelWordSplits(Splits):
             UserError: naming a class that has too few training questions.
         """
         count = self.demonstrations_per_class
-        distinct = {example.question.strip(): example for example in self._answered(self.pool("train"))}
+        distinct = {
+            example.question.strip(): example for example in self._label_completions(self.pool("train"))
+        }
         groups = self._by_class(distinct.values(), {"demonstrations_per_class": count})
         draw = random.Random(f"demonstrations of each class/{seed}/{self.seed}")
         drawn = [draw.sample(own, min(count + 1, len(own))) for own in groups.values()]

@@ -57,7 +57,7 @@ class Settings:
         return [(place, what, depth) for place in PLACES for what in ISOLATED for depth in self.depths]
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions of B examples.
 
     Attributes:
@@ -71,10 +71,10 @@ class Answers(NamedTuple):
     probabilities: Tensor
 
 
-def answers_of(logits: Tensor, classes: Classes, top_words: int) -> Answers:
+def predictions_of(logits: Tensor, classes: Classes, top_words: int) -> Predictions:
     """Read predictions from logits (B, vocabulary)."""
     chosen = logits[:, classes.tokens].double().masked_fill(~classes.allowed, -torch.inf)
-    return Answers(
+    return Predictions(
         choose_classes(logits, classes), logits.topk(top_words).indices, torch.softmax(chosen, dim=1)
     )
 
@@ -116,7 +116,7 @@ class LabelWordRuns:
         started = self._clock()
         logits = next_token_logits(self.backbone, tokens.input_ids, lengths, self.prefix)
         full_seconds = self._clock() - started
-        own = answers_of(logits, classes, self.settings.top_words)
+        own = predictions_of(logits, classes, self.settings.top_words)
         arrays = {
             "gold": classes.gold,
             "predicted": own.predicted,
@@ -177,7 +177,7 @@ class LabelWordRuns:
         keys = torch.stack([recorder.keys[layer] for layer in self.settings.layers], dim=2)
         return keys[positions >= 0], classes_of(batch).demonstrations[positions >= 0]
 
-    def _isolate(self, tokens: Tokens, classes: Classes, own: Answers) -> Tensor:
+    def _isolate(self, tokens: Tokens, classes: Classes, own: Predictions) -> Tensor:
         """Predict with isolated rows; return (B, runs, 2) in the order of ``Settings.isolations``."""
         runs = self.settings.isolations()
         result = own.probabilities.new_zeros(len(own.predicted), len(runs), 2)
@@ -191,7 +191,7 @@ class LabelWordRuns:
         return result
 
     def _compress(
-        self, tokens: Tokens, classes: Classes, own: Answers, full_seconds: float
+        self, tokens: Tokens, classes: Classes, own: Predictions, full_seconds: float
     ) -> dict[str, Tensor]:
         """Predict with compressed contexts; runs are ``ANCHORS``, then the draws of random words."""
         size, runs = len(own.predicted), self.contexts
@@ -214,11 +214,11 @@ class LabelWordRuns:
         each = kept.new_tensor([full_seconds / size, seconds / size]).expand(size, -1)
         return {"compressed": result, "kept": kept, "seconds": each}
 
-    def _loyalty(self, logits: Tensor, classes: Classes, own: Answers, context: Context) -> Tensor:
+    def _loyalty(self, logits: Tensor, classes: Classes, own: Predictions, context: Context) -> Tensor:
         """Return (rows, 2): the predicted class, and the overlap of the most likely tokens with ``own``."""
-        answers = answers_of(logits, classes.select(context.rows), self.settings.top_words)
-        overlap = word_overlap(answers.words, own.words[context.rows])
-        return torch.stack([answers.predicted.double(), overlap], dim=1)
+        altered = predictions_of(logits, classes.select(context.rows), self.settings.top_words)
+        overlap = word_overlap(altered.words, own.words[context.rows])
+        return torch.stack([altered.predicted.double(), overlap], dim=1)
 
     def _clock(self) -> float:
         """Return the time in seconds, after all work of the device."""

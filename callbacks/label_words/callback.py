@@ -7,7 +7,7 @@ Writes ``label_words.json``, ``label_words.jsonl`` and figures, and logs scalars
 """
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,6 +22,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.lightning_modules.label_word_summary import summarize
 from promptstage.lightning_modules.label_words import (
+    ANALYSES,
     Analysis,
     LabelWordRuns,
     Settings,
@@ -87,11 +88,11 @@ class LabelWords(L.Callback):
         random_draws: int = 20,
         folder: Path | None = None,
     ) -> None:
-        chosen = list(get_args(Analysis)) if analyses is None else analyses
+        chosen = list(ANALYSES) if analyses is None else analyses
         for name in chosen:
-            choose("analyses", name, get_args(Analysis))
+            choose("analyses", name, ANALYSES)
         if not chosen:
-            raise UserError(f"analyses must name at least one of {', '.join(get_args(Analysis))}, got []")
+            raise UserError(f"analyses must name at least one of {', '.join(ANALYSES)}, got []")
         depths = list(DEPTHS) if isolated_layers is None else isolated_layers
         check_minimum({"isolated_layers": min(depths, default=0)}, 1)
         check_minimum({"examples": examples, "top_words": top_words, "random_draws": random_draws}, 1)
