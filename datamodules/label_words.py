@@ -75,7 +75,7 @@ class LabelWordSplits(Splits):
 
     @property
     def uses_label_words(self) -> bool:
-        """Return whether batches have classes: to predict label words, or for demonstrations of each."""
+        """Return whether batches have classes, since label words are predicted or demonstrated."""
         return self.prediction == LABEL_WORDS or bool(self.demonstrations_per_class)
 
     def check_label_words(self) -> None:

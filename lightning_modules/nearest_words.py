@@ -84,7 +84,7 @@ def nearest_words(
     """
     check_has_words(module)
     backbone = module.backbone
-    layer_words = []
+    layer_words: list[LayerWords] = []
     total = min(len(backbone.tokenizer), len(backbone.embedding))
     check_minimum({"nearest": nearest}, 1)
     check_minimum({"vocabulary": vocabulary}, 2)
