@@ -15,7 +15,7 @@ from promptstage.utilities.errors import printable
 def print_label_words(
     summary: Mapping[str, Any], measured: Measured, record: Record, width: int | None = None
 ) -> None:
-    """Print question, probabilities of the label words, and flows and attention layer by layer.
+    """Print question, probabilities of the label words, and flows and attention by layer.
 
     Args:
         summary: that of the single example.
@@ -31,7 +31,7 @@ def print_label_words(
     shown = ", ".join(f"{word} {probability:.1%}" for probability, word in likely)
     console.print(f"label:      {shown}", markup=False, emoji=False, highlight=False)
     table = Table("layer", box=None, header_style="bold", title="flow", title_justify="left")
-    for name in ("to labels", "to prediction", "other pairs", *(f"on {word}" for word in words)):
+    for name in ("to labels", "to target", "others", *(f"on {word}" for word in words)):
         table.add_column(name, justify="right")
     for name in ("AUCROC", "R"):
         table.add_column(name, justify="right")
@@ -44,8 +44,9 @@ def print_label_words(
         table.add_row(str(layer), *numbers, *shares, *areas)
     console.print(table)
     console.print(
-        "to labels, to prediction, other pairs: S_wp, S_pq and S_ww; on WORD: share of the last token's "
-        "attention on label words; AUCROC: share of the other classes with less of it than the predicted one",
+        "to labels, to target, others: S_wp, S_pq and S_ww; on WORD: share of the last token's attention on "
+        "label words; AUCROC: share of the other classes with less of it than the predicted one; R: its "
+        "accumulated share",
         highlight=False,
     )
 

@@ -24,11 +24,12 @@ def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: l
     """Check the references of all rows.
 
     Args:
+        where: comparison file, for messages.
         rows: flags of each row that has its own.
         common: flags of all rows.
 
     Raises:
-        UserError: if a row does not exist or trains nothing, rows refer to each other, or there are no seeds.
+        UserError: if a row does not exist or trains nothing, references are circular, or seeds are missing.
     """
     if rows_of(common):
         raise UserError(
@@ -46,7 +47,7 @@ def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: l
 
 
 def _needed(row: str, rows: Mapping[str, list[str]], known: list[str]) -> list[str]:
-    """Return a row and all that it refers to, directly or not."""
+    """Return a row and all rows that it refers to, directly or indirectly."""
     if row in known:
         return known
     known = [*known, row]

@@ -190,7 +190,7 @@ def saliency(
 def label_words(
     session: Session, module: SoftPromptModule, data: ReasoningDataModule, question: str
 ) -> tuple[LabelWords, list[Record]]:
-    """Predict the label of one question, and measure flows and attention of the label words before it.
+    """Predict the label of one question, and measure flows and attention of its label words.
 
     Returns:
         The callback with its measures, as written to the session's output folder, and a list with the
@@ -208,7 +208,7 @@ def label_words(
 def words(
     session: Session, module: SoftPromptModule, nearest: int, vocabulary: int | None
 ) -> list[LayerWords]:
-    """Find the words nearest to the virtual tokens of the session's checkpoint, and write them to a file.
+    """Find the words nearest to the virtual tokens of the session's checkpoint, and write ``words.json``.
 
     Args:
         nearest, vocabulary: see :func:`nearest_words`.
@@ -221,9 +221,9 @@ def words(
     if torch.cuda.is_available():
         module.to("cuda")
     with loaded_state(module, read_checkpoint(session.checkpoint)):
-        found = nearest_words(module, nearest, vocabulary)
-    write_words(session.folders.out / WORDS_FILE, found, session.checkpoint)
-    return found
+        layers = nearest_words(module, nearest, vocabulary)
+    write_words(session.folders.out / WORDS_FILE, layers, session.checkpoint)
+    return layers
 
 
 def _with_calibrating_dpc(callbacks: Sequence[Any]) -> list[Any]:

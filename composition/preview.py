@@ -45,7 +45,9 @@ def preview(data: ReasoningDataModule, backbone: BackboneConfig, count: int) -> 
     room = "" if limit is None else f" of {limit}"
     print(f"the longest text needs {needed} positions{room}, without virtual tokens")
     if not data.generation_limit:
-        print(f"the answer is the most likely label word: {', '.join(map(printable, data.class_words()))}")
+        print(
+            f"the prediction is the most likely label word: {', '.join(map(printable, data.class_words()))}"
+        )
         return
     texts = " or ".join([printable(repr(text)) for text in data.stop] + ["the end token"])
     print(f"a generation ends after max_new_tokens = {data.max_new_tokens} tokens, or earlier at {texts}")

@@ -30,7 +30,7 @@ from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.processes import note
 
 DIAGNOSTICS = (ACT, AttentionBudget, DPC, LabelWords, SaliencyDiagnostics)
-"""Callbacks of promptstage for users: they write files into a run, and are given once at most."""
+"""Callbacks of promptstage that users add: each writes files into a run, and may be given only once."""
 
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {

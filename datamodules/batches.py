@@ -128,7 +128,7 @@ class Batches(LabelWordSplits):
         return round_robin_loader(rows, self._collate(), self.eval_batch_size, *self._ranks())
 
     def other_demonstrations(self, split: str, count: int, limit: int | None = None) -> Batch:
-        """Encode a split's first question behind ``count`` other draws of the demonstrations of each class.
+        """Encode a split's first question after each of ``count`` other draws of the demonstrations.
 
         Args:
             limit: largest number of tokens of a prompt; None: no limit.

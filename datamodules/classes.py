@@ -94,11 +94,11 @@ def class_of(example: Example, words: Sequence[str]) -> int:
     """Return the class of an example, whose answer is one of the label words.
 
     Raises:
-        UserError: if it is none of them.
+        UserError: if the answer is not a label word.
     """
     if example.answer not in words:
         raise UserError(
-            f"{example.id} has the answer {example.answer!r:.60}, which is none of the label words "
-            f"({', '.join(words)})"
+            f"the answer of {example.id} must be one of the label words ({', '.join(words)}), got "
+            f"{example.answer!r:.60}"
         )
     return words.index(example.answer)

@@ -26,7 +26,7 @@ Prediction = Literal["generation", "label_words"]
 
 
 class LabelWordSplits(Splits):
-    """Part of a data module that knows its label words.
+    """Part of a data module that handles label words: draws of questions by class, and checks of options.
 
     Attributes:
         prediction: ``generation``, or ``label_words`` for the most likely label word.
@@ -70,19 +70,19 @@ class LabelWordSplits(Splits):
         self.train_size_per_class = train_size_per_class
 
     def class_words(self) -> tuple[str, ...]:
-        """Return the label word of each class; empty if answers are none: letters of multiple choice."""
+        """Return the label word of each class: the letters of multiple choice, else none."""
         return tuple(LETTERS[: self.num_options]) if self.resolve_kind() == "choice" else ()
 
     @property
     def uses_label_words(self) -> bool:
-        """Whether batches hold classes: for prediction by label words, or demonstrations of each class."""
+        """Return whether batches have classes, since label words are predicted or demonstrated."""
         return self.prediction == LABEL_WORDS or bool(self.demonstrations_per_class)
 
     def check_label_words(self) -> None:
-        """Check that the data set has label words if an option needs them, and the one to test on the same.
+        """Check that the data set has label words if an option needs them, and ``test_on`` the same ones.
 
         Raises:
-            UserError: if it has none, or others.
+            UserError: if the data set has none, or ``test_on`` has others.
         """
         options = {
             "demonstrations_per_class": self.demonstrations_per_class > 0,
@@ -99,9 +99,9 @@ class LabelWordSplits(Splits):
                 f"Classification, got answer_kind {self.resolve_kind()!r:.60}"
             )
         if isinstance(other, LabelWordSplits) and other.class_words() != words:
-            theirs = ", ".join(other.class_words()) or "none"
+            given = ", ".join(other.class_words()) or "none"
             raise UserError(
-                f"test_on must have the label words of {self.name} ({', '.join(words)}), got {theirs}"
+                f"test_on must have the label words of {self.name} ({', '.join(words)}), got {given}"
             )
 
     def examples(self, split: str) -> list[Example]:
@@ -113,30 +113,35 @@ class LabelWordSplits(Splits):
         self.check_label_words()
         size = self.train_size_per_class
         if split != "train" or size is None:
-            return self._answered(super().examples(split))
-        groups = self._by_class(self._answered(self.pool(split)), {"train_size_per_class": size})
+            return self._label_completions(super().examples(split))
+        groups = self._by_class(self._label_completions(self.pool(split)), {"train_size_per_class": size})
         draw = random.Random(f"training questions of each class/{self.seed}")
         chosen = {example.id for own in groups.values() for example in draw.sample(own, size)}
         return [example for own in groups.values() for example in own if example.id in chosen]
 
-    def _answered(self, examples: Iterable[Example]) -> list[Example]:
-        """Return examples whose completion is the label word alone, if classes are used."""
+    def _label_completions(self, examples: Iterable[Example]) -> list[Example]:
+        """Replace completions by the label word alone, if classes are used.
+
+        Raises:
+            UserError: if an answer is no label word, or a question has more options than there are letters.
+        """
         if not self.uses_label_words:
             return list(examples)
         words, answered = self.class_words(), []
         for example in examples:
             if example.options is not None and len(example.options) > len(words):
                 raise UserError(
-                    f"{example.id} has {len(example.options)} options, but {self.name} at most {len(words)}"
+                    f"{example.id} must have <= {len(words)} options ({self.name}), got "
+                    f"{len(example.options)}"
                 )
             word = words[class_of(example, words)]
             answered.append(example._replace(rationale="", completion=word))
         return answered
 
     def _by_class(self, examples: Iterable[Example], size: Mapping[str, int]) -> dict[str, list[Example]]:
-        """Group examples by label word, in the order of these.
+        """Group examples by label word, in the order of the label words.
 
-        Letters that are no example's answer are left out: few multiple-choice questions have many options.
+        Letters that are the answer of no example are left out: few questions have as many options.
 
         Args:
             size: an option, and the number of examples that it needs of each class.
@@ -159,10 +164,10 @@ class LabelWordSplits(Splits):
         return groups
 
     def demonstrations_by_class(self, seed: int) -> tuple[Demonstration, ...]:
-        """Draw the demonstrations of each class from all training questions, by two seeds.
+        """Draw the demonstrations of each class from all training questions, by this seed and the data's.
 
         Args:
-            seed: ``demonstration_seed``; the data module's own is the other one.
+            seed: the option ``demonstration_seed``, or another seed in its place.
 
         Returns:
             Demonstrations in the order of the prompt, then a spare of each class that has one more question.
@@ -171,7 +176,9 @@ class LabelWordSplits(Splits):
             UserError: naming a class that has too few training questions.
         """
         count = self.demonstrations_per_class
-        distinct = {example.question.strip(): example for example in self._answered(self.pool("train"))}
+        distinct = {
+            example.question.strip(): example for example in self._label_completions(self.pool("train"))
+        }
         groups = self._by_class(distinct.values(), {"demonstrations_per_class": count})
         draw = random.Random(f"demonstrations of each class/{seed}/{self.seed}")
         drawn = [draw.sample(own, min(count + 1, len(own))) for own in groups.values()]

@@ -76,7 +76,7 @@ class PromptFormat:
         return tuple(others[: self.shots])
 
     def _of_classes(self, question: str) -> tuple[Demonstration, ...]:
-        """Return the demonstrations of each class; a spare takes the place of the question itself."""
+        """Return the demonstrations of each class, with a spare in place of the question itself."""
         spares = {shot.completion: shot for shot in self.demonstrations[self.shots :]}
         shown = [
             spares.get(shot.completion) if shot.question.strip() == question.strip() else shot

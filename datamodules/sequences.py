@@ -28,11 +28,12 @@ class Sequences(ReasoningDataModule):
     """Sequences of digits 0 to 7 and their answers, such as ``2 6 0 1`` and ``0 1 2 6``, from a seed.
 
     Every epoch has new training sequences, a function of seed and epoch. Validation and test sequences do not
-    depend on the seed and never occur in training. An answer is correct if the whole generation equals it.
+    depend on the seed and never occur in training. A generation is correct if all of it equals the answer.
 
     Args:
         tasks: one or more of ascending, descending, plus_one, plus_two, ascending_plus_one and histogram (the
-            number of times that each element occurs); of several, each sequence has one, which nothing names.
+            number of times that each element occurs); with several, each sequence has one, which its text
+            does not name.
         length: number of digits, 4 to 10.
         template: as in :class:`~promptstage.datamodules.base.ReasoningDataModule`; default: the question
             alone.

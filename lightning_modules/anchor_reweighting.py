@@ -30,7 +30,7 @@ class AnchorReweighting(SoftPromptModule):
 
     In each layer and head, the attention of a prompt's last token q to the label token of a demonstration is
     multiplied by exp(β) of the demonstration's class, and not normalized again; no other row changes. The
-    numbers β, one for each layer with attention, head and class, are 0 at the start. The loss is the
+    parameters β, one for each layer with attention, head and class, are initialized to 0. The loss is the
     cross-entropy of the gold label word's first token after q.
 
     Usage::
@@ -56,7 +56,7 @@ class AnchorReweighting(SoftPromptModule):
             backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
             optimizer: settings of AdamW, which is Adam without weight decay, and its schedule; the paper
                 trains 10 epochs with batches of 1.
-            val_generations: validation questions to answer at each validation; 0 for the loss alone.
+            val_generations: validation questions to predict at each validation; 0 for the loss alone.
         """
         super().__init__(backbone, optimizer, val_generations)
         self.label_words: tuple[str, ...] | None = None
@@ -65,7 +65,7 @@ class AnchorReweighting(SoftPromptModule):
         """Set the label word of each class.
 
         Raises:
-            UserError: if others are set already.
+            UserError: if different label words are set already.
         """
         if self.label_words not in (None, words):
             assert self.label_words is not None
@@ -99,8 +99,8 @@ class AnchorReweighting(SoftPromptModule):
     def configure_prompts(self, generator: torch.Generator) -> None:
         if self.label_words is None:
             raise UserError(
-                f"{type(self).__name__} takes its label words from the data at the start of fit: elsewhere "
-                "give a checkpoint, or call set_label_words"
+                f"{type(self).__name__} takes its label words from the data at the start of fit: without it, "
+                "load a checkpoint or call set_label_words"
             )
         self.backbone.check_attention(type(self).__name__, ())
         layers, heads = len(self.backbone.attention_layers), self.backbone.num_heads

@@ -46,7 +46,7 @@ def budget_layers(backbone: Backbone, prefix: Prefix) -> list[int]:
 
 @torch.no_grad()
 def measure_budget(backbone: Backbone, tokens: Tokens, prefix: Prefix) -> BudgetMeasures:
-    """Measure a batch; padding is no row.
+    """Measure the attention budget of a batch; padding is excluded.
 
     Args:
         tokens: the batch, padded on either side.
@@ -88,19 +88,19 @@ def head_attention(
     Args:
         tokens: a batch of one.
     """
-    found: list[HeadAttention] = []
+    attentions: list[HeadAttention] = []
 
     def measure(_: int, attention: LayerAttention, output: Tensor) -> None:
         budget = _budget_of(attention, output, 0)
-        found.append(HeadAttention(*(part[head] for part in budget[:3])))
+        attentions.append(HeadAttention(*(part[head] for part in budget[:3])))
 
     with _observing(backbone, [layer], measure):
         _run(backbone, tokens.right_padded(), prefix)
-    return found[0]
+    return attentions[0]
 
 
 class _Observer(AttentionHook):
-    """Hook that calls a function with each layer's attention and output."""
+    """Attention hook that calls a function with each layer's attention and output."""
 
     def __init__(self, layers: Iterable[int], observe: _Observe) -> None:
         self.layers = frozenset(layers)
@@ -124,7 +124,7 @@ def _run(backbone: Backbone, tokens: Tokens, prefix: Prefix) -> None:
 
 
 def _budget_of(attention: LayerAttention, output: Tensor, example: int) -> Budget:
-    """Return the budget of one example's heads; scores are float32 or better."""
+    """Compute the budget of one example's heads, with scores in float32 or better."""
     groups = attention.query.shape[1] // attention.key.shape[1]
     query, key, value = (part[example] for part in (attention.query, attention.key, attention.value))
     dtype = torch.promote_types(query.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Fine-tuned model of a run as a folder in Hugging Face's format, to be the backbone of other runs."""
+"""Fine-tuned model of a run as a folder in Hugging Face format, which other runs use as their backbone."""
 
 import shutil
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from promptstage.utilities.files import check_replaceable
 
 
 def write_fine_tuned(folder: Path, module: FullFineTuning, state: Mapping[str, Tensor] | None) -> None:
-    """Write configuration, weights and tokenizer of a fine-tuned model; a folder from before is replaced.
+    """Write configuration, weights and tokenizer of a fine-tuned model; an existing folder is replaced.
 
     The folder appears under its name once it is complete.
 

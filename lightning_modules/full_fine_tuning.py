@@ -15,16 +15,16 @@ from promptstage.utilities.errors import UserError
 class FullFineTuning(SoftPromptModule):
     """All weights of the backbone, trained; no prefix.
 
-    The model stays in eval mode, without dropout. Checkpoints hold all weights, and AdamW's two moments of
-    each. At the end of a fit its folder ``backbone`` has the model in Hugging Face's format, and the run
-    folder can be another run's backbone.
+    The model stays in eval mode, without dropout. Checkpoints contain all weights and AdamW's two moments of
+    each. At the end of a fit, the folder ``backbone`` of the run contains the model in Hugging Face format,
+    so that the run folder can be another run's backbone.
 
     Usage::
 
         promptstage fit --model FullFineTuning --model.optimizer.lr 5e-5 --data GSM8K --run_dir runs/tuned
         promptstage fit --model PrefixTuning --backbone.name runs/tuned --data GSM8K
 
-    Pretraining of a model of a configuration, without weights::
+    Pretraining of a small model from its configuration alone::
 
         promptstage fit --model FullFineTuning --backbone.name FOLDER --backbone.init_seed 0 --data GSM8K
     """
@@ -67,5 +67,5 @@ class FullFineTuning(SoftPromptModule):
         self.backbone.model.requires_grad_(True)
 
     def exported(self) -> dict[str, Tensor]:
-        """Return nothing: there is no prompt, and a run's folder ``backbone`` has the weights."""
+        """Return no tensors: there is no prompt, and a run's folder ``backbone`` contains the weights."""
         return {}

@@ -34,7 +34,7 @@ CLIP_NORM = 1.0
 
 
 class HardPrompt(TextPrompt):
-    """Prompt of m real tokens Q, found by gradients on continuous vectors P, (m, d).
+    """Prompt of m real tokens Q, found by gradients on continuous vectors P (m, d).
 
     In each step, the loss is computed with Q, the rows of the vocabulary nearest to P by cosine similarity,
     and its gradient is applied to P. Only Q is evaluated, and the Q with the highest validation accuracy (the
@@ -95,7 +95,7 @@ class HardPrompt(TextPrompt):
         check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_between({"fluency_weight": fluency_weight}, 0, 1)
         if fluency_weight == 1:
-            raise UserError("fluency_weight must be < 1, or the task has no effect, got 1")
+            raise UserError("fluency_weight must be < 1, since 1 ignores the task, got 1")
         choose("update", update, get_args(Update))
         self.num_virtual_tokens = num_virtual_tokens
         self.update = update

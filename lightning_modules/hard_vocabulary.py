@@ -23,8 +23,8 @@ TRIALS = (1, 7, 56, 448)  # candidates that are encoded at a time, in order of s
 class HardVocabulary:
     """Usable tokens of a backbone, and the texts made of them.
 
-    A token is usable if it is neither special nor added, its text is printable, and encoding this text gives
-    the token again.
+    A token is usable if it is neither special nor added, its text is printable, and encoding this text
+    reproduces the token.
 
     Raises:
         UserError: if no token is usable, or the tokenizer drops line breaks.
@@ -52,7 +52,7 @@ class HardVocabulary:
             if again == [token] and _is_typable(text)
         ]
         if not usable:
-            raise self._error(f"gives none of its {count} tokens again when their texts are encoded")
+            raise self._error(f"reproduces none of its {count} tokens when their texts are encoded")
         return torch.tensor(usable)
 
     @cached_property
@@ -137,7 +137,7 @@ class HardVocabulary:
             if True in survived:
                 return trial[survived.index(True)]
             start += size
-        raise self._error(f"encodes no token after {self.text(before)!r:.60} as that token")
+        raise self._error(f"reproduces no token after {self.text(before)!r:.60}")
 
     def _error(self, problem: str) -> UserError:
         return UserError(

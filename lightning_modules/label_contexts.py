@@ -48,7 +48,7 @@ class Context:
         return sorted([*self.formatting, *(column for span in self.words for column in span)])
 
     def random_anchors(self, draw: int) -> list[int]:
-        """Return the columns of formatting and, for each label word, as many of its demonstration's text."""
+        """Return the columns of formatting and, for each label word, as many random ones of its text."""
         generator = self._generator(f"anchors {draw}")
         chosen = [
             column
@@ -58,7 +58,7 @@ class Context:
         return sorted([*self.formatting, *chosen])
 
     def random_rows(self) -> list[int]:
-        """Return as many columns as there are label tokens, of no label word and not the first."""
+        """Return as many random columns as there are label tokens, neither of label words nor the first."""
         words = {column for span in self.words for column in span}
         others = [column for column in range(1, len(self.ids)) if column not in words]
         return sorted(self._generator("rows").sample(others, min(len(self.labels), len(others))))
@@ -83,7 +83,7 @@ def contexts_of(tokens: Tokens) -> list[Context]:
 
 
 class ContextRuns:
-    """Passes over examples behind contexts that are run once, of the latest context that was used.
+    """Passes over examples after a context that is run once; results of the latest context are cached.
 
     Args:
         backbone: the model.
@@ -97,7 +97,7 @@ class ContextRuns:
         self._states: ContextStates | None = None
 
     def compressed(self, context: Context, columns: Sequence[int]) -> Prefix:
-        """Return the prefix of some columns of a context."""
+        """Return the prefix that some columns of a context make."""
 
         def make() -> Prefix:
             if self._states is None:
@@ -126,12 +126,12 @@ class ContextRuns:
         return torch.tensor([context.ids], device=self.backbone.embedding.device)
 
     def logits(self, tokens: Tokens, context: Context, prefix: Prefix) -> Tensor:
-        """Compute the logits after the examples of a context, (rows, vocabulary), behind its prefix."""
+        """Compute the logits (rows, vocabulary) after the examples of a context, with its prefix."""
         after, lengths = tokens.input_ids[context.rows, len(context.ids) :], self._lengths(tokens, context)
         return next_token_logits(self.backbone, after[:, : int(lengths.max())], lengths, prefix)
 
     def logits_as_text(self, tokens: Tokens, context: Context, columns: Sequence[int]) -> Tensor:
-        """Compute the same behind some tokens of the context as text, with consecutive positions."""
+        """Compute the same logits after some tokens of the context as text, with consecutive positions."""
         text = tokens.input_ids.new_tensor([context.ids[column] for column in columns])
         after, lengths = tokens.input_ids[context.rows, len(context.ids) :], self._lengths(tokens, context)
         joined = torch.cat([text.expand(len(after), -1), after[:, : int(lengths.max())]], dim=1)

@@ -44,7 +44,7 @@ class Loyalty(NamedTuple):
 
 
 def loyalties(runs: Floats, predicted: Floats, gold: Floats) -> list[Loyalty]:
-    """Compute the loyalty of runs (N, R, 2) to the classes that are predicted without them (N,).
+    """Compute the loyalty of altered runs (N, R, 2) to the predictions (N,) of the untouched model.
 
     Examples without a gold class (-1) do not count for the accuracy, which is NaN if there are no others.
     """
@@ -102,7 +102,7 @@ def summarize(
 
 
 def _extraction(scores: Floats, predicted: Floats) -> dict[str, dict[str, list[float]]]:
-    """Compute AUCROC_l and R_l from scores (N, K, C), of a single example over its classes."""
+    """Compute AUCROC_l and R_l from scores (N, K, C); for a single example, over its classes."""
     if len(scores) == 1:
         own, shares = prompt_extraction(scores[0], int(predicted[0]))
         return {ONE_PROMPT: {"aucroc": own.tolist(), "accumulated": shares.tolist()}}
@@ -142,7 +142,7 @@ def _compression(arrays: Mapping[str, Floats], predicted: Floats, gold: Floats) 
 def _diagnosis(
     arrays: Mapping[str, Floats], gold: Floats, number: int, keys: Floats, classes: Floats
 ) -> dict[str, Any]:
-    """Compute predicted confusion by layer and true confusion; layers are those of the measures."""
+    """Compute predicted confusion by layer, true confusion, and their rank correlations."""
     true = true_confusion(arrays["probabilities"], gold)
     predicted = [
         predicted_confusion(arrays["queries"][:, layer], keys[:, layer], classes.astype(int), number)

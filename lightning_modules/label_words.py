@@ -39,7 +39,7 @@ class Settings:
     """Settings of a measurement.
 
     Attributes:
-        analyses: what is measured; predictions are, always.
+        analyses: analyses to run; predictions are always measured.
         layers: the K layers with attention.
         depths: numbers of layers in which rows are isolated.
         top_words: number of most likely tokens that word loyalty compares.
@@ -57,7 +57,7 @@ class Settings:
         return [(place, what, depth) for place in PLACES for what in ISOLATED for depth in self.depths]
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions of B examples.
 
     Attributes:
@@ -71,21 +71,21 @@ class Answers(NamedTuple):
     probabilities: Tensor
 
 
-def answers_of(logits: Tensor, classes: Classes, top_words: int) -> Answers:
+def predictions_of(logits: Tensor, classes: Classes, top_words: int) -> Predictions:
     """Read predictions from logits (B, vocabulary)."""
     chosen = logits[:, classes.tokens].double().masked_fill(~classes.allowed, -torch.inf)
-    return Answers(
+    return Predictions(
         choose_classes(logits, classes), logits.topk(top_words).indices, torch.softmax(chosen, dim=1)
     )
 
 
 class LabelWordRuns:
-    """Measurements of batches with one backbone and soft prompt.
+    """Analyses of label words in batches, with one backbone and soft prompt.
 
     Args:
         backbone: the model.
         prefix: soft prompt before all prompts; None: none.
-        settings: what is measured.
+        settings: analyses and their options.
     """
 
     def __init__(self, backbone: Backbone, prefix: Prefix | None, settings: Settings) -> None:
@@ -101,7 +101,7 @@ class LabelWordRuns:
             ``positions`` (B, k) and ``demonstrations`` (B, k) of the label tokens; ``flows`` (B, K, 3),
             ``scores`` (B, K, C); ``queries`` (B, K, d) at q; ``isolated`` and ``compressed`` (B, runs, 2),
             predicted class and word loyalty of each run; ``kept`` (B, 2), tokens of the context, and those in
-            ``hidden_anchor``; ``seconds`` (B, 2), of a pass over the prompt and over the example behind
+            ``hidden_anchor``; ``seconds`` (B, 2), of a pass over the prompt and over the example after
             ``hidden_anchor``.
 
         Raises:
@@ -116,7 +116,7 @@ class LabelWordRuns:
         started = self._clock()
         logits = next_token_logits(self.backbone, tokens.input_ids, lengths, self.prefix)
         full_seconds = self._clock() - started
-        own = answers_of(logits, classes, self.settings.top_words)
+        own = predictions_of(logits, classes, self.settings.top_words)
         arrays = {
             "gold": classes.gold,
             "predicted": own.predicted,
@@ -177,7 +177,7 @@ class LabelWordRuns:
         keys = torch.stack([recorder.keys[layer] for layer in self.settings.layers], dim=2)
         return keys[positions >= 0], classes_of(batch).demonstrations[positions >= 0]
 
-    def _isolate(self, tokens: Tokens, classes: Classes, own: Answers) -> Tensor:
+    def _isolate(self, tokens: Tokens, classes: Classes, own: Predictions) -> Tensor:
         """Predict with isolated rows; return (B, runs, 2) in the order of ``Settings.isolations``."""
         runs = self.settings.isolations()
         result = own.probabilities.new_zeros(len(own.predicted), len(runs), 2)
@@ -191,7 +191,7 @@ class LabelWordRuns:
         return result
 
     def _compress(
-        self, tokens: Tokens, classes: Classes, own: Answers, full_seconds: float
+        self, tokens: Tokens, classes: Classes, own: Predictions, full_seconds: float
     ) -> dict[str, Tensor]:
         """Predict with compressed contexts; runs are ``ANCHORS``, then the draws of random words."""
         size, runs = len(own.predicted), self.contexts
@@ -214,11 +214,11 @@ class LabelWordRuns:
         each = kept.new_tensor([full_seconds / size, seconds / size]).expand(size, -1)
         return {"compressed": result, "kept": kept, "seconds": each}
 
-    def _loyalty(self, logits: Tensor, classes: Classes, own: Answers, context: Context) -> Tensor:
+    def _loyalty(self, logits: Tensor, classes: Classes, own: Predictions, context: Context) -> Tensor:
         """Return (rows, 2): the predicted class, and the overlap of the most likely tokens with ``own``."""
-        answers = answers_of(logits, classes.select(context.rows), self.settings.top_words)
-        overlap = word_overlap(answers.words, own.words[context.rows])
-        return torch.stack([answers.predicted.double(), overlap], dim=1)
+        altered = predictions_of(logits, classes.select(context.rows), self.settings.top_words)
+        overlap = word_overlap(altered.words, own.words[context.rows])
+        return torch.stack([altered.predicted.double(), overlap], dim=1)
 
     def _clock(self) -> float:
         """Return the time in seconds, after all work of the device."""

@@ -1,8 +1,8 @@
 """Words nearest to the virtual tokens of a soft prompt.
 
-The nanoGPT prompt-tuning post decodes the nearest neighbors of trained virtual tokens and finds that "they
-make no sense at all as a prompt". A similarity means little by itself: it is reported beside that of ordinary
-tokens to their nearest other token.
+The nanoGPT prompt-tuning post ("LLM Studies (Part 3)", 2023) decodes the nearest neighbors of trained virtual
+tokens and finds that "they make no sense at all as a prompt". A similarity means little by itself: it is
+reported beside that of ordinary tokens to their nearest other token.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError
 
 NEAREST, DEEP_VOCABULARY = 5, 4096
-SAMPLE = 512  # tokens whose nearest other token is looked for
+SAMPLE = 512  # tokens whose similarity to their nearest other token is computed
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -56,11 +56,11 @@ def check_has_words(module: PromptModule) -> None:
         UserError: naming the method.
     """
     if isinstance(module, TextPrompt):
-        raise UserError(f"{type(module).__name__} is made of words: {module.text!r}")
+        raise UserError(f"{type(module).__name__} consists of words already: {module.text!r}")
     if not module.layer_prompts():
         raise UserError(
-            f"{type(module).__name__} has no virtual tokens at the input of a layer, so that no words are "
-            "near to them: allowed are PromptTuning and DHAM"
+            f"{type(module).__name__} has no virtual tokens at the input of a layer: method must be "
+            "PromptTuning or DHAM"
         )
 
 
@@ -83,7 +83,8 @@ def nearest_words(
         UserError: if the method has no such prompt, or a number is out of range.
     """
     check_has_words(module)
-    backbone, found = module.backbone, []
+    backbone = module.backbone
+    layer_words: list[LayerWords] = []
     total = min(len(backbone.tokenizer), len(backbone.embedding))
     check_minimum({"nearest": nearest}, 1)
     check_minimum({"vocabulary": vocabulary}, 2)
@@ -112,8 +113,8 @@ def nearest_words(
             ]
             for own_tokens, values in zip(tokens.tolist(), similarities.tolist(), strict=True)
         ]
-        found.append(LayerWords(layer, size, (low, median, high), words))
-    return found
+        layer_words.append(LayerWords(layer, size, (low, median, high), words))
+    return layer_words
 
 
 def _text(module: PromptModule, token: int) -> str:

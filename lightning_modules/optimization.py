@@ -32,7 +32,7 @@ class OptimizerConfig:
     Attributes:
         lr: peak learning rate. DPC uses 1e-3, DHAM 2e-5.
         weight_decay: decoupled weight decay.
-        betas: AdamW's averaging coefficients; Adafactor takes none.
+        betas: AdamW's averaging coefficients; not for Adafactor.
         warmup_steps: optimizer steps over which the rate rises linearly from 0.
         schedule: after the warm-up: ``constant``, or ``linear`` or ``cosine`` decay to 0 at the last step.
         kind: ``adamw`` or ``adafactor``.
@@ -48,7 +48,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         choose("optimizer kind", self.kind, get_args(Kind))
         if self.kind != "adamw" and self.betas != BETAS:
-            raise UserError(f"optimizer betas need kind 'adamw', got {list(self.betas)} with '{self.kind}'")
+            raise UserError(f"optimizer betas must not be set with kind {self.kind}, got {list(self.betas)}")
         choose("optimizer schedule", self.schedule, get_args(Schedule))
         if not 0 < self.lr <= LARGEST:
             raise UserError(f"optimizer lr must be > 0 and <= {LARGEST:g}, got {self.lr}")

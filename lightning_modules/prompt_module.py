@@ -41,7 +41,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
             generation and saliency do not support.
         monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
             best.
-        transfers: the prompt of a checkpoint is used with another backbone than it was trained on.
+        transfers: the prompt of a checkpoint is used with a different backbone than it was trained with.
     """
 
     backbone: Backbone

@@ -54,7 +54,7 @@ class TextPrompt(SoftPromptModule):
 
     @property
     def bos_first(self) -> bool:
-        """Whether the prompt follows a BOS, as the beginning of every text does with this tokenizer."""
+        """Return whether the prompt follows a BOS, which this tokenizer adds to every text."""
         return adds_bos(self.tokenizer)
 
     @property
@@ -81,7 +81,7 @@ class TextPrompt(SoftPromptModule):
         if joint != [*before, *vocabulary.separator, *alone]:
             raise UserError(
                 f"HardPrompt needs a template whose beginning has the same tokens after a line break: the "
-                f"tokenizer of backbone '{self.backbone_config.name}' encodes {beginning!r:.60} to others"
+                f"tokenizer of backbone '{self.backbone_config.name}' encodes {beginning!r:.60} differently"
             )
 
     def used_tokens(self) -> Tensor:
@@ -175,7 +175,7 @@ class TextPrompt(SoftPromptModule):
             UserError: if the checkpoint has no valid text, or the text has no tokens here.
         """
         if "hard_prompt" not in checkpoint:
-            return  # of another method, which is refused later
+            return  # of another method, which is rejected later
         stored = validated(StoredText, checkpoint["hard_prompt"], "the checkpoint's entry 'hard_prompt'")
         backbone = self.load_backbone()
         fingerprint = described(checkpoint, "the checkpoint").fingerprint
@@ -199,7 +199,7 @@ class TextPrompt(SoftPromptModule):
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Create the prompt anew if its text is encoded for another backbone than before."""
+        """Create the prompt again if its text is now encoded for another backbone."""
         before = self.transfers
         self.adopt(checkpoint)
         if self.transfers and not before and self._created:
@@ -210,7 +210,7 @@ class TextPrompt(SoftPromptModule):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load tensors of the same backbone; a text from another one is encoded already.
+        """Load tensors of the same backbone; the text of another backbone has been encoded by :meth:`adopt`.
 
         Raises:
             UserError: naming the first key or shape that differs, or a token without an embedding.

@@ -6,9 +6,9 @@
 ICLR 2024, arXiv:2310.19698, §3: there are transformers in which one virtual token selects any of V^N
 continuations of N tokens, where one of the V real tokens selects V at most. The script measures a model:
 
-1. distinct greedy continuations of N tokens behind each real token, and behind as many random virtual tokens
+1. distinct greedy continuations of N tokens after each real token, and after as many random virtual tokens
    (Gaussian, at the scale of the embedding matrix, or at larger scales);
-2. the longest sequence of random tokens that one trained virtual token makes the model write greedily.
+2. the longest sequence of random tokens that one trained virtual token makes the model generate greedily.
 
 The virtual token is followed by one real token, the end token, which predicts the first of the continuation.
 """
@@ -28,7 +28,7 @@ SCALES = (1.0, 4.0, 16.0)
 
 @torch.no_grad()
 def continuations(backbone: Backbone, prompts: Tensor, first: int, length: int) -> Tensor:
-    """Generate greedily behind one virtual token each.
+    """Generate greedily after one virtual token each.
 
     Args:
         prompts: (b, d).
@@ -61,7 +61,7 @@ def count_distinct(rows: Tensor) -> int:
 def stores(
     backbone: Backbone, target: Tensor, first: int, steps: int, lr: float, generator: torch.Generator
 ) -> bool:
-    """Train one virtual token to make the model write ``target`` (N,); return whether it does.
+    """Train one virtual token to make the model generate ``target`` (N,); return whether it does.
 
     Training stops once every token of the target is the most likely one.
     """
@@ -83,7 +83,7 @@ def stores(
 def longest_stored(
     backbone: Backbone, lengths: Sequence[int], draws: int, first: int, steps: int, lr: float
 ) -> dict[int, int]:
-    """Return for each length how many of ``draws`` random sequences are stored; stops at the first 0."""
+    """Count the random sequences of each length that are stored, of ``draws``; stops at the first 0."""
     generator = torch.Generator().manual_seed(0)
     counts: dict[int, int] = {}
     for length in lengths:
@@ -100,9 +100,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backbone", default="embedded", help="name or path")
     parser.add_argument("--tokens", type=int, help="number of real and of random tokens (default: all)")
-    parser.add_argument("--length", type=int, default=8, help="tokens of a continuation")
-    parser.add_argument("--draws", type=int, default=5, help="random sequences of each length")
-    parser.add_argument("--steps", type=int, default=1000, help="most steps of a virtual token")
+    parser.add_argument("--length", type=int, default=8, help="number of tokens of a continuation")
+    parser.add_argument("--draws", type=int, default=5, help="number of random sequences of each length")
+    parser.add_argument("--steps", type=int, default=1000, help="most training steps of a virtual token")
     parser.add_argument("--lr", type=float, default=0.05, help="learning rate of AdamW")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -110,9 +110,9 @@ def main() -> None:
     first = int(backbone.tokenizer.eos_token_id or 0)
     real = backbone.embedding.detach()[: options.tokens].float()
     print(f"{options.backbone}: greedy continuations of {options.length} tokens\n")
-    print("| prompt | prompts | distinct continuations |\n| --- | --- | --- |")
-    found = count_distinct(continuations(backbone, real, first, options.length))
-    print(f"| one real token | {len(real)} | {found} |", flush=True)
+    print("| prompt | number of prompts | distinct continuations |\n| --- | --- | --- |")
+    distinct = count_distinct(continuations(backbone, real, first, options.length))
+    print(f"| one real token | {len(real)} | {distinct} |", flush=True)
     for scale in SCALES:
         drawn = torch.randn(real.shape) * backbone.embedding.std().cpu() * scale
         rows = continuations(backbone, drawn.to(real.device), first, options.length)

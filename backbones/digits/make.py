@@ -43,7 +43,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_config(layers: int, heads: int, width: int) -> GPT2Config:
-    """Build a configuration without dropout, of which a frozen model has none."""
+    """Build a configuration without dropout, which frozen and fine-tuned models do not use."""
     dropout: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     return GPT2Config(
         vocab_size=len(TOKENS),

@@ -4,8 +4,8 @@
 ICLR 2024, arXiv:2310.19698, §4; equations in ``functional.attention_budget``.
 
 Writes ``attention_budget.json`` (shares and greatest errors by layer and head),
-``attention_budget.safetensors`` (of each example) and ``attention_budget.png``. Logs the figure, the scalars
-``attention_budget/share/…`` and ``attention_budget/error/…``, and shares by layer as
+``attention_budget.safetensors`` (the same for each example) and ``attention_budget.png``. Logs the figure,
+the scalars ``attention_budget/share/…`` and ``attention_budget/error/…``, and shares by layer as
 ``attention_budget/by_layer/…`` with the layer as step.
 """
 
@@ -63,7 +63,7 @@ class AttentionBudget(L.Callback):
 
     Args:
         examples: number of examples of the split, from the first; None: all.
-        label: tokens after the question: the gold ``rationale`` or the model's own ``generation``; None:
+        label: tokens after the question, the gold ``rationale`` or the model's own ``generation``; None:
             generation in ``test``, rationale in ``validate``.
         folder: folder for the files; None: the run's.
 
@@ -125,7 +125,7 @@ class AttentionBudget(L.Callback):
         batch = batch.select(rows)
         tokens = batch.gold
         if generated:
-            tokens = generated_tokens(batch, [list(answers[one.id].tokens) for one in batch.examples])
+            tokens = generated_tokens(batch, [list(answers[example.id].tokens) for example in batch.examples])
         assert self.prefix is not None
         measures = measure_budget(pl_module.backbone, tokens, self.prefix)
         for row, example in enumerate(batch.examples):
@@ -137,7 +137,7 @@ class AttentionBudget(L.Callback):
     on_validation_batch_end = on_test_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
 
     def _panel(self, module: SoftPromptModule, tokens: Tokens, name: str, share: torch.Tensor) -> Panel:
-        """Compute the attention of the head that gives most to the prompt, for a batch of one."""
+        """Compute the attention of the head with the largest share on the prompt, for a batch of one."""
         assert self.prefix is not None
         place, head = divmod(int(share[:, :, 0].argmax()), share.shape[1])
         layer = budget_layers(module.backbone, self.prefix)[place]

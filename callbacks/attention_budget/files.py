@@ -18,14 +18,14 @@ Floats = NDArray[np.float64]
 
 
 class Panel(NamedTuple):
-    """Attention of the head that gives most to the prompt, for one example.
+    """Attention of the head with the largest share on the prompt, for one example.
 
     Attributes:
-        id: of the example.
+        id: id of the example.
         layer, head: indices.
-        with_prefix: (n, p + c).
-        without: (n, c).
-        share: (n,).
+        with_prefix: (n, p + c), attention with the prefix.
+        without: (n, c), attention without it.
+        share: (n,), share of the prefix.
         tokens: texts of the n tokens.
     """
 
@@ -55,7 +55,7 @@ class Saved(NamedTuple):
 
     Attributes:
         about: their origin.
-        ids: of the N examples.
+        ids: ids of the N examples.
         share: (N, L, H, 3), see ``BudgetMeasures``.
         error: (N, L, H, 2).
     """

@@ -7,7 +7,7 @@ Writes ``label_words.json``, ``label_words.jsonl`` and figures, and logs scalars
 """
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,6 +22,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.lightning_modules.label_word_summary import summarize
 from promptstage.lightning_modules.label_words import (
+    ANALYSES,
     Analysis,
     LabelWordRuns,
     Settings,
@@ -45,11 +46,12 @@ class LabelWords(L.Callback):
       prompt, and among all other tokens;
     - ``isolation``: agreement with the untouched model when label words, or random words, attend to nothing
       before them in the first or last layers;
-    - ``extraction``: AUCROC_l and R_l, how well attention on label words predicts the model's answer;
+    - ``extraction``: AUCROC_l and R_l, how well attention on label words predicts the model's prediction;
     - ``compression``: agreement, accuracy and speed when only label words and formatting remain of the
-      demonstrations, as keys and values (hidden anchor) or as text, against random words;
-    - ``diagnosis``: distances of label words' keys against the confusion of classes, by layer. It needs at
-      least three classes for a rank correlation.
+      demonstrations, as keys and values (``hidden_anchor``) or as text (``text_anchor``), against random
+      words;
+    - ``diagnosis``: distances between the keys of label words against the confusion of classes, by layer,
+      with their rank correlation, which needs at least three classes.
 
     Usage::
 
@@ -65,8 +67,8 @@ class LabelWords(L.Callback):
                 analyses: [flows, isolation, extraction]
 
     Args:
-        analyses: what to measure.
-        isolated_layers: numbers of first and of last layers in which tokens are isolated.
+        analyses: analyses to run; None: all.
+        isolated_layers: numbers of first and of last layers in which tokens are isolated; None: 1, 3, 5, 7.
         examples: number of examples of the split, from the first; None: all.
         top_words: number of most likely tokens that word loyalty compares.
         random_draws: number of draws of random words; the one with the greatest label loyalty is the best.
@@ -89,11 +91,11 @@ class LabelWords(L.Callback):
         random_draws: int = 20,
         folder: Path | None = None,
     ) -> None:
-        chosen = list(get_args(Analysis)) if analyses is None else analyses
+        chosen = list(ANALYSES) if analyses is None else analyses
         for name in chosen:
-            choose("analyses", name, get_args(Analysis))
+            choose("analyses", name, ANALYSES)
         if not chosen:
-            raise UserError(f"analyses must name at least one of {', '.join(get_args(Analysis))}")
+            raise UserError(f"analyses must name at least one of {', '.join(ANALYSES)}, got []")
         depths = list(DEPTHS) if isolated_layers is None else isolated_layers
         check_minimum({"isolated_layers": min(depths, default=0)}, 1)
         check_minimum({"examples": examples, "top_words": top_words, "random_draws": random_draws}, 1)
@@ -135,7 +137,7 @@ class LabelWords(L.Callback):
             check_minimum(own, 1, "the diagnosis of LabelWords draws others")
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check layers; record keys of label words before the evaluation starts."""
+        """Check the layers, and record the keys of label words, before the evaluation starts."""
         assert isinstance(pl_module, SoftPromptModule)
         backbone, data, split = pl_module.backbone, data_of(trainer), SPLITS[trainer.state.fn or ""]
         backbone.check_weights("label words")

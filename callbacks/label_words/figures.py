@@ -1,4 +1,4 @@
-"""Figures of label words, one page each, drawn from a summary."""
+"""Figures of label words, one for each analysis, drawn from a summary."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ FLOWS = {
     "others": ("$S_{ww}$: all other pairs", GRAY),
 }
 METHODS = {
-    "text_anchor": "Text anchor",
-    "hidden_random": "Hidden random",
-    "hidden_random_top": "Hidden random, best",
-    "hidden_anchor": "Hidden anchor",
+    "text_anchor": "Text_anchor",
+    "hidden_random": "Hidden_random",
+    "hidden_random_top": "Hidden_random-top",
+    "hidden_anchor": "Hidden_anchor",
 }
 LOYALTIES = {"label_loyalty": "label loyalty", "word_loyalty": "word loyalty", "accuracy": "accuracy"}
 COLORS = (BLUE, ORANGE, GREEN)
@@ -162,7 +162,7 @@ def compression(summary: Summary, subject: str) -> Figure:
         "Compressed contexts",
         subject,
         f"{own['kept_tokens']:.0f} of {own['context_tokens']:.0f} tokens of the context kept "
-        f"({own['share_kept']:.0%}); an example is {own['speed_up']:.2f} times as fast",
+        f"({own['share_kept']:.0%}); a pass over an example is {own['speed_up']:.2f} times as fast",
     )
     return figure
 

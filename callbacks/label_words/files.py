@@ -40,7 +40,7 @@ def write_files(
     words: Sequence[str],
     measured: Sequence[Measured],
 ) -> None:
-    """Write the summary, and a line for each example."""
+    """Write ``label_words.json`` and ``label_words.jsonl``, with a line for each example."""
     write_text(
         folder / f"{STEM}.json", dump_json(without_nan({"format": FORMAT, **summary}), indent=2) + "\n"
     )

@@ -1,4 +1,4 @@
-"""Words of a prompt at the end of a fit: the nearest ones of a soft prompt, the text of a hard prompt."""
+"""Words of a prompt at the end of a fit: the words nearest to a soft prompt, the text of a hard prompt."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.callbacks.run.loggers import code_block, log_page
-from promptstage.callbacks.words.files import FILE, lines, write_words
+from promptstage.callbacks.words.files import FILE, format_words, write_words
 from promptstage.lightning_modules.checkpoints import loaded_state, read_checkpoint
 from promptstage.lightning_modules.nearest_words import nearest_words
 from promptstage.lightning_modules.prompt_module import PromptModule
@@ -19,10 +19,11 @@ TEXT_FILE = "hard_prompt.json"
 
 
 class NearestWords(L.Callback):
-    """Writes ``words.json`` at the end of a fit and logs it as the text ``words``; see ``promptstage words``.
+    """Nearest words of a soft prompt at the end of a fit, in ``words.json`` and logged as the text ``words``.
 
-    The prompt is that of the best checkpoint, else of the last state. Methods without virtual tokens at a
-    layer's input are ignored, and so are sharded backbones, on which all ranks would have to take part.
+    The prompt is that of the best checkpoint, else of the last state; see ``promptstage words``. Methods
+    without virtual tokens at a layer's input are ignored, and so are sharded backbones, on which all ranks
+    would have to take part.
 
     Args:
         folder: run folder.
@@ -43,17 +44,17 @@ class NearestWords(L.Callback):
         best = self.folder / "checkpoints" / "best.ckpt"
         if best.is_file():
             with loaded_state(pl_module, read_checkpoint(best)):
-                found = nearest_words(pl_module)
+                layers = nearest_words(pl_module)
         else:
-            found = nearest_words(pl_module)
-        write_words(self.folder / FILE, found, str(best) if best.is_file() else None)
-        log_page(trainer, "words", [code_block(lines(found))])
+            layers = nearest_words(pl_module)
+        write_words(self.folder / FILE, layers, str(best) if best.is_file() else None)
+        log_page(trainer, "words", [code_block(format_words(layers))])
 
 
 class HardPromptText(L.Callback):
-    """Logs the text of a hard prompt as ``hard_prompt`` when a validation finds a better one, and at the end.
+    """Text of a hard prompt, logged as ``hard_prompt`` when a validation finds a better one.
 
-    Writes it to ``hard_prompt.json`` at the end of a fit. Other methods are ignored.
+    At the end of a fit, it is also written to ``hard_prompt.json``. Other methods are ignored.
 
     Args:
         folder: run folder; None: no file.

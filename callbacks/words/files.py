@@ -12,7 +12,7 @@ from promptstage.utilities.files import write_text
 FILE = "words.json"
 
 
-def words_values(found: Sequence[LayerWords], checkpoint: str | None) -> dict[str, Any]:
+def words_values(layers: Sequence[LayerWords], checkpoint: str | None) -> dict[str, Any]:
     """Return nearest words as plain values.
 
     Args:
@@ -27,24 +27,24 @@ def words_values(found: Sequence[LayerWords], checkpoint: str | None) -> dict[st
                 "typical_similarity": dict(zip(("low", "median", "high"), own.typical, strict=True)),
                 "virtual_tokens": [[word._asdict() for word in words] for words in own.words],
             }
-            for own in found
+            for own in layers
         ],
     }
 
 
-def write_words(path: Path, found: Sequence[LayerWords], checkpoint: str | None) -> None:
+def write_words(path: Path, layers: Sequence[LayerWords], checkpoint: str | None) -> None:
     """Write nearest words as JSON.
 
     Raises:
         UserError: if the file cannot be written.
     """
-    write_text(path, json.dumps(words_values(found, checkpoint), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(words_values(layers, checkpoint), indent=1, ensure_ascii=False) + "\n")
 
 
-def lines(found: Sequence[LayerWords]) -> list[str]:
-    """Return a table as lines in which control characters are escaped."""
+def format_words(layers: Sequence[LayerWords]) -> list[str]:
+    """Format nearest words as the lines of a table, in which control characters are escaped."""
     table = []
-    for own in found:
+    for own in layers:
         low, median, high = own.typical
         table.append(
             f"layer {own.layer}: {len(own.words)} virtual tokens, compared with {own.vocabulary:,} tokens; "

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class LabelWordsOfPrompt(TrainerCommand):
-    """Predict the label of one question and measure the flow through the label words before it."""
+    """Predict the label of one question and measure the information flow through its label words."""
 
-    description = "Predict the label of one question, and measure the flow through its label words."
+    description = "Predict the label of one few-shot question, and measure the flow through its label words."
     own_options = ("question",)
     text_options = {"question": str}
     evaluates = "limit_predict_batches"

@@ -26,11 +26,11 @@ class Words(TrainerCommand):
             "--vocabulary",
             type=int | None,
             default=DEEP_VOCABULARY,
-            help="number of tokens to compare with at layers after the first; null: all",
+            help="number of tokens to compare with at layers after the first (lowest ids); null: all",
         )
 
     def expand(self, given: list[str]) -> list[str]:
-        """Read a first argument without an option as the run."""
+        """Use a first argument without an option as the run."""
         return ["--ckpt_path", *given] if given and not given[0].startswith("-") else given
 
     def check(self, options: list[list[str]], has_checkpoint: bool) -> None:
@@ -38,12 +38,12 @@ class Words(TrainerCommand):
             raise UserError("words needs a trained prompt: promptstage words RUN")
 
     def run(self, invocation: Invocation) -> None:
-        from promptstage.callbacks.words.files import FILE, lines
+        from promptstage.callbacks.words.files import FILE, format_words
         from promptstage.composition.jobs import words
 
         config, session = invocation.config, invocation.session
-        found = words(session, invocation.module, config.nearest, config.vocabulary)
-        for line in lines(found):
+        layers = words(session, invocation.module, config.nearest, config.vocabulary)
+        for line in format_words(layers):
             print(line)
         print(f"words are in {shown_path(session.folders.out / FILE)}")
 

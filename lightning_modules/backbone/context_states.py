@@ -18,7 +18,7 @@ from promptstage.utilities.errors import UserError
 
 @dataclass(frozen=True)
 class ContextStates:
-    """Keys and values of a context behind a soft prompt, in every layer.
+    """Keys and values of a context after a soft prompt, in every layer.
 
     Attributes:
         keys_values: by layer, keys and values (1, K, p + n, width), positions applied: p columns of the soft
@@ -34,7 +34,7 @@ class ContextStates:
     def prefix_of(self, columns: Sequence[int] | None = None) -> Prefix:
         """Build the prefix of the soft prompt and some columns of the context.
 
-        What follows has the positions that it has behind the whole context.
+        Tokens after it keep the positions that they have after the whole context.
 
         Args:
             columns: in 0 to n − 1; None: all.

@@ -243,7 +243,7 @@ class FrozenModel(nn.Module):
 
     @property
     def has_linear_head(self) -> bool:
-        """Whether logits are the plain product of the last hidden states and a frozen output matrix."""
+        """Return whether logits are the plain product of the last states and a frozen output matrix."""
         head = self.model.get_output_embeddings()
         # The chunked loss has no gradient of the matrix.
         return self.plain_head and type(head) is nn.Linear and not head.weight.requires_grad

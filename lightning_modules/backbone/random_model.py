@@ -1,4 +1,4 @@
-"""Models of a configuration with randomly initialized weights."""
+"""Models with randomly initialized weights, built from a configuration."""
 
 from typing import TYPE_CHECKING, Any
 

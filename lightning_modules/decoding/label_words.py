@@ -23,8 +23,8 @@ OPTION = "--data.prediction"
 class LabelWordPrediction(Decoder):
     """Choice of a label word by one forward pass, without generation.
 
-    The answer is the label word whose first token has the largest logit after the prompt, of those that the
-    example allows. Attention hooks of the method (:meth:`PromptModule.hooks_of`) are installed.
+    The prediction is the label word whose first token has the largest logit after the prompt, of those that
+    the example allows. Attention hooks of the method (:meth:`PromptModule.hooks_of`) are installed.
     """
 
     generates = False

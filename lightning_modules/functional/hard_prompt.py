@@ -30,7 +30,7 @@ class _GradientAtProjection(torch.autograd.Function):
 def gradient_at_projection(continuous: Tensor, projected: Tensor) -> Tensor:
     """Return Q, whose gradient is applied to P (Algorithm 1 of PEZ).
 
-    Unlike Q + (P − P), the values are exactly those of Q.
+    The values are exactly those of Q, which P + (Q − P) would round.
 
     Args:
         continuous: P, (m, d).

@@ -137,13 +137,13 @@ def test_soft_prompt_does_not_carry_over(trained: Path, other: Path) -> None:
         ),
     ],
 )
-def test_invalid_options_are_refused(
+def test_invalid_options_are_rejected(
     flags: list[str], message: str, small: list[str], empty_folder: None
 ) -> None:
     assert message in refused(*small, *HARD, *flags)
 
 
-def test_damaged_tokens_are_refused(run: Path) -> None:
+def test_damaged_tokens_are_rejected(run: Path) -> None:
     path = run / "checkpoints" / "best.ckpt"
     stored = checkpoint(run)
     stored["hard_prompt"]["tokens"] = [10**6]

@@ -1,4 +1,4 @@
-"""Label words on the command line: files, figures and scalars of a test, one question, refusals."""
+"""Label words on the command line: files, figures and scalars of a test, one question, rejected runs."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads((folder / "label_words.json").read_text()), [json.loads(line) for line in lines]
 
 
-def test_files_figures_and_scalars_of_all_analyses(common: list[str], tmp_path: Path) -> None:
+def test_all_analyses_write_files_figures_and_scalars(common: list[str], tmp_path: Path) -> None:
     outcome = call("test", *QUIET, *common, *FEW, f"--run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "run" / "test"
@@ -117,7 +117,7 @@ def test_a_trained_prompt_stays_in_front_of_compressed_contexts(common: list[str
     assert len(rows[0]["compressed"]) == 5
 
 
-def test_one_question(common: list[str], tmp_path: Path) -> None:
+def test_one_question_is_analyzed_and_printed(common: list[str], tmp_path: Path) -> None:
     outcome = call("label-words", *QUIET, *common, "--question=so bad", f"--run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     assert "question:   so bad" in outcome.out
@@ -156,12 +156,14 @@ def test_one_question(common: list[str], tmp_path: Path) -> None:
         ),
     ],
 )
-def test_refusals(common: list[str], tmp_path: Path, changes: list[str], message: str) -> None:
+def test_unsuitable_runs_are_rejected_in_one_line(
+    common: list[str], tmp_path: Path, changes: list[str], message: str
+) -> None:
     outcome = call("test", *QUIET, *common, *FEW, *changes, f"--run_dir={tmp_path / 'run'}")
     assert_one_error(outcome, message)
 
 
-def test_fit_and_inference_mode_are_refused(common: list[str], tmp_path: Path) -> None:
+def test_fit_and_inference_mode_are_rejected(common: list[str], tmp_path: Path) -> None:
     run = f"--run_dir={tmp_path / 'run'}"
     fit = ["--model=PromptTuning", "--model.num_virtual_tokens=2", "--trainer.max_steps=1"]
     own = [option for option in common if not option.startswith("--model")]

@@ -68,7 +68,7 @@ def test_a_test_by_label_words_has_ordinary_results(data: list[str], tiny: Path)
     shown = call("data", *flags, "--show=1")
     assert shown.code == 0, shown.err
     assert shown.out.count("completions are graded as correct") == 3
-    assert "the answer is the most likely label word: bad, good, mixed\n" in shown.out
+    assert "the prediction is the most likely label word: bad, good, mixed\n" in shown.out
 
 
 def test_anchor_reweighting_is_fit_resumed_and_tested(anchors: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from promptstage.callbacks.words.files import lines
+from promptstage.callbacks.words.files import format_words
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.token_states import token_states
 from promptstage.lightning_modules.dham import DHAM
@@ -83,8 +83,8 @@ def test_states_of_tokens_are_those_of_texts_of_one_token(tiny: Path) -> None:
 
 
 def test_control_characters_are_escaped_in_the_terminal() -> None:
-    found = LayerWords(0, 9, (0.1, 0.2, 0.3), [[Word(1, "\x1b[2J\n", 0.5)]])
-    assert lines([found])[1] == r"  1  '\x1b[2J\n' 0.500"
+    words = LayerWords(0, 9, (0.1, 0.2, 0.3), [[Word(1, "\x1b[2J\n", 0.5)]])
+    assert format_words([words])[1] == r"  1  '\x1b[2J\n' 0.500"
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_control_characters_are_escaped_in_the_terminal() -> None:
         (["--model=PrefixTuning"], "PrefixTuning has no virtual tokens at the input of a layer"),
         (["--model=LoRA"], "LoRA has no virtual tokens at the input of a layer"),
         (["--model=FullFineTuning"], "FullFineTuning has no virtual tokens at the input of a layer"),
-        (["--model=HardPrompt", "--model.num_virtual_tokens=2"], "HardPrompt is made of words: "),
+        (["--model=HardPrompt", "--model.num_virtual_tokens=2"], "HardPrompt consists of words already: "),
     ],
 )
-def test_other_methods_are_refused(
+def test_other_methods_are_rejected(
     flags: list[str], message: str, common: list[str], empty_folder: None
 ) -> None:
     own = [flag for flag in common if not flag.startswith("--model")]
@@ -117,7 +117,7 @@ def test_other_methods_are_refused(
         (["--vocabulary=1"], "vocabulary must be >= 2, got 1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(flags: list[str], message: str, trained: Path) -> None:
+def test_numbers_out_of_range_are_rejected(flags: list[str], message: str, trained: Path) -> None:
     outcome = call("words", trained, *flags)
     assert outcome.code == 2
     assert message in outcome.errors[0]

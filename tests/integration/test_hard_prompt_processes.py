@@ -21,7 +21,7 @@ def fit(run: Path, backbone: Path, update: str, batch_size: int) -> list[object]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("update", ["pez", "langevin"])
-def test_same_text_on_two_processes(update: str, tmp_path: Path) -> None:
+def test_two_processes_find_the_same_text(update: str, tmp_path: Path) -> None:
     backbone = save_tiny_backbone(tmp_path / "backbone")
     one, two = tmp_path / "one", tmp_path / "two"
     assert call(*fit(one, backbone, update, 4)).code == 0

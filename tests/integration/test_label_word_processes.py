@@ -11,7 +11,7 @@ from tests.tiny_folder import save_tiny_backbone
 
 
 @pytest.mark.slow
-def test_same_numbers(tmp_path: Path) -> None:
+def test_measures_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     backbone = save_tiny_backbone(tmp_path / "backbone")
     source = write_data(tmp_path / "data", {"train": 40, "validation": 4, "test": 10})
     found = []

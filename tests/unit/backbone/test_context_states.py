@@ -143,7 +143,7 @@ def test_sinks_shared_keys_and_latents_have_whole_contexts(family: str) -> None:
     assert (backbone(row[None, CONTEXT:], states.prefix_of())[0] - expected).abs().max() < 1e-9
 
 
-def test_short_windows_and_recurrent_states_are_refused() -> None:
+def test_short_windows_and_recurrent_states_are_rejected() -> None:
     backbone = tiny_backbone("mistral", sliding_window=12)
     check_visible(backbone, 12, 5)
     with pytest.raises(UserError, match="has a window of 12 tokens, and context and example have 13"):

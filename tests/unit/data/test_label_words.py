@@ -1,4 +1,4 @@
-"""Demonstrations of each class and label words: what the data module puts into a batch."""
+"""Demonstrations of each class and label words in the batches of a data module."""
 
 import json
 import pickle
@@ -137,7 +137,7 @@ def test_seeds_draw_and_order_demonstrations(folder: str, backbone: BackboneConf
     assert len({tuple(map(int, order)) for order in orders}) > 3
 
 
-def test_training_questions_of_each_class(folder: str, backbone: BackboneConfig) -> None:
+def test_training_questions_are_drawn_from_each_class(folder: str, backbone: BackboneConfig) -> None:
     data = classification(folder, train_size_per_class=3)
     answers = Counter(example.answer for example in data.examples("train"))
     assert answers == dict.fromkeys(WORDS, 3)

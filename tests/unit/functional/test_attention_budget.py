@@ -48,7 +48,9 @@ def budget_of(cap: float | None, sinks: bool, window: int | None) -> tuple[Budge
 @pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("cap", [None, 1.5])
-def test_attention_with_and_without_a_prefix(cap: float | None, sinks: bool, window: int | None) -> None:
+def test_the_budget_equals_softmax_by_its_definition(
+    cap: float | None, sinks: bool, window: int | None
+) -> None:
     budget, arrays = budget_of(cap, sinks, window)
     for h in range(HEADS):
         for i in range(ROWS):
@@ -75,7 +77,7 @@ def test_another_output_is_an_error_of_its_row_alone() -> None:
     assert budget.share[0].tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
-def test_rows_without_content_but_a_sink() -> None:
+def test_a_row_without_content_attends_to_prefix_and_sink_alone() -> None:
     """A row of padding sees the prefix alone; with a sink its attention over the content is 0."""
     seen = torch.tensor([[True, False]])
     budget = attention_budget(

@@ -93,9 +93,9 @@ def test_shares_are_those_of_transformers() -> None:
         assert torch.allclose(attention.share, taken[1], rtol=0, atol=1e-6)
 
 
-def test_changed_attention_is_refused() -> None:
+def test_changed_attention_is_rejected() -> None:
     backbone = tiny_backbone()
     prefix = prefix_of("prefix", backbone)
-    refused = pytest.raises(UserError, match="the attention budget cannot be computed while Silenced changes")
-    with backbone.hooked(Silenced(LAYERS)), refused:
+    message = "the attention budget cannot be computed while Silenced changes"
+    with backbone.hooked(Silenced(LAYERS)), pytest.raises(UserError, match=message):
         measure_budget(backbone, batch(), prefix)

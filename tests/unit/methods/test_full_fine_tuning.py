@@ -155,7 +155,7 @@ def test_code_of_a_model_is_trusted_if_the_user_does(monkeypatch: pytest.MonkeyP
         ({"init_seed": -1}, "backbone.init_seed must be >= 0, got -1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
+def test_backbones_that_cannot_be_trained_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         FullFineTuning(BackboneConfig(DIGITS, **options))
     assert message in str(error.value)

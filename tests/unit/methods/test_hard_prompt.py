@@ -207,7 +207,7 @@ def test_only_the_selected_prompt_is_used_after_a_fit(backbone: Backbone) -> Non
         ({"num_virtual_tokens": 0}, "num_virtual_tokens must be >= 1, got 0"),
         ({"update": "pes"}, "update 'pes' is unknown: did you mean 'pez'? Allowed: langevin, pez, projected"),
         ({"fluency_weight": -0.1}, "fluency_weight must be between 0 and 1, got -0.1"),
-        ({"fluency_weight": 1}, "fluency_weight must be < 1, or the task has no effect, got 1"),
+        ({"fluency_weight": 1}, "fluency_weight must be < 1, since 1 ignores the task, got 1"),
     ],
 )
 def test_invalid_options_are_rejected(backbone: Backbone, options: dict[str, Any], message: str) -> None:
@@ -231,13 +231,13 @@ def test_template_that_merges_with_the_line_break_is_rejected(
     module = ps.HardPrompt(backbone)
     module._trainer = SimpleNamespace(precision="32-true", datamodule=data)  # type: ignore[assignment]
     with pytest.raises(
-        ps.UserError, match=r"HardPrompt needs a template whose beginning .* '\\nQ' to others"
+        ps.UserError, match=r"HardPrompt needs a template whose beginning .* '\\nQ' differently"
     ):
         module.setup("test")
 
 
 def test_betas_are_rejected_with_adafactor() -> None:
-    with pytest.raises(ps.UserError, match="optimizer betas need kind 'adamw'"):
+    with pytest.raises(ps.UserError, match="optimizer betas must not be set with kind adafactor"):
         OptimizerConfig(kind="adafactor", betas=(0.5, 0.9))
 
 

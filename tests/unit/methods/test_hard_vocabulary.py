@@ -59,10 +59,10 @@ def test_text_is_encoded_again_without_the_line_break() -> None:
     assert [TOKENS[token] for token in tokens] == ["c", "ab"]
 
 
-def test_tokenizer_that_never_gives_a_token_again_is_rejected() -> None:
+def test_tokenizer_that_reproduces_no_token_is_rejected() -> None:
     tokenizer = byte_level()
     tokenizer.normalizer = normalizers.Prepend("c")
-    with pytest.raises(UserError, match=r"backbone 'made-up' gives none of its 9 tokens again") as caught:
+    with pytest.raises(UserError, match=r"backbone 'made-up' reproduces none of its 9 tokens") as caught:
         vocabulary(tokenizer).project(ROWS[:2])
     assert "\n" not in str(caught.value)
 

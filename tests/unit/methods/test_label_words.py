@@ -184,7 +184,7 @@ def test_a_summary_counts_agreement_and_correct_predictions(setting: Any) -> Non
     assert summary["flows"]["others"] == pytest.approx(measured["flows"][:, :, 2].mean(0).tolist())
 
 
-def test_prompts_without_demonstrations_are_refused(setting: Any) -> None:
+def test_prompts_without_demonstrations_are_rejected(setting: Any) -> None:
     backbone, _, batch = setting
     batch.prompt.demonstrations[1] = 0
     with pytest.raises(UserError, match="demonstrations in the prompt, but made/1 has none"):
