@@ -119,7 +119,7 @@ def test_a_layer_without_flow_has_no_shares(saved: Saved) -> None:
     flow = saved.arrays["saliency"].copy()
     flow[:, 3] = np.where(np.isnan(flow[:, 3]), np.nan, 0)
     share = sink(replace(saved, arrays={**saved.arrays, "saliency": flow})).axes[2]
-    lines = {line.get_label(): line.get_xdata().tolist() for line in share.lines}
+    lines = {line.get_label(): list(line.get_xdata()) for line in share.lines}
     assert 5 not in lines["saliency, first virtual token"]
     assert 5 in lines["attention, first virtual token"]
 
