@@ -134,7 +134,7 @@ def test_wrong_gradients_with_checkpointing_are_reported(
         (["embedded", "--random", "--quantization", "4bit"], "cannot be combined"),
         (
             ["embedded", "--gguf-file", "x.gguf"],
-            "the embedded backbone has no GGUF file, got --gguf-file 'x.gguf'",
+            "backbone 'embedded' has no GGUF file, got --gguf-file 'x.gguf'",
         ),
         ([__file__], "is a file: give the folder of the model, or a hub id"),
         (["x.gguf"], "is a GGUF file: give its folder as MODEL and 'x.gguf' as --gguf-file"),

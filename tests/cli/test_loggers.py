@@ -59,7 +59,7 @@ def test_all_loggers_have_the_same(tmp_path: Path) -> None:
     succeed("fit", *FIT, backbone, "--trainer.max_steps=4", "--run_dir=run", SALIENCY, every)
     succeed("test", "--ckpt_path=run", SALIENCY, *DPC)
     for folder, figures, texts in (
-        (tmp_path / "run", 5, {"val/samples"}),
+        (tmp_path / "run", 5, {"val/samples", "words"}),
         (tmp_path / "run" / "test", 10, {"test/samples", "dpc/before_after"}),
     ):
         own = contents(folder)
