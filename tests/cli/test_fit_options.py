@@ -167,12 +167,13 @@ NEUTRAL = {
     "files: what is read or written, and from where": """--trainer.enable_checkpointing --weights_only
         --ckpt_path --backbone.trust_remote_code""",
     "which weights, compared by fingerprint; which rows of the hub": """--backbone.name --backbone.revision
-        --data.revision""",
+        --backbone.init_seed --data.revision""",
     "classes, whose options are listed; another method is refused by name": "--model --data",
 }
 # Handled like the option beside it, by a class that needs other data, or in place of it.
-OF_OTHER_DATA = """answer answer_after answer_kind completion label label_words levels name options parts
-    question rationale subjects subset test_split text train_split validation_split"""
+OF_OTHER_DATA = """answer answer_after answer_kind completion label label_words length levels name options
+    parts question rationale subjects subset test_split tasks text train_split
+    validation_split"""
 ALIKE = {
     "--data.demonstrations_per_class": "--data.demonstrations",
     "--data.train_size_per_class": "--data.train_size",

@@ -89,7 +89,7 @@ def test_json_lines_without_a_question(text: str, field: str | None, message: st
 
 def test_the_field_of_a_question_is_the_data_sets() -> None:
     fields = {name: getattr(datamodules, name).question_field for name in datamodules.__all__}
-    own = {"GSM8K": "question", "Generated": "question", "MATH": "problem"}
+    own = {"GSM8K": "question", "Generated": "question", "MATH": "problem", "Sequences": "question"}
     assert {name: field for name, field in fields.items() if field} == own
 
 

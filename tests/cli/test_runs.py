@@ -32,6 +32,7 @@ def test_output_files_of_a_run(trained: Path) -> None:
         "config.yaml",
         "prompt.safetensors",
         "prompt_last.safetensors",
+        "words.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "tensorboard/events",
@@ -91,6 +92,7 @@ def test_a_fit_is_resumed(trained: Path) -> None:
             "checkpoints/last.ckpt",
             "prompt.safetensors",
             "prompt_last.safetensors",
+            "words.json",
         )
     }
     assert config(trained / "config-2.yaml")["trainer"]["max_steps"] == 8
