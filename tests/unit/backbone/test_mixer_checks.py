@@ -37,10 +37,15 @@ def with_padding(self: Any, layer: int) -> Any:
 
 
 def with_places(
-    self: Any, embeddings: Tensor, mask: Any = None, active: Any = None, tokens: Any = None
+    self: Any,
+    embeddings: Tensor,
+    mask: Any = None,
+    active: Any = None,
+    tokens: Any = None,
+    outputs: Any = None,
 ) -> Any:
     """Run over places of tokens that have not entered yet."""
-    return RECORD(self, embeddings, mask, tokens=tokens)
+    return RECORD(self, embeddings, mask, tokens=tokens, outputs=outputs)
 
 
 WRONG: dict[str, tuple[type, str, Callable, str]] = {
