@@ -20,6 +20,7 @@ def slow_attention(
     s_aux: Tensor | None = None,
     given: Mapping[int, tuple[Tensor, Tensor]] | None = None,
     materialized: dict[int, list[Tensor]] | None = None,
+    rule: Mapping[int, Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """softmax(Q Kᵀ · scaling + mask) V, head by head, of capped scores with a sink where there are.
@@ -30,6 +31,7 @@ def slow_attention(
         attention_mask: (B, 1, n, c), 0 where seen and -inf elsewhere.
         given: for a layer, keys and values (heads, m, head dim) that every query sees: prefix tuning.
         materialized: filled with each layer's weights (B, n, c), head by head, which keep their gradients.
+        rule: for a layer, pairs (n, c) of a query and a key that it does not see, True where hidden.
     """
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -47,6 +49,8 @@ def slow_attention(
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         scores = scores + mask
+        if rule is not None and layer in rule:
+            scores = scores.masked_fill(rule[layer], -torch.inf)
         if s_aux is not None:
             scores = torch.cat([scores, s_aux[head].expand(*scores.shape[:2], 1)], dim=2)
         weights = scores.softmax(-1)[..., : k.shape[1]]

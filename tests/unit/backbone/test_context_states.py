@@ -1,17 +1,17 @@
 """Isolated rows and compressed contexts equal materialized attention with hidden columns, in float64."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from promptstage.lightning_modules.backbone.context_states import check_visible, record_context
 from promptstage.lightning_modules.backbone.isolation import Isolation
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.next_tokens import next_token_logits
 from promptstage.utilities.errors import UserError
+from scripts.slow_attention import SLOW, register_slow
 from tests.unit.backbone.hybrids import hybrid_backbone
 from tests.unit.backbone.reference import slow_logits
 from tests.unit.backbone.tiny import moved, pad, random_ids, random_model, tiny_backbone
@@ -21,41 +21,11 @@ LABELS, SOME = (3, 7), (0, 1)  # isolated rows, and the layers
 FAMILIES = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "gemma3")
 
 
-def masked_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    rule: Mapping[int, Tensor] | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Materialized attention in which ``rule`` names hidden pairs (rows, columns) of a layer."""
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-    layer: Any = module.layer_idx
-    outputs = []
-    for head in range(heads):
-        k, v = key[:, head // groups], value[:, head // groups]
-        scores = query[:, head] @ k.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        scores = scores + attention_mask[:, 0]
-        if rule is not None and layer in rule:
-            scores = scores.masked_fill(rule[layer], float("-inf"))
-        weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
-        outputs.append(weights @ v)
-    return torch.stack(outputs, dim=2), None
-
-
 @pytest.fixture(params=FAMILIES)
 def pair(request: pytest.FixtureRequest) -> tuple[Backbone, Any]:
     """A backbone and the same model with slow attention."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("masked_reference", masked_attention)
-    return tiny_backbone(request.param), random_model(request.param, "masked_reference")
+    register_slow()
+    return tiny_backbone(request.param), random_model(request.param, SLOW)
 
 
 def prompts(backbone: Backbone, method: str) -> tuple[Any, list[int], list[Tensor]]:

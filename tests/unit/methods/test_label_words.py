@@ -16,7 +16,6 @@ from promptstage.lightning_modules.label_words import ANALYSES, LabelWordRuns, S
 from promptstage.utilities.errors import UserError
 from scripts.slow_attention import SLOW, register_slow
 from tests.unit.backbone.reference import slow_logits
-from tests.unit.backbone.test_context_states import masked_attention
 from tests.unit.backbone.test_saliency import materialized_saliency
 from tests.unit.backbone.tiny import moved, pad, random_ids, random_model, tiny_backbone
 
@@ -57,10 +56,8 @@ def setting(request: pytest.FixtureRequest) -> tuple[Backbone, Any, Batch]:
 
 def slow_row(module: Any, ids: Tensor, hide: dict[int, list[tuple[slice, int]]]) -> Tensor:
     """Logits after one row of ids, with pairs (rows, column) of the content hidden in some layers."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register("masked_reference", masked_attention)
-    model = random_model("llama", "masked_reference")
+    register_slow()
+    model = random_model("llama", SLOW)
     own = [parameter.detach() for parameter in module.trained_parameters()]
     virtual = sum(len(prompt) for prompt in own)
     rule = {}
