@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.encoding import IGNORED, Batch
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.functional.hard_prompt import (
     combined_loss,
@@ -91,7 +91,6 @@ class HardPrompt(TextPrompt):
             UserError: if a value is out of range, or the update is unknown.
         """
         super().__init__(backbone, optimizer, val_generations)
-        self._initialize()
         check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_between({"fluency_weight": fluency_weight}, 0, 1)
         if fluency_weight == 1:
@@ -144,7 +143,7 @@ class HardPrompt(TextPrompt):
             return task
         fluency = self.cross_entropy()
         self._fluency = fluency.detach()
-        count = int((batch.gold.labels != -100).sum()) if len(batch) else 0
+        count = int((batch.gold.labels != IGNORED).sum()) if len(batch) else 0
         return combined_loss(task, fluency, self.fluency_weight, count)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -16,6 +16,8 @@ from promptstage.lightning_modules.backbone.virtual_tokens import bos_token, sta
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoint_schema import described
 from promptstage.lightning_modules.hard_vocabulary import SEPARATOR, HardVocabulary
+from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.text_settings import text_settings_of
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.reading import validated
@@ -48,7 +50,8 @@ class TextPrompt(SoftPromptModule):
     vocabulary: HardVocabulary
     tokens: Tensor
 
-    def _initialize(self) -> None:
+    def __init__(self, backbone: BackboneLike, optimizer: OptimizerConfig, val_generations: int) -> None:
+        super().__init__(backbone, optimizer, val_generations)
         self._initial_tokens: list[int] | None = None
         self._log_perplexity: float | None = None
 
