@@ -144,11 +144,9 @@ class LabelWordRuns:
         with self.backbone.hooked(recorder):
             if "flows" in chosen:
                 gold = torch.where(classes.gold < 0, predicted, classes.gold)
-                labels = torch.full_like(pad(tokens.input_ids, (0, 1)), IGNORED)
-                labels.scatter_(1, lengths[:, None], classes.tokens[gold][:, None])
-                ids = pad(tokens.input_ids, (0, 1)).scatter(
-                    1, lengths[:, None], classes.tokens[gold][:, None]
-                )
+                after, answer = lengths[:, None], classes.tokens[gold][:, None]
+                ids = pad(tokens.input_ids, (0, 1)).scatter(1, after, answer)
+                labels = torch.full_like(ids, IGNORED).scatter(1, after, answer)
                 terms, _ = attention_terms(self.backbone, ids, labels, layers, self.prefix)
                 flows = [torch.stack(label_flows(terms.pop(i), positions, last), dim=1) for i in layers]
                 arrays["flows"] = torch.stack(flows, dim=1)

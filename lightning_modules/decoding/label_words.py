@@ -10,6 +10,7 @@ from torch import Tensor
 
 from promptstage.datamodules.classes import Classes
 from promptstage.datamodules.encoding import Batch
+from promptstage.datamodules.label_words import LABEL_WORDS
 from promptstage.lightning_modules.backbone.next_tokens import next_token_logits
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.engines import Engine, Greedy
@@ -79,7 +80,7 @@ def choose_classes(logits: Tensor, classes: Classes) -> Tensor:
 
 def default_decoder(data: Any) -> type[Decoder]:
     """Return the class of the decoder that a data module's option ``prediction`` asks for."""
-    return LabelWordPrediction if getattr(data, "prediction", None) == "label_words" else Greedy
+    return LabelWordPrediction if getattr(data, "prediction", None) == LABEL_WORDS else Greedy
 
 
 def check_decoder(decoder: Decoder, data: Any) -> None:
