@@ -21,9 +21,11 @@ from transformers import AutoModelForCausalLM
 from benchmarks.common import ROOT, alternate, ratios, smollm2
 from promptstage.datamodules.encoding import Batch
 from promptstage.datamodules.gsm8k import GSM8K
+from promptstage.lightning_modules.backbone.generation import generate_rows
 from promptstage.lightning_modules.backbone.loading import load_tokenizer
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import Limits
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
 from promptstage.lightning_modules.decoding.engines import generate_batch
@@ -97,10 +99,15 @@ def row(module: PromptTuning, eager: Any, batch: Batch, repeats: int) -> str:
         generate_batch(backbone, batch, prefix)
 
     def triggered() -> None:
-        trace = GenerationTrace(backbone, batch.prompt.attention_mask)
-        outputs = generate_batch(backbone, batch, prefix, trace=trace)
+        trace, limits, prompt = (
+            GenerationTrace(backbone),
+            Limits(batch.max_new_tokens, batch.stop),
+            batch.prompt,
+        )
+        tokens = prompt.input_ids, prompt.attention_mask
+        rows = generate_rows(backbone, backbone.tokenizer, *tokens, prefix, limits, trace=trace)
         with torch.no_grad():
-            measure_trigger(trace, outputs, prefix, corruption.beta)
+            measure_trigger(trace, rows, prefix, corruption.beta)
 
     def straightforward() -> None:
         outputs = generate_batch(backbone, batch, prefix)

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from promptstage.datamodules.encoding import IGNORED, Batch, Example, Tokens
-from promptstage.lightning_modules.backbone.generation import TokenChoice, end_tokens
+from promptstage.lightning_modules.backbone.decoding_step import end_tokens
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.rows import TokenChoice
 from promptstage.lightning_modules.backbone.text_reference import draw_tokens
 from promptstage.lightning_modules.decoding.engines import Engine
 

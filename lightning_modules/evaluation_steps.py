@@ -10,7 +10,7 @@ from promptstage.datamodules.encoding import IGNORED, Batch
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.decoding.calls import Ledger, decoder_faults
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
-from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.engines import Engine, Greedy
 from promptstage.lightning_modules.decoding.label_words import check_decoder, default_decoder
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.finiteness import check_evaluation
@@ -24,7 +24,8 @@ class Decoded(TypedDict):
 
     Attributes:
         records: records that the decoder finished, of this batch or of earlier ones.
-        generated: generations of this batch by example id, before any correction.
+        generated: generations that were finished, of this batch or of earlier ones, by example id; before any
+            correction.
     """
 
     records: list[Record]
@@ -130,6 +131,8 @@ class EvaluationSteps(PromptModule):
         self._ledger = Ledger()
         with decoder_faults(self.decoder, "begin"):
             self.decoder.begin(self)
+        if isinstance(self.decoder, Engine):
+            self.decoder.continuous = True
         self._count(self.restored)
 
     def _end(self) -> None:
@@ -154,15 +157,18 @@ class EvaluationSteps(PromptModule):
         """
         decoder, ledger = self.decoder, self._ledger
         records: list[Record] = []
+        generated: dict[str, Generated] = {}
         ledger.add(batch)
         try:
             with decoder_faults(decoder, "generate", batch):
                 returned = decoder.generate(batch)
             records = ledger.check(decoder, "generate", returned, batch)
+            generated |= getattr(decoder, "generated", {})
             if last:
                 with decoder_faults(decoder, "flush"):
                     returned = decoder.flush()
                 records += ledger.check(decoder, "flush", returned)
+                generated |= getattr(decoder, "generated", {})
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
             self.broken_sum.update(max(len(batch), 1))  # the last batch may be empty, but a flush fails
@@ -170,7 +176,7 @@ class EvaluationSteps(PromptModule):
         if last:
             ledger.finish(decoder)
         self._count(records)
-        return {"records": records, "generated": getattr(decoder, "generated", {})}
+        return {"records": records, "generated": generated}
 
     def _count(self, records: Sequence[Record]) -> None:
         self.correct_sum.update(sum(record.correct for record in records))

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from promptstage.callbacks.answered import Answered
 from promptstage.callbacks.attention_budget.files import STEM, About, Panel, Saved
 from promptstage.callbacks.examples import SPLITS, data_of, gather_by_id
 from promptstage.callbacks.run.loggers import log_figures, log_scalars, log_series
@@ -26,6 +27,7 @@ from promptstage.datamodules.encoding import Batch, Tokens
 from promptstage.lightning_modules.attention_budget import budget_layers, head_attention, measure_budget
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.decoding.decoder import Generated
 from promptstage.lightning_modules.decoding.records import generated_tokens
 from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.utilities.checks import check_minimum
@@ -80,6 +82,7 @@ class AttentionBudget(L.Callback):
         self.measured: list[Measured] = []
         self.panels: list[Panel] = []
         self.prefix: Prefix | None = None
+        self.answered = Answered()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
@@ -106,23 +109,28 @@ class AttentionBudget(L.Callback):
                 f"{type(pl_module).__name__} has no soft prompt that takes attention: AttentionBudget has "
                 "nothing to measure"
             )
-        self.measured, self.panels, self.prefix = [], [], prefix
+        self.measured, self.panels, self.prefix, self.answered = [], [], prefix, Answered()
 
     on_validation_start = on_test_start = _start
 
-    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+    def _batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
         chosen = set(self._ids(trainer))
-        answers: Mapping[str, Any] = outputs["generated"]
+        own = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
+        for part in self.answered.take(trainer, own, outputs, batch_idx):
+            self._measure(trainer, pl_module, part, self.answered.generated)
+
+    def _measure(
+        self, trainer: L.Trainer, pl_module: Any, batch: Batch, answers: Mapping[str, Generated]
+    ) -> None:
+        """Measure examples whose generations are ``answers``, by id."""
         generated = self._label(trainer) == "generation"
-        rows = [
-            row
-            for row, example in enumerate(batch.examples)
-            if example.id in chosen
-            and (not generated or (example.id in answers and answers[example.id].tokens))
-        ]
-        if not rows:
+        if generated:
+            named = enumerate(example.id for example in batch.examples)
+            batch = batch.select([row for row, name in named if name in answers and answers[name].tokens])
+        if not len(batch):
             return
-        batch = batch.select(rows)
         tokens = batch.gold
         if generated:
             tokens = generated_tokens(batch, [list(answers[example.id].tokens) for example in batch.examples])

@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from promptstage.callbacks.answered import Answered
 from promptstage.callbacks.examples import SPLITS, check_gradients, data_of, gather_by_id
 from promptstage.callbacks.run.loggers import run_name
 from promptstage.callbacks.saliency.files import About, Saved
@@ -122,6 +123,7 @@ class SaliencyDiagnostics(L.Callback):
         self.matrices: list[ExampleMatrices] = []
         self.sample: BalancedSample | None = None
         self.prefix: Prefix | None = None
+        self.answered = Answered()
         self.measured_step = 0
         self.charted = False  # the layout of TensorBoard's custom scalars is written
 
@@ -150,14 +152,19 @@ class SaliencyDiagnostics(L.Callback):
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.measured, self.matrices, self.prefix = [], [], self._prefix(pl_module)
+        self.answered = Answered()
         if self.balanced is not None:
             self.sample = BalancedSample(self.balanced, self._ids(trainer))
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start
 
-    def _batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+    def _batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
         if not trainer.sanity_checking and not self._skips_validation(trainer):
-            self._batch(trainer, pl_module, batch, outputs)
+            own = self._chosen(trainer, batch)
+            for part in self.answered.take(trainer, own, outputs, batch_idx):
+                self._batch(trainer, pl_module, part, self.answered.generated)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end  # type: ignore[assignment]  # fewer arguments
 
@@ -178,7 +185,8 @@ class SaliencyDiagnostics(L.Callback):
         self.measured_step = step
         self._start(trainer, pl_module)
         for batch in data_of(trainer).first_examples("validation", self.examples):
-            self._batch(trainer, pl_module, batch.to(pl_module.device))
+            if len(own := self._chosen(trainer, batch.to(pl_module.device))):
+                self._batch(trainer, pl_module, own)
         self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -224,26 +232,30 @@ class SaliencyDiagnostics(L.Callback):
         own = "generation" if trainer.state.fn in ("test", "predict") else "rationale"
         return self.label or own
 
+    def _chosen(self, trainer: L.Trainer, batch: Batch) -> Batch:
+        """Return the examples of a batch that are measured."""
+        chosen = set(self._ids(trainer))
+        return batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
+
     def _batch(
         self,
         trainer: L.Trainer,
         module: SoftPromptModule,
         batch: Batch,
-        outputs: Mapping[str, Any] | None = None,
+        generated: Mapping[str, Generated] | None = None,
     ) -> None:
-        """Measure the chosen examples of a batch; candidates of a balanced sample are stored instead."""
-        chosen = set(self._ids(trainer))
-        batch = batch.select([row for row, example in enumerate(batch.examples) if example.id in chosen])
-        if not len(batch):
-            return
-        generated: Mapping[str, Generated] = {} if outputs is None else outputs["generated"]
+        """Measure examples; candidates of a balanced sample are stored instead.
+
+        Args:
+            generated: their generations by id; None: not generated yet.
+        """
         correct = {
             name: answer.record.correct if answer.record.reference else None
-            for name, answer in generated.items()
+            for name, answer in (generated or {}).items()
         }
         answers: dict[str, list[int]] | None = None
         if self._label(trainer) == "generation":
-            if outputs is None:
+            if generated is None:
                 new = generate_batch(module.backbone, batch, self.prefix)
                 answers = dict(zip((example.id for example in batch.examples), new, strict=True))
             else:

@@ -120,6 +120,14 @@ def _fused(
     if sinks is not None:
         query, key, value = _with_sinks(query, key, value, sinks / attention.scaling)
     groups = query.shape[1] // key.shape[1]
+    if groups > 1 and single:
+        # The heads of a group as rows of one head: its keys and values are read once.
+        rows = query.reshape(query.shape[0], key.shape[1], groups, query.shape[3])
+        mask = None if mask is None else mask.expand(-1, -1, groups, -1)
+        output = scaled_dot_product_attention(
+            rows, key, value, attn_mask=mask, dropout_p=dropout, scale=attention.scaling
+        )
+        return output.view(*query.shape[:3], value.shape[3])
     if groups > 1 and mask is not None and query.is_cuda:
         # CUDA's masked kernels do not support grouped heads; repeating is cheaper than their fallback.
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))

@@ -70,12 +70,18 @@ def map_state(state: MixerState | None, change: Callable[[Tensor], Tensor]) -> M
 
 
 @overload
-def select_rows(state: MixerState, rows: Tensor | slice) -> MixerState: ...
+def select_rows(state: MixerState, rows: Tensor | slice | list[int]) -> MixerState: ...
 @overload
-def select_rows(state: None, rows: Tensor | slice) -> None: ...
-def select_rows(state: MixerState | None, rows: Tensor | slice) -> MixerState | None:
+def select_rows(state: None, rows: Tensor | slice | list[int]) -> None: ...
+def select_rows(state: MixerState | None, rows: Tensor | slice | list[int]) -> MixerState | None:
     """Select rows of a token mixer's state."""
     return map_state(state, lambda part: part[rows])
+
+
+def joined_states(state: MixerState, other: MixerState) -> MixerState:
+    """Join the rows of two states of a token mixer."""
+    pairs = zip(state, other, strict=True)
+    return tuple(None if one is None or two is None else torch.cat([one, two]) for one, two in pairs)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from promptstage.lightning_modules.backbone.attention_context import AttentionCo
 from promptstage.lightning_modules.backbone.attention_hooks import Observation, Replay
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
 from promptstage.lightning_modules.backbone.hooks import input_hooks
+from promptstage.lightning_modules.backbone.rows import Row
 from promptstage.lightning_modules.backbone.streams import per_layer_inputs
 from promptstage.lightning_modules.functional.saliency import AttentionTerms
 
@@ -27,31 +28,35 @@ def traceable(backbone: FrozenModel) -> bool:
 
 
 class _Step(NamedTuple):
-    """The last layer's activations of one decoding step, for the examples still in the batch."""
+    """The last layer's activations of one decoding step, for the rows that are running."""
 
-    examples: list[int]
+    rows: list[Row]
     states: Tensor
     query: Tensor
     output: Tensor
 
 
 class GenerationTrace:
-    """Cache of last-layer activations while a batch generates, and the terms of that layer's saliency."""
+    """Cache of last-layer activations while rows generate, and the terms of that layer's saliency."""
 
-    def __init__(self, backbone: FrozenModel, mask: Tensor) -> None:
+    def __init__(self, backbone: FrozenModel) -> None:
         """
         Args:
             backbone: the model that generates.
-            mask: (B, W), 1 on the tokens of the prompts, which are padded on the left.
         """
-        self.mask = mask
         self.last = backbone.num_layers - 1
         self.observation = Observation([self.last])
         self._backbone = backbone
         self._states: Tensor | None = None
         self._steps: list[_Step] = []
-        # Of each example: keys of all columns, values of the prefix.
-        self._columns: dict[int, tuple[Tensor, Tensor]] = {}
+        # Of each finished row: keys of the prefix and of its columns, values of the prefix.
+        self._columns: dict[Row, tuple[Tensor, Tensor]] = {}
+        self._forgotten: set[Row] = set()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the backbone."""
+        return self._backbone.embedding.device
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -68,44 +73,53 @@ class GenerationTrace:
         with input_hooks([(self._backbone.layers[-1], record)]), self._backbone.hooked(self.observation):
             yield
 
-    def step(self, examples: Sequence[int]) -> None:
-        """Cache the forward pass of one new token of each of the ``examples``."""
+    def step(self, rows: Sequence[Row]) -> None:
+        """Cache the forward pass of one new token of each of the ``rows``."""
         query, output = self.observation.attention[self.last].query, self.observation.output[self.last]
         assert self._states is not None
         states = self._states[..., -1, :].movedim(-2, 0)
-        self._steps.append(_Step(list(examples), states, query[:, :, -1], output[:, :, -1]))
+        self._steps.append(_Step(list(rows), states, query[:, :, -1], output[:, :, -1]))
 
-    def finish(self, rows: Sequence[int], examples: Sequence[int]) -> None:
-        """Cache keys and values of ``rows`` of the last forward pass, the finished ``examples``."""
+    def finish(self, places: Sequence[int], rows: Sequence[Row]) -> None:
+        """Cache keys and values of the ``rows`` that are finished, at ``places`` of the last forward pass."""
         seen = self.observation.attention[self.last]
-        for row, example in zip(rows, examples, strict=True):
-            self._columns[example] = (seen.key[row].clone(), seen.value[row, :, : seen.prefix].clone())
+        for place, row in zip(places, rows, strict=True):
+            keys, values = seen.key[place], seen.value[place, :, : seen.prefix]
+            keys = torch.cat([keys[:, : seen.prefix], keys[:, keys.shape[1] - row.columns :]], dim=1)
+            self._columns[row] = (keys, values.clone())
 
-    def terms(self, outputs: Sequence[Sequence[int]]) -> AttentionTerms:
+    def terms(self, generations: Sequence[Row]) -> AttentionTerms:
         """Compute the terms of the last layer's saliency, equal to those of a full pass over the generations.
 
         Rows are the generated tokens but the last, which no label follows; only the prefix's columns have
         values. The labels are the generated tokens.
 
         Args:
-            outputs: B lists of generated token ids; at least one must have two tokens.
+            generations: B finished generations; at least one must have two tokens.
         """
         seen = self.observation.attention[self.last]
-        batch, width = self.mask.shape
-        rows = max(len(output) for output in outputs) - 1
-        tokens = self._gather(outputs)
+        own = [self._columns[row] for row in generations]
+        prompts = [row.prompt for row in generations]
+        batch, width = len(own), max(prompts)
+        rows = max(len(row.tokens) for row in generations) - 1
+        tokens = self._gather(generations)
         index = tokens.where
         key = seen.key.new_zeros(batch, seen.key.shape[1], seen.prefix + width + rows, seen.key.shape[3])
         value = seen.value.new_zeros(batch, seen.key.shape[1], seen.prefix, seen.value.shape[3])
-        for example, (keys, values) in self._columns.items():
-            length = min(keys.shape[1], key.shape[2])
-            key[example, :, :length], value[example] = keys[:, :length], values
+        for place, ((keys, values), prompt) in enumerate(zip(own, prompts, strict=True)):
+            start = seen.prefix + width - prompt
+            content = keys[:, seen.prefix : seen.prefix + prompt + rows]
+            key[place, :, : seen.prefix], value[place] = keys[:, : seen.prefix], values
+            key[place, :, start : start + content.shape[1]] = content
         padded = [
             part.new_zeros(batch, rows, *part.shape[1:]).index_put(index, part).transpose(1, 2)
             for part in (tokens.query, last_layer_gradient(self._backbone, tokens))
         ]
-        lengths = torch.tensor([len(output) - 1 for output in outputs], device=self.mask.device)
-        new = torch.arange(rows, device=self.mask.device) < lengths[:, None]
+        device = key.device
+        lengths = torch.tensor([len(row.tokens) - 1 for row in generations], device=device)
+        new = torch.arange(rows, device=device) < lengths[:, None]
+        columns = torch.arange(width, device=device)
+        real = columns >= width - torch.tensor(prompts, device=device)[:, None]
         return AttentionTerms(
             query=padded[0],
             key=key,
@@ -113,7 +127,7 @@ class GenerationTrace:
             gradient=padded[1],
             scaling=seen.scaling,
             prefix=seen.prefix,
-            content=torch.cat([self.mask.bool(), new], dim=1),
+            content=torch.cat([real, new], dim=1),
             window=seen.window,
             start=width,
             softcap=seen.softcap,
@@ -122,22 +136,37 @@ class GenerationTrace:
             first=seen.first,
         )
 
-    def _gather(self, outputs: Sequence[Sequence[int]]) -> "Replayed":
+    def _gather(self, generations: Sequence[Row]) -> "Replayed":
         """Concatenate all tokens that a label follows, step by step."""
+        place_of = {row: place for place, row in enumerate(generations)}
+        done = dict.fromkeys(generations, 0)
         examples, places, tokens, targets = [], [], [], []
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for place, step in enumerate(self._steps):
-            rows = [row for row, example in enumerate(step.examples) if place + 1 < len(outputs[example])]
-            examples += [step.examples[row] for row in rows]
-            places += [place] * len(rows)
-            tokens += [outputs[step.examples[row]][place] for row in rows]
-            targets += [outputs[step.examples[row]][place + 1] for row in rows]
-            parts.append((step.states[rows], step.query[rows], step.output[rows]))
+        for step in self._steps:
+            chosen = []
+            for number, row in enumerate(step.rows):
+                if row in done:
+                    place, done[row] = done[row], done[row] + 1
+                    if place + 1 < len(row.tokens):
+                        chosen.append(number)
+                        examples.append(place_of[row])
+                        places.append(place)
+                        tokens.append(row.tokens[place])
+                        targets.append(row.tokens[place + 1])
+            parts.append((step.states[chosen], step.query[chosen], step.output[chosen]))
         states, query, output = (torch.cat(part) for part in zip(*parts, strict=True))
-        device = self.mask.device
+        device = query.device
         where = (torch.tensor(examples, device=device), torch.tensor(places, device=device))
         ids, following = (torch.tensor(part, device=device) for part in (tokens, targets))
         return Replayed(where, ids, states, query, output, following)
+
+    def forget(self, generations: Sequence[Row]) -> None:
+        """Forget finished generations, and the steps that no others were part of."""
+        for row in generations:
+            del self._columns[row]
+        self._forgotten.update(generations)
+        self._steps = [step for step in self._steps if not self._forgotten.issuperset(step.rows)]
+        self._forgotten.intersection_update(row for step in self._steps for row in step.rows)
 
 
 class Replayed(NamedTuple):

@@ -23,9 +23,9 @@ from promptstage.lightning_modules.backbone.comparison import (
     check_finite,
     comparing,
 )
+from promptstage.lightning_modules.backbone.decoding_step import next_logits
 from promptstage.lightning_modules.backbone.exact_arithmetic import float32_arithmetic
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
-from promptstage.lightning_modules.backbone.generation import next_logits
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.structure import refusal

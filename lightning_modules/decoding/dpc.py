@@ -19,6 +19,7 @@ from promptstage.lightning_modules.decoding.corruption import Corruption, corrup
 from promptstage.lightning_modules.decoding.decoder import Decoder
 from promptstage.lightning_modules.decoding.engines import Engine
 from promptstage.lightning_modules.decoding.records import Record, generated_tokens, grade_batch
+from promptstage.lightning_modules.decoding.stream import Question, Stream, answers
 from promptstage.lightning_modules.decoding.trigger import measure_trigger, measure_trigger_anew
 from promptstage.lightning_modules.functional.corruption import Located
 from promptstage.utilities.recorded import recorded_settings
@@ -102,21 +103,27 @@ class DPCDecoder(Decoder):
         self.batch_size, self.seed = batch_size, seed
         self.corrections: dict[str, Correction] = {}
         self._waiting: list[Waiting] = []
+        self._stream: Stream | None = None
+        self._trace: GenerationTrace | None = None
 
     def begin(self, module: Any) -> None:
         super().begin(module)
         self.corrections, self._waiting = {}, []
+        self._stream, self._trace = None, None
 
     def generate(self, batch: Batch) -> list[Record]:
         """Generate for a batch, measure R, and correct waiting examples once they fill a batch."""
-        records = self._first(batch) if len(batch) else self.grade(batch, self.engine.tokens(batch, None))
+        if self._stream is None:
+            self._trace = GenerationTrace(self.backbone) if traceable(self.backbone) else None
+            self._stream = self.engine.stream(self._trace)
+        records = self._first(self._stream.advance(batch, self.engine.choice(batch)))
         while len(self._waiting) >= self.batch_size:
             records += self._correct()
         return records
 
     def flush(self) -> list[Record]:
-        """Correct the examples that still wait."""
-        records = []
+        """Finish all generations, and correct the examples that still wait."""
+        records = [] if self._stream is None else self._first(self._stream.finish())
         while self._waiting:
             records += self._correct()
         return records
@@ -130,26 +137,26 @@ class DPCDecoder(Decoder):
         assert prefix is not None  # as the callback checks
         return prefix
 
-    def _first(self, batch: Batch) -> list[Record]:
-        """Generate with the whole prompt; return the records that are not triggered."""
-        prefix = self._prompt()
-        trace = None
-        if traceable(self.backbone):
-            trace = GenerationTrace(self.backbone, batch.prompt.attention_mask)
-        outputs = self.engine.tokens(batch, prefix, trace)
+    def _first(self, questions: Sequence[Question]) -> list[Record]:
+        """Measure generations with the whole prompt; return the records that are not triggered."""
+        self.generated = {}
+        if not questions:
+            return []
+        batch, outputs = answers(questions)
         before = self.grade(batch, outputs)
         started = time.monotonic()
+        prefix, trace, beta = self._prompt(), self._trace, self.corruption.beta
         with torch.no_grad():
             if trace is not None and prefix.virtual(trace.last):
-                trigger = measure_trigger(trace, outputs, prefix, self.corruption.beta)
+                trigger = measure_trigger(trace, [question.rows[0] for question in questions], prefix, beta)
             else:
                 tokens = generated_tokens(batch, outputs)
-                trigger = measure_trigger_anew(self.backbone, tokens, prefix, outputs, self.corruption.beta)
+                trigger = measure_trigger_anew(self.backbone, tokens, prefix, outputs, beta)
         seconds = (time.monotonic() - started) / len(batch)
         finished = []
         for row, record in enumerate(before):
-            ratio, beta = (_number(part[row]) for part in trigger)
-            measured = Correction(record.id, record, record, ratio, beta, self.threshold, False, seconds)
+            ratio, above = (_number(part[row]) for part in trigger)
+            measured = Correction(record.id, record, record, ratio, above, self.threshold, False, seconds)
             if self._triggers(ratio) and outputs[row]:
                 self._waiting.append(Waiting(batch.select([row]), outputs[row], measured))
             else:

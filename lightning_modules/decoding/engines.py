@@ -3,21 +3,24 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptstage.datamodules.encoding import Batch
-from promptstage.lightning_modules.backbone.generation import TokenChoice, generate
+from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import TokenChoice
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
 from promptstage.lightning_modules.decoding.records import Record, grade_batch
+from promptstage.lightning_modules.decoding.stream import Question, Stream, answers
 from promptstage.lightning_modules.decoding.voting import winner, with_samples
 from promptstage.lightning_modules.functional.sampling import sample_tokens
+from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.checks import check_between, check_minimum
 from promptstage.utilities.errors import UserError
 
@@ -26,7 +29,6 @@ def generate_batch(
     backbone: Backbone,
     batch: Batch,
     prefix: Prefix | None,
-    trace: GenerationTrace | None = None,
     choose: TokenChoice | None = None,
     num_samples: int = 1,
 ) -> list[list[int]]:
@@ -35,7 +37,6 @@ def generate_batch(
     Args:
         batch: B examples, possibly none.
         prefix: shared by the batch, or one per example.
-        trace: filled with the last layer's activations.
         choose: the rule that chooses the next tokens; None: the most likely ones (greedy decoding).
 
     Raises:
@@ -52,7 +53,6 @@ def generate_batch(
         prefix,
         batch.max_new_tokens,
         batch.stop,
-        trace,
         choose,
         num_samples,
     )
@@ -61,11 +61,22 @@ def generate_batch(
 class Engine(Decoder):
     """Decoder that generates token by token, without anything around it.
 
+    Subclasses define :meth:`choice`; how tokens are generated is the same for all.
+
     Attributes:
         num_samples: number of generations for each example.
+        continuous: a finished generation's place is taken by the next question, so that records come out
+            later than their batch; set by the evaluation of this engine, not for engines of another decoder.
     """
 
     num_samples: int = 1
+    continuous = False
+    _stream: Stream | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "tokens" in vars(cls):
+            raise TypeError(f"{cls.__name__} must not override tokens of Engine: derive it from Decoder")
 
     @abstractmethod
     def choice(self, batch: Batch) -> TokenChoice | None:
@@ -74,17 +85,44 @@ class Engine(Decoder):
         None: the most likely tokens.
         """
 
-    def tokens(
-        self,
-        batch: Batch,
-        prefix: Prefix | None,
-        trace: GenerationTrace | None = None,
-    ) -> list[list[int]]:
+    def begin(self, module: PromptModule) -> None:
+        super().begin(module)
+        self.continuous, self._stream = False, None
+
+    @final
+    def tokens(self, batch: Batch, prefix: Prefix | None) -> list[list[int]]:
         """Generate new token ids; see :func:`generate_batch`."""
-        return generate_batch(self.backbone, batch, prefix, trace, self.choice(batch), self.num_samples)
+        return generate_batch(self.backbone, batch, prefix, self.choice(batch), self.num_samples)
+
+    def stream(self, trace: GenerationTrace | None = None) -> Stream:
+        """Return a stream for the questions of the evaluation.
+
+        Args:
+            trace: filled with the last layer's activations.
+        """
+        return Stream(self.backbone, self.prefix, self.num_samples, trace)
 
     def generate(self, batch: Batch) -> list[Record]:
-        return self.grade(batch, self.tokens(batch, self.prefix))
+        if self.continuous:
+            if self._stream is None:
+                self._stream = self.stream()
+            return self._records(self._stream.advance(batch, self.choice(batch)))
+        stream = self.stream()
+        questions = stream.advance(batch, self.choice(batch)) + stream.finish()
+        order = {example.id: place for place, example in enumerate(batch.examples)}
+        return self._records(sorted(questions, key=lambda question: order[question.batch.examples[0].id]))
+
+    def flush(self) -> list[Record]:
+        return [] if self._stream is None else self._records(self._stream.finish())
+
+    def _records(self, questions: Sequence[Question]) -> list[Record]:
+        """Grade finished questions."""
+        self.generated = {}
+        return self._graded(*answers(questions)) if questions else []
+
+    def _graded(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
+        """Grade ``num_samples`` generations for each example."""
+        return self.grade(batch, outputs)
 
 
 def engine_of(decoder: Decoder, what: str) -> Engine:
@@ -162,25 +200,10 @@ class Sampling(Engine):
             self.top_p,
         )
 
-    def generate(self, batch: Batch) -> list[Record]:
-        if self.num_samples == 1:
-            return super().generate(batch)
-        error, self.generated = None, {}
-        records: list[Record] = []
-        # Parts, so that no more rows than examples run at a time; equally many on each rank.
-        size = -(-len(batch) // self.num_samples)
-        for number in range(self.num_samples):
-            part = batch.select(range(number * size, min((number + 1) * size, len(batch))))
-            try:
-                records += self._vote(part, self.tokens(part, self.prefix))
-            except FloatingPointError as failure:  # other ranks still expect this one's passes
-                error = failure
-        if error is not None:
-            raise error
-        return records
-
-    def _vote(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
+    def _graded(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
         """Grade all samples; the first of the majority becomes its example's record."""
+        if self.num_samples == 1:
+            return super()._graded(batch, outputs)
         rows = [row for row in range(len(batch)) for _ in range(self.num_samples)]
         graded = grade_batch(self.backbone.tokenizer, batch.select(rows), outputs)
         records = []

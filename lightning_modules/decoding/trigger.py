@@ -11,6 +11,7 @@ from promptstage.datamodules.encoding import Tokens
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import Row
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.functional.corruption import BetaMode, Trigger, trigger
 from promptstage.lightning_modules.functional.information_flow import span_mask
@@ -18,24 +19,25 @@ from promptstage.lightning_modules.functional.saliency import flow, saliency
 
 
 def measure_trigger(
-    trace: GenerationTrace, generated: Sequence[Sequence[int]], prefix: Prefix, beta: BetaMode
+    trace: GenerationTrace, generations: Sequence[Row], prefix: Prefix, beta: BetaMode
 ) -> Trigger:
     """Compute R and β of B generations from the trace of the last layer (DPC eq. 11-13).
 
     Args:
-        generated: B lists of new token ids, those of the trace.
+        generations: B finished generations of the trace, which forgets them.
         prefix: prefix that they were generated with.
     """
-    lengths = torch.tensor([len(output) for output in generated], device=trace.mask.device)
+    lengths = torch.tensor([len(row.tokens) for row in generations], device=trace.device)
     longest = int(lengths.max())
     virtual = prefix.virtual(trace.last)
-    to_row = torch.zeros(len(generated), longest, device=lengths.device)
+    to_row = torch.zeros(len(generations), longest, device=lengths.device)
     if longest >= 2:
         sent = saliency(
-            trace.terms(generated), columns=slice(prefix.num_leading, prefix.num_leading + virtual)
+            trace.terms(generations), columns=slice(prefix.num_leading, prefix.num_leading + virtual)
         )
         # No label follows the last token: nothing flows to it.
         to_row = torch.nn.functional.pad(sent.sum(2) / virtual, (0, 1))
+    trace.forget(generations)
     return trigger(to_row, lengths, beta)
 
 

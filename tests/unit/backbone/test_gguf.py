@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from promptstage.lightning_modules.backbone import gguf_model
-from promptstage.lightning_modules.backbone.generation import end_tokens
+from promptstage.lightning_modules.backbone.decoding_step import end_tokens
 from promptstage.lightning_modules.backbone.gguf_header import read_header
 from promptstage.lightning_modules.backbone.loading import (
     BackboneConfig,

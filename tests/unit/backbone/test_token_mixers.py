@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention import AttentionContext
-from promptstage.lightning_modules.backbone.generation import generate, next_logits
+from promptstage.lightning_modules.backbone.decoding_step import next_logits
+from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.generation import generate, generate_rows
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import Limits
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.functional.saliency import saliency
 from tests.unit.backbone.tiny import FAMILIES, moved, pad, random_ids, tiny_backbone
@@ -28,11 +29,12 @@ def compare(backbone: Backbone, prefix: Prefix, stop: tuple[str, ...] = ("Q", "7
     """Largest difference over the largest value, for a padded batch that ends at different steps."""
     prompts = random_ids(9, 4, 6)
     ids, mask = pad(prompts, "left")
-    trace = GenerationTrace(backbone, mask)
-    outputs = generate(backbone, backbone.tokenizer, ids, mask, prefix, 12, stop, trace)
+    trace, limits = GenerationTrace(backbone), Limits(12, stop)
+    rows = generate_rows(backbone, backbone.tokenizer, ids, mask, prefix, limits, trace=trace)
+    outputs = [row.tokens for row in rows]
     plain = generate(backbone, backbone.tokenizer, ids, mask, prefix, 12, stop)
     assert outputs == plain
-    terms = trace.terms(outputs)
+    terms = trace.terms(rows)
     found = saliency(terms, columns=slice(0, terms.prefix))
     worst = 0.0
     for row, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
@@ -80,9 +82,10 @@ def test_the_model_is_left_whole() -> None:
     layers = list(backbone.model.model.layers)
     compare(backbone, prefix)
     ids, mask = pad(random_ids(4), "left")
-    trace = GenerationTrace(backbone, mask)
-    outputs = generate(backbone, backbone.tokenizer, ids, mask, prefix, 4, (), trace)
+    trace = GenerationTrace(backbone)
+    (row,) = generate_rows(backbone, backbone.tokenizer, ids, mask, prefix, Limits(4), trace=trace)
+    row.tokens[2:] = [10**6]
     with pytest.raises(RuntimeError):
-        trace.terms([[*outputs[0][:2], 10**6]])
+        trace.terms([row])
     assert list(backbone.model.model.layers) == layers
     assert all(not layer._forward_pre_hooks for layer in layers)

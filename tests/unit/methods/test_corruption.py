@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from promptstage.datamodules.encoding import Tokens
-from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.generation import generate, generate_rows
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.observation import attention_terms
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import Limits
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -154,10 +155,10 @@ def test_trigger_equals_a_full_pass(name: str, llama: Backbone) -> None:
     """R and β of a padded batch, by hand from the saliency of a teacher-forced pass."""
     prefix = shared(moved(name, llama))
     ids, mask = pad(random_ids(9, 4, 6), "left")
-    trace = GenerationTrace(llama, mask)
-    outputs = generate(llama, llama.tokenizer, ids, mask, prefix, 12, ("Q", "7"), trace)
-    found = measure_trigger(trace, outputs, prefix, "mean")
-    tokens = generated(outputs)
+    trace, limits = GenerationTrace(llama), Limits(12, ("Q", "7"))
+    generations = generate_rows(llama, llama.tokenizer, ids, mask, prefix, limits, trace=trace)
+    found = measure_trigger(trace, generations, prefix, "mean")
+    tokens = generated([row.tokens for row in generations])
     last = llama.num_layers - 1
     terms, _ = attention_terms(llama, tokens.input_ids, tokens.labels, [last], prefix)
     none = torch.zeros(3, 1, tokens.input_ids.shape[1], dtype=torch.bool)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from promptstage.datamodules.encoding import Tokens
-from promptstage.lightning_modules.backbone.generation import generate
+from promptstage.lightning_modules.backbone.generation import generate, generate_rows
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.backbone.rows import Limits, Row
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.decoding.corruption import Corruption, corrupted_prefix, locate
@@ -119,12 +120,12 @@ def test_cached_generation_equals_generation_without_cache(llama: Backbone, name
                 row = torch.cat([row, torch.tensor([token])])
 
 
-def generated(backbone: Backbone, prefix: Prefix) -> tuple[GenerationTrace, list[list[int]], Tokens]:
+def generated(backbone: Backbone, prefix: Prefix) -> tuple[GenerationTrace, list[Row], Tokens]:
     rows = random_ids(9, 4, 6)
     ids, mask = pad(rows, "left")
-    trace = GenerationTrace(backbone, mask)
-    outputs = generate(backbone, backbone.tokenizer, ids, mask, prefix, 8, trace=trace)
-    whole = [torch.cat([row, torch.tensor(output)]) for row, output in zip(rows, outputs, strict=True)]
+    trace = GenerationTrace(backbone)
+    outputs = generate_rows(backbone, backbone.tokenizer, ids, mask, prefix, Limits(8), trace=trace)
+    whole = [torch.cat([row, torch.tensor(new.tokens)]) for row, new in zip(rows, outputs, strict=True)]
     joined, real = pad(whole, "right")
     starts = torch.tensor([len(row) for row in rows])
     ends = torch.tensor([len(row) for row in whole])
@@ -142,8 +143,9 @@ def test_the_trigger_of_a_pass_is_the_traces(llama: Backbone, name: str) -> None
         prefix = moved(name, llama).prefix()
     assert prefix is not None
     trace, outputs, tokens = generated(llama, prefix)
+    texts = [row.tokens for row in outputs]
     expected = measure_trigger(trace, outputs, prefix, "mean")
-    found = measure_trigger_anew(llama, tokens, prefix, outputs, "mean")
+    found = measure_trigger_anew(llama, tokens, prefix, texts, "mean")
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, equal_nan=True)
 
@@ -155,6 +157,7 @@ def test_measures_of_hidden_layers_are_not_numbers(llama: Backbone, name: str) -
         prefix = module.prefix()
     assert prefix is not None
     _, outputs, tokens = generated(llama, prefix)
+    texts = [row.tokens for row in outputs]
     found = diagnose(llama, tokens, prefix, range(4), ["a", "b", "c"])
     assert found.saliency.shape == (3, 4, 2, sum(prefix.stages))
     assert found.saliency[:, [0, 3]].isnan().all()
@@ -169,7 +172,7 @@ def test_measures_of_hidden_layers_are_not_numbers(llama: Backbone, name: str) -
     located = locate(llama, tokens, prefix, layers, None)
     assert bool((located.token >= 0).all())
     assert set(located.layer.tolist()) <= set(layers)
-    assert measure_trigger_anew(llama, tokens, prefix, outputs, "mean").ratio.isfinite().any()
+    assert measure_trigger_anew(llama, tokens, prefix, texts, "mean").ratio.isfinite().any()
     own = corrupted_prefix(module, located.token, Corruption())
     assert [entry is None for entry in own.layers] == [entry is None for entry in prefix.layers]
 
