@@ -9,6 +9,7 @@ import pytest
 from promptstage.command_line import app
 from promptstage.lightning_modules.backbone.attention_calibration import AttentionCalibration
 from promptstage.lightning_modules.decoding import engines
+from promptstage.lightning_modules.decoding.stream import Stream
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
 from tests.grades import replace_everywhere, replace_grades
@@ -41,18 +42,21 @@ def generated_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], 
     """Record ids and settings of attention calibration of every batch."""
     assert app  # imported before: it takes functions by name, replaced ones would stay
     seen: list[tuple[list[str], AttentionCalibration | None]] = []
-    generate_batch = engines.generate_batch
+    generate_batch, advance = engines.generate_batch, Stream.advance
 
-    def spy(
-        backbone: Any,
-        batch: Any,
-        prefix: Any,
-        *rest: Any,
-    ) -> list[list[int]]:
+    def note(backbone: Any, batch: Any) -> None:
         settings = next((hook.settings for hook in backbone.hooks), None)
         seen.append(([example.id for example in batch.examples], settings))
+
+    def spy(backbone: Any, batch: Any, prefix: Any, *rest: Any) -> list[list[int]]:
+        note(backbone, batch)
         return generate_batch(backbone, batch, prefix, *rest)
 
+    def spy_on_streams(stream: Any, batch: Any, choose: Any) -> list[Any]:
+        note(stream.backbone, batch)
+        return advance(stream, batch, choose)
+
+    monkeypatch.setattr(Stream, "advance", spy_on_streams)
     replace_everywhere(monkeypatch, generate_batch, spy)
     return seen
 

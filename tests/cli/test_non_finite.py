@@ -11,8 +11,7 @@ import torch
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.decoding.decoder import Decoder
-from promptstage.lightning_modules.decoding.engines import Greedy
+from promptstage.lightning_modules.decoding.engines import Engine, Greedy
 from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, Outcome, call
 
@@ -156,7 +155,7 @@ def test_broken_logits_end_an_evaluation(trained: Path, monkeypatch: pytest.Monk
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise FloatingPointError("logits are not finite")
 
-    monkeypatch.setattr("promptstage.lightning_modules.decoding.engines.generate", broken)
+    monkeypatch.setattr("promptstage.lightning_modules.backbone.running_rows.next_logits", broken)
     outcome = call("test", *QUIET, f"--ckpt_path={trained}")
     assert_failure(outcome, "logits are not finite in 6 test examples: likely causes are the precision (")
     outcome = call("predict", *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")
@@ -170,10 +169,10 @@ def test_broken_logits_of_a_flush_end_an_evaluation(
 ) -> None:
     """Examples that wait for correction are lost with it, also beside an empty last batch."""
 
-    def broken(self: Decoder) -> Any:
+    def broken(self: Engine) -> Any:
         raise FloatingPointError("logits are not finite")
 
-    monkeypatch.setattr(Decoder, "flush", broken)
+    monkeypatch.setattr(Engine, "flush", broken)
     monkeypatch.setattr(Batch, "__len__", lambda self: 0)
     monkeypatch.setattr(Greedy, "generate", lambda self, batch: [])
     outcome = call(command, *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")

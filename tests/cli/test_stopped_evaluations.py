@@ -29,11 +29,11 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Ctrl-C in the third batch."""
+    """Ctrl-C in the fourth batch, before the third question is finished."""
     original = SoftPromptModule.test_step
 
     def stops(self: SoftPromptModule, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 2:
+        if batch_idx == 3:
             raise KeyboardInterrupt
         return original(self, batch, batch_idx)
 
@@ -45,7 +45,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize("flags", [[], DPC])
-def test_records_of_finished_batches_are_saved(
+def test_records_of_finished_questions_are_saved(
     flags: list[str], trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome = call("test", *QUIET, "--ckpt_path", trained, "--data.eval_batch_size=1", *flags)
