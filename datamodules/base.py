@@ -4,7 +4,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STOP = ("\nQuestion:",)
+EVAL_BATCH_SIZE = 16
 BACKSLASH = (
     "note: the template has a backslash followed by n; for a line break, write $'\\n' in a shell, or the "
     "template in double quotes in YAML"
@@ -66,7 +67,8 @@ class ReasoningDataModule(Batches):
             of the options, by the first token after the prompt, without generation. The completion to train
             on is then the word or letter alone. Default: ``label_words`` with ``demonstrations_per_class``.
         batch_size: training questions per rank and batch.
-        eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
+        eval_batch_size: number of questions that are evaluated or predicted at a time; ``auto``: as many as
+            the free memory has room for, at most 64 on a CPU and 128 on a GPU. Results do not depend on it.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
             evaluation leaves none out.
         max_new_tokens: generation limit, in tokens.
@@ -107,7 +109,7 @@ class ReasoningDataModule(Batches):
         demonstrations_per_class: int = 0,
         prediction: Prediction | None = None,
         batch_size: int = 8,
-        eval_batch_size: int = 16,
+        eval_batch_size: int | Literal["auto"] = EVAL_BATCH_SIZE,
         max_length: int | None = None,
         stop: list[str] | None = None,
         train_size: int | None = None,
@@ -125,7 +127,7 @@ class ReasoningDataModule(Batches):
         check_minimum(
             {
                 "batch_size": batch_size,
-                "eval_batch_size": eval_batch_size,
+                "eval_batch_size": None if eval_batch_size == "auto" else eval_batch_size,
                 "max_new_tokens": max_new_tokens,
                 "max_length": max_length,
                 "train_size": train_size,
@@ -143,7 +145,9 @@ class ReasoningDataModule(Batches):
         self._format = PromptFormat(template, date, system, given, demonstrations)  # checks the values
         self.template, self.date = template, date
         self.demonstration_seed = demonstration_seed
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.automatic_eval_batch_size = eval_batch_size == "auto"
+        self.eval_batch_size = eval_batch_size if isinstance(eval_batch_size, int) else EVAL_BATCH_SIZE
+        self.batch_size = batch_size
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}

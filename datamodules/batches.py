@@ -36,6 +36,7 @@ class Batches(LabelWordSplits):
     Attributes:
         batch_size: training questions per rank and batch.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
+        automatic_eval_batch_size: the module chooses it by the free memory, once the backbone is loaded.
         max_new_tokens: generation limit, in tokens.
         stop: texts that end a generation.
         num_workers: worker processes that build batches.
@@ -45,6 +46,7 @@ class Batches(LabelWordSplits):
 
     batch_size: int
     eval_batch_size: int
+    automatic_eval_batch_size: bool
     max_new_tokens: int
     stop: tuple[str, ...]
     num_workers: int

@@ -10,6 +10,7 @@ from torch import Tensor
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.context import check_context
 from promptstage.lightning_modules.distribution import distribute
+from promptstage.lightning_modules.evaluation_memory import choose_eval_batch_size
 from promptstage.lightning_modules.evaluation_steps import EvaluationSteps
 from promptstage.lightning_modules.finiteness import check_state, check_step, gradients_overflow
 from promptstage.lightning_modules.optimization import OptimizerConfig
@@ -79,6 +80,7 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self.create_prompts()
         self._configured = True
         check_context(self)
+        choose_eval_batch_size(self)
         distribute(self, self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
