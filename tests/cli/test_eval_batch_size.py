@@ -12,7 +12,7 @@ def test_results_are_the_same(trained: Path, tmp_path: Path) -> None:
         flags = [f"--ckpt_path={trained}", f"--data.eval_batch_size={size}", f"--run_dir={folder}"]
         outcome = call("test", *QUIET, *flags)
         assert outcome.code == 0, outcome.err
-        results.append((folder / "results.jsonl").read_text(encoding="utf-8"))
+        results.append((folder / "test" / "results.jsonl").read_text(encoding="utf-8"))
     assert results[0] == results[1]
 
 
