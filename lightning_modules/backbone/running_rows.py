@@ -180,6 +180,9 @@ class RunningRows:
         """Remove finished rows; the last rows take their places, so that few are moved."""
         assert self._cache is not None
         kept = [place for place, done in enumerate(finished) if not done]
+        if not kept:
+            self.clear()
+            return
         behind = [place for place in kept if place >= len(kept)]
         order = [behind.pop() if finished[place] else place for place in range(len(kept))]
         self._cache.keep(order)

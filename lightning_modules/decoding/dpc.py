@@ -123,7 +123,8 @@ class DPCDecoder(Decoder):
 
     def flush(self) -> list[Record]:
         """Finish all generations, and correct the examples that still wait."""
-        records = [] if self._stream is None else self._first(self._stream.finish())
+        stream, self._stream = self._stream, None  # which holds the prefix in memory
+        records = [] if stream is None else self._first(stream.finish())
         while self._waiting:
             records += self._correct()
         return records

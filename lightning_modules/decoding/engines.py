@@ -113,7 +113,8 @@ class Engine(Decoder):
         return self._records(sorted(questions, key=lambda question: order[question.batch.examples[0].id]))
 
     def flush(self) -> list[Record]:
-        return [] if self._stream is None else self._records(self._stream.finish())
+        stream, self._stream = self._stream, None  # which holds the prefix in memory
+        return [] if stream is None else self._records(stream.finish())
 
     def _records(self, questions: Sequence[Question]) -> list[Record]:
         """Grade finished questions."""
