@@ -58,13 +58,17 @@ def float32(rows: Rows, bench: Bench) -> None:
 
 def bf16_mixed(rows: Rows, bench: Bench) -> None:
     """Compare fit and test with a bfloat16 backbone and bf16-mixed precision."""
-    fits, accuracies = [], []
-    for name, device in (("cpu", HOST), ("device", bench.device)):
-        fits.append(fit(bench, f"{name}-bf16", device, "bf16-mixed", dtype="bfloat16"))
-        accuracies.append(fits[-1].run.test(**trainer_options(device, "bf16-mixed")).accuracy)
-    _compare_fits(rows, fits[1], fits[0], BF16_TENSORS, BF16_LOSS)
-    narrow = sum(tensor.dtype != torch.float32 for tensor in fits[1].tensors.values())
+    reference, trained = (
+        fit(bench, f"{name}-bf16", device, "bf16-mixed", dtype="bfloat16")
+        for name, device in (("cpu", HOST), ("device", bench.device))
+    )
+    _compare_fits(rows, trained, reference, BF16_TENSORS, BF16_LOSS)
+    narrow = sum(tensor.dtype != torch.float32 for tensor in trained.tensors.values())
     rows.check("trained tensors that are not float32", narrow, 0)
+    accuracies = [
+        float(each.run.test(**trainer_options(device, "bf16-mixed")).accuracy)
+        for each, device in ((reference, HOST), (trained, bench.device))
+    ]
     rows.check("test: difference in accuracy", abs(accuracies[0] - accuracies[1]), BF16_ACCURACY)
 
 

@@ -87,7 +87,7 @@ def _measure(
     rows.measure(
         f"batch {batch}, {name}",
         f"{speed:,.0f} tokens/s ({speed / limit:.0%}), first token {first:.3f} s",
-        f"bandwidth {limit:,.0f} tokens/s",
+        f"bandwidth allows {limit:,.0f} tokens/s",
         tokens_per_second=speed,
         limit=limit,
         first_token_seconds=first,

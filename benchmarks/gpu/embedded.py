@@ -59,7 +59,7 @@ def trainer_options(device: torch.device, precision: str = "32-true") -> dict[st
 
 
 def questions(bench: Bench) -> ps.Generated:
-    """Return the data set: sums, whose answers a short fit learns to copy or add."""
+    """Return the data set of additions."""
     return ps.Generated(
         task="addition",
         batch_size=BATCH_SIZE,
