@@ -31,6 +31,7 @@ GENERATIONS = 0.05  # share of questions: near-ties between tokens
 SIMILARITY = 1e-4
 BF16_TENSORS, BF16_LOSS, BF16_ACCURACY = 0.25, 0.1, 0.15
 FOUR_BIT_LOSS = 0.5
+NONE_EQUAL = "no generation is the same on both devices"
 
 
 def float32(rows: Rows, bench: Bench) -> None:
@@ -122,12 +123,14 @@ def _compare_dpc(rows: Rows, bench: Bench, reference: Trained) -> None:
         for a, b in zip(*lines, strict=True)
         if a["before"]["generation"] == b["before"]["generation"] and None not in (a["beta"], b["beta"])
     ]
+    if not flows:
+        raise ValueError(NONE_EQUAL)
     expected, actual = torch.tensor(flows, dtype=torch.float64).T
     rows.check("DPC: β of equal generations", relative_difference(actual, expected), FLOAT32_MEASURES)
 
 
 def _compare_saliency(rows: Rows, bench: Bench, reference: Trained) -> None:
-    """Compare all measures of the saliency of a few questions."""
+    """Compare saliency and attention of the prompt's columns, and the layer curve, of a few questions."""
     asked = [record["question"] for record in reference.run.records[: bench.sizes.saliency_questions]]
     prompt = reference.run.prompt
     measured = [
@@ -136,11 +139,12 @@ def _compare_saliency(rows: Rows, bench: Bench, reference: Trained) -> None:
     prompt.to(HOST)
     pairs = [(a, b) for a, b in zip(*measured, strict=True) if a.generation == b.generation]
     rows.check("saliency: share of generations that differ", 1 - len(pairs) / len(asked), GENERATIONS)
+    if not pairs:
+        raise ValueError(NONE_EQUAL)
     differences = [
-        relative_difference(torch.from_numpy(b.saved.arrays[name]), torch.from_numpy(values))
-        for a, b in pairs
-        for name, values in a.saved.arrays.items()
-        if name in ("prompt_to_question", "prompt_to_rationale", "curve") and np.isfinite(values).all()
+        relative_difference(*(torch.from_numpy(each.saved.arrays[name]) for each in (actual, expected)))
+        for expected, actual in pairs
+        for name in ("saliency", "attention", "curve")
     ]
     rows.check("saliency of equal generations", max(differences), FLOAT32_MEASURES)
 
