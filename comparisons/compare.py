@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from promptstage.comparisons.command_log import duration
+from promptstage.comparisons.finished import finished_rows
+from promptstage.comparisons.pairs import write_pairs
 from promptstage.comparisons.plan import read, with_sources
-from promptstage.comparisons.results import Row, finished_rows, write_pairs
+from promptstage.comparisons.results import Row
 from promptstage.comparisons.runs import LOG, Runs
 from promptstage.comparisons.table import (
     COLUMNS,

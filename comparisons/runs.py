@@ -14,25 +14,18 @@ import promptstage
 from promptstage.command_line.main import main
 from promptstage.comparisons import references
 from promptstage.comparisons.command_log import errors_in, output_to
-from promptstage.comparisons.plan import (
-    Again,
-    Comparison,
-    Run,
-    for_test,
-    of_hardware,
-    starts_processes,
-)
-from promptstage.comparisons.results import (
+from promptstage.comparisons.finished import (
     RECORDS,
     TESTED,
-    Evaluation,
-    Row,
     finished_test,
     finished_tests,
     folder_name,
     read_records,
     stages_of,
 )
+from promptstage.comparisons.flags import for_test, of_hardware, starts_processes
+from promptstage.comparisons.plan import Again, Comparison, Run
+from promptstage.comparisons.results import Evaluation, Row
 from promptstage.composition.results import read_evaluation
 from promptstage.utilities.errors import UserError, printable
 from promptstage.utilities.files import new_folder, write_text

@@ -22,16 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptstage.comparisons.plan import (
-    Again,
-    Comparison,
-    chosen_class,
-    data_set,
-    folder_name,
-    read,
-    sections,
-    with_sources,
-)
+from promptstage.comparisons.finished import folder_name
+from promptstage.comparisons.flags import chosen_class, data_set, sections
+from promptstage.comparisons.plan import Again, Comparison, read, with_sources
 from promptstage.comparisons.references import UNTRAINED
 from promptstage.comparisons.runs import Runs
 from promptstage.utilities.errors import UserError

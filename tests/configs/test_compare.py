@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from promptstage.comparisons import runs
-from promptstage.comparisons.plan import starts_processes
+from promptstage.comparisons.flags import starts_processes
 from tests.configs.comparisons import compare, error_of
 from tests.configs.files import ROOT
 from tests.tiny_folder import QUIET, save_tiny_backbone
