@@ -60,24 +60,56 @@ def chosen_class(flags: Sequence[str], section: str) -> str:
     return path.rpartition(".")[2]
 
 
-def starts_processes(flags: Sequence[str]) -> bool:
-    """Return whether a command with these flags may use several devices, and so start further ranks."""
-    values: dict[str, Any] = {"devices": "auto", "accelerator": "auto", "num_nodes": 1}
+def values_of(flags: Sequence[str], section: str) -> dict[str, Any]:
+    """Return the values that flags and their files give to the keys of a section, as plain values.
+
+    Flags override files. A class has its ``init_args`` among the keys, and its name at ``class_path``.
+    """
+    stored: dict[str, Any] = {}
     given: dict[str, Any] = {}
     for option, following in pairwise([*flags, ""]):
         name, equals, value = option.partition("=")
         value = value if equals else following
         if name in ("-c", "--config"):
-            for trainer in sections(value, "trainer"):
-                values |= {key: trainer[key] for key in values if key in trainer}
-        elif name.removeprefix("--trainer.") in values:
-            given[name.removeprefix("--trainer.")] = value
-    values |= given
-    devices = yaml.safe_load(str(values["devices"]))
-    if devices in ("auto", -1, None):
-        devices = 1 if values["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
-    count = len(devices) if isinstance(devices, list) else devices
-    return count != 1 or str(values["num_nodes"]) != "1"
+            for values in sections(value, section):
+                own = values.get("init_args")
+                stored |= {key: value for key, value in values.items() if key != "init_args"}
+                stored |= own if isinstance(own, dict) else {}
+        elif name == f"--{section}":
+            given["class_path"] = value
+        elif name.startswith(f"--{section}."):
+            given[name.removeprefix(f"--{section}.")] = parsed(value)
+    return stored | given
+
+
+def parsed(value: str) -> Any:
+    """Parse the text of a flag as YAML; a text that is not valid YAML stays a text."""
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def devices(flags: Sequence[str]) -> tuple[int | None, str]:
+    """Return the numbers of devices and of machines of a command with these flags.
+
+    The number of devices is None if the flags leave it to Lightning, which then uses all GPUs.
+    """
+    trainer = values_of(flags, "trainer")
+    value = trainer.get("devices", "auto")
+    if value in ("auto", -1, "-1", None):
+        count = 1 if trainer.get("accelerator", "auto") == "cpu" else None
+    else:
+        count = len(value) if isinstance(value, list) else int(value)
+    return count, str(trainer.get("num_nodes", 1))
+
+
+def starts_processes(flags: Sequence[str]) -> bool:
+    """Return whether a command with these flags may use several devices, and so start further ranks."""
+    count, machines = devices(flags)
+    if count is None:
+        count = max(1, torch.cuda.device_count())
+    return count != 1 or machines != "1"
 
 
 def sections(file: str, section: str) -> Iterator[dict[str, Any]]:

@@ -86,6 +86,25 @@ class Comparison:
         seeds: list[int | None] = [*self.seeds] or [None]
         return [Run(row, seed) for seed in seeds for row in rows]
 
+    def needed(self, run: Run) -> list[Run]:
+        """Return the runs that must be finished before a run starts: those it is of, or refers to."""
+        source = run.trained(self)
+        named = [Run(row, run.seed) for row in references.rows_of(self.flags(run.row))]
+        return [*([] if source == run else [source]), *named]
+
+    def planned(self, rows: Collection[str]) -> list[Run]:
+        """Return the runs of some rows, seed by seed, each after those that it needs."""
+        ordered: dict[Run, None] = {}
+
+        def add(run: Run) -> None:
+            for other in self.needed(run):
+                add(other)
+            ordered.setdefault(run)
+
+        for run in self.runs(rows):
+            add(run)
+        return list(ordered)
+
     def trained(self, row: str) -> str:
         """Return the row that trains the checkpoint of ``row``: itself, or the row named in ``of``."""
         value = self.rows[row]
