@@ -198,5 +198,5 @@ def test_old_files_are_removed_but_for_the_claim_before(claims: Claims) -> None:
 
 def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     (tmp_path / "claims").touch()
-    with pytest.raises(UserError, match="folder .*claims cannot be written to: File exists"):
+    with pytest.raises(UserError, match=r"folder .*claims cannot be written to: File exists"):
         Claims(tmp_path / "claims", print)
