@@ -11,7 +11,7 @@ from promptstage.comparisons.finished import folder_name
 from promptstage.comparisons.flags import devices
 from promptstage.comparisons.plan import Comparison
 from promptstage.utilities.checks import check_between
-from promptstage.utilities.errors import UserError
+from promptstage.utilities.errors import UserError, printable
 
 TASKS = 1000  # default limit of SLURM for an array (MaxArraySize is 1001)
 SCRIPT = """\
@@ -38,9 +38,8 @@ SCRIPT = """\
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 set -eu
-# Otherwise Lightning waits for srun to start the other ranks of a row.
-unset_ranks=(env -u SLURM_NTASKS)
-exec srun --ntasks=1 --cpus-per-task={cores} "${{unset_ranks[@]}}" {command}
+# Without SLURM_NTASKS, Lightning starts the other ranks of a row instead of waiting for srun to do it.
+exec srun --ntasks=1 --cpus-per-task={cores} env -u SLURM_NTASKS {command}
 """
 
 
@@ -84,7 +83,7 @@ def array_script(
         rows=len(planned),
         tasks=options.array,
         name=f"compare-{name}",
-        folder=Path.cwd(),
+        folder=shlex.quote(printable(str(Path.cwd()))),
         gpus=gpus,
         cores=4 * gpus,
         output=f"compare-{name}-%a.out",

@@ -100,7 +100,7 @@ def devices(flags: Sequence[str]) -> tuple[int | None, str]:
     if value in ("auto", -1, "-1", None):
         count = 1 if trainer.get("accelerator", "auto") == "cpu" else None
     else:
-        count = len(value) if isinstance(value, list) else int(value)
+        count = len(value) if isinstance(value, list) else value if isinstance(value, int) else None
     return count, str(trainer.get("num_nodes", 1))
 
 

@@ -51,12 +51,12 @@ def backward_operations(shape: Shape, step: Step, recomputed_scores: bool = True
 def prompt_operations(shape: Shape, virtual_tokens: int, recomputed_scores: bool = True) -> int:
     """Count the operations of the prompt's own forward and backward pass, at batch size 1.
 
-    In the last block only keys and values are computed.
+    The backward pass begins at the keys and values of the last block.
     """
     step = Step(1, virtual_tokens, 0, virtual_tokens, 0)
-    both = forward_operations(shape, step) + backward_operations(shape, step, recomputed_scores)
-    last = 4 * virtual_tokens * 2 * shape.key_value_heads * shape.head_dim * shape.hidden_size
-    return both // shape.num_layers * (shape.num_layers - 1) + last
+    backward = backward_operations(shape, step, recomputed_scores) // shape.num_layers
+    last = 4 * virtual_tokens * shape.key_value_heads * shape.head_dim * shape.hidden_size
+    return forward_operations(shape, step) + (shape.num_layers - 1) * backward + last
 
 
 def step_operations(
