@@ -15,6 +15,12 @@ from promptstage.lightning_modules.functional.footprint import Shape
 from promptstage.utilities.errors import UserError, printable
 
 TERA, GIGA = 10**12, 10**9
+ASSUMPTIONS = """\
+Assumptions: {utilization:.0%} of {peak:g} TFLOP/s, of {bandwidth:g} GB/s and, between GPUs, of {interconnect:g} GB/s;
+training examples of {length} tokens, questions of {question}, {new_tokens} generated tokens each; {dtype}.
+Fits run to their last step. Dynamic Prompt Corruption (DPC) measures all answers and generates them twice.
+Not counted: loading, validations, partitions, other callbacks, time between kernels.
+"""
 
 
 def print_study(args: argparse.Namespace) -> None:
@@ -46,7 +52,7 @@ def print_study(args: argparse.Namespace) -> None:
         jobs.append(Job(run.name, costs[run.name].layout.ranks, costs[run.name].hours, needed))
     slots = schedule(jobs, args.gpus)
     print(f"{comparison.title}: {len(jobs)} rows on {args.gpus} GPUs; {', '.join(map(printable, shapes))}\n")
-    _print_assumptions(args)
+    print(ASSUMPTIONS.format(**vars(args)))
     _print_slots(slots, costs)
     _print_totals(args, jobs, slots, costs)
 
@@ -67,16 +73,6 @@ def _backbone(args: argparse.Namespace, comparison: Comparison, row: str) -> str
     name = str(values_of(comparison.flags(row), "backbone").get("name", "embedded"))
     named = rows_of([name])
     return _backbone(args, comparison, named[0]) if named else name
-
-
-def _print_assumptions(args: argparse.Namespace) -> None:
-    print(
-        f"Assumptions: {args.utilization:.0%} of {args.peak:g} TFLOP/s, {args.bandwidth:g} GB/s of memory and "
-        f"{args.interconnect:g} GB/s between GPUs;\ntraining examples of {args.length} tokens, questions of "
-        f"{args.question}, {args.new_tokens} generated tokens each; {args.dtype}.\nFits run to their last step. "
-        "With Dynamic Prompt Corruption (DPC), all answers are measured and\ngenerated twice. Not counted: "
-        "loading, validations, partitions, other callbacks, time between kernels.\n"
-    )
 
 
 def _print_slots(slots: Sequence[Slot], costs: dict[str, Cost]) -> None:
