@@ -16,7 +16,7 @@ from promptstage.utilities.errors import UserError, printable
 
 TERA, GIGA = 10**12, 10**9
 ASSUMPTIONS = """\
-Assumptions: {utilization:.0%} of {peak:g} TFLOP/s, {bandwidth:g} GB/s and, between GPUs, {interconnect:g} GB/s;
+Assumptions: {utilization:.0%} of {peak:g} TFLOP/s, {bandwidth:g} GB/s {interconnect:g} GB/s between GPUs;
 training examples of {length} tokens, questions of {question}, {new_tokens} generated tokens each; {dtype}.
 Fits run to their last step. Dynamic Prompt Corruption (DPC) measures all answers and generates them twice.
 Not counted: loading, validations, partitions, other callbacks, time between kernels.

@@ -90,13 +90,10 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     else:
         folder = new_folder(folder)
     commands = Commands()
-    claims = claims_in(folder, commands)
-    try:
+    with claims_in(folder, commands) as claims:
         if not options.verbose:
             commands.log = claim_log(claims, folder)
         return _work(Runs(comparison, folder, extra, commands, claims), rows, console)
-    finally:
-        claims.close()
 
 
 def _work(runs: Runs, rows: Sequence[str], console: Console) -> int:

@@ -46,10 +46,15 @@ class Runs:
         self.title = comparison.title + (f" (but {' '.join(self.extra)})" if self.extra else "")
         self.record_file = folder / RECORDS
         self.records: dict[str, dict[str, Any]] = {}
-        self.read()
+        self.read_locked()
+
+    def read_locked(self) -> None:
+        """Read the records of all workers while no other worker writes them."""
+        with self.claims.waiting(TABLE):
+            self.read()
 
     def read(self) -> None:
-        """Read the records of all workers.
+        """Read the records of all workers; the caller holds the claim on the table.
 
         Raises:
             UserError: if they are damaged.
@@ -93,7 +98,7 @@ class Runs:
             UserError: if the row was started with other flags.
             SystemExit: if a command failed.
         """
-        self.read()
+        self.read_locked()
         self.check(run)
         if self.is_finished(run):
             return
@@ -134,6 +139,7 @@ class Runs:
 
     def uses_shared_threshold(self, run: Run) -> bool:
         """Return whether the threshold that a row uses is there, and no row replaces it by another one."""
+        self.read_locked()
         own, source = self.calibration(run), run.trained(self.comparison)
         rows = [Run(row, run.seed) for row in self.comparison.rows]
         others = [self.calibration(row) for row in rows if row.trained(self.comparison) == source]

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from promptstage.comparisons.claims import POLL, STALE, Claim, Claims, Holder
@@ -18,7 +19,8 @@ CLAIMS = ".claims"  # folder of the claims in that of the comparison
 SIGNALED = 128  # least exit code of a command that a signal has ended
 
 
-def claims_in(folder: Path, commands: Commands) -> Claims:
+@contextmanager
+def claims_in(folder: Path, commands: Commands) -> Iterator[Claims]:
     """Open the claims in a comparison's folder; this process ends if it loses one of them."""
     terminal = os.dup(2)  # the output of a command is in the log
 
@@ -30,7 +32,12 @@ def claims_in(folder: Path, commands: Commands) -> Claims:
             child.kill()
         os._exit(1)
 
-    return Claims(folder / CLAIMS, end)
+    claims = Claims(folder / CLAIMS, end)
+    try:
+        yield claims
+    finally:
+        claims.close()
+        os.close(terminal)
 
 
 def claim_log(claims: Claims, folder: Path) -> Path:
@@ -121,7 +128,8 @@ class Worker:
     def _acquire(self, run: Run) -> list[Claim]:
         """Claim a row, and the threshold that it calibrates; return nothing if one of them is taken."""
         names = [_name(run)]
-        self.runs.read()
+        if self.claims.holder(names[0]):
+            return []
         if self.runs.calibration(run) is not None and not self.runs.uses_shared_threshold(run):
             source = run.trained(self.runs.comparison)
             names.append(f"calibration-{folder_name(source.name)}")
