@@ -66,9 +66,7 @@ def array_script(
     planned = comparison.planned(rows)
     used = [devices([*comparison.flags(run.row), *extra]) for run in planned]
     if any(nodes != "1" for _, nodes in used):
-        raise UserError(
-            "--array: a row with trainer.num_nodes > 1 needs a job of its own: run it with sbatch"
-        )
+        raise UserError("--array: a row with trainer.num_nodes > 1 cannot share a job array")
     gpus = max(count or 1 for count, _ in used)
     command = [sys.executable, str(Path(promptstage.__file__).with_name("cli.py")), "compare"]
     command += [options.targets[0], f"--run-dir={folder}", "--resume"]
