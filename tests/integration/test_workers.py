@@ -14,6 +14,7 @@ from promptstage.comparisons.claims import Claims
 from tests.configs.files import ROOT
 from tests.tiny_folder import QUIET
 
+pytestmark = pytest.mark.slow
 SIZES = ["--data.train_size=64", "--data.validation_size=4", "--data.test_size=8", "--data.max_new_tokens=6"]
 DPC = ["--trainer.callbacks=DPC"]
 DURATIONS = 2  # last columns of the table
@@ -92,19 +93,10 @@ def test_a_killed_workers_row_is_finished_by_the_other(alone: Path, tmp_path: Pa
     assert sorted(log.name for log in run.glob("log*.txt")) == ["log-2.txt", "log.txt"]
     assert table(run) == table(alone)
     records = json.loads((run / "compare.json").read_text(encoding="utf-8"))
-    assert [set(record) for record in records.values()].count({"flags", "fit", "test", "tested"}) == 2
+    assert set(records) == {"PT", "PT + DPC", "LoRA", "prefix"}
+    assert records["PT"]["fit"] is None  # only part of it is known
+    assert records["PT"]["calibrated"]
     assert not list(tmp_path.glob("run-2"))
-
-
-def test_workers_divide_the_rows(alone: Path, tmp_path: Path) -> None:
-    file, run = write_study(tmp_path), tmp_path / "run"
-    outputs = end([start(file, run) for _ in range(2)])
-    assert sorted(log.name for log in run.glob("log*.txt")) == ["log-2.txt", "log.txt"]
-    for log in run.glob("log*.txt"):
-        assert "$ promptstage test" in log.read_text(encoding="utf-8")
-    assert all("run by another worker" in output for output in outputs)
-    assert table(run) == table(alone)
-    assert len(json.loads((run / "compare.json").read_text(encoding="utf-8"))) == 4
 
 
 def test_a_failed_row_does_not_end_the_other_workers(tmp_path: Path) -> None:
