@@ -48,6 +48,26 @@ def claim_log(claims: Claims, folder: Path) -> Path:
     return folder / f"{name}.txt"
 
 
+def await_orphans(folder: Path, show: Callable[[str], None]) -> None:
+    """Wait for commands that a killed worker started as processes of their own, and that go on.
+
+    Args:
+        folder: folder of a run; commands lock it or the folder of their results.
+        show: prints a line.
+    """
+    for lock in (folder / LOCK, *folder.glob(f"*/{LOCK}")):
+        shown = False
+        while lock.exists():
+            try:
+                FolderLock(lock.parent).release()
+                break
+            except FolderInUse:
+                if not shown:
+                    show(f"waiting for a command that is writing to {lock.parent}")
+                shown = True
+                time.sleep(POLL)
+
+
 class Worker:
     """Worker of a comparison; several share its rows.
 
@@ -153,9 +173,9 @@ class Worker:
                     print(note, file=log)
         failed = False
         try:
-            for folder in {self.runs.path(run), self.runs.path(run.trained(self.runs.comparison))}:
-                if len(claims) > 1 or folder == self.runs.path(run):
-                    self._await_orphans(folder)
+            written = [run] if len(claims) == 1 else [run, run.trained(self.runs.comparison)]
+            for other in written:
+                await_orphans(self.runs.path(other), self.show)
             self.runs.complete(run)
             self._report()
         except SystemExit as error:
@@ -163,19 +183,6 @@ class Worker:
             raise
         finally:
             self._release(claims, failed)
-
-    def _await_orphans(self, folder: Path) -> None:
-        """Wait for commands that a killed worker started as processes of their own, and that go on."""
-        shown = False
-        for lock in (folder / LOCK, *folder.glob(f"*/{LOCK}")):
-            while lock.exists():
-                try:
-                    FolderLock(lock.parent).release()
-                except FolderInUse:
-                    if not shown:
-                        self.show(f"waiting for a command that is writing to {lock.parent}")
-                    shown = True
-                    time.sleep(POLL)
 
     def _release(self, claims: Sequence[Claim], failed: bool = False) -> None:
         for number, claim in enumerate(claims):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from promptstage.comparisons import claims as claims_module
+from promptstage.comparisons import workers
 from promptstage.comparisons.claims import Claim, Claims
 from promptstage.comparisons.processes import Process, is_alive, this_process
 from promptstage.utilities.errors import UserError
@@ -25,6 +26,16 @@ claims = Claims(Path(sys.argv[1]), print)
 print("ready", flush=True)
 sys.stdin.readline()
 print(claims.acquire("row") is not None, flush=True)
+sys.stdin.readline()
+"""
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from promptstage.utilities.files import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("ready", flush=True)
 sys.stdin.readline()
 """
 
@@ -200,3 +211,25 @@ def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path: Path) -> None:
     (tmp_path / "claims").touch()
     with pytest.raises(UserError, match=r"folder .*claims cannot be written to: File exists"):
         Claims(tmp_path / "claims", print)
+
+
+def test_a_command_that_outlives_its_worker_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = tmp_path / "row" / "test"
+    test.mkdir(parents=True)
+    command = subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(test)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "ready\n"
+    monkeypatch.setattr(workers, "POLL", 0.05)
+    shown: list[str] = []
+
+    def show(line: str) -> None:
+        shown.append(line)
+        command.kill()  # its lock file stays
+
+    workers.await_orphans(tmp_path / "row", show)
+    assert shown == [f"waiting for a command that is writing to {test}"]
+    assert command.wait() == -signal.SIGKILL
