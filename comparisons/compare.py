@@ -6,16 +6,21 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from promptstage.comparisons.array_script import array_script
 from promptstage.comparisons.command_log import duration
+from promptstage.comparisons.commands import Commands
+from promptstage.comparisons.finished import finished_rows
+from promptstage.comparisons.pairs import write_pairs
 from promptstage.comparisons.plan import read, with_sources
-from promptstage.comparisons.results import Row, finished_rows, write_pairs
-from promptstage.comparisons.runs import LOG, Runs
+from promptstage.comparisons.results import Row
+from promptstage.comparisons.runs import Runs
 from promptstage.comparisons.table import (
     COLUMNS,
     FigureKind,
@@ -25,8 +30,9 @@ from promptstage.comparisons.table import (
     markdown,
     pairs,
 )
+from promptstage.comparisons.workers import Worker, claim_log, claims_in
 from promptstage.utilities.errors import UserError, choose, printable
-from promptstage.utilities.files import new_folder, write_bytes, write_text
+from promptstage.utilities.files import make_folder, new_folder, write_bytes, write_text
 
 
 def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
@@ -76,24 +82,34 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     names = options.rows.split(",") if options.rows else list(comparison.rows)
     rows = [choose("row", name.strip(), comparison.rows) for name in names]
     folder = options.run_dir or Path("runs", file.stem)
-    if not options.resume or not folder.is_dir():
+    if options.array is not None:
+        print(array_script(options, extra, folder, comparison, rows), end="")
+        return 0
+    if options.resume:
+        make_folder(folder)  # not a numbered one: workers may start at the same time
+    else:
         folder = new_folder(folder)
+    commands = Commands()
+    with claims_in(folder, commands) as claims:
+        if not options.verbose:
+            commands.log = claim_log(claims, folder)
+        return _work(Runs(comparison, folder, extra, commands, claims), rows, console)
+
+
+def _work(runs: Runs, rows: Sequence[str], console: Console) -> int:
+    """Run the rows with the other workers in the folder, and print the table; return the exit code."""
     started = time.monotonic()
-    runs = Runs(comparison, folder, extra, options.verbose)
-    lines: list[list[str]] = []
-    planned = list(comparison.runs(rows))
-    where = "" if options.verbose else f"; output of the commands is in {folder / LOG}"
+    planned, folder, log = runs.comparison.planned(rows), runs.folder, runs.commands.log
+    for run in planned:
+        runs.check(run)
+    where = "" if log is None else f"; output of the commands is in {log}"
     _print(console, f"{len(planned)} rows into {folder}{where}")
-    for number, run in enumerate(planned, start=1):
-        before = time.monotonic()
-        runs.complete(run)
-        now = time.monotonic()
-        # After every row, in case the comparison is interrupted.
-        lines = report(runs.title, runs.rows(), folder, comparison.figure)
-        left = (now - started) / number * (len(planned) - number)
-        rest = f", about {duration(left)} left" if number < len(planned) else ""
-        took = duration(now - before)
-        _print(console, f"row {number} of {len(planned)}: {run.name}: {runs.outcome(run)} ({took}{rest})")
+    lines: list[list[str]] = []
+
+    def write_table() -> None:
+        lines[:] = report(runs.title, runs.rows(), folder, runs.comparison.figure)
+
+    finished = Worker(runs, runs.claims, partial(_print, console), write_table).work(planned)
     show(runs.title, lines, console)
     if sentence := conclusion(pairs(runs.rows())):
         _print(console, sentence)
@@ -102,7 +118,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
         f"{duration(time.monotonic() - started)} in total; the table is in {folder / 'table.md'}; curves and "
         f"generations: tensorboard --logdir {folder}",
     )
-    return 0
+    return 0 if finished else 1
 
 
 def _print(console: Console, line: str) -> None:
@@ -115,9 +131,9 @@ def compare_finished(options: argparse.Namespace, extra: list[str], console: Con
     Raises:
         UserError: if an option is for YAML files only, or a folder has no results.
     """
-    if extra or options.rows or options.resume or options.source:
+    if extra or options.rows or options.resume or options.source or options.array:
         raise UserError(
-            "--rows, --resume, --source and flags after -- require a FILE.yaml, not finished runs"
+            "--rows, --resume, --array, --source and flags after -- require a FILE.yaml, not finished runs"
         )
     rows = finished_rows(options.targets, options.against)
     if options.against is not None:

@@ -1,18 +1,15 @@
 """YAML file of a comparison: rows of the table and their flags."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
-
-import torch
-import yaml
 
 from promptstage import datamodules
 from promptstage.command_line.assembly import check_flags
 from promptstage.comparisons import references
-from promptstage.comparisons.results import folder_name
+from promptstage.comparisons.finished import folder_name
+from promptstage.comparisons.flags import data_set
 from promptstage.comparisons.table import FigureKind
 from promptstage.datamodules.sources import local_path
 from promptstage.utilities.errors import UserError, choose, nearest, printable
@@ -21,11 +18,6 @@ from promptstage.utilities.shipped_files import existing_or_shipped
 from promptstage.utilities.yaml_values import plain
 
 GENERATED = ("Generated", "Sequences")  # data sets without files
-# Flags of a row that a test without a checkpoint uses.
-HARDWARE = tuple(
-    f"--trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
-)
-FOR_TEST = ("-c", "--config", "--data", "--backbone", references.UNTRAINED)
 
 
 @dataclass(frozen=True)
@@ -93,6 +85,25 @@ class Comparison:
         """Return the runs of some rows, seed by seed."""
         seeds: list[int | None] = [*self.seeds] or [None]
         return [Run(row, seed) for seed in seeds for row in rows]
+
+    def needed(self, run: Run) -> list[Run]:
+        """Return the runs that must be finished before a run starts: those it is of, or refers to."""
+        source = run.trained(self)
+        named = [Run(row, run.seed) for row in references.rows_of(self.flags(run.row))]
+        return [*([] if source == run else [source]), *named]
+
+    def planned(self, rows: Collection[str]) -> list[Run]:
+        """Return the runs of some rows, seed by seed, each after those that it needs."""
+        ordered: dict[Run, None] = {}
+
+        def add(run: Run) -> None:
+            for other in self.needed(run):
+                add(other)
+            ordered.setdefault(run)
+
+        for run in self.runs(rows):
+            add(run)
+        return list(ordered)
 
     def trained(self, row: str) -> str:
         """Return the row that trains the checkpoint of ``row``: itself, or the row named in ``of``."""
@@ -191,26 +202,6 @@ def _again(path: Path, row: str, value: dict[str, Any], rows: dict[str, Any]) ->
     return again
 
 
-def for_test(flags: Iterable[str]) -> list[str]:
-    """Return those flags that a test without a checkpoint takes, with the values after them."""
-    return _beginning_with(FOR_TEST, flags)
-
-
-def of_hardware(flags: Iterable[str]) -> list[str]:
-    """Return those flags that select the hardware, with the values after them."""
-    return _beginning_with(HARDWARE, flags)
-
-
-def _beginning_with(names: tuple[str, ...], flags: Iterable[str]) -> list[str]:
-    matching, matches = [], False
-    for flag in flags:
-        if flag.startswith("--") or flag == "-c":
-            matches = flag.startswith(names)
-        if matches:
-            matching.append(flag)
-    return matching
-
-
 def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
     """Add ``--data.source`` to the rows of some data sets.
 
@@ -243,58 +234,3 @@ def with_sources(comparison: Comparison, sources: Iterable[str]) -> Comparison:
         for row, flags in comparison.rows.items()
     }
     return replace(comparison, rows=rows)
-
-
-def data_set(flags: Sequence[str]) -> str | None:
-    """Return the data set in a row's flags; None for a user's class."""
-    name = chosen_class(flags, "data")
-    return name if name in datamodules.__all__ else None
-
-
-def chosen_class(flags: Sequence[str], section: str) -> str:
-    """Return the last class in flags and files for ``model`` or ``data``, without its module."""
-    path = ""
-    for option, following in pairwise([*flags, ""]):
-        option, equals, value = option.partition("=")
-        value = value if equals else following
-        if option == f"--{section}":
-            path = value
-        elif option in ("-c", "--config"):
-            for values in sections(value, section):
-                path = str(values.get("class_path", path))
-    return path.rpartition(".")[2]
-
-
-def starts_processes(flags: Sequence[str]) -> bool:
-    """Return whether a command with these flags may use several devices, and so start further ranks."""
-    values: dict[str, Any] = {"devices": "auto", "accelerator": "auto", "num_nodes": 1}
-    given: dict[str, Any] = {}
-    for option, following in pairwise([*flags, ""]):
-        name, equals, value = option.partition("=")
-        value = value if equals else following
-        if name in ("-c", "--config"):
-            for trainer in sections(value, "trainer"):
-                values |= {key: trainer[key] for key in values if key in trainer}
-        elif name.removeprefix("--trainer.") in values:
-            given[name.removeprefix("--trainer.")] = value
-    values |= given
-    devices = yaml.safe_load(str(values["devices"]))
-    if devices in ("auto", -1, None):
-        devices = 1 if values["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
-    count = len(devices) if isinstance(devices, list) else devices
-    return count != 1 or str(values["num_nodes"]) != "1"
-
-
-def sections(file: str, section: str) -> Iterator[dict[str, Any]]:
-    """Yield a section of a configuration file and of those that it includes, in the order of reading.
-
-    Nothing if a file is not valid, which the command reports.
-    """
-    try:
-        documents = read_file(file, "configuration")
-    except UserError:
-        return
-    for document in documents:
-        values = plain(document.tree, lambda *_: False)
-        if isinstance(values, dict) and isinstance(values.get(section), dict):
-            yield values[section]

@@ -1,107 +1,119 @@
-"""Runs of a comparison, one after the other: fits, calibrations and tests, and what they leave."""
+"""Runs of a comparison: their folders, flags, commands and records."""
 
-import gc
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import promptstage
-from promptstage.command_line.main import main
 from promptstage.comparisons import references
-from promptstage.comparisons.command_log import errors_in, output_to
-from promptstage.comparisons.plan import (
-    Again,
-    Comparison,
-    Run,
-    for_test,
-    of_hardware,
-    starts_processes,
-)
-from promptstage.comparisons.results import (
+from promptstage.comparisons.claims import Claims
+from promptstage.comparisons.commands import Commands
+from promptstage.comparisons.finished import (
     RECORDS,
     TESTED,
-    Evaluation,
-    Row,
     finished_test,
     finished_tests,
     folder_name,
     read_records,
     stages_of,
 )
+from promptstage.comparisons.flags import for_test, of_hardware
+from promptstage.comparisons.plan import Again, Comparison, Run
+from promptstage.comparisons.results import Evaluation, Row
 from promptstage.composition.results import read_evaluation
-from promptstage.utilities.errors import UserError, printable
+from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import new_folder, write_text
 from promptstage.utilities.json_text import dump_json
 
-LOG = "log.txt"
-# Lightning starts further ranks by running the program again, which must be a file.
-PROGRAM = Path(promptstage.__file__).with_name("cli.py")
+TABLE = "table"  # claim of a worker that writes the records or the table
 
 
 class Runs:
-    """Runs of a comparison in a folder.
+    """Runs of a comparison in a folder, which several workers may share.
 
     The folder also contains ``table.md`` and ``compare.json``, with the flags and durations of each row.
 
     Args:
         extra: flags that override those of all rows; only hardware flags apply to tests.
-        verbose: commands print to the terminal instead of ``log.txt``.
+        commands: runs the subcommands.
+        claims: claims of the workers.
     """
 
     def __init__(
-        self, comparison: Comparison, folder: Path, extra: Sequence[str], verbose: bool = False
+        self, comparison: Comparison, folder: Path, extra: Sequence[str], commands: Commands, claims: Claims
     ) -> None:
-        self.comparison, self.folder, self.verbose = comparison, folder, verbose
+        self.comparison, self.folder, self.commands, self.claims = comparison, folder, commands, claims
         self.extra = list(extra)
         self.title = comparison.title + (f" (but {' '.join(self.extra)})" if self.extra else "")
         self.record_file = folder / RECORDS
         self.records: dict[str, dict[str, Any]] = {}
+        self.read_locked()
+
+    def read_locked(self) -> None:
+        """Read the records of all workers while no other worker writes them."""
+        with self.claims.waiting(TABLE):
+            self.read()
+
+    def read(self) -> None:
+        """Read the records of all workers; the caller holds the claim on the table.
+
+        Raises:
+            UserError: if they are damaged.
+        """
         if self.record_file.exists():
-            self.records = read_records(folder)
+            self.records = read_records(self.folder)
 
     def path(self, run: Run) -> Path:
         """Return the folder of a run."""
         return self.folder / folder_name(run.name)
 
+    def flags(self, run: Run) -> list[str]:
+        """Return the flags of a run's fit."""
+        own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
+        flags = [*self.comparison.flags(run.row), *own, *self.extra]
+        return references.resolve(flags, run.seed, lambda row: self.path(Run(row, run.seed)))
+
+    def test_flags(self, run: Run) -> list[str]:
+        """Return the flags of a run's test, except those of its model."""
+        return [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
+
+    def is_finished(self, run: Run) -> bool:
+        """Return whether a run has a finished test."""
+        return bool(finished_tests(self.path(run)))
+
+    def check(self, run: Run) -> None:
+        """
+        Raises:
+            UserError: if the row was started with other flags.
+        """
+        flags = [*self.flags(run), *self.test_flags(run)]
+        if self.records.get(run.name, {}).get("flags", flags) != flags:
+            raise UserError(
+                f"row '{run.name}' of {self.folder} was started with other flags: give another --run-dir"
+            )
+
     def complete(self, run: Run) -> None:
-        """Run the missing fit, calibration and test of a row, after those of the row that it names in ``of``.
+        """Run the missing fit, calibration and test of a row; the rows that it needs must be finished.
 
         Raises:
             UserError: if the row was started with other flags.
             SystemExit: if a command failed.
         """
-        source = run.trained(self.comparison)
-        if source != run:
-            self.complete(source)
-        own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
-        for row in references.rows_of(self.comparison.flags(run.row)):
-            self.complete(Run(row, run.seed))
-        flags = references.resolve(
-            [*self.comparison.flags(run.row), *own, *self.extra],
-            run.seed,
-            lambda row: self.path(Run(row, run.seed)),
-        )
-        test = [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
-        all_flags = [*flags, *test]
-        if self.records.get(run.name, {}).get("flags", all_flags) != all_flags:
-            raise UserError(
-                f"row '{run.name}' of {self.folder} was started with other flags: give another --run-dir"
-            )
-        if finished_tests(self.path(run)):
+        self.read_locked()
+        self.check(run)
+        if self.is_finished(run):
             return
-        self._record(run, flags=all_flags)
+        flags, test = self.flags(run), self.test_flags(run)
+        self._record(run, flags=[*flags, *test])
+        source = run.trained(self.comparison)
         if references.UNTRAINED in flags:
-            model = [*for_test(flags), *own[:1]]
+            seed = [] if run.seed is None else [f"--seed_everything={run.seed}"]
+            model = [*for_test(flags), *seed]
         else:
             model = [f"--ckpt_path={self.path(source)}"]
-            self._fit(run if source == run else source, flags)
-            self._calibrate(run, source, test)
-        seconds = self._run(["test", *model, f"--run_dir={self.path(run)}", *test])
+            if source == run:
+                self._fit(run, flags)
+            self._calibrate(run, source)
+        seconds = self.commands.run(["test", *model, f"--run_dir={self.path(run)}", *test])
         tested = finished_test(self.path(run))
         self._record(run, test=seconds, **{TESTED: None if tested is None else tested.name})
 
@@ -114,48 +126,41 @@ class Runs:
             # Stopped before its first checkpoint; a fit would take another folder.
             folder.rename(new_folder(folder.with_name(f"{folder.name}-interrupted")))
         resumed = [f"--ckpt_path={folder}"] if started else []
-        seconds = self._run(["fit", *flags, f"--run_dir={folder}", *resumed])
+        seconds = self.commands.run(["fit", *flags, f"--run_dir={folder}", *resumed])
         self._record(run, fit=None if started else seconds)  # None: only part of it is known
 
-    def _calibrate(self, run: Run, source: Run, test: list[str]) -> None:
+    def calibration(self, run: Run) -> list[str] | None:
+        """Return the flags of a row's calibration; None if it has none."""
         row = self.comparison.rows[run.row]
         if not isinstance(row, Again) or not row.calibrate:
-            return
+            return None
         # The threshold is calibrated in mode dpc, whatever mode the row uses.
-        flags = [flag for flag in test if not flag.startswith("--trainer.callbacks.mode")]
-        if self.records.get(source.name, {}).get("calibrated") == flags:
+        return [flag for flag in self.test_flags(run) if not flag.startswith("--trainer.callbacks.mode")]
+
+    def uses_shared_threshold(self, run: Run) -> bool:
+        """Return whether the threshold that a row uses is there, and no row replaces it by another one."""
+        self.read_locked()
+        own, source = self.calibration(run), run.trained(self.comparison)
+        rows = [Run(row, run.seed) for row in self.comparison.rows]
+        others = [self.calibration(row) for row in rows if row.trained(self.comparison) == source]
+        calibrated = self.records.get(source.name, {}).get("calibrated") == own
+        return calibrated and all(other in (None, own) for other in others)
+
+    def _calibrate(self, run: Run, source: Run) -> None:
+        flags = self.calibration(run)
+        if flags is None or self.records.get(source.name, {}).get("calibrated") == flags:
             return
         # Without --run_dir the threshold is saved beside the checkpoint, where other rows find it.
         command = ["calibrate", f"--ckpt_path={self.path(source)}", *flags]
-        self._record(run, calibrate=self._run(command))
+        self._record(run, calibrate=self.commands.run(command))
         self._record(source, calibrated=flags)
 
     def _record(self, run: Run, **values: Any) -> None:
-        self.records.setdefault(run.name, {}).update(values)
-        write_text(self.record_file, dump_json(self.records, indent=2) + "\n")
-
-    def _run(self, arguments: list[str]) -> float:
-        """Run a subcommand and return its duration in seconds.
-
-        On one device it runs in this process, to save the time of importing torch again. Lightning starts
-        other ranks by running the program again, which must then be the subcommand, not the comparison.
-        """
-        command = printable(f"$ promptstage {shlex.join(arguments)}")
-        log = self.folder / LOG
-        started = time.monotonic()
-        with nullcontext() if self.verbose else output_to(log):
-            print(command, flush=True)
-            if starts_processes(arguments):
-                code = subprocess.run([sys.executable, str(PROGRAM), *arguments], check=False).returncode
-            else:
-                code = main(arguments)
-                gc.collect()  # model and trainer are a reference cycle; free its memory for the next backbone
-        if code:
-            if not self.verbose:
-                print("\n".join(errors_in(log)), file=sys.stderr)
-                print(f"the failed command is: {command[2:]}; its output is in {log}", file=sys.stderr)
-            raise SystemExit(code)
-        return round(time.monotonic() - started, 1)
+        """Add values to the records of a run; those of other workers are kept."""
+        with self.claims.waiting(TABLE):
+            self.read()
+            self.records.setdefault(run.name, {}).update(values)
+            write_text(self.record_file, dump_json(self.records, indent=2) + "\n")
 
     def outcome(self, run: Run) -> str:
         """Return the accuracy of a finished run with its interval, as text."""

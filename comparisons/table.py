@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from promptstage.comparisons.results import Evaluation, Pair, Row, Summary
+from promptstage.comparisons.pairs import Pair
+from promptstage.comparisons.results import Evaluation, Row, Summary
 from promptstage.grading.grades import coverage
 from promptstage.lightning_modules.functional.paired import difference_interval, paired_p
 from promptstage.lightning_modules.functional.statistics import Interval, accuracy_interval, wilson_interval

@@ -22,16 +22,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptstage.comparisons.plan import (
-    Again,
-    Comparison,
-    chosen_class,
-    data_set,
-    folder_name,
-    read,
-    sections,
-    with_sources,
-)
+from promptstage.comparisons.claims import Claims
+from promptstage.comparisons.commands import Commands
+from promptstage.comparisons.finished import folder_name
+from promptstage.comparisons.flags import chosen_class, data_set, sections
+from promptstage.comparisons.plan import Again, Comparison, read, with_sources
 from promptstage.comparisons.references import UNTRAINED
 from promptstage.comparisons.runs import Runs
 from promptstage.utilities.errors import UserError
@@ -147,14 +142,18 @@ class Tables:
         folder = self.root / "runs" / folder_name(name(row.file))
         folder.mkdir(parents=True, exist_ok=True)
         out = io.StringIO()
-        runs = Runs(comparison, folder, [], verbose=True)
-        (run,) = comparison.runs([row.name])
+        claims = Claims(folder / ".claims", print)
+        runs = Runs(comparison, folder, [], Commands(), claims)
+        *needed, run = comparison.planned([row.name])
         try:
             with redirect_stdout(out), redirect_stderr(out), warnings.catch_warnings():
-                runs.complete(run)
+                for one in (*needed, run):
+                    runs.complete(one)
         except (UserError, SystemExit) as error:
             errors = [line for line in out.getvalue().splitlines() if "error" in line.lower()]
             return f"{type(error).__name__} {error}: {' / '.join(errors[-3:])}"
+        finally:
+            claims.close()
         trained = runs.path(run.trained(comparison)) if UNTRAINED not in comparison.flags(row.name) else None
         return problem(runs.path(run) / "test", trained, comparison.rows[row.name])
 

@@ -21,7 +21,7 @@ COMMANDS = {
     "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
     "compare": "run a comparison of methods, or compare finished runs, in one table",
     "compare-saliency": "draw the saliency of several runs on common scales",
-    "footprint": "compute the memory and network traffic that a backbone and a prompt need",
+    "footprint": "compute the memory and traffic that a backbone and a prompt need, or plan a study",
 }
 # Names of the same subcommands in other programs.
 OTHER_NAMES = {

@@ -1,9 +1,10 @@
 """``compare``: several runs in one table.
 
 Each row of FILE.yaml is a fit and a test; log.txt has their command lines. With --resume, results in
---run-dir are reused. A row with --model=Pretrained is only tested, and uses only the flags of data and
-backbone. A row with 'of' tests the prompt of another row again, for example with DPC. See
-configs/experiment/demo.yaml for an example, and docs/how_to/comparisons.md for the keys.
+--run-dir are reused, and several such commands with the same --run-dir share the rows. A row with
+--model=Pretrained is only tested, and uses only the flags of data and backbone. A row with 'of' tests the
+prompt of another row again, for example with DPC. See configs/experiment/demo.yaml for an example, and
+docs/how_to/comparisons.md for the keys.
 
 Finished runs are run folders, test folders or comparison folders, each with an optional NAME.
 
@@ -57,6 +58,12 @@ class Compare(DirectCommand):
         )
         parser.add_argument(
             "--resume", action="store_true", help="reuse the results in --run-dir and run the missing ones"
+        )
+        parser.add_argument(
+            "--array",
+            type=int,
+            metavar="N",
+            help="print a SLURM script that runs the rows in a job array of N tasks, and run nothing",
         )
         parser.add_argument(
             "--verbose",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptstage.comparisons import runs
-from promptstage.comparisons.plan import starts_processes
+from promptstage.comparisons import commands as row_commands
+from promptstage.comparisons.flags import starts_processes
 from tests.configs.comparisons import compare, error_of
 from tests.configs.files import ROOT
 from tests.tiny_folder import QUIET, save_tiny_backbone
@@ -62,13 +62,13 @@ def copy(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the subcommands that are run, in order."""
     called: list[str] = []
-    real = runs.main
+    real = row_commands.main
 
     def note(arguments: list[str]) -> int:
         called.append(arguments[0])
         return real(arguments)
 
-    monkeypatch.setattr(runs, "main", note)
+    monkeypatch.setattr(row_commands, "main", note)
     return called
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from promptstage.comparisons.plan import for_test, of_hardware, read, with_sources
+from promptstage.comparisons.flags import for_test, of_hardware
+from promptstage.comparisons.plan import read, with_sources
 from promptstage.comparisons.references import UNTRAINED
 from promptstage.utilities.errors import UserError
 from tests.configs.comparisons import error_of

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from promptstage.comparisons.results import RECORDS, Pair, Row, finished_rows, folder_name
+from promptstage.comparisons.finished import RECORDS, finished_rows, folder_name
+from promptstage.comparisons.pairs import Pair
+from promptstage.comparisons.results import Row
 from promptstage.comparisons.table import COLUMNS, accuracy_figure, accuracy_of, cells
 from promptstage.lightning_modules.functional.paired import mcnemar_p
 from promptstage.lightning_modules.functional.statistics import accuracy_interval, wilson_interval

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from promptstage.comparisons.plan import chosen_class, read, starts_processes
+from promptstage.comparisons.flags import chosen_class, starts_processes
+from promptstage.comparisons.plan import read
 from promptstage.utilities.errors import UserError
 from tests.cli.test_mistakes import assert_one_error
 from tests.configs.resolved import printed

@@ -9,7 +9,8 @@ import yaml
 
 from promptstage.callbacks.act.callback import ACT
 from promptstage.callbacks.dpc.callback import DPC
-from promptstage.comparisons.plan import Again, Comparison, for_test, read
+from promptstage.comparisons.flags import for_test
+from promptstage.comparisons.plan import Again, Comparison, read
 from promptstage.comparisons.references import SEED, UNTRAINED, rows_of
 from tests.configs.files import COMPARISONS, CONFIGS, ROOT, name
 
