@@ -19,8 +19,8 @@ from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 class Packing:
     """Positions of the tokens of a packed row in the padded batch that they come from.
 
-    Everything but attention works token by token, so a batch is run as one row of its real tokens and
-    is padded only for attention: padding costs nothing elsewhere.
+    Everything but attention works token by token, so a batch is run as one row of its real tokens. Attention
+    runs in blocks of rows where it can (:meth:`AttentionContext.runs_in_blocks`), else on the padded batch.
 
     Attributes:
         batch: number of sequences (B).
@@ -108,7 +108,7 @@ class AttentionContext:
         """Return whether :func:`packed_attention` computes a layer's attention.
 
         Not if a hook sees it, which needs the padded batch, if columns besides later ones are hidden, or on
-        other devices than the CPU.
+        devices other than the CPU.
 
         Args:
             query, value: (1, heads, N, width), packed.
