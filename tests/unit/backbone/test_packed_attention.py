@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone import attention, packed_attention
+from promptstage.lightning_modules.backbone.attention_hooks import KeysValues
+from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.packed_attention import CausalBlocks
 from tests.unit.backbone.tiny import METHODS, moved, pad, random_ids, tiny_backbone
 
@@ -148,3 +150,29 @@ def test_loss_and_gradients_equal_those_of_padded_attention(family: str, name: s
         in_blocks = results()
     for actual, expected in zip(in_blocks, padded, strict=True):
         assert (actual - expected).abs().max() < 1e-10 * max(1.0, float(expected.abs().max()))
+
+
+def test_autocast_computes_in_its_dtype() -> None:
+    lengths = LENGTHS["padding"]
+    parts = [part.float() for part in inputs(lengths, 10, False, heads=2, groups=2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        output, gradients = run(lengths, parts, 4)
+    expected, by_input = slow_attention(lengths, [part.double().numpy() for part in parts])
+    assert output.dtype == torch.bfloat16
+    bound = 8 * torch.finfo(torch.bfloat16).eps
+    for actual, reference in zip((output, *gradients), (expected, *by_input), strict=True):
+        assert np.abs(actual.double().numpy() - reference).max() < bound * np.abs(reference).max()
+
+
+def test_hooks_see_padded_attention(llama: Backbone) -> None:
+    """A hook's layers run on the padded batch, the others in blocks, with the same loss."""
+    ids, mask = pad(random_ids(9, 3, 14), "right")
+    labels = torch.where(mask.bool(), ids, -100)
+    hook = KeysValues(1)
+    expected, _ = llama.loss(ids, labels)
+    wrapped = mock.patch.object(attention, "packed_attention", wraps=attention.packed_attention)
+    with llama.hooked(hook), wrapped as calls:
+        loss, _ = llama.loss(ids, labels)
+    assert calls.call_count == llama.num_layers - 1
+    assert hook.recorded[0][0].shape[2] == 14
+    assert abs(float(loss - expected)) < 1e-10
