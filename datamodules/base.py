@@ -13,7 +13,7 @@ from promptstage.datamodules.completion_checks import check_completions
 from promptstage.datamodules.data_sections import TEST_ON, complete, make_data_set
 from promptstage.datamodules.encoding import Example
 from promptstage.datamodules.label_words import Prediction, check_first_tokens, label_words_of
-from promptstage.datamodules.limits import check_vocabulary, short_enough
+from promptstage.datamodules.limits import check_batch_tokens, check_vocabulary, short_enough
 from promptstage.datamodules.option_checks import check_stop, check_workers
 from promptstage.datamodules.perturbation import Perturbation
 from promptstage.datamodules.prompt_format import CHAT, Demonstration, PromptFormat, TemplateArgs
@@ -67,6 +67,8 @@ class ReasoningDataModule(Batches):
             of the options, by the first token after the prompt, without generation. The completion to train
             on is then the word or letter alone. Default: ``label_words`` with ``demonstrations_per_class``.
         batch_size: training questions per rank and batch.
+        batch_tokens: tokens of training questions and worked answers per rank and batch, about; replaces
+            ``batch_size``. Padding is not counted, since none is computed.
         eval_batch_size: number of questions that are evaluated or predicted at a time; ``auto``: as many as
             the free memory has room for, at most 64 on a CPU and 128 on a GPU. Results do not depend on it.
         max_length: leave longer training examples out (tokens of prompt, completion and end token);
@@ -109,6 +111,7 @@ class ReasoningDataModule(Batches):
         demonstrations_per_class: int = 0,
         prediction: Prediction | None = None,
         batch_size: int = 8,
+        batch_tokens: int | None = None,
         eval_batch_size: int | Literal["auto"] = EVAL_BATCH_SIZE,
         max_length: int | None = None,
         stop: list[str] | None = None,
@@ -127,6 +130,7 @@ class ReasoningDataModule(Batches):
         check_minimum(
             {
                 "batch_size": batch_size,
+                "batch_tokens": batch_tokens,
                 "eval_batch_size": None if eval_batch_size == "auto" else eval_batch_size,
                 "max_new_tokens": max_new_tokens,
                 "max_length": max_length,
@@ -147,7 +151,7 @@ class ReasoningDataModule(Batches):
         self.demonstration_seed = demonstration_seed
         self.automatic_eval_batch_size = eval_batch_size == "auto"
         self.eval_batch_size = eval_batch_size if isinstance(eval_batch_size, int) else EVAL_BATCH_SIZE
-        self.batch_size = batch_size
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.max_length, self.max_new_tokens = max_length, max_new_tokens
         self.stop = STOP if stop is None else tuple(stop)
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
@@ -278,6 +282,7 @@ class ReasoningDataModule(Batches):
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
+                    check_batch_tokens(self.batch_tokens, self._encoded[split])
                 warn_shared(split, self._encoded)
                 if split == STAGES[stage][0] and self.generation_limit:
                     check_completions(

@@ -35,6 +35,7 @@ class Batches(LabelWordSplits):
 
     Attributes:
         batch_size: training questions per rank and batch.
+        batch_tokens: tokens of training questions and answers per rank and batch, instead; None: by number.
         eval_batch_size: maximum number of questions in a batch of evaluation or prediction.
         automatic_eval_batch_size: the module chooses it by the free memory, once the backbone is loaded.
         max_new_tokens: generation limit, in tokens.
@@ -45,6 +46,7 @@ class Batches(LabelWordSplits):
     """
 
     batch_size: int
+    batch_tokens: int | None
     eval_batch_size: int
     automatic_eval_batch_size: bool
     max_new_tokens: int
@@ -176,6 +178,14 @@ class Batches(LabelWordSplits):
         """Return the training examples of an epoch, with the numbers of tokens of the first epoch's."""
         return self._encoded["train"]
 
+    @property
+    def train_batch_size(self) -> int:
+        """Training questions per rank and batch; with ``batch_tokens`` their mean, rounded up."""
+        if self.batch_tokens is None:
+            return self.batch_size
+        lengths = self._encoded["train"].lengths
+        return -(-self.batch_tokens * len(lengths) // sum(lengths))
+
     def train_dataloader(self) -> TrainLoader:
         """Build batches in an order that depends on seed, epoch and global batch size only."""
         rank, world_size = self._ranks()
@@ -184,6 +194,7 @@ class Batches(LabelWordSplits):
             self._collate(),
             self.num_workers,
             batch_size=self.batch_size,
+            batch_tokens=self.batch_tokens,
             seed=self.seed,
             rank=rank,
             world_size=world_size,

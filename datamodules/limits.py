@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.token_table import Encoded, TokenTable
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ def short_enough(rows: TokenTable, max_length: int | None, data_set: str) -> Tok
         f"{max_length} tokens"
     )
     return rows.take(short)
+
+
+def check_batch_tokens(batch_tokens: int | None, rows: TokenTable) -> None:
+    """Check that a batch of training examples has room for the longest.
+
+    Raises:
+        UserError: if it has not.
+    """
+    reason = "tokens of the longest training example; max_length leaves longer ones out"
+    check_minimum({"batch_tokens": batch_tokens}, max(rows.lengths, default=1), reason)
 
 
 def positions_needed(split: str, prompt: int, completion: int, max_new_tokens: int) -> list[tuple[str, int]]:

@@ -91,6 +91,7 @@ class TrainLoader:
     Args:
         rows: returns the examples of an epoch; all epochs have the same numbers of tokens.
         accumulated: batches per optimizer step.
+        batch_tokens: tokens per rank and batch, instead of ``batch_size`` examples; None: ``batch_size``.
         position: returns the current epoch, and the number of its batches already trained on.
     """
 
@@ -105,11 +106,12 @@ class TrainLoader:
         rank: int,
         world_size: int,
         accumulated: int,
+        batch_tokens: int | None,
         position: Callable[[], tuple[int, int]],
     ) -> None:
         self.rows, self.collate, self.workers = rows, collate, workers
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.accumulated, self.position = accumulated, position
+        self.accumulated, self.batch_tokens, self.position = accumulated, batch_tokens, position
         self._lengths = rows(0).lengths
         self._resumed: dict[str, Any] | None = None
         self._len = len(self._batches(epoch=0))
@@ -123,6 +125,7 @@ class TrainLoader:
             self.rank,
             self.world_size,
             self.accumulated,
+            self.batch_tokens,
         )
 
     def __len__(self) -> int:
@@ -140,9 +143,11 @@ class TrainLoader:
     def state_dict(self) -> dict[str, Any]:
         """Return the values that the order of batches depends on; Lightning stores them in checkpoints."""
         lengths = zlib.crc32(repr(self._lengths).encode())
+        tokens = self.batch_tokens
         return {
             "seed": self.seed,
-            "batch_size x processes": self.batch_size * self.world_size,
+            "batch_tokens x processes": None if tokens is None else tokens * self.world_size,
+            "batch_size x processes": self.batch_size * self.world_size if tokens is None else None,
             "accumulate_grad_batches": self.accumulated,
             "examples": len(self._lengths),
             "checksum of their lengths": lengths,

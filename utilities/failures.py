@@ -25,7 +25,7 @@ def run_failure(error: BaseException | None) -> RunFailure | None:
             request = _REQUEST.search(str(error))
             amount = f" (allocating {request.group(1)})" if request else ""
             return RunFailure(
-                f"out of memory{amount}: reduce --data.batch_size (and increase "
+                f"out of memory{amount}: reduce --data.batch_size or --data.batch_tokens (and increase "
                 "--trainer.accumulate_grad_batches to keep the number of examples per step) or "
                 "--data.eval_batch_size, or set --backbone.gradient_checkpointing true or "
                 "--backbone.dtype bfloat16"

@@ -37,7 +37,7 @@ class ExamplesProgressBar(TQDMProgressBar):
         return data_of(self.trainer)
 
     def init_train_tqdm(self) -> Tqdm:
-        return self._bar(self.train_description, self._data.batch_size, True, "train")
+        return self._bar(self.train_description, self._data.train_batch_size, True, "train")
 
     @property
     def total_train_batches(self) -> int | float:

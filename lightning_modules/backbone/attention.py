@@ -15,6 +15,7 @@ from promptstage.lightning_modules.backbone.attention_context import AttentionCo
 from promptstage.lightning_modules.backbone.attention_hooks import LayerAttention
 from promptstage.lightning_modules.backbone.carrier import running_context
 from promptstage.lightning_modules.backbone.layer_views import layer_view, query_growth, register_view_search
+from promptstage.lightning_modules.backbone.packed_attention import packed_attention
 
 # The name must not contain 'flash': transformers then expects flash-attention's own masks.
 IMPLEMENTATION = "promptstage"
@@ -62,14 +63,20 @@ def prefix_attention(
     if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[1] != 1):
         raise NotImplementedError("its attention masks depend on the head or are not boolean")
     context = context or running_context() or AttentionContext()
+    layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
+    window, chunk = layer_view(module, kwargs)
+    growth = query_growth(module)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if context.packing is not None:
+        plain = softcap is None and s_aux is None and growth is None and not dropout
+        if plain and context.runs_in_blocks(layer, window, chunk, query, value):
+            prefix = context.keys_values(layer)
+            return packed_attention(query, key, value, prefix, context.packing.blocks, scale), None
         query, key, value = (context.packing.unpack(part) for part in (query, key, value))
         attention_mask = None  # a causal mask hides right padding
-    layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types attributes loosely
     length = context.prefix.length(layer) if context.prefix is not None else 0
     key, value = context.extend(layer, key, value)
     rows, columns = query.shape[2], key.shape[2] - length
-    window, chunk = layer_view(module, kwargs)
     if window is not None and window >= columns:
         window = None
     if chunk is not None and chunk >= context.first + columns:
@@ -77,10 +84,8 @@ def prefix_attention(
     # transformers' own masks have chunks of the content alone.
     if chunk is not None and (context.packing is not None or context.prefix is not None):
         attention_mask = context.chunked(chunk, rows, columns, query.device)
-    growth = query_growth(module)
     if growth is not None:
         query = growth(query, context.positions(columns, query.device)[:, -rows:])
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     seen = partial(context.seen, layer, attention_mask, window, query, key.shape[2])
     attention = LayerAttention(
         query, key, value, scale, length, window, seen, softcap, s_aux, chunk, context.first

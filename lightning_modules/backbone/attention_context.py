@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import ReferenceType, ref
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import pad
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
+from promptstage.lightning_modules.backbone.packed_attention import CausalBlocks
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 
 
@@ -17,13 +19,13 @@ from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 class Packing:
     """Positions of the tokens of a packed row in the padded batch that they come from.
 
-    Everything but attention works token by token, so a batch is run as one row of its real tokens and
-    is padded only for attention: padding costs nothing elsewhere.
+    Everything but attention works token by token, so a batch is run as one row of its real tokens. Attention
+    runs in blocks of rows where it can (:meth:`AttentionContext.runs_in_blocks`), else on the padded batch.
 
     Attributes:
         batch: number of sequences (B).
         width: length of the longest sequence (n).
-        index: (N,) for each real token ``sequence * width + column``.
+        index: (N,) for each real token ``sequence * width + column``; a sequence's columns have no gaps.
     """
 
     batch: int
@@ -41,6 +43,11 @@ class Packing:
     def pack(self, output: Tensor) -> Tensor:
         """Convert (B, n, heads, head dim) to (1, N, heads, head dim)."""
         return output.flatten(0, 1)[self.index][None]
+
+    @cached_property
+    def blocks(self) -> CausalBlocks:
+        """Blocks of rows that attend in one call each."""
+        return CausalBlocks.of(self.index // self.width, self.index % self.width, self.batch)
 
 
 class AttentionContext:
@@ -94,6 +101,35 @@ class AttentionContext:
         batch = keys.shape[0]
         own = [part.to(keys.dtype).expand(batch, -1, -1, -1) for part in (entry.keys, entry.values)]
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
+
+    def runs_in_blocks(
+        self, layer: int, window: int | None, chunk: int | None, query: Tensor, value: Tensor
+    ) -> bool:
+        """Return whether :func:`packed_attention` computes a layer's attention.
+
+        Not if a hook sees it, which needs the padded batch, if columns besides later ones are hidden, or on
+        devices other than the CPU.
+
+        Args:
+            query, value: (1, heads, N, width), packed.
+        """
+        return (
+            self.packing is not None
+            and query.device.type == "cpu"
+            and query.shape[2] > 0
+            and query.shape[3] == value.shape[3]
+            and (window is None or window >= self.packing.width)
+            and (chunk is None or chunk >= self.first + self.packing.width)
+            and (self.prefix is None or self.prefix.dropped is None)
+            and not any(layer in hook.layers for hook in self.hooks)
+        )
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Return keys and values (b, heads, m, width) of the layer's prefix; None: it has none."""
+        entry = None if self.prefix is None else self.prefix.layers[layer]
+        if entry is None or entry.keys is None or entry.values is None:
+            return None
+        return entry.keys, entry.values
 
     def _owner(self, layer: int, keys: Tensor) -> int:
         """Return the first layer that these keys were given for."""

@@ -177,6 +177,7 @@ DATA = {
     "max_new_tokens": Values("4", "0"),
     "template": Values("cot", "plian"),
     "batch_size": Values("4", "0"),
+    "batch_tokens": Values("4000", "0"),
     "eval_batch_size": Values("4", "0"),
     "max_length": Values("100", "1"),
     "stop": Values("[x]", "['']"),

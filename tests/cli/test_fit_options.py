@@ -108,6 +108,7 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
         "--data.source": ("other", "other", of_data("source")),
         "--data.template": ("cot", "cot", lambda t: t.datamodule.template),
         "--data.batch_size": ("3", 3, of_data("batch_size")),
+        "--data.batch_tokens": ("4000", 4000, of_data("batch_tokens")),
         "--data.eval_batch_size": ("2", 2, of_data("eval_batch_size")),
         "--data.max_length": ("300", 300, of_data("max_length")),
         "--data.max_new_tokens": ("5", 5, of_data("max_new_tokens")),

@@ -84,7 +84,7 @@ def test_the_bar_of_an_epoch_ends_where_training_does(
         world_size=1,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=count)),
     )
-    data = SimpleNamespace(batch_size=1, example_ids=lambda split: range(15))
+    data = SimpleNamespace(train_batch_size=1, example_ids=lambda split: range(15))
     monkeypatch.setattr(progress, "data_of", lambda trainer: data)
     shown = ExamplesProgressBar()
     shown._trainer = trainer

@@ -99,6 +99,33 @@ def test_gradient_checkpointing(family: str, name: str) -> None:
     assert [counts[1][layer] for layer in range(first, 4)] == [2] * (4 - first)
 
 
+@pytest.mark.parametrize("name", ["late", "dham", "dham-replace", "lora", "pretrained"])
+def test_no_graph_below_the_first_trained_layer(llama: Backbone, name: str) -> None:
+    """Neither a pass over virtual tokens nor one over content saves tensors for a backward pass there."""
+    module = moved(name, llama)
+    first = {"late": 2, "pretrained": llama.num_layers}.get(name, 0)
+    saved, requiring, running = dict.fromkeys(range(4), 0), set(), []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        for layer in running:
+            saved[layer] += 1
+        return tensor
+
+    def end(layer: int, output: torch.Tensor) -> None:
+        running.remove(layer)
+        if (output if isinstance(output, torch.Tensor) else output[0]).requires_grad:
+            requiring.add(layer)
+
+    for layer, block in enumerate(llama.layers):
+        block.register_forward_pre_hook(lambda *_, layer=layer: running.append(layer))
+        block.register_forward_hook(lambda _, __, output, layer=layer: end(layer, output))
+    batch = make_batch(0).gold
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        llama.loss(batch.input_ids, batch.labels, module.prefix())
+    assert [layer for layer, number in saved.items() if number] == list(range(first, 4))
+    assert requiring == set(range(first, 4))
+
+
 @pytest.mark.parametrize("name", SOFT)
 def test_virtual_tokens_run_once_a_step(llama: Backbone, trainer: L.Trainer, name: str) -> None:
     """At batch size 1 (one row a stage in ``replace``), whatever the batch; the backbone stays as it is."""

@@ -28,6 +28,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be >= 1, got 0"),
         ({"eval_batch_size": -1}, "eval_batch_size must be >= 1, got -1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be >= 1, got 0"),
         ({"max_length": 0}, "max_length must be >= 1, got 0"),
@@ -129,6 +130,8 @@ def test_max_length_leaves_out_longer_training_examples(
     source = write_rows(train=gsm8k_rows(30), test=gsm8k_rows(30))
     with pytest.raises(UserError, match="max_length 5 leaves no training example of gsm8k: the shortest has"):
         connected(GSM8K(source=source, max_length=5), backbone).setup("fit")
+    with pytest.raises(UserError, match=r"batch_tokens must be >= \d+ \(tokens of the longest .*, got 5$"):
+        connected(GSM8K(source=source, batch_tokens=5), backbone).setup("fit")
     data = connected(GSM8K(source=source, max_length=60), backbone)
     with caplog.at_level("INFO"):
         data.setup("fit")

@@ -115,6 +115,20 @@ def test_every_checkpoint_resumes_in_the_same_order(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_batches_of_tokens_resume_in_the_same_order(
+    backbone: BackboneConfig, folder: str, tmp_path: Path
+) -> None:
+    data = make(backbone, folder, batch_tokens=600)
+    whole = run(data, Recorder(), callbacks=[SaveAlways(tmp_path)], accumulate_grad_batches=2)
+    assert len({len(ids) for _, ids in whole}) > 1
+    for checkpoint in sorted(tmp_path.glob("*.ckpt"))[::3]:
+        done = torch.load(checkpoint, weights_only=False)["seen"]
+        data = make(backbone, folder, batch_tokens=600)
+        seen = run(data, Recorder(), checkpoint, accumulate_grad_batches=2)
+        assert seen == whole[done:], checkpoint.name
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("limit", [{"max_epochs": EPOCHS}, {"max_steps": 9, "max_epochs": -1}], ids=str)
 def test_repeatedly_killed_runs_resume_in_the_same_order(
     backbone: BackboneConfig, folder: str, tmp_path: Path, limit: dict[str, int]
@@ -147,6 +161,7 @@ def test_resuming_within_an_epoch_with_different_data_is_rejected(
     checkpoint = tmp_path / "002-batch.ckpt"
     for options, message in (
         ({"batch_size": 2}, "batch_size x processes must be 4, got 2"),
+        ({"batch_tokens": 300}, "batch_tokens x processes must be None, got 300"),
         ({"seed": 1}, "seed must be 0, got 1"),
         ({"train_size": 20}, "examples must be 23, got 20"),
         ({"template": "cot"}, "checksum of their lengths"),

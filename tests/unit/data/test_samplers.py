@@ -34,6 +34,43 @@ def test_ranks_shard_each_global_batch(world_size: int, n: int, accumulated: int
     assert sorted(chain(*whole)) == list(range(n))
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [*range(21), 1003])
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_ranks_shard_each_global_batch_of_tokens(world_size: int, n: int, accumulated: int) -> None:
+    parts, lengths = world_size * accumulated, LENGTHS[:n]
+
+    def batches(epoch: int, rank: int) -> list[list[int]]:
+        return train_batches(lengths, 8, 0, epoch, rank, world_size, accumulated, batch_tokens=400)
+
+    ranks = [batches(0, rank) for rank in range(world_size)]
+    whole = train_batches(lengths, 8, 0, 0, batch_tokens=400 * parts)
+    assert all(whole)
+    assert {len(part) for part in ranks} == {accumulated * len(whole)}
+    assert len(batches(1, 0)) == len(ranks[0])
+    for step, batch in enumerate(whole):
+        shares = [share for rank in ranks for share in rank[step * accumulated :][:accumulated]]
+        assert sorted(chain(*shares)) == sorted(batch)
+    assert sorted(chain(*whole)) == list(range(n))
+
+
+@pytest.mark.parametrize("tokens", [400, 3000, 10**6])
+def test_batches_have_about_as_many_tokens(tokens: int) -> None:
+    batches = train_batches(LENGTHS, 8, 0, 0, batch_tokens=tokens)
+    totals = [sum(LENGTHS[i] for i in batch) for batch in batches]
+    mean = sum(totals) / len(totals)
+    assert mean <= max(tokens, 2 * max(LENGTHS))
+    assert all(abs(total - mean) <= max(LENGTHS) for total in totals)
+    assert mean > tokens / 2 or len(totals) == 1
+
+
+def test_order_of_batches_of_tokens_is_a_function_of_seed_and_epoch() -> None:
+    first = train_batches(LENGTHS, 8, seed=3, epoch=2, batch_tokens=3000)
+    random.seed(99)
+    assert train_batches(LENGTHS, 1, seed=3, epoch=2, batch_tokens=3000) == first
+    assert train_batches(LENGTHS, 8, seed=3, epoch=1, batch_tokens=3000) != first
+
+
 def test_batches_have_examples_of_similar_length() -> None:
     def padding(batches: list[list[int]]) -> int:
         return sum(len(b) * max(LENGTHS[i] for i in b) - sum(LENGTHS[i] for i in b) for b in batches)
@@ -41,6 +78,7 @@ def test_batches_have_examples_of_similar_length() -> None:
     order = list(range(len(LENGTHS)))
     unsorted = [order[i : i + 8] for i in range(0, len(order), 8)]
     assert padding(train_batches(LENGTHS, 8, 0, 0)) < 0.3 * padding(unsorted)
+    assert padding(train_batches(LENGTHS, 8, 0, 0, batch_tokens=8 * 200)) < 0.3 * padding(unsorted)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
