@@ -184,7 +184,11 @@ class FrozenModel(nn.Module):
 
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
+
+        Raises:
+            UserError: if linear layers are quantized to 8 bits.
         """
+        self.config.check_full_precision("a loss")
         labeled = labels != -100
         labeled[:, 0] = False  # nothing predicts the first token
         # Columns after a row's last label do not affect the loss: they are not run at all.
