@@ -8,7 +8,8 @@ python -m benchmarks.precision
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"quantization": "int8"},
 }
-STEPS = {1: 8, 16: 4, 64: 2}
+STEPS = {1: 16, 16: 8, 64: 4}
 """Steps of decoding that are timed, by batch size."""
 
 
@@ -34,24 +35,26 @@ def prefix_of(backbone: Backbone, virtual_tokens: int) -> Prefix:
         return stage_prefix(backbone, [0], [backbone.embedding[:virtual_tokens].clone()])
 
 
-def cpu_seconds(action: Callable[[], object]) -> float:
-    begin = time.process_time()
-    action()
-    return time.process_time() - begin
+def step_seconds(backbone: Backbone, prefix: Prefix, ids: Tensor, rows: int) -> list[float]:
+    """Measure the CPU time of the pass over a text (1, n), and of each step of decoding ``rows`` copies."""
+    times = [time.process_time()]
 
+    def choose(logits: Tensor, alive: Sequence[int]) -> Tensor:
+        times.append(time.process_time())
+        return ids.new_full((len(alive),), int(ids[0, 0]))  # no end token
 
-def decoding_rates(backbone: Backbone, prefix: Prefix, ids: Tensor, rows: int) -> tuple[float, float]:
-    """Measure content tokens per CPU-second, and new tokens per CPU-second of ``rows`` copies of a text."""
-    mask, steps = torch.ones_like(ids), STEPS[rows]
-    first, whole = (
-        cpu_seconds(
-            lambda limit=limit: generate(
-                backbone, backbone.tokenizer, ids, mask, prefix, limit, num_samples=rows
-            )
-        )
-        for limit in (1, 1 + steps)
+    mask = torch.ones_like(ids)
+    generate(
+        backbone,
+        backbone.tokenizer,
+        ids,
+        mask,
+        prefix,
+        1 + STEPS[rows],
+        choose=choose,
+        num_samples=rows,
     )
-    return ids.shape[1] / first, rows * steps / (whole - first)
+    return [end - begin for begin, end in pairwise(times)]
 
 
 def main() -> None:
@@ -59,7 +62,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--virtual-tokens", type=int, default=100)
     parser.add_argument("--content-tokens", type=int, default=200)
-    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--examples", type=int, default=32, help="questions to compare; 0: none")
     parser.add_argument("--new-tokens", type=int, default=64)
     args = parser.parse_args()
 
@@ -68,23 +71,26 @@ def main() -> None:
     prefixes = {name: prefix_of(backbone, args.virtual_tokens) for name, backbone in backbones.items()}
     draws = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 40_000, (1, args.content_tokens), generator=draws)
-    rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    seconds: dict[str, dict[int, list[float]]] = {name: {} for name in backbones}
     for rows in STEPS:
         for _ in range(args.repeats):
             for name, backbone in backbones.items():
-                measured = decoding_rates(backbone, prefixes[name], ids, rows)
-                rates.setdefault((name, rows), []).append(measured)
+                whole, *steps = step_seconds(backbone, prefixes[name], ids, rows)
+                seconds[name].setdefault(0, []).append(whole)
+                seconds[name].setdefault(rows, []).extend(steps)
+    print(f"tokens per CPU-second behind {args.virtual_tokens} virtual tokens: of a text of")
     print(
-        f"content tokens, and new tokens by batch size, per CPU-second: {args.virtual_tokens} virtual tokens,"
+        f"{args.content_tokens} tokens, and new ones after it, by batch size; medians of {args.repeats} runs"
     )
-    print(f"{args.content_tokens} tokens of content, medians of {args.repeats}")
-    print(f"| weights | content | {' | '.join(f'batch {rows}' for rows in STEPS)} |")
+    print(f"| weights | text | {' | '.join(f'batch {rows}' for rows in STEPS)} |")
     print("| --- | --- | --- | --- | --- |")
-    for name in backbones:
-        content = statistics.median(rate for rows in STEPS for rate, _ in rates[name, rows])
-        news = (statistics.median(rate for _, rate in rates[name, rows]) for rows in STEPS)
-        print(f"| {name} | {content:.0f} | {' | '.join(f'{rate:.1f}' for rate in news)} |", flush=True)
+    for name, measured in seconds.items():
+        tokens = {0: args.content_tokens} | {rows: rows for rows in STEPS}
+        rates = (count / statistics.median(measured[key]) for key, count in tokens.items())
+        print(f"| {name} | {' | '.join(f'{rate:.0f}' for rate in rates)} |", flush=True)
 
+    if not args.examples:
+        return
     data = GSM8K(source=gsm8k(), test_size=args.examples, eval_batch_size=args.examples)
     data.connect(backbones["float32"].tokenizer)
     data.setup("test")

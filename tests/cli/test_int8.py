@@ -17,7 +17,7 @@ def summary(folder: Path) -> dict:
 def test_results_state_the_precision(trained: Path) -> None:
     outcome = call("test", *QUIET, INT8, "--ckpt_path", trained)
     assert outcome.code == 0, outcome.err
-    assert "note: --backbone.quantization is int8 (the checkpoint was made with none)" in outcome.notes
+    assert "note: --backbone.quantization is 'int8' (the checkpoint was made with 'none')" in outcome.notes
     full, quantized = (summary(trained / name) for name in ("test", "test-2"))
     assert (full["dtype"], full["quantization"]) == ("float32", "none")
     assert (quantized["dtype"], quantized["quantization"]) == ("float32", "int8")
