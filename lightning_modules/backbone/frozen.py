@@ -175,7 +175,7 @@ class FrozenModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Compute the summed cross-entropy of the labeled tokens; logits exist only where a label is.
 
-        Padding is removed before the model runs.
+        Padding is removed before the model runs. Weights in 8 bits are refused with a UserError.
 
         Args:
             input_ids: (B, n), padded on the right, if at all.
@@ -184,9 +184,6 @@ class FrozenModel(nn.Module):
 
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
-
-        Raises:
-            UserError: if linear layers are quantized to 8 bits.
         """
         self.config.check_full_precision("a loss")
         labeled = labels != -100
