@@ -31,14 +31,15 @@ def smollm2() -> BackboneConfig:
     return BackboneConfig(name=str(folder))
 
 
-def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
-    """Encode the first ``rows`` training rows of GSM8K as one right-padded batch.
+def gsm8k() -> str:
+    """Return the folder of GSM8K, ``gsm8k`` in the folder that ``PROMPTSTAGE_DATA`` names."""
+    return str(Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k")
 
-    The environment variable ``PROMPTSTAGE_DATA`` names the folder that holds ``gsm8k/train.jsonl``.
-    """
-    folder = Path(os.environ.get("PROMPTSTAGE_DATA", ROOT / "data")) / "gsm8k"
-    data = GSM8K(source=str(folder))
-    with (folder / "train.jsonl").open(encoding="utf-8") as file:
+
+def gsm8k_batch(backbone: BackboneConfig, rows: int) -> Tokens:
+    """Encode the first ``rows`` training rows of GSM8K as one right-padded batch."""
+    data = GSM8K(source=gsm8k())
+    with (Path(gsm8k()) / "train.jsonl").open(encoding="utf-8") as file:
         examples = [data.parse(json.loads(next(file)), "train", i) for i in range(rows)]
     tokenizer = load_tokenizer(backbone)
     encoded = encode(examples, Template(PromptFormat(), tokenizer), tokenizer)

@@ -1,6 +1,7 @@
 """Time and memory from a file of 100,000 short questions to the first batch, without and with cached tokens.
 
-Each start is a process of its own. ``--reference FOLDER`` also measures another checkout, in alternation.
+Each start is a process of its own. ``--reference FOLDER`` also measures another checkout, in alternation;
+``--source FOLDER`` measures the rows of GSM8K, or others in its format, instead of the short questions.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 BACKBONE = ROOT / "models" / "smollm2"
-# Printed: seconds from imports to the first batch, peak memory in GiB, and that of the imports alone.
+# Printed: seconds and CPU seconds from imports to the first batch, peak memory in GiB, that of the imports.
 START = """
 import resource, sys, time
 from transformers import AutoTokenizer
@@ -24,19 +25,20 @@ from promptstage.datamodules import GSM8K
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
-imports, start = peak(), time.perf_counter()
+imports, start, cpu = peak(), time.perf_counter(), time.process_time()
 data = GSM8K(source=sys.argv[1])
 data.connect(tokenizer)
 data.setup("fit")
 next(iter(data.train_dataloader()))
-print(time.perf_counter() - start, peak(), imports)
+print(time.perf_counter() - start, time.process_time() - cpu, peak(), imports)
 """
 
 
 class Start(NamedTuple):
-    """Seconds to the first batch, peak memory in GiB, and peak memory of the imports alone."""
+    """Seconds and CPU seconds to the first batch, peak memory in GiB, and that of the imports alone."""
 
     seconds: float
+    cpu: float
     peak: float
     imports: float
 
@@ -74,15 +76,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--reference", type=Path, help="another checkout")
+    parser.add_argument("--source", type=Path, help="folder with train.jsonl and test.jsonl")
     args = parser.parse_args()
 
     starts: dict[str, list[Start]] = {"first start": [], "second start": []}
     if args.reference:
         starts["reference"] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder, "rows")
-        rows.mkdir()
-        write_rows(rows, args.rows)
+        rows = args.source or Path(folder, "rows")
+        if args.source is None:
+            rows.mkdir()
+            write_rows(rows, args.rows)
         for repeat in range(args.repeats):
             cache = Path(folder, f"cache{repeat}")
             starts["first start"].append(start(ROOT, rows, cache))
@@ -90,8 +94,9 @@ def main() -> None:
             if args.reference:
                 starts["reference"].append(start(args.reference, rows, Path(folder, f"other{repeat}")))
     for name, measured in starts.items():
-        seconds, peak, imports = (statistics.median(values) for values in zip(*measured, strict=True))
-        print(f"{name:12s} {seconds:6.1f} s, peak {peak:.2f} GiB, of these {imports:.2f} GiB for imports")
+        seconds, cpu, peak, imports = (statistics.median(values) for values in zip(*measured, strict=True))
+        memory = f"peak {peak:.2f} GiB, of these {imports:.2f} GiB for imports"
+        print(f"{name:12s} {seconds:6.1f} s, {cpu:.1f} s of CPU time, {memory}")
     if args.reference:
         for name in ("first start", "second start"):
             pairs = zip(starts["reference"], starts[name], strict=True)

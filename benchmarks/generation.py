@@ -4,7 +4,6 @@ python -m benchmarks.generation
 """
 
 import argparse
-import os
 import statistics
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from benchmarks.common import ROOT, alternate, ratios, smollm2
+from benchmarks.common import alternate, gsm8k, ratios, smollm2
 from promptstage.datamodules.gsm8k import GSM8K
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.loading import load_tokenizer
@@ -29,8 +28,7 @@ def main() -> None:
     args = parser.parse_args()
 
     config = smollm2()
-    folder = os.path.join(os.environ.get("PROMPTSTAGE_DATA", str(ROOT / "data")), "gsm8k")
-    data = GSM8K(source=folder, test_size=args.examples)
+    data = GSM8K(source=gsm8k(), test_size=args.examples)
     data.connect(load_tokenizer(config))
     data.setup("test")
     examples = data.examples("test")

@@ -113,6 +113,7 @@ def saliency(
         UserError: if the method has no soft prompt, or nothing was generated.
     """
     prompt.check_unchanged_attention("saliency")
+    prompt.backbone_config.check_full_precision("saliency")
     prefix = _prefix(prompt)
     if prefix is None:
         raise UserError(f"{type(prompt).__name__} has no soft prompt: there is no saliency to compute")

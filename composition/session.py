@@ -93,7 +93,8 @@ class Session:
             settings: fixed options of the trainer.
 
         Raises:
-            UserError: for a strategy, callback, logger or plugin that is not supported.
+            UserError: for a strategy, callback, logger or plugin that is not supported, and for diagnostics
+                of a backbone that is quantized for generation.
         """
         out = self.folders.out
         check_strategy(self.options.get("strategy", "auto"))
@@ -104,6 +105,9 @@ class Session:
         if writes_config:
             callbacks.append(RunFolder(out, self.config, self.folders.notice))
         check_callbacks(self.callbacks)
+        for callback in [*own, *self.callbacks]:
+            if isinstance(callback, DIAGNOSTICS):
+                module.backbone_config.check_full_precision(type(callback).__name__)
         given = place_checkpoints(self.callbacks, checkpoints)
         callbacks = replace_progress_bar([*callbacks, *own], given, self.options.get("enable_progress_bar"))
         if early_stopping is not None:

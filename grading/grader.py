@@ -7,8 +7,6 @@ from promptstage.grading.data_sets import default_options
 from promptstage.grading.functions import GradeFunction
 from promptstage.grading.grades import Grade
 from promptstage.grading.kinds import find_kind
-from promptstage.grading.number.harness import flexible_extract, strict_match
-from promptstage.grading.number.kind import NUMBER
 from promptstage.grading.reading.generation import normalize_generation
 from promptstage.utilities.errors import UserError
 
@@ -86,6 +84,8 @@ def harness_verdicts(kind: str, generation: str, reference: str) -> HarnessVerdi
     >>> harness_verdicts("number", "The answer is 24.", "24")
     HarnessVerdicts(strict_match=False, flexible_extract=True)
     """
-    if kind != NUMBER.name:
+    if kind != "number":
         return HarnessVerdicts()
+    from promptstage.grading.number.harness import flexible_extract, strict_match
+
     return HarnessVerdicts(strict_match(generation, reference), flexible_extract(generation, reference))

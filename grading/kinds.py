@@ -1,9 +1,10 @@
 """Kinds of answers by name: the four built-in ones, regular expressions, functions and data sets."""
 
-from promptstage.grading.choice.kind import CHOICE
+from functools import cache
+from importlib import import_module
+
 from promptstage.grading.data_sets import DATA_SETS
 from promptstage.grading.expressions import PREFIX, regex_kind
-from promptstage.grading.formula.kind import FORMULA
 from promptstage.grading.functions import (
     GradeFunction,
     function_kind,
@@ -12,11 +13,9 @@ from promptstage.grading.functions import (
     named_function_kind,
 )
 from promptstage.grading.kind import AnswerKind
-from promptstage.grading.number.kind import NUMBER
-from promptstage.grading.text.kind import TEXT
 from promptstage.utilities.errors import UserError, nearest
 
-KINDS = {kind.name: kind for kind in (NUMBER, CHOICE, TEXT, FORMULA)}
+KINDS = ("number", "choice", "text", "formula")
 FORMS = ("regex:PATTERN", "package.module.function")
 
 
@@ -49,7 +48,14 @@ def stored_kind(kind: str) -> AnswerKind:
     name = DATA_SETS[kind].kind if kind in DATA_SETS else kind
     if name not in KINDS:
         raise UserError(f"kind '{kind}' is unknown: {nearest(kind, (*KINDS, *FORMS, *DATA_SETS))}")
-    return KINDS[name]
+    return _built_in(name)
+
+
+@cache
+def _built_in(name: str) -> AnswerKind:
+    """Import a kind on its first use: compiling the patterns of all of them takes a third of a second."""
+    kind: AnswerKind = getattr(import_module(f"promptstage.grading.{name}.kind"), name.upper())
+    return kind
 
 
 def kind_name(kind: str | GradeFunction) -> str:

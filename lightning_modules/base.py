@@ -69,8 +69,13 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
     def setup(self, stage: str) -> None:
         if self._trainer is not None:
             check_precision(self._trainer.precision)
-        if self.backbone_config.quantization != "none" and self.device.type == "cpu":
+        if self.backbone_config.quantization == "4bit" and self.device.type == "cpu":
             raise UserError("a 4-bit backbone needs a GPU: bitsandbytes has no gradients on the CPU")
+        if self.backbone_config.quantization == "int8" and self.device.type != "cpu":
+            raise UserError(
+                "backbone.quantization int8 is for the CPU: set --trainer.accelerator cpu, or "
+                "--backbone.dtype bfloat16 on a GPU"
+            )
         self.check_decoder()
         self.load_backbone()
 

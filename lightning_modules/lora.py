@@ -7,12 +7,12 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 import copy
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Literal
 
 import torch
 from torch import nn
 
+from promptstage.lightning_modules.backbone.linear_layers import never_called
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -56,9 +56,11 @@ class LoRA(SoftPromptModule):
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
-            UserError: for a rank or alpha out of range, or an unknown name of layers.
+            UserError: for a rank or alpha out of range, an unknown name of layers, or a backbone that is
+                quantized for generation.
         """
         super().__init__(backbone, optimizer, val_generations)
+        self.backbone_config.check_full_precision("LoRA")
         check_minimum({"LoRA rank": rank, "LoRA alpha": alpha}, 1)
         if isinstance(target_modules, str):
             choose("target_modules", target_modules, [ALL_LINEAR])
@@ -103,7 +105,7 @@ class LoRA(SoftPromptModule):
 
 def _not_adaptable(backbone: Backbone) -> list[str]:
     """Return the names in the blocks of linear layers that an adapter would break, or have no effect on."""
-    return [*_other_outputs(backbone.layers), *_never_called(backbone)]
+    return [*_other_outputs(backbone.layers), *never_called(backbone)]
 
 
 def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
@@ -116,23 +118,6 @@ def _other_outputs(layers: Sequence[nn.Module]) -> list[str]:
         and type(module).__module__ in own
         and type(module).forward is not nn.Linear.forward
     ]
-
-
-def _never_called(backbone: Backbone) -> list[str]:
-    """Return the names of linear layers whose weights a token mixer uses without calling them (Mamba)."""
-    inner = {part for mixer in backbone.mixers.values() for part in mixer.module.modules()}
-    names = {
-        module: name
-        for name, module in nn.ModuleList(backbone.layers).named_modules()
-        if isinstance(module, nn.Linear) and module in inner
-    }
-    called: set[nn.Module] = set()
-    with ExitStack() as stack, torch.no_grad():
-        for module in names:
-            stack.callback(module.register_forward_hook(lambda module, *_: called.add(module)).remove)
-        if names:
-            backbone(torch.zeros(1, 2, dtype=torch.int64, device=backbone.embedding.device))
-    return [name for module, name in names.items() if module not in called]
 
 
 def with_own_modules(backbone: Backbone) -> Backbone:

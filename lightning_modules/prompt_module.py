@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
@@ -157,7 +158,14 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         """
 
     def load_backbone(self) -> Backbone:
-        """Return the backbone, which is loaded on the first call."""
+        """Return the backbone, which is loaded on the first call.
+
+        Raises:
+            UserError: in ``fit`` and ``validate``, if it is for generation only.
+        """
+        command = self._trainer.state.fn if self._trainer else None
+        if command not in (None, TrainerFn.TESTING, TrainerFn.PREDICTING):
+            self.backbone_config.check_full_precision(command.value)
         if not hasattr(self, "backbone"):
             check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)

@@ -231,6 +231,8 @@ def summarize(module: SoftPromptModule, records: Sequence[Record], seconds: floa
         "method": type(module).__name__,
         "backbone": module.backbone_config.name,
         "fingerprint": module.backbone.fingerprint,
+        "dtype": str(module.backbone.dtype).removeprefix("torch."),
+        "quantization": module.backbone_config.quantization,
         "visible_layers": visible_layers(module),
         "trained_parameters": sum(p.numel() for p in module.trained_parameters()),
         "examples": len(records),

@@ -36,6 +36,7 @@ class Identity:
         precision, dtype: of the trainer and of the backbone.
         arguments: command line of the evaluation; empty from Python.
         hooks: settings of the attention hooks that were installed on the backbone.
+        quantization: of the backbone.
     """
 
     prompt: str
@@ -46,6 +47,7 @@ class Identity:
     dtype: str
     arguments: list[str]
     hooks: list[dict[str, Any]] = field(default_factory=list)
+    quantization: str = "none"
 
 
 COMPARED = {
@@ -55,6 +57,7 @@ COMPARED = {
     "hooks": "the attention hooks",
     "precision": "--trainer.precision",
     "dtype": "--backbone.dtype",
+    "quantization": "--backbone.quantization",
 }
 
 
@@ -73,6 +76,7 @@ def identity_of(
         dtype=str(module.backbone.dtype).removeprefix("torch."),
         arguments=list(arguments),
         hooks=json.loads(json.dumps([recorded_settings(hook) for hook in module.backbone.hooks])),
+        quantization=module.backbone_config.quantization,
     )
 
 

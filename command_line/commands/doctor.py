@@ -26,7 +26,7 @@ class Doctor(DirectCommand):
     """Load a model, try every feature, and report what works."""
 
     def main(self, name: str, options: list[str]) -> int:
-        from promptstage.lightning_modules.backbone.loading import BackboneConfig, DType, Quantization
+        from promptstage.lightning_modules.backbone.loading import BackboneConfig, DType
 
         parser = OneLineParser(name, (__doc__ or "").partition("\n\n")[2])
         parser.add_argument(
@@ -39,7 +39,7 @@ class Doctor(DirectCommand):
         parser.add_argument("--gguf-file", metavar="FILE", help="GGUF file in the folder or repository")
         parser.add_argument("--dtype", choices=get_args(DType), default="float32", help="default: float32")
         parser.add_argument(
-            "--quantization", choices=get_args(Quantization), default="none", help="4bit: NF4, needs a GPU"
+            "--quantization", choices=("none", "4bit"), default="none", help="4bit: NF4, needs a GPU"
         )
         parser.add_argument(
             "--trust-remote-code",

@@ -175,7 +175,7 @@ class FrozenModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Compute the summed cross-entropy of the labeled tokens; logits exist only where a label is.
 
-        Padding is removed before the model runs.
+        Padding is removed before the model runs. Weights in 8 bits are refused with a UserError.
 
         Args:
             input_ids: (B, n), padded on the right, if at all.
@@ -185,6 +185,7 @@ class FrozenModel(nn.Module):
         Returns:
             Sum over tokens (nats, float32 or better) and sums per example (B,).
         """
+        self.config.check_full_precision("a loss")
         labeled = labels != -100
         labeled[:, 0] = False  # nothing predicts the first token
         # Columns after a row's last label do not affect the loss: they are not run at all.

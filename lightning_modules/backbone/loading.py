@@ -32,7 +32,7 @@ SHIPPED = {"embedded": _BACKBONES / "embedded"} | {
 FINE_TUNED = "backbone"  # folder in a run folder of full fine-tuning
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Shard = Literal["none", "node", "all"]
-Quantization = Literal["none", "4bit"]
+Quantization = Literal["none", "4bit", "int8"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class BackboneConfig:
         gradient_checkpointing: recompute layers in the backward pass to save memory.
         shard: shard the decoder blocks' weights over the ranks of a ``node``, or over ``all`` ranks, for a
             backbone that does not fit on one device; ``none``: each rank has all weights.
-        quantization: ``4bit``: weights of the decoder blocks in 4 bits each (NF4 of QLoRA, by bitsandbytes).
+        quantization: ``4bit``: weights of the decoder blocks in 4 bits each (NF4 of QLoRA, by bitsandbytes),
+            on a GPU. ``int8``: weights and activations of linear layers in 8 bits, on the CPU, for ``test``
+            and ``predict`` only.
         init_seed: initialize all weights at random by this seed, from the configuration alone; None: read
             them.
     """
@@ -69,11 +71,13 @@ class BackboneConfig:
         choose("backbone dtype", self.dtype, get_args(DType))
         choose("backbone shard", self.shard, get_args(Shard))
         check_minimum({"backbone.init_seed": self.init_seed}, 0)
-        if choose("backbone quantization", self.quantization, get_args(Quantization)) != "none":
-            if self.shard != "none":
-                raise UserError(
-                    f"a 4-bit backbone cannot be sharded: backbone.shard must be none, got {self.shard}"
-                )
+        choose("backbone quantization", self.quantization, get_args(Quantization))
+        if self.quantization != "none" and self.shard != "none":
+            bits = {"4bit": "a 4-bit", "int8": "an int8"}[self.quantization]
+            raise UserError(
+                f"{bits} backbone cannot be sharded: backbone.shard must be none, got {self.shard}"
+            )
+        if self.quantization == "4bit":
             if self.gguf_file:
                 raise UserError(
                     f"backbone.quantization must be none for a GGUF file, got {self.quantization}: its "
@@ -89,6 +93,21 @@ class BackboneConfig:
                 raise UserError(
                     f"a 4-bit backbone needs {' and '.join(missing)}: pip install {' '.join(missing)}"
                 )
+
+    def check_full_precision(self, what: str) -> None:
+        """Check that the backbone has gradients and losses to rely on.
+
+        Args:
+            what: what needs them, for the message.
+
+        Raises:
+            UserError: if its linear layers are quantized to 8 bits.
+        """
+        if self.quantization == "int8":
+            raise UserError(
+                f"{what} needs full precision: backbone.quantization must be none, got int8, which is for "
+                "the generations of test and predict"
+            )
 
 
 _Fetch = Callable[[str, str | None, bool], Path]

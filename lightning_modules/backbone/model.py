@@ -7,6 +7,7 @@ from typing import Any
 from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.boundary import reading
 from promptstage.lightning_modules.backbone.frozen import FrozenModel
+from promptstage.lightning_modules.backbone.int8_weights import quantize_linears
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model_loading import load_model
 from promptstage.lightning_modules.backbone.rope import note_batch_dependence
@@ -26,19 +27,29 @@ class Backbone(FrozenModel):
             options: fields of :class:`BackboneConfig` to set, such as ``dtype="bfloat16"``.
 
         Raises:
-            UserError: if it cannot be loaded, or its outputs behind a prefix differ from those behind the
-                same tokens as text.
+            UserError: if it cannot be loaded or quantized, or its outputs behind a prefix differ from those
+                behind the same tokens as text.
         """
         register()
-        config = BackboneConfig(config, **options) if isinstance(config, str) else replace(config, **options)
+        given = BackboneConfig(config, **options) if isinstance(config, str) else replace(config, **options)
+        # It is identified and verified in full precision, whose gradients are checked, too.
+        config = replace(given, quantization="none") if given.quantization == "int8" else given
         loads, files = model is None, None
         if loads:
             model, files = load_model(config)
+        elif config is not given:
+            raise UserError(
+                "backbone.quantization must be none for a given model, got int8, which quantizes models that "
+                "are loaded by name"
+            )
         with reading(config.name, seconds=None):  # the configuration may lack a size
             super().__init__(config, model, files)
         note_batch_dependence(self.model.config.get_text_config(), config.name)
         check_structure(self)
         verify(self, remember=loads)
+        if config is not given:
+            quantize_linears(self)
+            self.config = given
 
     def check_attention(self, option: str, layers: Iterable[int]) -> None:
         """Check that the backbone has attention, and that given layers have it.

@@ -227,3 +227,13 @@ def test_grading_needs_no_training_library() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_other_kinds_are_imported_on_first_use() -> None:
+    program = (
+        "import sys; from promptstage.grading import grade; assert grade('number', '#### 2', '2').correct; "
+        "print([name for name in ('number', 'choice', 'text', 'formula') "
+        "if f'promptstage.grading.{name}.kind' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['number']\n"
