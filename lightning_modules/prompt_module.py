@@ -163,9 +163,10 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         Raises:
             UserError: in ``fit`` and ``validate``, if it is for generation only.
         """
-        command = self._trainer.state.fn if self._trainer else None
-        if command not in (None, TrainerFn.TESTING, TrainerFn.PREDICTING):
-            self.backbone_config.check_full_precision(command.value)
+        if self.backbone_config.quantization == "int8" and self._trainer is not None:
+            command = self._trainer.state.fn
+            if command in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+                self.backbone_config.check_full_precision(command.value)
         if not hasattr(self, "backbone"):
             check_virtual_tokens(self)
             self.backbone = Backbone(self.backbone_config)
