@@ -1,6 +1,7 @@
 """Saliency and the search for stages on the random backbone."""
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -35,7 +36,10 @@ def saliency(rows: Rows, bench: Bench) -> None:
         with attention_implementation(bench.model.model, "eager"):
             return materialized(bench.model.model, prompt, ids, labels)
 
-    actions = {"promptstage": partial(ours, bench.model, prompt, ids, labels, layers), "eager": eager}
+    actions: dict[str, Callable[[], list[Tensor]]] = {
+        "promptstage": partial(ours, bench.model, prompt, ids, labels, layers),
+        "eager": eager,
+    }
     results: dict[str, list[Tensor]] = {}
     for name, action in actions.items():
         with rows.attempt(f"n = {n}, {name}"):

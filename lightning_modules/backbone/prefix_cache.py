@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from promptstage.lightning_modules.backbone.prefix import (
     LayerState,
@@ -147,11 +147,13 @@ class PrefixCache(Cache):
         """
         entries = (None,) * num_layers if prefix is None else prefix.layers
         attending = range(num_layers) if attention_layers is None else attention_layers
-        # transformers takes the number of cached tokens from the first layer that is not a dummy.
-        layers: list[Any] = [DummyLayer() for _ in range(num_layers)]
         self.buffers = {layer: _PrefixCacheLayer(entries[layer], capacity) for layer in attending}
-        for layer, buffer in self.buffers.items():
-            layers[layer] = buffer
+        layers: list[Any] = [self.buffers.get(layer) for layer in range(num_layers)]
+        if None in layers:
+            from transformers.cache_utils import DummyLayer  # not in transformers 5.17
+
+            # transformers takes the number of cached tokens from the first layer that is not a dummy.
+            layers = [DummyLayer() if layer is None else layer for layer in layers]
         super().__init__(layers=layers)
         self.states: dict[int, MixerState] = {}
         for layer, entry in enumerate(entries):
