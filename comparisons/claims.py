@@ -109,7 +109,7 @@ class Claims:
             return None
         return last.holder or Holder("unknown host", 0, "", Process("", 0, 0))
 
-    def failures(self, name: str) -> tuple[int, Holder] | None:
+    def failure(self, name: str) -> tuple[int, Holder] | None:
         """Return number and holder of the newest claim on a name if its commands failed, or None."""
         last = self._last(name)
         if last is None or last.holder is None or last.holder.state != "failed":

@@ -92,7 +92,7 @@ class Worker:
             SystemExit: if a command of this worker failed.
         """
         started = time.monotonic()
-        earlier = {run: self.claims.failures(_name(run)) for run in planned}
+        earlier = {run: self.claims.failure(_name(run)) for run in planned}
         pending, waits = list(planned), False
         done_before = sum(map(self._is_done, planned))
         while pending:
@@ -130,7 +130,7 @@ class Worker:
         for run in pending:
             if self._is_done(run):
                 return run, []
-            failure = self.claims.failures(_name(run))
+            failure = self.claims.failure(_name(run))
             if failure is not None and failure != earlier[run]:
                 self.failed[run] = f"a command failed on {failure[1]}"
                 return run, []

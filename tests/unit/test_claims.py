@@ -188,16 +188,16 @@ def test_the_loss_of_a_claim_is_noticed(
 
 
 def test_a_failure_is_seen_by_others_and_can_be_tried_again(claims: Claims) -> None:
-    assert claims.failures("row") is None
+    assert claims.failure("row") is None
     claim = claims.acquire("row")
     assert claim is not None
     claims.release(claim, failed=True)
-    failure = claims.failures("row")
+    failure = claims.failure("row")
     assert failure is not None
     assert failure[0] == 1
     assert claims.holder("row") is None
     assert claims.acquire("row") is not None
-    assert claims.failures("row") is None
+    assert claims.failure("row") is None
 
 
 def test_old_files_are_removed_but_for_the_claim_before(claims: Claims) -> None:
