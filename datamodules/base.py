@@ -294,7 +294,7 @@ class ReasoningDataModule(Batches):
         rows = tokens_of(examples, template, self.tokenizer)
         if self.uses_label_words:
             self._label_words = self._label_words or label_words_of(
-                self.class_words(), template, self.tokenizer
+                self.class_words(), template, self.tokenizer, self.distinct_words
             )
             check_first_tokens(rows, self._label_words, self.tokenizer)
         if self._vocabulary_size is not None:
