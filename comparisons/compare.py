@@ -15,6 +15,7 @@ from rich.table import Table
 from promptstage.comparisons.command_log import duration
 from promptstage.comparisons.plan import read, with_sources
 from promptstage.comparisons.results import Row, finished_rows, write_pairs
+from promptstage.comparisons.row_names import chosen_rows
 from promptstage.comparisons.runs import LOG, Runs
 from promptstage.comparisons.table import (
     COLUMNS,
@@ -73,8 +74,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     if "against" in changes:
         choose("row", changes["against"], comparison.rows)
     comparison = replace(comparison, **changes)
-    names = options.rows.split(",") if options.rows else list(comparison.rows)
-    rows = [choose("row", name.strip(), comparison.rows) for name in names]
+    rows = chosen_rows(options.rows, comparison.rows) if options.rows else list(comparison.rows)
     folder = options.run_dir or Path("runs", file.stem)
     if not options.resume or not folder.is_dir():
         folder = new_folder(folder)
