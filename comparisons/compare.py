@@ -28,6 +28,7 @@ from promptstage.comparisons.table import (
 )
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import new_folder, write_bytes, write_text
+from promptstage.utilities.plurals import counted
 
 
 def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
@@ -83,7 +84,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     lines: list[list[str]] = []
     planned = list(comparison.runs(rows))
     where = "" if options.verbose else f"; output of the commands is in {folder / LOG}"
-    _print(console, f"{len(planned)} rows into {folder}{where}")
+    _print(console, f"{counted(len(planned), 'row')} into {folder}{where}")
     for number, run in enumerate(planned, start=1):
         before = time.monotonic()
         runs.complete(run)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, get_args
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.batches import Batches
 from promptstage.datamodules.completion_checks import check_completions
@@ -270,7 +270,7 @@ class ReasoningDataModule(Batches):
         for split in STAGES[stage]:
             if split not in self._encoded:
                 if split == "test" and (overlap := self.used_for(split).overlap):
-                    rank_zero_warn(overlap)
+                    rank_zero_info(f"warning: {overlap}")
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)

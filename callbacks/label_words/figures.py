@@ -21,6 +21,7 @@ from promptstage.callbacks.figures import (
     plain,
 )
 from promptstage.lightning_modules.label_word_summary import extraction_of
+from promptstage.utilities.plurals import counted
 
 Summary = Mapping[str, Any]
 
@@ -53,7 +54,7 @@ def all_figures(summary: Summary, subject: str) -> dict[str, Figure]:
         "compression": compression,
         "diagnosis": diagnosis,
     }
-    subject = plain(f"{subject}; {summary['examples']} examples")
+    subject = plain(f"{subject}; {counted(summary['examples'], 'example')}")
     return {name: draw(summary, subject) for name, draw in drawn.items() if name in summary}
 
 

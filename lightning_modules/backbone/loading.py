@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from promptstage.lightning_modules.backbone import gguf_model
 from promptstage.lightning_modules.backbone.boundary import reading
+from promptstage.lightning_modules.backbone.config_values import SIZES, check_sizes, explained, stored_values
 from promptstage.lightning_modules.backbone.gguf_header import read_header
 from promptstage.lightning_modules.backbone.hub import (
     bare_configuration_folder,
@@ -175,7 +176,8 @@ def read_whole_config(config: BackboneConfig, fetch: _Fetch = configuration_fold
             model_config = gguf_model.read_configuration(where, config.gguf_file)
             _check_sizes(config.name, model_config)
             return model_config
-    with reading(config.name, "config.json"):
+    check_sizes(config.name, stored_values(where))
+    with explained(config.name, where), reading(config.name, "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
         model_config._attn_implementation = model_config._experts_implementation = None
@@ -184,11 +186,9 @@ def read_whole_config(config: BackboneConfig, fetch: _Fetch = configuration_fold
 
 
 def _check_sizes(name: str, model_config: "PreTrainedConfig") -> None:
+    """Check the sizes of the model, which may have other names in its file, such as ``n_embd``."""
     text = model_config.get_text_config()
-    for setting in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        size = getattr(text, setting, None)
-        if isinstance(size, int) and size < 1:
-            raise UserError(f"backbone '{name}': {setting} must be >= 1, got {size}")
+    check_sizes(name, {setting: getattr(text, setting, None) for setting in SIZES})
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":

@@ -118,11 +118,14 @@ def test_a_trained_prompt_stays_in_front_of_compressed_contexts(common: list[str
     assert len(rows[0]["compressed"]) == 5
 
 
-def test_one_question_is_analyzed_and_printed(common: list[str], tmp_path: Path) -> None:
+def test_one_question_is_analyzed_and_printed(
+    common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = call("label-words", *QUIET, *common, "--question=so bad", f"--run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     assert "question:   so bad" in outcome.out
     assert all(f"on {word}" in outcome.out for word in WORDS)
+    assert "label words of 1 example;" in caplog.text
     (folder,) = {path.parent for path in (tmp_path / "run").rglob("label_words.json")}
     summary, (row,) = read(folder)
     assert row["gold"] is None
