@@ -230,7 +230,9 @@ def _readable(problem: str) -> str:
         name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
     ]
     if allowed and given:
-        return f"'{given.group(1)}' is unknown: {nearest(given.group(1), dict.fromkeys(allowed))}"
+        names = re.findall(r"'([^']*)'", given.group(1)) or [given.group(1)]  # a list, or one name
+        name = next((name for name in names if name not in allowed), names[0])
+        return f"'{name}' is unknown: {nearest(name, dict.fromkeys(allowed))}"
     if (match := re.search(r"Subtypes: \[(.*?)\] Errors:", text)) and given:
         kinds = [kind for kind in re.split(r", (?![^\[]*\])", match.group(1)) if kind != NONE]
         null = " or null" if NONE in match.group(1) else ""

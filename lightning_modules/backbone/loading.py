@@ -1,5 +1,6 @@
 """Configuration and tokenizer of a language model by hub id, folder, run folder or GGUF file."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from promptstage.lightning_modules.backbone.model_folder import (
     check_files,
 )
 from promptstage.utilities.checks import check_minimum
-from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.errors import UserError, choose, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 DOWNLOADS = "models/"  # folder that 'make smollm2' writes to; no name on the hub begins so
 _BACKBONES = Path(__file__).parents[2] / "backbones"
 _DIGITS = ("layers1_heads1_width96", "layers1_heads4_width256", "layers4_heads4_width256")
+DIGITS = "digits/"  # begins no name on the hub that is meant here
 SHIPPED = {"embedded": _BACKBONES / "embedded"} | {
-    f"digits/{name}": _BACKBONES / "digits" / name for name in _DIGITS
+    f"{DIGITS}{name}": _BACKBONES / "digits" / name for name in _DIGITS
 }
 FINE_TUNED = "backbone"  # folder in a run folder of full fine-tuning
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -130,6 +132,11 @@ def location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> tu
                     f"backbone folder {path} holds GGUF weights: name one with backbone.gguf_file "
                     f"({', '.join(ggufs)})"
                 )
+            if method := _method_of_run(path):
+                raise UserError(
+                    f"backbone folder {path} is a run of {method}: only finished runs of FullFineTuning are "
+                    "backbones"
+                )
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
     elif path.is_file():
         raise UserError(f"backbone '{config.name}' is a file: give the folder of the model, or a hub id")
@@ -138,9 +145,21 @@ def location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> tu
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
     if path.is_dir():
         return path, kwargs
+    if config.name.startswith(DIGITS):
+        raise UserError(f"backbone '{config.name}' is unknown: {nearest(config.name, SHIPPED)}")
     if config.gguf_file:
         return gguf_folder(config.name, config.revision, config.gguf_file), kwargs
     return fetch(config.name, config.revision, config.trust_remote_code), kwargs
+
+
+def _method_of_run(path: Path) -> str:
+    """Return the name of the method that a run folder's configuration names; empty if there is none."""
+    try:
+        text = (path / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    match = re.search(r"^model:\n(?: .*\n)*?  class_path: (?:\w+\.)*(\w+)$", text, re.MULTILINE)
+    return match.group(1) if match else ""
 
 
 def _checked_location(
