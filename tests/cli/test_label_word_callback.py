@@ -180,7 +180,7 @@ def test_recurrent_layers_are_rejected_before_the_first_batch(common: list[str],
             ["--trainer.callbacks.isolated_layers=null", "--trainer.callbacks.analyses=[isolation]"],
             "random_draws needs compression in analyses, got isolation",
         ),
-        (["--trainer.callbacks.analyses=[flow]"], "flows"),
+        (["--trainer.callbacks.analyses=[isolation,flow]"], "'flow' is unknown: did you mean 'flows'?"),
         (["--trainer.callbacks.analyses=[]"], "analyses must name at least one of"),
         (["--trainer.callbacks.isolated_layers=[0]"], "isolated_layers must be >= 1, got 0"),
         (["--trainer.callbacks.isolated_layers=[2,9]"], "isolated_layers must be <= 4"),
@@ -201,6 +201,13 @@ def test_unsuitable_runs_are_rejected_in_one_line(
 ) -> None:
     outcome = call("test", *QUIET, *common, *FEW, *changes, f"--run_dir={tmp_path / 'run'}")
     assert_one_error(outcome, message)
+
+
+def test_data_without_label_words_are_rejected(common: list[str], tmp_path: Path) -> None:
+    own = [option for option in common if not option.startswith("--data")]
+    data = ["--data=Generated", "--data.task=addition", "--data.test_size=2"]
+    outcome = call("test", *QUIET, *own, *data, CALLBACK, f"--run_dir={tmp_path / 'run'}")
+    assert_one_error(outcome, "use Classification, or multiple choice such as ARC")
 
 
 def test_fit_and_inference_mode_are_rejected(common: list[str], tmp_path: Path) -> None:

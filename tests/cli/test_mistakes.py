@@ -33,6 +33,10 @@ METHODS = (
     "PromptTuning"
 )
 TYPOS = [
+    (
+        "--backbone.name=digits/layers1_heads1",
+        "backbone 'digits/layers1_heads1' is unknown: did you mean 'digits/layers1_heads1_width96'?",
+    ),
     ("--model=PromptTunin", f"--model 'PromptTunin' is unknown: did you mean 'PromptTuning'? {METHODS}"),
     ("--data=Generatd", "--data 'Generatd' is unknown: did you mean 'Generated'?"),
     ("--modle=DHAM", "option --modle is unknown: did you mean --model?"),
