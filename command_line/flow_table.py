@@ -7,6 +7,7 @@ from rich.table import Table
 from promptstage.callbacks.saliency.files import Saved
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.utilities.errors import printable
+from promptstage.utilities.plurals import counted, ranged
 
 
 def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
@@ -45,11 +46,9 @@ def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
     row_values = saved.rows()[0]
     accumulation = row_values["accumulation"]
     if not saved.shallow_seen:
-        accumulates = (
-            f"not measured (shallow layers are {saved.about.shallow[0]} to {saved.about.shallow[-1]})"
-        )
+        accumulates = f"not measured (shallow {ranged(saved.about.shallow, 'layer')})"
     elif accumulation is None:
-        accumulates = f"none in the shallow layers {saved.about.shallow[0]} to {saved.about.shallow[-1]}"
+        accumulates = f"none in shallow {ranged(saved.about.shallow, 'layer')}"
     else:
         accumulates = f"token {accumulation['token']} in layer {accumulation['layer']}"
     shape = row_values["curve"]
@@ -57,7 +56,7 @@ def print_flow(saved: Saved, record: Record, width: int | None = None) -> None:
     console.print(
         f"accumulation (over {saved.about.alpha:g} times the mean): {accumulates}; "
         f"late flow (layer {saved.about.layers[-1]}) {late}; curve: "
-        f"peak at layer {shape['peak_layer']}, {shape['peaks']} peaks, "
-        f"{shape['reversals']} reversals",
+        f"peak at layer {shape['peak_layer']}, {counted(shape['peaks'], 'peak')}, "
+        f"{counted(shape['reversals'], 'reversal')}",
         highlight=False,
     )

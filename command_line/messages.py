@@ -171,9 +171,9 @@ def _missing(names: list[str], args: Iterable[str]) -> str:
 def _callback_problem(given: str) -> str:
     known = {name.lower(): name for name in callbacks.__all__} | CALLBACKS
     close = difflib.get_close_matches(given.rpartition(".")[2].lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[close[0]]}? " if close else ""
+    hint = f"did you mean {known[close[0]]}? Allowed" if close else "allowed"
     allowed = f"{', '.join(CALLBACKS.values())}, or one of Lightning's, such as EarlyStopping"
-    return f"--trainer.callbacks '{given}' is unknown: {hint}Allowed: {allowed}"
+    return f"--trainer.callbacks '{given}' is unknown: {hint}: {allowed}"
 
 
 def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, inner: bool = False) -> str:
@@ -230,7 +230,9 @@ def _readable(problem: str) -> str:
         name.strip(" '\"") for names in re.findall(r"Literal\[(.*?)\]", text) for name in names.split(",")
     ]
     if allowed and given:
-        return f"'{given.group(1)}' is unknown: {nearest(given.group(1), dict.fromkeys(allowed))}"
+        names = re.findall(r"'([^']*)'", given.group(1)) or [given.group(1)]  # a list, or one name
+        name = next((name for name in names if name not in allowed), names[0])
+        return f"'{name}' is unknown: {nearest(name, dict.fromkeys(allowed))}"
     if (match := re.search(r"Subtypes: \[(.*?)\] Errors:", text)) and given:
         kinds = [kind for kind in re.split(r", (?![^\[]*\])", match.group(1)) if kind != NONE]
         null = " or null" if NONE in match.group(1) else ""

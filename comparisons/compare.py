@@ -20,6 +20,7 @@ from promptstage.comparisons.finished import finished_rows
 from promptstage.comparisons.pairs import write_pairs
 from promptstage.comparisons.plan import read, with_sources
 from promptstage.comparisons.results import Row
+from promptstage.comparisons.row_names import chosen_rows
 from promptstage.comparisons.runs import Runs
 from promptstage.comparisons.table import (
     COLUMNS,
@@ -33,6 +34,7 @@ from promptstage.comparisons.table import (
 from promptstage.comparisons.workers import Worker, claim_log, claims_in
 from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import make_folder, new_folder, write_bytes, write_text
+from promptstage.utilities.plurals import counted
 
 
 def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
@@ -79,8 +81,7 @@ def run_comparison(options: argparse.Namespace, extra: list[str], console: Conso
     if "against" in changes:
         choose("row", changes["against"], comparison.rows)
     comparison = replace(comparison, **changes)
-    names = options.rows.split(",") if options.rows else list(comparison.rows)
-    rows = [choose("row", name.strip(), comparison.rows) for name in names]
+    rows = chosen_rows(options.rows, comparison.rows) if options.rows else list(comparison.rows)
     folder = options.run_dir or Path("runs", file.stem)
     if options.array is not None:
         print(array_script(options, extra, folder, comparison, rows), end="")
@@ -103,7 +104,7 @@ def _work(runs: Runs, rows: Sequence[str], console: Console) -> int:
     for run in planned:
         runs.check(run)
     where = "" if log is None else f"; output of the commands is in {log}"
-    _print(console, f"{len(planned)} rows into {folder}{where}")
+    _print(console, f"{counted(len(planned), 'row')} into {folder}{where}")
     lines: list[list[str]] = []
 
     def write_table() -> None:

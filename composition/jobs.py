@@ -23,6 +23,7 @@ from promptstage.callbacks.run.results import Results
 from promptstage.callbacks.run.throughput import Throughput
 from promptstage.callbacks.saliency.callback import SaliencyDiagnostics
 from promptstage.callbacks.saliency.files import Saved, load
+from promptstage.callbacks.words.anchor_factors import AnchorFactors
 from promptstage.callbacks.words.callback import HardPromptText, NearestWords
 from promptstage.callbacks.words.files import FILE as WORDS_FILE
 from promptstage.callbacks.words.files import write_words
@@ -57,7 +58,8 @@ def fit(
     early_stopping = choose_early_stopping(session.callbacks, early_stopping)
     check_monitors(module, session.callbacks, early_stopping, options.get("limit_val_batches"))
     own: list[Any] = [CKAPartition(folders.run), Results(None), StepAxis(), Throughput()]
-    own += [] if dry else [NearestWords(folders.run), HardPromptText(folders.run)]
+    readable = [NearestWords(folders.run), HardPromptText(folders.run), AnchorFactors(folders.run)]
+    own += [] if dry else readable
     own += [
         FinalValidation(),
         EarlyStoppingReport(),

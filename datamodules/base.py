@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.datamodules.batches import Batches
 from promptstage.datamodules.completion_checks import check_completions
@@ -278,7 +278,7 @@ class ReasoningDataModule(Batches):
         for split in STAGES[stage]:
             if split not in self._encoded:
                 if split == "test" and (overlap := self.used_for(split).overlap):
-                    rank_zero_warn(overlap)
+                    rank_zero_info(f"warning: {overlap}")
                 self._encoded[split] = self._encode(self.examples(split))
                 if split == "train":
                     self._encoded[split] = short_enough(self._encoded[split], self.max_length, self.name)
@@ -303,7 +303,7 @@ class ReasoningDataModule(Batches):
         rows = tokens_of(examples, template, self.tokenizer)
         if self.uses_label_words:
             self._label_words = self._label_words or label_words_of(
-                self.class_words(), template, self.tokenizer
+                self.class_words(), template, self.tokenizer, self.distinct_words
             )
             check_first_tokens(rows, self._label_words, self.tokenizer)
         if self._vocabulary_size is not None:

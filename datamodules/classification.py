@@ -94,7 +94,12 @@ class Classification(Custom):
             max_new_tokens=max_new_tokens,
             **kwargs,
         )
+        self._by_number = not isinstance(label_words, Mapping)
         self.label_words = _by_label(used.words if label_words is None else label_words)
+
+    @property
+    def distinct_words(self) -> str:
+        return "set label_words to words that differ in it"
 
     def class_words(self) -> tuple[str, ...]:
         """Return the label word of each class."""
@@ -109,7 +114,11 @@ class Classification(Custom):
         value = self.answer.value(row)
         label = value_text(int(value) if isinstance(value, bool) else value, "label")
         if label not in self.label_words:
-            raise MalformedRow(f"label {label!r:.60} has no word (labels: {list_names(self.label_words)})")
+            note = ""
+            if self._by_number and not label.lstrip("-").isdecimal():
+                note = "; a list of label_words is by label number: map labels that are texts to words"
+            allowed = list_names(self.label_words)
+            raise MalformedRow(f"label {label!r:.60} has no word (labels: {allowed}{note})")
         word = self.label_words[label]
         example = Example(f"{self.name}/{split}/{index}", self.question(row), "", word, word)
         self._check_gold(example, index)

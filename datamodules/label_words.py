@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from promptstage.datamodules.choices import LETTERS
 from promptstage.datamodules.classes import LabelWords, class_of
 from promptstage.datamodules.encoding import Example, encode
-from promptstage.datamodules.prompt_format import Demonstration
+from promptstage.datamodules.prompt_format import TEMPLATES, Demonstration
 from promptstage.datamodules.splits import Splits
 from promptstage.datamodules.templates import Template
 from promptstage.datamodules.token_table import TokenTable
@@ -68,6 +68,11 @@ class LabelWordSplits(Splits):
         self.prediction = choose("prediction", prediction or default, (GENERATION, LABEL_WORDS))
         self.demonstrations_per_class = demonstrations_per_class
         self.train_size_per_class = train_size_per_class
+
+    @property
+    def distinct_words(self) -> str:
+        """What to do if two label words share their first token."""
+        return "use another template or backbone, since the letters of multiple choice are given"
 
     def class_words(self) -> tuple[str, ...]:
         """Return the label word of each class: the letters of multiple choice, else none."""
@@ -189,9 +194,12 @@ class LabelWordSplits(Splits):
 
 
 def label_words_of(
-    words: Sequence[str], template: Template, tokenizer: "PreTrainedTokenizerBase"
+    words: Sequence[str], template: Template, tokenizer: "PreTrainedTokenizerBase", remedy: str
 ) -> LabelWords:
     """Return label words with their first tokens.
+
+    Args:
+        remedy: what to do about words that share a token other than a space, for the message.
 
     Raises:
         UserError: naming two label words that share their first token.
@@ -200,12 +208,22 @@ def label_words_of(
     tokens = tuple(int(row.completion[0]) for row in rows)
     for number, token in enumerate(tokens):
         if (first := tokens.index(token)) != number:
+            text = tokenizer.decode([token])
             raise UserError(
                 f"label words {words[first]!r:.60} and {words[number]!r:.60} share their first token "
-                f"{tokenizer.decode([token])!r} with the backbone's tokenizer: set label_words to words that "
-                "differ in it"
+                f"{text!r} with the backbone's tokenizer: "
+                f"{remedy if text.strip() else _ending_in_space(template)}"
             )
     return LabelWords(tuple(words), tokens, template.format)
+
+
+def _ending_in_space(template: Template) -> str:
+    """Advise a template that ends in a space, for tokenizers in which a space before a word is a token."""
+    if template.is_chat:
+        return "set a template other than chat, which ends in a space"
+    format = template.format
+    text = TEMPLATES.get(format.template, format.template).replace("\\", "\\\\").replace("\n", "\\n")
+    return f"end the template in a space: --data.template $'{text.replace(chr(39), chr(92) + chr(39))} '"
 
 
 def check_first_tokens(

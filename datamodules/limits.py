@@ -148,9 +148,12 @@ def _remedy(
     """
     options = []
     if per_class:
-        options.append(f"set demonstrations_per_class to fewer than {per_class}")
+        if per_class > 1:
+            options.append(f"set demonstrations_per_class to fewer than {per_class}")
+        options.append("draw shorter demonstrations by another demonstration_seed")
     elif demonstrations := (len(row.spans) - 2) // 4:
-        options.append(f"set demonstrations to fewer than {demonstrations}")
+        fewer = "0" if demonstrations == 1 else f"fewer than {demonstrations}"
+        options.append(f"set demonstrations to {fewer}")
     if split == "train" and shortest <= room:
         options.append(f"set max_length to {room}, which leaves longer training examples out")
     generates = max_new_tokens and needed == len(row.prompt) + max_new_tokens and split != "train"

@@ -7,6 +7,8 @@ from promptstage.grading.reading.answer import Answer
 
 NO_ANSWER = "no answer found"
 
+LABEL_WORD = "label word"  # reason of a predicted label word, which is not extracted from a text
+
 
 @dataclass(frozen=True)
 class Grade:

@@ -1,7 +1,7 @@
 """Check that virtual tokens and a data set's texts fit in the backbone's context."""
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from promptstage.lightning_modules.backbone.loading import context_length
 from promptstage.lightning_modules.prompt_module import PromptModule
@@ -33,8 +33,8 @@ def check_context(module: PromptModule) -> None:
     for view, sizes in views.items():
         size = min(filter(None, sizes), default=None)
         if prefix is not None and size is not None and longest > size:
-            rank_zero_warn(
-                f"backbone '{module.backbone_config.name}' has layers that attend to {view.format(size)} "
-                f"only, and texts have up to {longest} with the prompt: it stays visible in these layers, "
-                "unlike a prompt of real tokens"
+            rank_zero_info(
+                f"warning: backbone '{module.backbone_config.name}' has layers that attend to "
+                f"{view.format(size)} only, and texts have up to {longest} with the prompt: it stays visible "
+                "in these layers, unlike a prompt of real tokens"
             )

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from promptstage.datamodules.classes import Classes
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens
-from promptstage.lightning_modules.backbone.context_states import check_visible
+from promptstage.lightning_modules.backbone.context_states import check_attention_alone, check_visible
 from promptstage.lightning_modules.backbone.label_attention import LabelAttention
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.next_tokens import next_token_logits
@@ -29,6 +29,7 @@ from promptstage.utilities.errors import UserError
 
 Analysis = Literal["flows", "isolation", "extraction", "compression", "diagnosis"]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
+NEED_CONTEXTS: tuple[Analysis, ...] = ("isolation", "compression")  # contexts as prefixes
 PLACES = ("first", "last")  # layers in which rows are isolated
 ISOLATED = ("label_words", "random_words")
 ANCHORS = ("text_anchor", "hidden_anchor")  # then one for each draw of random words
@@ -92,6 +93,25 @@ class LabelWordRuns:
         self.backbone, self.prefix, self.settings = backbone, prefix, settings
         self.contexts = ContextRuns(backbone, prefix)
 
+    def check_contexts(self, length: int) -> None:
+        """Check that isolation and compression, if chosen, can use contexts as prefixes.
+
+        Args:
+            length: number of tokens of the longest prompt.
+
+        Raises:
+            UserError: if layers mix tokens by a recurrent state, or do not attend to a whole context.
+        """
+        if not {*NEED_CONTEXTS} & {*self.settings.analyses}:
+            return
+        try:
+            check_attention_alone(self.backbone)
+            before = 0 if self.prefix is None else self.prefix.num_positions
+            check_visible(self.backbone, length, before)
+        except UserError as error:
+            others = ",".join(name for name in ANALYSES if name not in NEED_CONTEXTS)
+            raise UserError(f"{error}: set analyses to [{others}]") from error
+
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Measure a batch.
@@ -110,9 +130,7 @@ class LabelWordRuns:
         classes, tokens = classes_of(batch), batch.prompt.right_padded()
         positions = _positions(tokens, batch)
         lengths, chosen = tokens.attention_mask.sum(1), self.settings.analyses
-        if {"isolation", "compression"} & {*chosen}:
-            before = 0 if self.prefix is None else self.prefix.num_positions
-            check_visible(self.backbone, int(lengths.max()), before)
+        self.check_contexts(int(lengths.max()))
         started = self._clock()
         logits = next_token_logits(self.backbone, tokens.input_ids, lengths, self.prefix)
         full_seconds = self._clock() - started

@@ -31,6 +31,7 @@ from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.utilities.checks import check_between, check_minimum
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.files import make_folder
+from promptstage.utilities.plurals import ranged
 from promptstage.utilities.progress import plain_bar
 
 MIN_LAYERS = 5  # of a search
@@ -177,7 +178,7 @@ class ACT(L.Callback):
         layers, heads = _searched_layers(backbone), range(backbone.num_heads)
         alone = [self._of({layer: [head]}) for layer in layers for head in heads]
         rank_zero_info(
-            f"ACT tries {len(alone)} heads of layers {layers[0]} to {layers[-1]}, each on {self.examples} "
+            f"ACT tries {len(alone)} heads of {ranged(layers, 'layer')}, each on {self.examples} "
             "training questions"
         )
         without, *correct = self._count(trainer, module, questions, [None, *alone])

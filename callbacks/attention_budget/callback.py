@@ -33,6 +33,7 @@ from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
+from promptstage.utilities.plurals import counted
 
 Label = Literal["rationale", "generation"]
 
@@ -211,7 +212,7 @@ class AttentionBudget(L.Callback):
         if panels:
             log_figures(trainer, {STEM: budget_figure(saved, panels[0])}, STEM, folder, "")
         rank_zero_info(
-            f"attention budget of {len(saved.ids)} examples: the prompt takes "
+            f"attention budget of {counted(len(saved.ids), 'example')}: the prompt takes "
             f"{scalars['share/all']:.1%} of attention; greatest error of the identity "
             f"{scalars['error/weights']:.1e} (weights), {scalars['error/output']:.1e} (output); files: "
             f"{folder / STEM}*"

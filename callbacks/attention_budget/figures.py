@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from promptstage.callbacks.attention_budget.files import Floats, Panel, Saved
 from promptstage.callbacks.figures import AMONG_TOKENS, AMOUNTS, ON_DARK, entitle, plain
+from promptstage.utilities.plurals import counted
 
 MOST_LABELS = 40  # tokens whose texts are written at an axis
 
@@ -37,7 +38,7 @@ def budget_figure(saved: Saved, panel: Panel) -> Figure:
         f"example {plain(panel.id)}",
         f"white line: end of the prompt's columns ({virtual}); "
         f"greatest difference of the second and third panel: {np.abs(rescaled - panel.without).max():.1e}; "
-        f"shares: mean over {len(saved.ids)} examples",
+        f"shares: mean over {counted(len(saved.ids), 'example')}",
     )
     return figure
 

@@ -185,6 +185,8 @@ def read_calibration(
         raise UserError(
             f"DPC: the threshold in {path} belongs to a checkpoint: give --ckpt_path, or {number}"
         )
+    if not path.exists() and path != calibration_file(checkpoint):
+        raise UserError(f"threshold file {path} does not exist: {again}")
     if not path.exists():
         raise UserError(f"checkpoint {checkpoint} has no calibrated threshold ({path}): {again}")
     calibration = read_typed(Calibration, path, "calibration")

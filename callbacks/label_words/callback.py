@@ -23,6 +23,7 @@ from promptstage.lightning_modules.distribution import needs_whole_backbone
 from promptstage.lightning_modules.label_word_summary import summarize
 from promptstage.lightning_modules.label_words import (
     ANALYSES,
+    NEED_CONTEXTS,
     Analysis,
     LabelWordRuns,
     Settings,
@@ -34,6 +35,7 @@ from promptstage.utilities.errors import UserError, choose
 from promptstage.utilities.files import make_folder
 
 DEPTHS = (1, 3, 5, 7)
+TOP_WORDS, RANDOM_DRAWS = 5, 20
 OTHER_DRAWS = 32  # draws of demonstrations whose keys the diagnosis uses
 
 
@@ -68,7 +70,8 @@ class LabelWords(L.Callback):
 
     Args:
         analyses: analyses to run; None: all.
-        isolated_layers: numbers of first and of last layers in which tokens are isolated; None: 1, 3, 5, 7.
+        isolated_layers: numbers of first and of last layers in which tokens are isolated; None: 1, 3, 5 and
+            7, without those that exceed the layers of the backbone.
         examples: number of examples of the split, from the first; None: all.
         top_words: number of most likely tokens that word loyalty compares.
         random_draws: number of draws of random words; the one with the greatest label loyalty is the best.
@@ -87,8 +90,8 @@ class LabelWords(L.Callback):
         analyses: list[Analysis] | None = None,
         isolated_layers: list[int] | None = None,
         examples: int | None = None,
-        top_words: int = 5,
-        random_draws: int = 20,
+        top_words: int = TOP_WORDS,
+        random_draws: int = RANDOM_DRAWS,
         folder: Path | None = None,
     ) -> None:
         chosen = list(ANALYSES) if analyses is None else analyses
@@ -96,19 +99,37 @@ class LabelWords(L.Callback):
             choose("analyses", name, ANALYSES)
         if not chosen:
             raise UserError(f"analyses must name at least one of {', '.join(ANALYSES)}, got []")
-        depths = list(DEPTHS) if isolated_layers is None else isolated_layers
-        check_minimum({"isolated_layers": min(depths, default=0)}, 1)
+        if isolated_layers is not None:
+            check_minimum({"isolated_layers": min(isolated_layers, default=0)}, 1)
         check_minimum({"examples": examples, "top_words": top_words, "random_draws": random_draws}, 1)
         self.analyses: tuple[Analysis, ...] = tuple(dict.fromkeys(chosen))
-        self.depths = tuple(sorted(set(depths)))
+        self.depths = None if isolated_layers is None else tuple(sorted(set(isolated_layers)))
         self.examples, self.top_words, self.random_draws = examples, top_words, random_draws
         self.folder = folder
+        self._check_used()
         self.takes_gradients = "flows" in self.analyses
         self.summary: dict[str, Any] | None = None
         self.measured: list[Measured] = []
         self.settings: Settings | None = None
         self._runs: LabelWordRuns | None = None
         self._keys: tuple[Floats, Floats] | None = None
+
+    def _check_used(self) -> None:
+        """Check that each option that is set affects one of the analyses.
+
+        Raises:
+            UserError: naming the option, and the analyses that use it.
+        """
+        options: dict[str, tuple[bool, tuple[Analysis, ...]]] = {
+            "isolated_layers": (self.depths is not None, ("isolation",)),
+            "top_words": (self.top_words != TOP_WORDS, NEED_CONTEXTS),
+            "random_draws": (self.random_draws != RANDOM_DRAWS, ("compression",)),
+        }
+        for name, (is_set, users) in options.items():
+            if is_set and not {*users} & {*self.analyses}:
+                raise UserError(
+                    f"{name} needs {' or '.join(users)} in analyses, got {', '.join(self.analyses)}"
+                )
 
     # --- hooks ---------------------------------------------------------------------------------------
 
@@ -127,9 +148,11 @@ class LabelWords(L.Callback):
         pl_module.check_unchanged_attention("LabelWords")
         data = data_of(trainer)
         if not data.uses_label_words:
+            remedy = "set --data.demonstrations_per_class 1"
+            if not data.class_words():
+                remedy = "use Classification, or multiple choice such as ARC"
             raise UserError(
-                f"LabelWords needs label words, but data set {data.name} does not use any: set "
-                "--data.demonstrations_per_class 1"
+                f"LabelWords needs label words, but data set {data.name} does not use any: {remedy}"
             )
         check_demonstrations(data.prompt_format().shots, f"data set {data.name}")
         if "diagnosis" in self.analyses:
@@ -137,16 +160,18 @@ class LabelWords(L.Callback):
             check_minimum(own, 1, "the diagnosis of LabelWords draws others")
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Check the layers, and record the keys of label words, before the evaluation starts."""
+        """Check layers and prompts, and record the keys of label words, before the evaluation starts."""
         assert isinstance(pl_module, SoftPromptModule)
         backbone, data, split = pl_module.backbone, data_of(trainer), SPLITS[trainer.state.fn or ""]
         backbone.check_weights("label words")
-        depths = self.depths if "isolation" in self.analyses else ()
-        layers = layers_of(backbone, depths)
+        layers = layers_of(backbone, self.depths or ())
+        depths = self._depths(backbone.config.name, len(layers)) if "isolation" in self.analyses else ()
         check_maximum({"top_words": self.top_words}, backbone.vocab_size, "tokens of the vocabulary")
         self.settings = Settings(self.analyses, layers, depths, self.top_words, self.random_draws)
         prefix = pl_module.evaluation_prefix()
         self._runs = LabelWordRuns(backbone, prefix, self.settings)
+        lengths = data.encoded(split).prompt_lengths[: self.examples]
+        self._runs.check_contexts(max(lengths, default=0) - (0 if prefix is None else prefix.num_leading))
         self.measured, self._keys, self.summary = [], None, None
         if "diagnosis" in self.analyses and trainer.is_global_zero and not trainer.sanity_checking:
             limit = context_length(backbone.config)
@@ -155,6 +180,18 @@ class LabelWords(L.Callback):
             others = data.other_demonstrations(split, OTHER_DRAWS, limit).to(pl_module.device)
             keys, classes = self._runs.keys(others)
             self._keys = keys.double().cpu().numpy(), classes.cpu().numpy()
+
+    def _depths(self, backbone: str, layers: int) -> tuple[int, ...]:
+        """Return the numbers of layers with isolated tokens; by default those that the backbone has."""
+        if self.depths is not None:
+            return self.depths
+        depths = tuple(depth for depth in DEPTHS if depth <= layers)
+        if depths != DEPTHS:
+            rank_zero_info(
+                f"isolated_layers: {', '.join(map(str, depths))}, since backbone '{backbone}' has {layers} "
+                "layers with attention"
+            )
+        return depths
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _start
 

@@ -21,6 +21,7 @@ from promptstage.callbacks.figures import (
     plain,
 )
 from promptstage.lightning_modules.label_word_summary import extraction_of
+from promptstage.utilities.plurals import counted
 
 Summary = Mapping[str, Any]
 
@@ -53,7 +54,7 @@ def all_figures(summary: Summary, subject: str) -> dict[str, Figure]:
         "compression": compression,
         "diagnosis": diagnosis,
     }
-    subject = plain(f"{subject}; {summary['examples']} examples")
+    subject = plain(f"{subject}; {counted(summary['examples'], 'example')}")
     return {name: draw(summary, subject) for name, draw in drawn.items() if name in summary}
 
 
@@ -172,23 +173,28 @@ def diagnosis(summary: Summary, subject: str) -> Figure:
     own, layers = summary["diagnosis"], summary["layers"]
     correlations = _numbers(own["spearman"])
     known = np.where(np.isnan(correlations), -np.inf, correlations)
-    best = int(known.argmax()) if np.isfinite(known).any() else len(layers) - 1
+    ranked = bool(np.isfinite(known).any())
+    best = int(known.argmax()) if ranked else len(layers) - 1
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     title = f"predicted, layer {layers[best]}"
     _matrix(figure, left, own["predicted"][best], title, summary["label_words"])
     _matrix(figure, middle, own["true"], "true", summary["label_words"])
-    right.plot(layers, correlations, "o-", ms=3, color=BLUE)
-    right.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
-    right.axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
-    right.set_ylim(-1.05, 1.05)
-    right.set_title("Spearman's ρ", fontsize=10)
-    _layers(right)
+    if ranked:
+        right.plot(layers, correlations, "o-", ms=3, color=BLUE)
+        right.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+        right.axhline(0, color=NEUTRAL, linestyle=":", linewidth=0.8)
+        right.set_ylim(-1.05, 1.05)
+        right.set_title("Spearman's ρ", fontsize=10)
+        _layers(right)
+    else:
+        blank(right, "fewer than three pairs of classes:\nno rank correlation")
     entitle(
         figure,
         "Confusion of classes: distance of label words' keys against the AUC of probabilities",
         subject,
-        "smaller: confused more; the predicted matrix is that of the layer with the greatest ρ",
+        "smaller: confused more; the predicted matrix is that of "
+        + ("the layer with the greatest ρ" if ranked else "the last layer"),
     )
     return figure
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from promptstage.callbacks.label_words.files import STEM
 from promptstage.callbacks.run.loggers import log_figures, log_scalars, log_series
 from promptstage.lightning_modules.label_word_summary import extraction_of
+from promptstage.utilities.plurals import counted
 
 BY_LAYER = {"flow": "flow_.*", "extraction": "aucroc|accumulated_aucroc", "diagnosis": "spearman"}
 
@@ -65,7 +66,7 @@ def by_layer(summary: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def summary_line(summary: Mapping[str, Any]) -> str:
     """Return the main measures in one line."""
-    parts = [f"label words of {summary['examples']} examples"]
+    parts = [f"label words of {counted(summary['examples'], 'example')}"]
     if "accuracy" in summary:
         low, high = summary["accuracy_low"], summary["accuracy_high"]
         parts[0] += f": accuracy {summary['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f})"

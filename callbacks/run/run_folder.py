@@ -15,6 +15,7 @@ from promptstage.lightning_modules.fine_tuned import write_fine_tuned
 from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
 from promptstage.utilities.errors import UserError, printable, shown_path
 from promptstage.utilities.files import write_text
+from promptstage.utilities.plurals import counted
 from promptstage.utilities.reading import read_text
 
 PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
@@ -82,7 +83,8 @@ class RunFolder(L.Callback):
             return
         loss = trainer.callback_metrics.get("val/loss")
         validation = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
-        rank_zero_info(f"{trainer.global_step} steps, {validation}; the run is in {shown_path(self.folder)}")
+        steps = counted(trainer.global_step, "step")
+        rank_zero_info(f"{steps}, {validation}; the run is in {shown_path(self.folder)}")
         rank_zero_info(self._export(trainer.global_step, pl_module))
         if (self.folder / "checkpoints").is_dir():
             rank_zero_info(f"next: promptstage test --ckpt_path {shown_path(self.folder)}")

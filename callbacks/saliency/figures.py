@@ -42,6 +42,7 @@ from promptstage.callbacks.saliency.groups import (
     by_grade,
     changes,
     compare_late_flow,
+    has_halves,
     late_flow,
     late_shares,
     span_of_layers,
@@ -50,6 +51,7 @@ from promptstage.callbacks.saliency.matrix import Kind, Matrix, load_matrix
 from promptstage.callbacks.saliency.matrix_figure import of_matrix
 from promptstage.lightning_modules.diagnosis import SPANS
 from promptstage.utilities.files import write_bytes
+from promptstage.utilities.plurals import counted
 
 NAMES_OF_SOURCES = {
     "prompt": "prompt",
@@ -63,21 +65,23 @@ NAMES_OF_SOURCES = {
 def all_figures(saved: Saved, matrices: Mapping[Kind, Matrix] | None = None) -> dict[str, Figure]:
     """Draw every figure that the examples allow, by name.
 
-    Comparisons need correct and incorrect examples, or examples with and without accumulation.
+    Comparisons need correct and incorrect examples, or examples with and without accumulation; flows to the
+    second half need answers of more than one token.
 
     Args:
         matrices: matrices of one example, by kind.
     """
     drawn: dict[str, Callable[[Saved], Figure]] = {}
-    if saved.about.stages or saved.has_sources:
+    halves = has_halves(saved)
+    if saved.about.stages or (saved.has_sources and halves):
         drawn["flows"] = flows
     if saved.about.stages:
         drawn |= {"sink": sink, "tokens": tokens}
-        if saved.shallow_seen and 0 < changes(saved)[0].accumulated < len(saved.ids):
+        if halves and saved.shallow_seen and 0 < changes(saved)[0].accumulated < len(saved.ids):
             drawn["accumulation"] = accumulation
-        if saved.both:
+        if halves and saved.both:
             drawn["late_flow"] = late_flow
-    if saved.has_sources:
+    if saved.has_sources and halves:
         drawn["sources"] = sources
         if saved.both:
             drawn["by_grade"] = by_grade
@@ -94,6 +98,12 @@ def all_figures(saved: Saved, matrices: Mapping[Kind, Matrix] | None = None) -> 
 def summary_line(saved: Saved) -> str:
     """Return the measures of all examples in one line, with the tests' p-values."""
     parts = [f"saliency of {len(saved.ids)} examples (loss of the {saved.about.label})"]
+    if not has_halves(saved):
+        if saved.about.stages and saved.shallow_seen:
+            parts.append(f"a virtual token accumulates flow in {changes(saved)[0].accumulated}")
+        return "; ".join(
+            [*parts, "answers of one token have no second half, to which late flow could be measured"]
+        )
     if saved.about.stages:
         conditional, p = changes(saved)
         accumulated, others = conditional.accumulated, conditional.examples - conditional.accumulated
@@ -139,7 +149,10 @@ def draw(folder: Path | str, stem: str = "saliency") -> list[Path]:
 
 def by_layer(saved: Saved) -> Figure:
     """Draw means over examples against the layer, the values of TensorBoard's charts."""
-    measures = saved.by_layer()
+    halves = has_halves(saved)
+    measures = {
+        name: values for name, values in saved.by_layer().items() if halves or "second_half" not in name
+    }
     panels = charts(measures)
     figure = Figure(figsize=(4.4 * len(panels), 4.4), layout="constrained")
     for axes, (title, names) in zip(
@@ -154,7 +167,7 @@ def by_layer(saved: Saved) -> Figure:
         finish_layers(axes, saved.about)
     count = len(saved.ids)
     figure.axes[0].set_ylabel("mean over examples" if count > 1 else "value of the example")
-    caption = f"n = {count}; second half: of the rationale{stage_lines(saved)}"
+    caption = f"n = {count}{'; second half: of the rationale' if halves else ''}{stage_lines(saved)}"
     entitle(figure, "Saliency by layer", subject(saved), caption)
     return figure
 
@@ -167,7 +180,8 @@ def flows(saved: Saved) -> Figure:
     """
     rows = [SPANS] if saved.about.stages else []
     senders = ("question", "first_half")
-    rows += [senders] if saved.has_sources else []
+    with_halves = saved.has_sources and has_halves(saved)
+    rows += [senders] if with_halves else []
     figure = Figure(figsize=(10, 3.4 * len(rows) + 1), layout="constrained")
     panels = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
     for axes_row, names in zip(panels, rows, strict=True):
@@ -185,7 +199,7 @@ def flows(saved: Saved) -> Figure:
             axes.set_title(SYMBOLS[f"{name}_to_second_half"], fontsize=10)
         axes_row[0].set_ylabel(FLOW)
         scientific(axes_row[0])
-    halves = "; halves: of the rationale" if saved.has_sources else ""
+    halves = "; halves: of the rationale" if with_halves else ""
     caption = f"{BANDS} (n = {len(saved.ids)}){stage_lines(saved)}{halves}"
     entitle(figure, "Information flow by layer", subject(saved), caption)
     return figure
@@ -270,7 +284,7 @@ def tokens(saved: Saved) -> Figure:
     figure.axes[0].set_ylabel("layer")
     figure.colorbar(image, ax=figure.axes, label="share of the layer's flow from the prompt")
     stages = "; blank: not visible; lines: stages" if len(about.stages) > 1 else ""
-    caption = f"mean over {len(saved.ids)} examples, flow to question and rationale{stages}"
+    caption = f"mean over {counted(len(saved.ids), 'example')}, flow to question and rationale{stages}"
     entitle(figure, "Flow from each virtual token", subject(saved), caption)
     return figure
 

@@ -20,6 +20,7 @@ from promptstage.lightning_modules.functional.information_flow import (
     late_layers,
 )
 from promptstage.lightning_modules.functional.statistics import Comparison, compare_groups, fisher_p
+from promptstage.utilities.plurals import ranged
 
 FEWEST = 5  # examples that a box plot needs; fewer are drawn as points
 FLOW = "median saliency per visible pair"
@@ -29,6 +30,11 @@ SYMBOLS = {
     "question_to_second_half": "$S_{qr}$, question to second half",
     "first_half_to_second_half": "$S_{rr}$, first to second half",
 }
+
+
+def has_halves(saved: Saved) -> bool:
+    """Return whether an answer has two halves to compare, that is more than one token."""
+    return bool((saved.arrays["lengths"][:, 1] > 1).any())
 
 
 def changes(saved: Saved, quantile: float = 0.75) -> tuple[Conditional, float]:
@@ -134,8 +140,7 @@ def late_shares(saved: Saved) -> list[LateShare]:
 
 def span_of_layers(saved: Saved) -> str:
     """Return the last third of the layers as text."""
-    chosen = late_layers(saved.about.layers)
-    return f"layer {chosen[0]}" if len(chosen) == 1 else f"layers {chosen[0]} to {chosen[-1]}"
+    return ranged(late_layers(saved.about.layers), "layer")
 
 
 def by_grade(saved: Saved) -> Figure:

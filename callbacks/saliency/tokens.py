@@ -13,6 +13,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.diagnosis import matrices
 from promptstage.lightning_modules.functional.information_flow import ALPHA, shallow_layers
+from promptstage.utilities.plurals import ranged
 
 
 def about_of(module: SoftPromptModule, prefix: Prefix | None, layers: Sequence[int]) -> About:
@@ -47,7 +48,7 @@ def matrices_of(
     shallow = [layer for layer in about.layers if layer in about.shallow]
     panels = {f"layer {about.layers[-1]}": about.layers[-1:]}
     if shallow:
-        panels = {f"mean of layers {shallow[0]} to {shallow[-1]}": shallow} | panels
+        panels = {f"mean of {ranged(shallow, 'layer')}": shallow} | panels
     computed = matrices(backbone, tokens, prefix, panels)
     tokens = tokens.right_padded()
     length = next(iter(computed.saliency.values())).shape[0]

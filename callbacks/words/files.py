@@ -8,8 +8,10 @@ from typing import Any
 from promptstage.lightning_modules.nearest_words import LayerWords, Word
 from promptstage.utilities.errors import printable
 from promptstage.utilities.files import write_text
+from promptstage.utilities.plurals import counted
 
 FILE = "words.json"
+REPLACEMENT = "\ufffd"  # stands for bytes that are no character
 
 
 def words_values(layers: Sequence[LayerWords], checkpoint: str | None) -> dict[str, Any]:
@@ -47,22 +49,24 @@ def format_words(layers: Sequence[LayerWords]) -> list[str]:
     for own in layers:
         low, median, high = own.typical
         table.append(
-            f"layer {own.layer}: {len(own.words)} virtual tokens, compared with {own.vocabulary:,} tokens; "
-            f"an ordinary token has similarity {median:.3f} to its nearest other one (90 % of them "
-            f"{low:.3f} to {high:.3f})"
+            f"layer {own.layer}: {counted(len(own.words), 'virtual token')}, compared with "
+            f"{own.vocabulary:,} tokens; an ordinary token has similarity {median:.3f} to its nearest other "
+            f"one (90 % of them {low:.3f} to {high:.3f})"
         )
-        width = len(str(len(own.words)))
+        width = len(str(len(own.words) - 1))
         table += [
-            f"  {number:>{width}}  {'  '.join(map(_shown, words))}"
-            for number, words in enumerate(own.words, start=1)
+            f"  {number:>{width}}  {'  '.join(map(_shown, words))}" for number, words in enumerate(own.words)
         ]
     return table
 
 
 def _shown(word: Word) -> str:
-    """Format a word and its similarity.
+    """Format a word and its similarity; a token that is part of a character is shown by its number.
 
+    >>> _shown(Word(5, "\ufffd", 0.5))
+    'token 5 0.500'
     >>> _shown(Word(5, "\\x1b[2J", 0.5))
     "'\\\\x1b[2J' 0.500"
     """
-    return f"'{printable(word.text)}' {word.similarity:.3f}"
+    text = f"token {word.token}" if REPLACEMENT in word.text else f"'{printable(word.text)}'"
+    return f"{text} {word.similarity:.3f}"

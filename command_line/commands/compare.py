@@ -48,7 +48,12 @@ class Compare(DirectCommand):
             "targets", nargs="+", metavar="FILE.yaml | [NAME=]FOLDER", help="comparison, or finished runs"
         )
         parser.add_argument("--run-dir", type=Path, help="output folder; default for FILE.yaml: runs/FILE")
-        parser.add_argument("--rows", help="comma-separated names of the rows to run; default: all")
+        parser.add_argument(
+            "--rows",
+            action="append",
+            metavar="ROW,...",
+            help="names of the rows to run, separated by commas; may be repeated; default: all",
+        )
         parser.add_argument(
             "--source",
             action="append",

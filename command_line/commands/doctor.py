@@ -4,9 +4,9 @@
   promptstage doctor meta-llama/Llama-3.1-8B --dtype bfloat16
   promptstage doctor Qwen/Qwen3.5-4B --random      # reads config.json alone
 
-The model is loaded and checked as before every run. Every method then trains, generates and is measured on a
-few random tokens. With --random, this is a tiny random model of the same family: no weights are downloaded,
-and the numbers do not hold for them.
+The model is loaded and checked as before every run. Each method that adds parameters to the model then
+trains, generates and is measured on a few random tokens. With --random, this is a tiny random model of the
+same family: no weights are downloaded, and the numbers do not hold for them.
 """
 
 from typing import get_args

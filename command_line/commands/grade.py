@@ -15,7 +15,7 @@ from promptstage.composition.records import find_records, read_gradable, total_q
 from promptstage.grading import Grade, grade, harness_verdicts
 from promptstage.grading.data_sets import DATA_SETS, default_options
 from promptstage.grading.functions import is_function_name
-from promptstage.grading.grades import coverage
+from promptstage.grading.grades import LABEL_WORD, coverage
 from promptstage.grading.kinds import find_kind
 from promptstage.lightning_modules.functional.statistics import wilson_interval
 from promptstage.utilities.errors import UserError, choose, printable
@@ -67,7 +67,8 @@ def regrade(args: Sequence[str]) -> int:
     _check_rules(options.dataset, options.kind)
     source = find_records(options.path)
     output = None if options.output is None else _writable(options.output)
-    regraded = _grade_all(read_gradable(source, options.dataset, options.kind))
+    own = options.dataset is None and options.kind is None
+    regraded = _grade_all(read_gradable(source, options.dataset, options.kind), own)
     if output is not None:
         write_text(output, "".join(map(_line, regraded)))
     lines = [*_changes(regraded), *_summary(regraded, source)]
@@ -124,7 +125,12 @@ def _writable(output: str) -> Path:
     return path
 
 
-def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
+def _grade_all(records: Sequence[dict[str, Any]], own: bool) -> list[Regraded]:
+    """Grade all records again.
+
+    Args:
+        own: by the rules of each record, which ``--dataset`` and ``--kind`` replace.
+    """
     from tqdm import tqdm
 
     bar = tqdm(
@@ -140,7 +146,15 @@ def _grade_all(records: Sequence[dict[str, Any]]) -> list[Regraded]:
         miniters=1,  # some take seconds
         smoothing=0,
     )
-    return [Regraded(record, _grade(record)) for record in bar]
+    return [Regraded(record, (_label_word(record) if own else None) or _grade(record)) for record in bar]
+
+
+def _label_word(record: dict[str, Any]) -> Grade | None:
+    """Grade a predicted label word, which is the whole answer; None for a generated text."""
+    word = record["prediction"]
+    if record["reason"] != LABEL_WORD or word != record["generation"]:
+        return None
+    return Grade(word, word == record["reference"], LABEL_WORD)
 
 
 def _grade(record: dict[str, Any]) -> Grade:

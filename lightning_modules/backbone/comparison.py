@@ -16,6 +16,10 @@ class Differs(Exception):
     """Failed comparison, described in one sentence."""
 
 
+class NotFinite(Differs):
+    """Infinite or NaN logits, of the model or behind a prefix."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest differences due to rounding, in standard deviations of the reference.
@@ -74,10 +78,10 @@ def differ(actual: Tensor, expected: Tensor) -> bool:
 def check_finite(logits: Tensor) -> None:
     """
     Raises:
-        Differs: if a logit is infinite or NaN.
+        NotFinite: if a logit is infinite or NaN.
     """
     if not bool(logits.isfinite().all()):
-        raise Differs("its logits are not finite")
+        raise NotFinite("its logits are not finite")
 
 
 @contextmanager

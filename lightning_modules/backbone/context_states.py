@@ -71,16 +71,25 @@ def record_context(
     Raises:
         UserError: if token mixers carry information past keys and values.
     """
-    if backbone.mixers:
-        raise UserError(
-            f"a context as a prefix needs attention alone, but layer {min(backbone.mixers)} of backbone "
-            f"'{backbone.config.name}' mixes tokens by a recurrent state"
-        )
+    check_attention_alone(backbone)
     recorder = KeysValues(backbone.num_layers)
     with backbone.hooked(*hooks, recorder):
         ends = torch.tensor([tokens.shape[1]], device=tokens.device)
         backbone.body(**backbone.packed(tokens, ends, prefix)[0])
     return ContextStates(recorder.recorded, prefix, tokens.shape[1])
+
+
+def check_attention_alone(backbone: FrozenModel) -> None:
+    """Check that tokens depend on earlier ones by attention alone, so that keys and values are all they need.
+
+    Raises:
+        UserError: if a layer mixes tokens by a recurrent state.
+    """
+    if backbone.mixers:
+        raise UserError(
+            f"a context as a prefix needs attention alone, but layer {min(backbone.mixers)} of backbone "
+            f"'{backbone.config.name}' mixes tokens by a recurrent state"
+        )
 
 
 def check_visible(backbone: FrozenModel, content: int, positions: int) -> None:

@@ -1,5 +1,6 @@
 """Configuration and tokenizer of a language model by hub id, folder, run folder or GGUF file."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from promptstage.lightning_modules.backbone import gguf_model
 from promptstage.lightning_modules.backbone.boundary import reading
+from promptstage.lightning_modules.backbone.config_values import SIZES, check_sizes, explained, stored_values
 from promptstage.lightning_modules.backbone.gguf_header import read_header
 from promptstage.lightning_modules.backbone.hub import (
     bare_configuration_folder,
@@ -18,7 +20,7 @@ from promptstage.lightning_modules.backbone.model_folder import (
     check_files,
 )
 from promptstage.utilities.checks import check_minimum
-from promptstage.utilities.errors import UserError, choose
+from promptstage.utilities.errors import UserError, choose, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 DOWNLOADS = "models/"  # folder that 'make smollm2' writes to; no name on the hub begins so
 _BACKBONES = Path(__file__).parents[2] / "backbones"
 _DIGITS = ("layers1_heads1_width96", "layers1_heads4_width256", "layers4_heads4_width256")
+DIGITS = "digits/"  # begins no name on the hub that is meant here
 SHIPPED = {"embedded": _BACKBONES / "embedded"} | {
-    f"digits/{name}": _BACKBONES / "digits" / name for name in _DIGITS
+    f"{DIGITS}{name}": _BACKBONES / "digits" / name for name in _DIGITS
 }
 FINE_TUNED = "backbone"  # folder in a run folder of full fine-tuning
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -148,6 +151,11 @@ def location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> tu
                     f"backbone folder {path} holds GGUF weights: name one with backbone.gguf_file "
                     f"({', '.join(ggufs)})"
                 )
+            if method := _method_of_run(path):
+                raise UserError(
+                    f"backbone folder {path} is a run of {method}: only finished runs of FullFineTuning are "
+                    "backbones"
+                )
             raise UserError(f"backbone folder {path} has no config.json: not a saved Hugging Face model")
     elif path.is_file():
         raise UserError(f"backbone '{config.name}' is a file: give the folder of the model, or a hub id")
@@ -156,9 +164,21 @@ def location(config: BackboneConfig, fetch: _Fetch = configuration_folder) -> tu
         raise UserError(f"backbone folder {config.name} does not exist{hint}")
     if path.is_dir():
         return path, kwargs
+    if config.name.startswith(DIGITS):
+        raise UserError(f"backbone '{config.name}' is unknown: {nearest(config.name, SHIPPED)}")
     if config.gguf_file:
         return gguf_folder(config.name, config.revision, config.gguf_file), kwargs
     return fetch(config.name, config.revision, config.trust_remote_code), kwargs
+
+
+def _method_of_run(path: Path) -> str:
+    """Return the name of the method that a run folder's configuration names; empty if there is none."""
+    try:
+        text = (path / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    match = re.search(r"^model:\n(?: .*\n)*?  class_path: (?:\w+\.)*(\w+)$", text, re.MULTILINE)
+    return match.group(1) if match else ""
 
 
 def _checked_location(
@@ -194,7 +214,8 @@ def read_whole_config(config: BackboneConfig, fetch: _Fetch = configuration_fold
             model_config = gguf_model.read_configuration(where, config.gguf_file)
             _check_sizes(config.name, model_config)
             return model_config
-    with reading(config.name, "config.json"):
+    check_sizes(config.name, stored_values(where))
+    with explained(config.name, where), reading(config.name, "config.json"):
         model_config = AutoConfig.from_pretrained(where, **kwargs)
         # A file must not choose kernels, which may be code from the hub.
         model_config._attn_implementation = model_config._experts_implementation = None
@@ -203,11 +224,9 @@ def read_whole_config(config: BackboneConfig, fetch: _Fetch = configuration_fold
 
 
 def _check_sizes(name: str, model_config: "PreTrainedConfig") -> None:
+    """Check the sizes of the model, which may have other names in its file, such as ``n_embd``."""
     text = model_config.get_text_config()
-    for setting in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        size = getattr(text, setting, None)
-        if isinstance(size, int) and size < 1:
-            raise UserError(f"backbone '{name}': {setting} must be >= 1, got {size}")
+    check_sizes(name, {setting: getattr(text, setting, None) for setting in SIZES})
 
 
 def load_tokenizer(config: BackboneConfig) -> "PreTrainedTokenizerBase":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from promptstage.lightning_modules.backbone import gguf_model
 from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading
 from promptstage.lightning_modules.backbone.completeness import check_complete
+from promptstage.lightning_modules.backbone.config_values import explained
 from promptstage.lightning_modules.backbone.gguf_header import read_header
 from promptstage.lightning_modules.backbone.hub import download_weights
 from promptstage.lightning_modules.backbone.loading import (
@@ -70,7 +71,12 @@ def load_model(config: BackboneConfig) -> Loaded:
         )
     elif config.gguf_file:
         kwargs |= gguf_model.loading_arguments(config.gguf_file)
-    with reading(config.name, seconds=None), _quiet(), prefix_implementation(config.name) as implementation:
+    with (
+        explained(config.name, where),
+        reading(config.name, seconds=None),
+        _quiet(),
+        prefix_implementation(config.name) as implementation,
+    ):
         _dequantize(model_config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
@@ -118,7 +124,7 @@ def _dequantize(model_config: "PreTrainedConfig") -> None:
 
 def _check_weights(config: BackboneConfig, folder: Path, model_config: "PreTrainedConfig") -> list[Path]:
     """Check weight files against the configuration before memory is allocated for the model."""
-    with reading(config.name):
+    with explained(config.name, folder), reading(config.name):
         check_files(folder)
         files = weight_files(folder, config.gguf_file)
         if not config.trust_remote_code:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from promptstage.lightning_modules.backbone.attention import register
 from promptstage.lightning_modules.backbone.boundary import prefix_implementation, reading, reason
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, read_config
+from promptstage.lightning_modules.backbone.config_values import stored_values, unknown_value
+from promptstage.lightning_modules.backbone.hub import bare_configuration_folder
+from promptstage.lightning_modules.backbone.loading import BackboneConfig, location, read_config
 from promptstage.lightning_modules.backbone.model_loading import check_causal
 from promptstage.lightning_modules.backbone.tiny_sizes import LAYERS, OWN, SIZES
 from promptstage.utilities.errors import UserError
@@ -173,11 +175,12 @@ def tiny_model(backbone: BackboneConfig) -> TinyModel:
     """Build a tiny random model of a backbone's family, from its configuration alone.
 
     Raises:
-        UserError: if the configuration cannot be read, or no tiny model can be built.
+        UserError: if the configuration cannot be read or has an unknown value, or no tiny model can be built.
     """
     import torch
 
     config, errors = read_config(backbone), []
+    stored = stored_values(location(backbone, bare_configuration_folder)[0])
     check_causal(backbone, config)
     options: dict[str, Any] = {"trust_remote_code": True} if backbone.trust_remote_code else {}
     register()
@@ -187,6 +190,8 @@ def tiny_model(backbone: BackboneConfig) -> TinyModel:
             with torch.no_grad():
                 random_model(small, **options).eval()(torch.arange(40, 48)[None], use_cache=False)
         except Exception as error:  # sizes of which the reduction knows nothing
+            if problem := unknown_value(stored):
+                raise UserError(f"backbone '{backbone.name}': {problem}") from error
             errors.append(reason(error))
             continue
         with reading(backbone.name), prefix_implementation(backbone.name) as implementation:

@@ -19,6 +19,7 @@ from promptstage.lightning_modules.backbone.causes import find_cause
 from promptstage.lightning_modules.backbone.comparison import (
     Comparison,
     Differs,
+    NotFinite,
     Tolerance,
     check_finite,
     comparing,
@@ -254,6 +255,8 @@ def _right_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _explained(backbone: FrozenModel, failure: Exception, room: int) -> str:
     """Return the failure in one line, after its cause, if one is found."""
     message = reason(failure)
+    if isinstance(failure, NotFinite):  # the experiments compare finite logits
+        return message
     try:
         prefix, rows = draw_tokens(backbone, 0, room)
         cause = find_cause(backbone, torch.cat([prefix, rows[0]]))

@@ -136,9 +136,12 @@ def engine_of(decoder: Decoder, what: str) -> Engine:
         UserError: if it is none.
     """
     if not isinstance(decoder, Engine):
-        hint = "" if decoder.generates else ": set --data.prediction generation"
-        name = type(decoder).__name__
-        raise UserError(f"{what} needs an engine (Greedy or Sampling), got decoder {name}{hint}")
+        if not decoder.generates:
+            raise UserError(
+                f"{what} needs generated answers, but the data's prediction is label_words: set "
+                "--data.prediction generation"
+            )
+        raise UserError(f"{what} needs decoder Greedy or Sampling, got {type(decoder).__name__}")
     return decoder
 
 

@@ -8,6 +8,7 @@ import torch
 from promptstage.datamodules.encoding import IGNORED, Batch, Tokens, shifted
 from promptstage.grading import find_answer, grade, harness_verdicts
 from promptstage.grading.data_sets import default_options
+from promptstage.grading.grades import LABEL_WORD
 from promptstage.grading.kinds import kind_name
 from promptstage.utilities.errors import UserError
 
@@ -113,7 +114,7 @@ def label_records(batch: Batch, words: Sequence[str]) -> list[Record]:
         words: the label word of each example.
     """
     return [
-        record._replace(prediction=word, correct=word == record.reference, reason="label word")
+        record._replace(prediction=word, correct=word == record.reference, reason=LABEL_WORD)
         for record, word in zip(_graded(batch, words, [1] * len(words)), words, strict=True)
     ]
 

@@ -117,18 +117,24 @@ def extraction_auroc(scores: ArrayLike, predicted: ArrayLike, average: Average =
     return float(np.mean(areas))
 
 
+LEAST_TOTAL = 0.25  # of the accumulated excess, as a share of the sum of absolute terms
+
+
 def accumulated_extraction(areas: ArrayLike) -> NDArray[np.float64]:
     """Compute R_l = Σ_{i ≤ l} (AUCROC_i − 0.5) / Σ_i (AUCROC_i − 0.5) of K layers (§2.3, eq. 6).
 
     Returns:
-        (K,), the last is 1; NaN if the total is 0 or an area is NaN.
+        (K,), the last is 1; NaN if an area is NaN, or if the total is less than a quarter of
+        Σ_i |AUCROC_i − 0.5|: positive and negative terms then cancel, and shares of it mean nothing.
 
     >>> accumulated_extraction([0.5, 0.75, 1.0])
     array([0.        , 0.33333333, 1.        ])
+    >>> accumulated_extraction([0.2, 0.75, 0.6])
+    array([nan, nan, nan])
     """
     excess = np.asarray(areas, dtype=np.float64) - 0.5
     total = excess.sum()
-    if not np.isfinite(total) or total == 0:
+    if not total > 0 or total < LEAST_TOTAL * np.abs(excess).sum():
         return np.full(len(excess), np.nan)
     return np.cumsum(excess) / total
 

@@ -100,6 +100,11 @@ def test_mistakes_in_label_words(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        (
+            {"text": "x", "label": "up"},
+            "label 'up' has no word (labels: 0, 1; a list of label_words is by label number: map labels that "
+            "are texts to words)",
+        ),
         ({"text": "x", "label": 2}, "label '2' has no word (labels: 0, 1)"),
         ({"text": "x", "label": -1}, "label '-1' has no word (labels: 0, 1)"),
         ({"text": "x"}, "no field 'label' (fields: text)"),

@@ -4,6 +4,7 @@ import json
 import re
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,41 @@ def test_mistakes(args: list[str], message: str) -> None:
     assert_one_error(call("doctor", *args), message)
 
 
-@pytest.mark.parametrize("setting", ["num_hidden_layers", "hidden_size", "vocab_size"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_act": "geluu"}, "hidden_act 'geluu' is unknown: did you mean 'gelu'?"),
+        (
+            {"dtype": "float99"},
+            "dtype 'float99' is unknown: did you mean 'float32'?",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "nope", "rope_theta": 1e4}},
+            "rope_parameters.rope_type 'nope' is unknown: did you mean",
+        ),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -1}}, "its logits are not finite"),
+    ],
+)
+@pytest.mark.parametrize("random", [False, True])
+def test_unknown_names_and_bad_numbers_are_named(
+    values: dict[str, Any], message: str, random: bool, tmp_path: Path
+) -> None:
+    folder = save_tiny_backbone(tmp_path / "tiny")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | values))
+    outcome = call("doctor", folder, *(["--random"] if random else []))
+    assert_one_error(outcome, message)
+    assert "KeyError" not in outcome.err
+    assert "position_ids" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank"),
+    ],
+)
 @pytest.mark.parametrize("size", [0, -3])
 def test_sizes_below_one_are_refused(setting: str, size: int, tmp_path: Path) -> None:
     values = {"model_type": "llama", "num_attention_heads": 1, setting: size}

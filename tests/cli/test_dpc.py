@@ -309,6 +309,7 @@ MISTAKES = [
         [],
         "has no calibrated threshold (run/checkpoints/best.dpc.json): run",
     ),
+    ([option("threshold", "nonesuch")], "threshold file nonesuch does not exist: run 'promptstage calibrate"),
     (
         [option("mode", "all"), option("threshold", 0.5)],
         "threshold has no effect in mode all: allowed in dpc,",

@@ -119,3 +119,11 @@ def test_weights_and_budget_are_the_same_on_two_processes(tmp_path: Path) -> Non
         found.append(load_file(folder / "test" / "attention_budget.safetensors"))
     assert found[0]["share"].shape == (6, 1, 1, 3)
     assert all(torch.allclose(found[0][name], found[1][name], rtol=0, atol=1e-6) for name in found[0])
+
+
+def test_a_run_of_another_method_is_no_backbone() -> None:
+    fit = [*QUIET, *DIGITS, "--backbone.init_seed=0", *SMALL, "--trainer.max_steps=1", "--run_dir=prefix"]
+    passed("fit", *fit, "--model=PrefixTuning", "--model.num_virtual_tokens=1", "--model.init.kind=random")
+    outcome = call("test", *QUIET, "--model=Pretrained", "--backbone.name=prefix", *SMALL, "--run_dir=run")
+    message = "is a run of PrefixTuning: only finished runs of FullFineTuning are backbones"
+    assert (outcome.code, message in outcome.err) == (2, True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.cli.test_hybrid import save_hybrid_backbone
 from tests.cli.test_mistakes import assert_one_error
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
@@ -117,11 +118,14 @@ def test_a_trained_prompt_stays_in_front_of_compressed_contexts(common: list[str
     assert len(rows[0]["compressed"]) == 5
 
 
-def test_one_question_is_analyzed_and_printed(common: list[str], tmp_path: Path) -> None:
+def test_one_question_is_analyzed_and_printed(
+    common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = call("label-words", *QUIET, *common, "--question=so bad", f"--run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.err
     assert "question:   so bad" in outcome.out
     assert all(f"on {word}" in outcome.out for word in WORDS)
+    assert "label words of 1 example;" in caplog.text
     (folder,) = {path.parent for path in (tmp_path / "run").rglob("label_words.json")}
     summary, (row,) = read(folder)
     assert row["gold"] is None
@@ -137,10 +141,46 @@ def test_one_question_is_analyzed_and_printed(common: list[str], tmp_path: Path)
     assert (folder / "label_words_extraction.png").exists()
 
 
+def test_default_depths_are_those_that_the_backbone_has(
+    common: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    some = [CALLBACK, "--trainer.callbacks.analyses=[isolation]", "--trainer.callbacks.examples=2"]
+    outcome = call("test", *QUIET, *common, *some, f"--run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    summary, _ = read(tmp_path / "run" / "test")
+    assert {row["layers"] for row in summary["isolation"]} == {1, 3}
+    assert "isolated_layers: 1, 3, since backbone" in caplog.text
+    assert "has 4 layers with attention" in caplog.text
+
+
+def test_recurrent_layers_are_rejected_before_the_first_batch(common: list[str], tmp_path: Path) -> None:
+    name = save_hybrid_backbone(tmp_path / "hybrid", "lfm2")
+    own = [option for option in common if not option.startswith("--backbone")] + [f"--backbone.name={name}"]
+    outcome = call("test", *QUIET, *own, CALLBACK, f"--run_dir={tmp_path / 'run'}")
+    assert_one_error(outcome, "set analyses to [flows,extraction,diagnosis]")
+    assert "mixes tokens by a recurrent state" in outcome.err
+    assert not (tmp_path / "run").exists()
+    other = "--trainer.callbacks.analyses=[flows,extraction,diagnosis]"
+    outcome = call("test", *QUIET, *own, CALLBACK, other, f"--run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--trainer.callbacks.analyses=[flow]"], "flows"),
+        (
+            ["--trainer.callbacks.analyses=[flows]"],
+            "isolated_layers needs isolation in analyses, got flows",
+        ),
+        (
+            ["--trainer.callbacks.isolated_layers=null", "--trainer.callbacks.analyses=[flows]"],
+            "top_words needs isolation or compression in analyses, got flows",
+        ),
+        (
+            ["--trainer.callbacks.isolated_layers=null", "--trainer.callbacks.analyses=[isolation]"],
+            "random_draws needs compression in analyses, got isolation",
+        ),
+        (["--trainer.callbacks.analyses=[isolation,flow]"], "'flow' is unknown: did you mean 'flows'?"),
         (["--trainer.callbacks.analyses=[]"], "analyses must name at least one of"),
         (["--trainer.callbacks.isolated_layers=[0]"], "isolated_layers must be >= 1, got 0"),
         (["--trainer.callbacks.isolated_layers=[2,9]"], "isolated_layers must be <= 4"),
@@ -161,6 +201,13 @@ def test_unsuitable_runs_are_rejected_in_one_line(
 ) -> None:
     outcome = call("test", *QUIET, *common, *FEW, *changes, f"--run_dir={tmp_path / 'run'}")
     assert_one_error(outcome, message)
+
+
+def test_data_without_label_words_are_rejected(common: list[str], tmp_path: Path) -> None:
+    own = [option for option in common if not option.startswith("--data")]
+    data = ["--data=Generated", "--data.task=addition", "--data.test_size=2"]
+    outcome = call("test", *QUIET, *own, *data, CALLBACK, f"--run_dir={tmp_path / 'run'}")
+    assert_one_error(outcome, "use Classification, or multiple choice such as ARC")
 
 
 def test_fit_and_inference_mode_are_rejected(common: list[str], tmp_path: Path) -> None:

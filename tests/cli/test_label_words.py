@@ -64,7 +64,10 @@ def test_a_test_by_label_words_has_ordinary_results(data: list[str], tiny: Path)
     assert about["decoder"]["name"] == "LabelWordPrediction"
     graded = call("grade", "run")
     assert graded.code == 0, graded.err
-    assert "0 became correct, 0 became wrong, 0 changed prediction only" in graded.out
+    assert "nothing changed" in graded.out
+    again = call("grade", "run", "--kind=text")
+    assert again.code == 0, again.err
+    assert "0 became correct, 0 became wrong, 0 changed prediction only" in again.out
     shown = call("data", *flags, "--show=1")
     assert shown.code == 0, shown.err
     assert shown.out.count("completions are graded as correct") == 3
@@ -88,6 +91,14 @@ def test_anchor_reweighting_is_fit_resumed_and_tested(anchors: list[str]) -> Non
     )
     assert torch.equal(resumed, whole)
     assert whole.abs().max() > 0.05
+    written = json.loads(Path("straight/anchor_factors.json").read_text())
+    best = torch.load("straight/checkpoints/best.ckpt", weights_only=True)["state_dict"]["beta"]
+    assert (written["layers"], written["heads"], written["label_words"]) == (
+        [0, 1, 2, 3],
+        best.shape[1],
+        WORDS,
+    )
+    torch.testing.assert_close(torch.tensor(written["factors"]), best.exp())
     test = call("test", *QUIET, "--ckpt_path=run/checkpoints/last.ckpt", "--run_dir=tested")
     assert test.code == 0, test.err
     assert len(records(Path("tested/test"))) == 7
@@ -189,9 +200,9 @@ def test_mistakes_are_one_line(mistake: str, anchors: list[str]) -> None:
         (["--decoder=Sampling"], "decoder Sampling generates, but the data's prediction is label_words"),
         (
             ["--trainer.callbacks=DPC"],
-            "DPC needs an engine (Greedy or Sampling), got decoder LabelWordPrediction",
+            "DPC needs generated answers, but the data's prediction",
         ),
-        (["--trainer.callbacks=ACT"], "got decoder LabelWordPrediction: set --data.prediction generation"),
+        (["--trainer.callbacks=ACT"], "prediction is label_words: set --data.prediction generation"),
     ],
 )
 def test_what_generates_is_rejected(flags: list[str], message: str, data: list[str], tiny: Path) -> None:

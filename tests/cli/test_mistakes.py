@@ -33,6 +33,10 @@ METHODS = (
     "PromptTuning"
 )
 TYPOS = [
+    (
+        "--backbone.name=digits/layers1_heads1",
+        "backbone 'digits/layers1_heads1' is unknown: did you mean 'digits/layers1_heads1_width96'?",
+    ),
     ("--model=PromptTunin", f"--model 'PromptTunin' is unknown: did you mean 'PromptTuning'? {METHODS}"),
     ("--data=Generatd", "--data 'Generatd' is unknown: did you mean 'Generated'?"),
     ("--modle=DHAM", "option --modle is unknown: did you mean --model?"),
@@ -68,7 +72,7 @@ TYPOS = [
     ("--trainer.precision=12", "option --trainer.precision: '12' is unknown: "),
     (
         "--trainer.callbacks=foo",
-        "--trainer.callbacks 'foo' is unknown: Allowed: ACT, AttentionBudget, DPC, LabelWords, "
+        "--trainer.callbacks 'foo' is unknown: allowed: ACT, AttentionBudget, DPC, LabelWords, "
         "SaliencyDiagnostics",
     ),
     (

@@ -84,7 +84,14 @@ def test_states_of_tokens_are_those_of_texts_of_one_token(tiny: Path) -> None:
 
 def test_control_characters_are_escaped_in_the_terminal() -> None:
     words = LayerWords(0, 9, (0.1, 0.2, 0.3), [[Word(1, "\x1b[2J\n", 0.5)]])
-    assert format_words([words])[1] == r"  1  '\x1b[2J\n' 0.500"
+    assert format_words([words])[1] == r"  0  '\x1b[2J\n' 0.500"
+
+
+def test_parts_of_characters_are_shown_by_their_number() -> None:
+    words = LayerWords(0, 9, (0.1, 0.2, 0.3), [[Word(7, "\ufffd", 0.5), Word(8, "\ufffd", 0.4)]])
+    first, second = format_words([words])
+    assert first.startswith("layer 0: 1 virtual token, compared")
+    assert second == "  0  token 7 0.500  token 8 0.400"
 
 
 @pytest.mark.parametrize(

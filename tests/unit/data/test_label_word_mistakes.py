@@ -52,7 +52,15 @@ def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
             {"label_words": ["bad", "good", "better"]},
             "label words 'bad' and 'better' share their first token 'b' with the backbone's tokenizer",
         ),
-        ({"template": "Text: {question}\nLabel:"}, "share their first token"),
+        (
+            {"template": "Text: {question}\nLabel:"},
+            "share their first token ' ' with the backbone's tokenizer: end the template in a space: "
+            r"--data.template $'Text: {question}\nLabel: '",
+        ),
+        (
+            {"label_words": ["bad", "good", "better"]},
+            "share their first token 'b' with the backbone's tokenizer: set label_words to words that differ",
+        ),
     ],
 )
 def test_mistakes_in_data(
@@ -104,6 +112,6 @@ def test_prompts_beyond_the_context_are_rejected(folder: str, backbone: Backbone
         data.check_context(longest - 1, 0)
     assert str(error.value).endswith(
         f"needs {longest} positions (prompt {longest}), but the backbone has {longest - 1} less 0 for the "
-        f"soft prompt = {longest - 1}: set demonstrations_per_class to fewer than 2 or use a backbone with "
-        "more positions"
+        f"soft prompt = {longest - 1}: set demonstrations_per_class to fewer than 2 or draw shorter "
+        "demonstrations by another demonstration_seed or use a backbone with more positions"
     )

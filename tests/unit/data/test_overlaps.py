@@ -1,7 +1,6 @@
 """Tests of overlaps between the splits of real data, and of the warning about them before a test."""
 
 import re
-import warnings
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -72,26 +71,27 @@ def test_worldtree_and_arc_share_test_questions_only(real_data: Path) -> None:
 
 
 def test_overlap_is_reported_once_and_only_before_a_test(
-    backbone: BackboneConfig, write_rows: WriteRows
+    backbone: BackboneConfig, write_rows: WriteRows, caplog: pytest.LogCaptureFixture
 ) -> None:
     choices = {"text": ["yes", "no"], "label": ["A", "B"]}
     rows = [{"question": f"{i}?", "choices": choices, "answerKey": "A"} for i in range(3)]
     data = connected(ARC(source=write_rows(train=rows, validation=rows, test=rows)), backbone)
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
+    expected = f"warning: {ARC.overlap}"
+    with caplog.at_level("INFO"):
         for stage in ("fit", "validate", "predict"):
             data.setup(stage)
-        assert seen == []
+        assert expected not in caplog.messages
         for _ in range(2):
             data.setup("test")
-    assert [str(warning.message) for warning in seen] == [ARC.overlap]
+    assert caplog.messages.count(expected) == 1
 
 
-def test_data_without_overlap_gives_no_warning(backbone: BackboneConfig, write_rows: WriteRows) -> None:
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
+def test_data_without_overlap_gives_no_warning(
+    backbone: BackboneConfig, write_rows: WriteRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
         connected(GSM8K(source=write_rows(test=gsm8k_rows(3))), backbone).setup("test")
-    assert seen == []
+    assert "warning" not in caplog.text
 
 
 def test_questions_that_are_also_training_questions_are_counted(

@@ -131,6 +131,8 @@ def test_accumulated_extraction_is_the_share_of_the_excess() -> None:
     assert accumulated_extraction(areas).tolist() == pytest.approx(shares)
     assert np.isnan(accumulated_extraction([0.5, math.nan])).all()
     assert np.isnan(accumulated_extraction([0.5, 0.5])).all()
+    assert np.isnan(accumulated_extraction([0.2, 0.4])).all()  # a negative total
+    assert np.isnan(accumulated_extraction([0.1, 0.9, 0.6])).all()  # terms that cancel
 
 
 def test_word_overlap_is_jaccard() -> None:

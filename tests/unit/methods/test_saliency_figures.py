@@ -270,3 +270,13 @@ def test_drawn_again_from_files(saved: Saved, matrix: Matrix, tmp_path: Path) ->
     names = all_figures(saved, {"saliency": matrix, "attention": matrix})
     assert {path.name for path in paths} == {f"saliency_{name}.png" for name in names}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_answers_of_one_token_have_no_late_flow(with_sources: Saved) -> None:
+    lengths = np.tile([4.0, 1.0], (EXAMPLES, 1))
+    one = replace(with_sources, arrays={**with_sources.arrays, "lengths": lengths})
+    assert not {"late_flow", "accumulation", "sources", "by_grade"} & set(all_figures(one))
+    assert len(flows(one).axes) == 2
+    line = summary_line(one)
+    assert line.endswith("answers of one token have no second half, to which late flow could be measured")
+    assert "median shares" not in line
