@@ -70,10 +70,8 @@ def array_script(
     gpus = max(count or 1 for count, _ in used)
     command = [sys.executable, str(Path(promptstage.__file__).with_name("cli.py")), "compare"]
     command += [options.targets[0], f"--run-dir={folder}", "--resume"]
-    command += [
-        f"--{key}={value}" for key in ("rows", "against", "figure") if (value := getattr(options, key))
-    ]
-    command += [f"--source={source}" for source in options.source]
+    command += [f"--{key}={value}" for key in ("against", "figure") if (value := getattr(options, key))]
+    command += [f"--{key}={value}" for key in ("rows", "source") for value in getattr(options, key) or ()]
     command += [*(["--verbose"] if options.verbose else []), *(["--", *extra] if extra else [])]
     name = folder_name(Path(options.targets[0]).stem)
     return SCRIPT.format(

@@ -51,7 +51,7 @@ def test_the_script_runs_the_command_in_every_task(
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert words[2:6] == ["env", "-u", "SLURM_NTASKS", sys.executable]
-    given = ["--run-dir=runs/s", "--resume", "--rows=PT + DPC,wide", "--against=PT", "--", "--data.seed=1"]
+    given = ["--run-dir=runs/s", "--resume", "--against=PT", "--rows=PT + DPC,wide", "--", "--data.seed=1"]
     assert words[7:] == ["compare", str(study), *given]
 
 
