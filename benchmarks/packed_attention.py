@@ -43,11 +43,12 @@ def actions(lengths: Sequence[int], virtual: int) -> dict[str, Callable[[], tupl
     prefix = [torch.randn(1, KEY_VALUE_HEADS, virtual, WIDTH, requires_grad=True) for _ in range(2)]
     inputs = [*content, *prefix] if virtual else content
     gradient = torch.randn(1, total, HEADS, WIDTH)
-    state = LayerState(*prefix) if virtual else None
+    state = LayerState(keys=prefix[0], values=prefix[1]) if virtual else None
+    queries, keys, values = content
     context = AttentionContext(prefix=Prefix((state,), virtual, (virtual,)), packing=packing)
 
     def in_blocks() -> tuple[Tensor, ...]:
-        output = packed_attention(*content, context.keys_values(0), packing.blocks, WIDTH**-0.5)
+        output = packed_attention(queries, keys, values, context.keys_values(0), packing.blocks, WIDTH**-0.5)
         return torch.autograd.grad(output, inputs, gradient)
 
     def padded() -> tuple[Tensor, ...]:
