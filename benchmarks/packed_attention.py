@@ -40,24 +40,24 @@ def actions(lengths: Sequence[int], virtual: int) -> dict[str, Callable[[], tupl
     packing = Packing(batch, width, index)
     shapes = [(total, HEADS), (total, KEY_VALUE_HEADS), (total, KEY_VALUE_HEADS)]
     content = [torch.randn(1, *shape, WIDTH).transpose(1, 2).requires_grad_() for shape in shapes]
-    query, key, value = content
     prefix = [torch.randn(1, KEY_VALUE_HEADS, virtual, WIDTH, requires_grad=True) for _ in range(2)]
     inputs = [*content, *prefix] if virtual else content
     gradient = torch.randn(1, total, HEADS, WIDTH)
-    state = LayerState(prefix[0], prefix[1]) if virtual else None
+    state = LayerState(keys=prefix[0], values=prefix[1]) if virtual else None
+    queries, keys, values = content
     context = AttentionContext(prefix=Prefix((state,), virtual, (virtual,)), packing=packing)
 
     def in_blocks() -> tuple[Tensor, ...]:
-        output = packed_attention(query, key, value, context.keys_values(0), packing.blocks, WIDTH**-0.5)
+        output = packed_attention(queries, keys, values, context.keys_values(0), packing.blocks, WIDTH**-0.5)
         return torch.autograd.grad(output, inputs, gradient)
 
     def padded() -> tuple[Tensor, ...]:
-        rows, *own = (packing.unpack(part) for part in content)
-        keys, values = context.extend(0, *own)
+        query, key, value = (packing.unpack(part) for part in content)
+        key, value = context.extend(0, key, value)
         columns = virtual + width
-        mask = context.additive_mask(0, None, None, rows, columns, sinks=False) if virtual else None
+        mask = context.additive_mask(0, None, None, query, columns, sinks=False) if virtual else None
         output = scaled_dot_product_attention(
-            rows, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
         return torch.autograd.grad(packing.pack(output.transpose(1, 2)), inputs, gradient)
 
