@@ -171,9 +171,9 @@ def _missing(names: list[str], args: Iterable[str]) -> str:
 def _callback_problem(given: str) -> str:
     known = {name.lower(): name for name in callbacks.__all__} | CALLBACKS
     close = difflib.get_close_matches(given.rpartition(".")[2].lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[close[0]]}? Allowed" if close else "allowed"
-    allowed = f"{', '.join(CALLBACKS.values())}, or one of Lightning's, such as EarlyStopping"
-    return f"--trainer.callbacks '{given}' is unknown: {hint}: {allowed}"
+    hint = f"did you mean {known[close[0]]}? Allowed:" if close else "must be one of"
+    allowed = f"{', '.join(CALLBACKS.values())}, or a callback of Lightning, such as EarlyStopping"
+    return f"--trainer.callbacks '{given}' is unknown: {hint} {allowed}"
 
 
 def _unknown(key: str, args: Iterable[str], known: list[str], classes: Classes, inner: bool = False) -> str:

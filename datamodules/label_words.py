@@ -208,7 +208,7 @@ def label_words_of(
     tokens = tuple(int(row.completion[0]) for row in rows)
     for number, token in enumerate(tokens):
         if (first := tokens.index(token)) != number:
-            text = tokenizer.decode([token])
+            text = str(tokenizer.decode([token]))
             raise UserError(
                 f"label words {words[first]!r:.60} and {words[number]!r:.60} share their first token "
                 f"{text!r} with the backbone's tokenizer: "

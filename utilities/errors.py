@@ -73,14 +73,14 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     >>> nearest("gms8k", ["gsm8k", "math"])
     "did you mean 'gsm8k'? Allowed: gsm8k, math"
     >>> nearest("rows", ["one, two", "three"])
-    "allowed: 'one, two', three"
+    "must be one of 'one, two', three"
     """
     names = sorted(allowed)
     same = [known for known in names if known.lower() == name.lower()]
     close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? Allowed" if close else "allowed"
+    hint = f"did you mean '{close[0]}'? Allowed:" if close else "must be one of"
     quoted = [repr(known) if "," in known else known for known in names]
-    return f"{hint}: {', '.join(quoted)}"
+    return f"{hint} {', '.join(quoted)}"
 
 
 def choose(what: str, name: str, allowed: Iterable[str]) -> str:

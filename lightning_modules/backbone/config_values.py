@@ -82,7 +82,9 @@ def unknown_value(values: Mapping[str, Any]) -> str | None:
             return f"{setting} {activation!r:.60} is unknown: {nearest(activation, ACT2FN)}"
     for group in ROPE:
         scaling = values.get(group)
-        for setting in ROPE_TYPES if isinstance(scaling, dict) else ():
+        if not isinstance(scaling, dict):
+            continue
+        for setting in ROPE_TYPES:
             kind = scaling.get(setting)
             if isinstance(kind, str) and kind not in (*ROPE_INIT_FUNCTIONS, "default"):
                 known = nearest(kind, (*ROPE_INIT_FUNCTIONS, "default"))

@@ -72,7 +72,7 @@ TYPOS = [
     ("--trainer.precision=12", "option --trainer.precision: '12' is unknown: "),
     (
         "--trainer.callbacks=foo",
-        "--trainer.callbacks 'foo' is unknown: allowed: ACT, AttentionBudget, DPC, LabelWords, "
+        "--trainer.callbacks 'foo' is unknown: must be one of ACT, AttentionBudget, DPC, LabelWords, "
         "SaliencyDiagnostics",
     ),
     (

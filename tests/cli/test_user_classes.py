@@ -35,7 +35,7 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "--model=own_method.Methd",
             "--model: module 'own_method' has no class 'Methd': did you mean 'Method'?",
         ),
-        ("--decoder=own_method.D", "--decoder: module 'own_method' has no class 'D': allowed: Method"),
+        ("--decoder=own_method.D", "--decoder: module 'own_method' has no class 'D': must be one of Method"),
         (
             "--data.answer_kind=own_grades.sane",
             "--data.answer_kind: module 'own_grades' has no function 'sane': did you mean 'same'?",
