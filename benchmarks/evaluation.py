@@ -61,7 +61,8 @@ def main() -> None:
         work = Path(name)
         model = ["--model=PromptTuning", f"--model.num_virtual_tokens={args.virtual_tokens}"]
         source = ["--data=GSM8K", f"--data.source={data}", f"--backbone.name={smollm2().name}"]
-        run(ROOT, "fit", *model, *source, *FIT, f"--run_dir={work / 'run'}")
+        # An earlier version reads no runs of a later one.
+        run(args.against.resolve(), "fit", *model, *source, *FIT, f"--run_dir={work / 'run'}")
         size = [f"--data.test_size={args.questions}", f"--data.max_new_tokens={args.new_tokens}"]
         seconds: dict[str, list[float]] = {"this checkout": [], "the other": []}
         same = []
