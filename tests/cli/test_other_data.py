@@ -150,7 +150,7 @@ def test_an_interrupted_test_goes_on(work: Path, model: list[str], monkeypatch: 
     fit = call("fit", *QUIET, *model, *DATA, "--trainer.max_steps=1", "--run_dir=run")
     assert fit.code == 0, fit.err
     other = ["--data.test_on=gsm8k.yaml", "--data.eval_batch_size=1"]
-    assert call_interrupted(monkeypatch, 1, "test", *QUIET, "--ckpt_path=run", *other).code == 130
+    assert call_interrupted(monkeypatch, 2, "test", *QUIET, "--ckpt_path=run", *other).code == 130
     resumed = call("test", *QUIET, "--resume=run")
     assert resumed.code == 0, resumed.err
     records, summary = results(work / "run" / "test")

@@ -54,7 +54,7 @@ def test_records_equal_those_of_an_undisturbed_test(
     stopped = interrupted(monkeypatch, batches, f"--ckpt_path={trained}", *DECODERS[name])
     assert stopped.code == 130, stopped.err
     assert not (part / "results.jsonl").exists()
-    if batches > 1 or name in ("greedy", "sampling", "act"):
+    if batches > 1 or name == "act":  # other questions of the first batch may still run
         assert "resume with: promptstage test --resume run/test-3" in caplog.text
     resumed = call("test", *QUIET, f"--resume={trained}")
     assert resumed.code == 0, resumed.err
