@@ -61,6 +61,8 @@ def check_batch_tokens(batch_tokens: int | None, rows: TokenTable) -> None:
     Raises:
         UserError: if it has not.
     """
+    if batch_tokens is None:
+        return
     reason = "tokens of the longest training example; max_length leaves longer ones out"
     check_minimum({"batch_tokens": batch_tokens}, max(rows.lengths, default=1), reason)
 

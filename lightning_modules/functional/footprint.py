@@ -1,8 +1,9 @@
 """Memory and network traffic of a decoder with a trained prompt, computed from its shape.
 
-Blocks are Llama's: seven matrices, two RMS norms, rotary positions. ``size`` is the number of bytes per
-weight or activation: 4 in float32, 2 in bfloat16. Functions return bytes, or numbers of parameters where
-their name ends in ``parameters``. ``benchmarks/scaling.py`` compares the results with measurements.
+Blocks are Llama's: seven matrices, two RMS norms, rotary positions; attention runs on the padded batch, as on
+a GPU (a CPU keeps less, see ``packed_attention``). ``size`` is the number of bytes per weight or activation:
+4 in float32, 2 in bfloat16. Functions return bytes, or numbers of parameters where their name ends in
+``parameters``. ``benchmarks/scaling.py`` compares the results with measurements.
 """
 
 import math

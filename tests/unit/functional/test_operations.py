@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.generation import generate
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
@@ -33,7 +34,9 @@ def backbone() -> Backbone:
 
 
 @pytest.mark.parametrize("virtual_tokens", [1, 40])
-def test_training_step(virtual_tokens: int, backbone: Backbone) -> None:
+def test_training_step(virtual_tokens: int, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With attention on the padded batch, as on a GPU."""
+    monkeypatch.setattr(AttentionContext, "runs_in_blocks", lambda *args: False)
     prompt = torch.randn(virtual_tokens, 128, requires_grad=True)
     ids = torch.arange(6 * 50).view(6, 50) % 64
     labels = ids.clone()

@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.scaling import saved_for_backward
 from promptstage.command_line.footprint import Layout, fits, memory, shape_of
 from promptstage.command_line.main import main
+from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
@@ -139,7 +140,11 @@ def test_activations_by_hand() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("virtual_tokens", [1, 40])
-def test_activations_are_what_is_kept(checkpointing: bool, virtual_tokens: int) -> None:
+def test_activations_are_what_is_kept(
+    checkpointing: bool, virtual_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With attention on the padded batch, as on a GPU."""
+    monkeypatch.setattr(AttentionContext, "runs_in_blocks", lambda *args: False)
     config = BackboneConfig(gradient_checkpointing=checkpointing)
     backbone = Backbone(config, random_model("llama", dtype=torch.float32, **WIDE))
     prompt = torch.randn(virtual_tokens, 128, requires_grad=True)
