@@ -61,16 +61,22 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def alternate(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Measure the seconds of each action, in turn, so that drifts in machine speed affect all equally."""
+def alternate(
+    actions: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Measure the seconds of each action, in turn, so that drifts in machine speed affect all equally.
+
+    Args:
+        clock: returns seconds; ``time.process_time`` for CPU time, which other programs affect little.
+    """
     for action in actions.values():
         action()
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repeats):
         for name, action in actions.items():
-            start = time.perf_counter()
+            start = clock()
             action()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

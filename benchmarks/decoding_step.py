@@ -5,33 +5,19 @@ python -m benchmarks.decoding_step
 
 import argparse
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from benchmarks.common import ratios, smollm2
+from benchmarks.common import alternate, ratios, smollm2
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext
 from promptstage.lightning_modules.backbone.decoding_step import next_logits
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.prefix_cache import PrefixCache
 from promptstage.lightning_modules.backbone.virtual_tokens import stage_prefix
-
-
-def seconds(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Measure the CPU seconds of each action, in turn."""
-    for action in actions.values():
-        action()
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(repeats):
-        for name, action in actions.items():
-            start = time.process_time()
-            action()
-            found[name].append(time.process_time() - start)
-    return found
 
 
 def actions(backbone: Backbone, stock: Any, prefix: Prefix, rows: int, content: int) -> dict[str, Any]:
@@ -85,9 +71,10 @@ def main() -> None:
     print("| rows | step | linear layers | step ÷ linear layers | step with DynamicCache |")
     print("| --- | --- | --- | --- | --- |")
     for rows in args.rows:
-        found = seconds(actions(backbone, stock, prefix, rows, args.content), args.repeats)
-        shown = {name: f"{min(times) * 1000:.0f} ms" for name, times in found.items()}
-        ratio = ratios(found["ours"], found["linear"])
+        steps = actions(backbone, stock, prefix, rows, args.content)
+        seconds = alternate(steps, args.repeats, time.process_time)
+        shown = {name: f"{min(times) * 1000:.0f} ms" for name, times in seconds.items()}
+        ratio = ratios(seconds["ours"], seconds["linear"])
         print(f"| {rows} | {shown['ours']} | {shown['linear']} | {ratio} | {shown['dynamic']} |")
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.common import alternate, ratios
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.packed_attention import packed_attention
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
@@ -64,12 +65,6 @@ def actions(lengths: Sequence[int], virtual: int) -> dict[str, Callable[[], tupl
     return {"padded": padded, "in blocks": in_blocks}
 
 
-def cpu_seconds(action: Callable[[], object]) -> float:
-    start = time.process_time()
-    action()
-    return time.process_time() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
@@ -78,16 +73,11 @@ def main() -> None:
     print("| tokens of the examples | virtual tokens | padded | in blocks | padded ÷ in blocks |")
     print("| --- | --- | --- | --- | --- |")
     for lengths, virtual in CASES:
-        both = actions(lengths, virtual)
-        rounds = [
-            {name: cpu_seconds(action) for name, action in both.items()} for _ in range(args.repeats + 1)
-        ][1:]
-        padded, blocks = ([each[name] for each in rounds] for name in ("padded", "in blocks"))
-        pairs = [a / b for a, b in zip(padded, blocks, strict=True)]
+        seconds = alternate(actions(lengths, virtual), args.repeats, time.process_time)
+        padded, blocks = seconds["padded"], seconds["in blocks"]
         print(
             f"| {', '.join(map(str, lengths))} | {virtual} | {1e3 * statistics.median(padded):.0f} ms "
-            f"| {1e3 * statistics.median(blocks):.0f} ms "
-            f"| {statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}) |",
+            f"| {1e3 * statistics.median(blocks):.0f} ms | {ratios(padded, blocks)} |",
             flush=True,
         )
 

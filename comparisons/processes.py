@@ -23,7 +23,7 @@ class Process(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether this process sees that one's process id."""
+        """Return whether the process is on this machine, where its process id can be looked up."""
         return bool(self.machine) and self.machine == _machine()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from promptstage.callbacks.run.run_folder import is_fitted
 from promptstage.comparisons import references
 from promptstage.comparisons.claims import Claims
 from promptstage.comparisons.commands import Commands
@@ -119,7 +120,7 @@ class Runs:
 
     def _fit(self, run: Run, flags: list[str]) -> None:
         folder = self.path(run)
-        if (folder / "prompt.safetensors").exists():  # written at the end of a fit
+        if is_fitted(folder):
             return
         started = (folder / "checkpoints" / "last.ckpt").exists()
         if folder.exists() and not started:

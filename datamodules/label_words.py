@@ -71,7 +71,7 @@ class LabelWordSplits(Splits):
 
     @property
     def distinct_words(self) -> str:
-        """What to do if two label words share their first token."""
+        """Remedy, for messages, if two label words share their first token."""
         return "use another template or backbone, since the letters of multiple choice are given"
 
     def class_words(self) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self._configured = True
         check_context(self)
         choose_eval_batch_size(self)
+        self._shared_prefix = None  # it is on the device of now
         distribute(self, self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

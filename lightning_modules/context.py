@@ -20,7 +20,7 @@ def check_context(module: PromptModule) -> None:
     datamodule = getattr(trainer, "datamodule", None) if trainer else None
     if datamodule is None:
         return
-    prefix = module.prefix()
+    prefix = module.evaluation_prefix()
     virtual = 0 if prefix is None else prefix.num_positions
     limit = context_length(module.backbone_config)
     if limit is not None:

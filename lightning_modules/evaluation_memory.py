@@ -34,7 +34,7 @@ def choose_eval_batch_size(module: PromptModule) -> None:
     free = free_memory(device)
     if module.backbone.embedding.device.type != device.type:  # it is moved later
         free -= sum(part.numel() * part.element_size() for part in module.backbone.parameters())
-    prefix = module.prefix()
+    prefix = module.evaluation_prefix()
     lengths = [0] if prefix is None else [prefix.length(layer) for layer in range(len(prefix.layers))]
     columns = data.longest() + max(lengths)
     row = row_bytes(module.backbone, columns)

@@ -51,7 +51,7 @@ class EvaluationSteps(PromptModule):
         self.val_generations = val_generations
         # By default torchmetrics drops NaN from a sum: a diverged loss would be 0.
         self.loss_sum, self.token_sum = SumMetric(nan_strategy="disable"), SumMetric()
-        self.correct_sum, self.answered_sum, self.broken_sum = SumMetric(), SumMetric(), SumMetric()
+        self.correct_sum, self.answered_sum, self.lost_sum = SumMetric(), SumMetric(), SumMetric()
         self.chosen_decoder: Decoder | None = None
         self._default_decoder: Decoder = Greedy()
         self.restored: list[Record] = []
@@ -121,7 +121,7 @@ class EvaluationSteps(PromptModule):
         self._log_accuracy("test/accuracy")
 
     def on_predict_epoch_end(self) -> None:
-        check_evaluation(self, "predict", None, int(self.broken_sum.compute()))
+        check_evaluation(self, "predict", None, int(self.lost_sum.compute()))
 
     def _begin(self) -> None:
         self._shared_prefix = None
@@ -139,7 +139,7 @@ class EvaluationSteps(PromptModule):
         self._shared_prefix = None
 
     def _counters(self) -> tuple[SumMetric, ...]:
-        return self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum, self.broken_sum
+        return self.loss_sum, self.token_sum, self.correct_sum, self.answered_sum, self.lost_sum
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _begin
     on_validation_end = on_test_end = on_predict_end = _end
@@ -171,10 +171,9 @@ class EvaluationSteps(PromptModule):
                 generated |= getattr(decoder, "generated", {})
         except FloatingPointError:
             # All ranks fail together at the end of the epoch; until then others need this one's passes.
-            self.broken_sum.update(max(len(batch), 1))  # the last batch may be empty, but a flush fails
-            ledger.forgo()
+            ledger.allow_missing()
         if last:
-            ledger.finish(decoder)
+            self.lost_sum.update(ledger.finish(decoder))
         self._count(records)
         return {"records": records, "generated": generated}
 
@@ -184,7 +183,7 @@ class EvaluationSteps(PromptModule):
 
     def _log_accuracy(self, tag: str, loss: float | None = None) -> None:
         answered, correct = int(self.answered_sum.compute()), int(self.correct_sum.compute())
-        check_evaluation(self, tag.partition("/")[0], loss, int(self.broken_sum.compute()))
+        check_evaluation(self, tag.partition("/")[0], loss, int(self.lost_sum.compute()))
         if answered:
             low, high = wilson_interval(correct, answered)
             self.log(tag, correct / answered, prog_bar=True)

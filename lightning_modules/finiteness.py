@@ -10,6 +10,7 @@ from torch import Tensor
 from promptstage.lightning_modules.checkpoint_numbers import first_non_finite
 from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.errors import RunFailure
+from promptstage.utilities.plurals import counted
 
 
 def gradients_overflow(parameters: list[torch.nn.Parameter]) -> Tensor:
@@ -39,13 +40,13 @@ def check_step(module: PromptModule, loss: float, overflow: bool) -> None:
     raise RunFailure(f"{value} in step {step}: {likely_causes(module, step > 1)}{_checkpoint_note(step > 1)}")
 
 
-def check_evaluation(module: PromptModule, split: str, loss: float | None, broken: int) -> None:
+def check_evaluation(module: PromptModule, split: str, loss: float | None, lost: int) -> None:
     """Check an evaluation's loss and logits once all ranks have summed them.
 
     Args:
         split: ``val``, ``test`` or ``predict``.
         loss: per token; None if it was not computed.
-        broken: number of examples with infinite or NaN logits.
+        lost: number of examples without a record, since logits were infinite or NaN.
 
     Raises:
         RunFailure: naming the step, in a fit, and likely causes.
@@ -54,8 +55,8 @@ def check_evaluation(module: PromptModule, split: str, loss: float | None, broke
     split = {"val": "validation"}.get(split, split)
     if loss is not None and not math.isfinite(loss):
         problems.append(f"the {split} loss is {loss}")
-    if broken:
-        problems.append(f"logits are not finite in {broken} {split} example{'s' if broken > 1 else ''}")
+    if lost:
+        problems.append(f"logits are not finite, so that {counted(lost, f'{split} example')} got no answer")
     if not problems:
         return
     trained = module.trainer.state.fn == "fit" and module.trainer.global_step > 0

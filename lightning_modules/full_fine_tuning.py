@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from torch import Tensor
 
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.base import SoftPromptModule
@@ -65,7 +64,3 @@ class FullFineTuning(SoftPromptModule):
         if self._shares_backbone:
             self.backbone = copy.deepcopy(self.backbone)
         self.backbone.model.requires_grad_(True)
-
-    def exported(self) -> dict[str, Tensor]:
-        """Return no tensors: there is no prompt, and a run's folder ``backbone`` contains the weights."""
-        return {}

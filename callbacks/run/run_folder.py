@@ -78,7 +78,7 @@ class RunFolder(L.Callback):
             return
         if not self._trains:
             rank_zero_info(nothing_to_train(trainer, self.folder))
-            if not (self.folder / PROMPT).exists():
+            if not is_fitted(self.folder):
                 rank_zero_info(self._export(trainer.global_step, pl_module))
             return
         loss = trainer.callback_metrics.get("val/loss")
@@ -90,22 +90,27 @@ class RunFolder(L.Callback):
             rank_zero_info(f"next: promptstage test --ckpt_path {shown_path(self.folder)}")
 
     def _export(self, step: int, module: SoftPromptModule) -> str:
-        """Write both prompt files, and a fine-tuned model; return a line on their source."""
-        last = module.exported()
-        write_export(self.folder / LAST, last, step, module)
+        """Write both prompt files, or a fine-tuned model; return a line on their source."""
         best = self.folder / "checkpoints" / "best.ckpt"
+        checkpoint = read_checkpoint(best) if best.is_file() else None
         name = PROMPT
         if isinstance(module, FullFineTuning):
             name = FINE_TUNED
-            state = read_checkpoint(best)["state_dict"] if best.is_file() else None
-            write_fine_tuned(self.folder / FINE_TUNED, module, state)
-        if not best.is_file():
-            write_export(self.folder / PROMPT, last, step, module)
+            write_fine_tuned(self.folder / name, module, checkpoint["state_dict"] if checkpoint else None)
+        else:
+            last = module.exported()
+            write_export(self.folder / LAST, last, step, module)
+            exported = exported_from(module, checkpoint) if checkpoint else last
+            best_step = checkpoint["global_step"] if checkpoint else step
+            write_export(self.folder / PROMPT, exported, best_step, module)
+        if checkpoint is None:
             return f"{name} is from the last state: there is no best checkpoint"
-        checkpoint = read_checkpoint(best)
-        exported = exported_from(module, checkpoint)
-        write_export(self.folder / PROMPT, exported, checkpoint["global_step"], module)
         return f"{name} is from the best checkpoint (step {checkpoint['global_step']})"
+
+
+def is_fitted(folder: Path) -> bool:
+    """Return whether a fit has ended in a run folder: its prompt or fine-tuned model is there."""
+    return any((folder / name).exists() for name in (PROMPT, FINE_TUNED))
 
 
 def nothing_to_train(trainer: L.Trainer, folder: Path) -> str:

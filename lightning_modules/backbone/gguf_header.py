@@ -37,7 +37,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says before its weights.
+    """Header of a GGUF file: all that precedes its weights.
 
     Attributes:
         path: the file.

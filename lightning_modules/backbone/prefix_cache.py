@@ -185,7 +185,7 @@ class PrefixCache(Cache):
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another column."""
+        """Return whether there is no room for another column."""
         return any(buffer.length == buffer.capacity for buffer in self.buffers.values())
 
     def resize(self, rows: int, columns: int) -> None:

@@ -11,7 +11,7 @@ TokenChoice = Callable[[Tensor, Sequence[int]], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What ends the generations of a batch, and the rule of their choice.
+    """Limits of the generations of a batch, and the rule that chooses their tokens.
 
     Attributes:
         max_new_tokens: limit per row.

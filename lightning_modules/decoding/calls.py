@@ -74,8 +74,8 @@ class Ledger:
         self._waiting.update(example.id for example in batch.examples)
         self._count += len(batch)
 
-    def forgo(self) -> None:
-        """Expect no further records, after a failure that is reported at the end of the epoch."""
+    def allow_missing(self) -> None:
+        """Accept examples without a record, after a failure that is reported at the end of the epoch."""
         self._complete = False
 
     def check(self, decoder: Decoder, call: str, records: Any, batch: Batch | None = None) -> list[Record]:
@@ -110,15 +110,21 @@ class Ledger:
         self._waiting[record.id] -= 1
         self._finished.add(record.id)
 
-    def finish(self, decoder: Decoder) -> None:
+    def finish(self, decoder: Decoder) -> int:
         """Check, after the last batch, that each example has its record.
+
+        Returns:
+            number of examples without one, if that is allowed; at least 1, since one of them has failed.
 
         Raises:
             DecoderFault: naming the first example without one.
         """
         missing = list(self._waiting.elements())
-        if missing and self._complete:
+        if not self._complete:
+            return max(len(missing), 1)
+        if missing:
             raise fault(
                 decoder,
                 f"returned no record for {len(missing)} of {self._count} examples, first {missing[0]}",
             )
+        return 0

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from promptstage.lightning_modules import stage_search
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
+
+SEARCH = [
+    "--model.search.examples=12",
+    "--model.search.resamples=10",
+    "--model.search.min_stages=2",
+    "--model.search.max_stages=3",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +83,21 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 def small(common: list[str]) -> list[str]:
     """Return flags of a fit with several batches in every split, in the folder ``run``."""
     return [*common, "--data.eval_batch_size=2", "--data.validation_size=8", "--run_dir=run"]
+
+
+@pytest.fixture
+def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a short DHAM run, in a new working directory."""
+    monkeypatch.chdir(tmp_path)
+    rest = [flag for flag in common if not flag.startswith("--model")]
+    return [*rest, "--model=DHAM", "--model.num_virtual_tokens=6", *SEARCH]
+
+
+@pytest.fixture
+def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when the backbone is run over a probe set."""
+
+    def searched(*args: object) -> None:
+        raise AssertionError("stages were searched for")
+
+    monkeypatch.setattr(stage_search, "probe_features", searched)

@@ -1,12 +1,15 @@
 """Full fine-tuning, sequences and the attention budget on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from promptstage.comparisons.commands import Commands
 from tests.forked import run_all
 from tests.tiny_folder import QUIET, Outcome, call
 
@@ -45,6 +48,7 @@ def test_a_fit_resumes_to_the_same_weights_and_is_tested() -> None:
     passed(*FIT, "--trainer.max_steps=7", "--run_dir=part", "--ckpt_path=part")
     whole, part = weights("whole"), weights("part")
     assert all(torch.equal(whole[name], part[name]) for name in whole)
+    assert not list(Path("whole").glob("prompt*"))  # there is no prompt
     passed("test", *QUIET, "--ckpt_path=whole")
     summary = json.loads(Path("whole/test/summary.json").read_text(encoding="utf-8"))
     assert (summary["examples"], summary["trained_parameters"]) == (6, 120_480)
@@ -127,3 +131,22 @@ def test_a_run_of_another_method_is_no_backbone() -> None:
     outcome = call("test", *QUIET, "--model=Pretrained", "--backbone.name=prefix", *SMALL, "--run_dir=run")
     message = "is a run of PrefixTuning: only finished runs of FullFineTuning are backbones"
     assert (outcome.code, message in outcome.err) == (2, True)
+
+
+def test_a_finished_fit_is_not_repeated_by_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"tuned": ["--model=FullFineTuning", "--model.optimizer.lr=0.001"]}
+    shared = [*QUIET, *DIGITS, "--backbone.init_seed=0", *SMALL, "--data.template=_{question}"]
+    table = {"title": "one", "options": [*shared, "--trainer.max_steps=1"], "rows": rows}
+    Path("table.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
+    commands: list[str] = []
+
+    def count(self: Commands, arguments: list[str]) -> float:
+        commands.append(arguments[0])
+        return run_command(self, arguments)
+
+    run_command = Commands.run
+    monkeypatch.setattr(Commands, "run", count)
+    passed("compare", "table.yaml", "--run-dir=found")
+    shutil.rmtree("found/tuned/test")
+    passed("compare", "table.yaml", "--run-dir=found", "--resume")
+    assert commands == ["fit", "test", "test"]

@@ -157,15 +157,15 @@ def test_broken_logits_end_an_evaluation(trained: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("promptstage.lightning_modules.backbone.running_rows.next_logits", broken)
     outcome = call("test", *QUIET, f"--ckpt_path={trained}")
-    assert_failure(outcome, "logits are not finite in 6 test examples: likely causes are the precision (")
+    assert_failure(outcome, "logits are not finite, so that 6 test examples got no answer: likely ")
     outcome = call("predict", *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")
-    assert_failure(outcome, "logits are not finite in 2 predict examples: ")
+    assert_failure(outcome, "logits are not finite, so that 2 predict examples got no answer: ")
     assert outcome.out == ""
 
 
-@pytest.mark.parametrize("command", ["test", "predict"])
+@pytest.mark.parametrize(("command", "lost"), [("test", 6), ("predict", 2)])
 def test_broken_logits_of_a_flush_end_an_evaluation(
-    command: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, lost: int, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Examples that wait for correction are lost with it, also beside an empty last batch."""
 
@@ -176,7 +176,7 @@ def test_broken_logits_of_a_flush_end_an_evaluation(
     monkeypatch.setattr(Batch, "__len__", lambda self: 0)
     monkeypatch.setattr(Greedy, "generate", lambda self, batch: [])
     outcome = call(command, *QUIET, f"--ckpt_path={trained}", stdin="a\nb\n")
-    assert_failure(outcome, f"logits are not finite in 1 {command} example: ")
+    assert_failure(outcome, f"logits are not finite, so that {lost} {command} examples got no answer: ")
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "saliency", "calibrate"])

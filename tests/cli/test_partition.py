@@ -15,30 +15,6 @@ from tests.cli.test_mistakes import assert_one_error, hashes
 from tests.tiny_folder import QUIET, call, save_tiny_backbone
 
 FIGURES = ["dendrogram", "silhouette", "similarity", "votes"]
-SEARCH = [
-    "--model.search.examples=12",
-    "--model.search.resamples=10",
-    "--model.search.min_stages=2",
-    "--model.search.max_stages=3",
-]
-
-
-@pytest.fixture
-def dham(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Flags of a short DHAM run, in a new working directory."""
-    monkeypatch.chdir(tmp_path)
-    rest = [flag for flag in common if not flag.startswith("--model")]
-    return [*rest, "--model=DHAM", "--model.num_virtual_tokens=6", *SEARCH]
-
-
-@pytest.fixture
-def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail when the backbone is run over a probe set."""
-
-    def searched(*args: object) -> None:
-        raise AssertionError("stages were searched for")
-
-    monkeypatch.setattr(stage_search, "probe_features", searched)
 
 
 def partition(folder: Path) -> dict[str, Any]:
@@ -286,58 +262,6 @@ def test_invalid_input_is_rejected(dham: list[str]) -> None:
         outcome, "partition 'cka' is searched for at the start of fit", "give a checkpoint or a partition"
     )
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
-
-
-def test_non_finite_weights_are_reported(dham: list[str], tmp_path: Path) -> None:
-    broken = save_tiny_backbone(tmp_path / "broken")
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(broken)
-    with torch.no_grad():
-        model.model.layers[2].mlp.down_proj.weight[0] = float("nan")
-    model.save_pretrained(broken)
-    outcome = call("fit", *dham, f"--backbone.name={broken}")
-    assert_one_error(outcome, "weight model.layers.2.mlp.down_proj.weight is not finite")
-
-
-@pytest.fixture
-def sharing(tmp_path: Path) -> Path:
-    """A random Gemma 4 of 6 layers, the last 3 of which reuse keys and values."""
-    from transformers import AutoModelForCausalLM, Gemma4TextConfig
-
-    from promptstage.backbones.embedded.train import build_tokenizer
-
-    tokenizer = build_tokenizer()
-    config = Gemma4TextConfig(
-        **{"vocab_size": len(tokenizer), "vocab_size_per_layer_input": len(tokenizer), "hidden_size": 32},
-        **{"num_hidden_layers": 6, "num_kv_shared_layers": 3, "num_attention_heads": 4, "head_dim": 8},
-        **{"layer_types": ["sliding_attention", "full_attention", "sliding_attention"] * 2},
-        **{"num_key_value_heads": 2, "global_head_dim": 16, "intermediate_size": 48, "pad_token_id": 0},
-        **{"hidden_size_per_layer_input": 8, "max_position_embeddings": 512, "bos_token_id": None},
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "sharing")
-    tokenizer.save_pretrained(tmp_path / "sharing")
-    return tmp_path / "sharing"
-
-
-@pytest.mark.parametrize("contiguous", ["true", "false"])
-def test_stages_start_at_layers_with_keys_and_values(contiguous: str, sharing: Path, dham: list[str]) -> None:
-    flags = [*dham, f"--backbone.name={sharing}", f"--model.search.contiguous={contiguous}"]
-    outcome = call("fit", *flags, "--run_dir=run")
-    if outcome.code:  # whether a dendrogram has such a cut depends on the layers
-        assert contiguous == "false"
-        assert_one_error(outcome, "stages that start at layers 0 to 2: its cuts have")
-        return
-    assert max(partition(Path("run"))["starts"]) <= 2
-
-
-@pytest.mark.parametrize("option", ["search.max_stages", "num_stages"])
-def test_more_stages_than_layers_with_keys_and_values(
-    option: str, sharing: Path, dham: list[str], no_search: None
-) -> None:
-    outcome = call("fit", *dham, f"--backbone.name={sharing}", f"--model.{option}=4")
-    assert_one_error(outcome, f"{option} must be <= 3 (prompts can start at layers 0 to 2 of the backbone)")
 
 
 @pytest.mark.parametrize(("share", "warns"), [(0.5, True), (0.7, False)])
