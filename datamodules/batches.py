@@ -13,6 +13,7 @@ from promptstage.datamodules.limits import check_positions, longest
 from promptstage.datamodules.loaders import (
     EvaluationLoader,
     TrainLoader,
+    batches_done,
     position,
     probe_loader,
     round_robin_loader,
@@ -200,6 +201,7 @@ class Batches(LabelWordSplits):
             world_size=world_size,
             accumulated=self.trainer.accumulate_grad_batches if self.trainer else 1,
             position=partial(position, self.trainer),
+            done=partial(batches_done, self.trainer),
         )
 
     def val_dataloader(self) -> EvaluationLoader:

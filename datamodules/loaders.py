@@ -93,6 +93,7 @@ class TrainLoader:
         accumulated: batches per optimizer step.
         batch_tokens: tokens per rank and batch, instead of ``batch_size`` examples; None: ``batch_size``.
         position: returns the current epoch, and the number of its batches already trained on.
+        done: returns this number alone, also before the progress of a checkpoint is corrected.
     """
 
     def __init__(
@@ -108,10 +109,12 @@ class TrainLoader:
         accumulated: int,
         batch_tokens: int | None,
         position: Callable[[], tuple[int, int]],
+        done: Callable[[], int],
     ) -> None:
         self.rows, self.collate, self.workers = rows, collate, workers
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.accumulated, self.batch_tokens, self.position = accumulated, batch_tokens, position
+        self.accumulated, self.batch_tokens = accumulated, batch_tokens
+        self.position, self.done = position, done
         self._lengths = rows(0).lengths
         self._resumed: dict[str, Any] | None = None
         self._len = len(self._batches(epoch=0))
@@ -151,11 +154,19 @@ class TrainLoader:
             "accumulate_grad_batches": self.accumulated,
             "examples": len(self._lengths),
             "checksum of their lengths": lengths,
+            "batches": self._len,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Store the values of a checkpoint, which are compared if training resumes within an epoch."""
+        """Store the values of a checkpoint, which are compared if training resumes within an epoch.
+
+        Raises:
+            UserError: if they differ; if ``batches`` is not stored, at the first batch.
+        """
         self._resumed = state
+        # At the first batch it would be too late: of fewer batches, Lightning skips those that are done.
+        if 0 < self.done() < state.get("batches", 0):
+            self._check_resumed(state)
 
     def _check_resumed(self, state: dict[str, Any]) -> None:
         for name, value in self.state_dict().items():
@@ -182,7 +193,12 @@ def position(trainer: Any) -> tuple[int, int]:
         progress.processed = progress.completed
     # overfit_batches: the same batches in every epoch.
     epoch = 0 if trainer.overfit_batches else trainer.current_epoch
-    return epoch, loop.epoch_loop.batch_progress.current.ready
+    return epoch, batches_done(trainer)
+
+
+def batches_done(trainer: Any) -> int:
+    """Return the number of batches of the current epoch already trained on; 0 without a trainer."""
+    return 0 if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def _load(rows: TokenTable, batches: list[list[int]], collate: Collate, workers: int) -> Iterator[Batch]:

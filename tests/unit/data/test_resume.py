@@ -161,6 +161,7 @@ def test_resuming_within_an_epoch_with_different_data_is_rejected(
     checkpoint = tmp_path / "002-batch.ckpt"
     for options, message in (
         ({"batch_size": 2}, "batch_size x processes must be 4, got 2"),
+        ({"batch_size": 16}, "batch_size x processes must be 4, got 16"),  # done: both of its batches
         ({"batch_tokens": 300}, "batch_tokens x processes must be None, got 300"),
         ({"seed": 1}, "seed must be 0, got 1"),
         ({"train_size": 20}, "examples must be 23, got 20"),
