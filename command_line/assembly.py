@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from promptstage.command_line.arguments import logger_options, options_of
@@ -42,6 +43,11 @@ from promptstage.utilities.yaml_values import LIMIT, Scalar, parse_yaml, plain
 SECTIONS = (*FAMILIES, "trainer", "backbone", "early_stopping")
 # Options whose value may be a mapping with more options.
 _GROUPS = (*CLASSES, "init_args", "dict_kwargs", "backbone")
+# Texts that @FILE reads from a file, so that checkpoints contain them.
+FROM_FILES = {
+    ("model", "init_args", "init", "text"),
+    ("model", "init_args", "objective", "context"),
+}
 TYPED = "--config"  # name of YAML that is typed on the command line, in messages
 KIND = "--data.answer_kind"
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
@@ -223,6 +229,8 @@ def _extract_texts(
         if one_value and path in kinds and _names_data_sets(path):
             texts.setdefault("data", {}).setdefault("init_args", {})[path[-1]] = _data_sets(value, name)
             continue
+        if one_value and path in FROM_FILES and value.startswith("@"):
+            value = read_text(Path(value[1:]), f"text of {name}").rstrip("\n")
         if not one_value or is_choice(kind) or not (is_text(kind) or is_text_list(kind)):
             rest.append(option)
             continue

@@ -5,16 +5,20 @@ from collections.abc import Mapping
 from promptstage.utilities.errors import UserError, shown
 
 # A method's other options are fixed once its parameters are created.
-_FREE_OF_MODEL = ("model.init_args.optimizer.", "model.init_args.val_generations")
+_FREE_OF_MODEL = (
+    "model.init_args.objective.",
+    "model.init_args.optimizer.",
+    "model.init_args.val_generations",
+)
 _KIND = "model.init_args.optimizer.kind"  # of the states in the checkpoint
 
 
 def is_fixed(key: str) -> bool:
     """Return whether the checkpoint fixes an option of the flattened configuration.
 
-    Other options of optimizer, early stopping, data, trainer and backbone take effect when a fit is resumed.
-    Values that do not fit the checkpoint (another backbone, or batch size within an epoch) are refused at
-    loading.
+    The objective and other options of optimizer, early stopping, data, trainer and backbone take effect when
+    a fit is resumed. Values that do not fit the checkpoint (another backbone, or batch size within an epoch)
+    are refused at loading.
     """
     return key in ("seed_everything", _KIND) or (
         key.startswith("model.init_args.") and not key.startswith(_FREE_OF_MODEL)

@@ -13,6 +13,8 @@ from promptstage.lightning_modules.distribution import distribute
 from promptstage.lightning_modules.evaluation_memory import choose_eval_batch_size
 from promptstage.lightning_modules.evaluation_steps import EvaluationSteps
 from promptstage.lightning_modules.finiteness import check_state, check_step, gradients_overflow
+from promptstage.lightning_modules.objectives.build import objective_of
+from promptstage.lightning_modules.objectives.config import ObjectiveConfig
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.precision import check_precision, check_trained_dtypes
 from promptstage.lightning_modules.prompt_module import BackboneLike
@@ -30,14 +32,23 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
     A method defines its parameters (``configure_prompts``) and the prefix that content attends to
     (``prefix_of``); training, evaluation and checkpoints are here and in the base classes.
 
-    Logged values: ``train/loss`` (nats per trained token), ``train/prompt_norm`` and ``train/lr``; for
-    evaluations see :class:`EvaluationSteps`.
+    Logged values: ``train/loss`` (nats per trained token), ``train/prompt_norm``, ``train/lr`` and the
+    metrics of the objective; for evaluations see :class:`EvaluationSteps`.
     """
 
-    def __init__(self, backbone: BackboneLike, optimizer: OptimizerConfig, val_generations: int) -> None:
+    def __init__(
+        self,
+        backbone: BackboneLike,
+        optimizer: OptimizerConfig,
+        val_generations: int,
+        objective: ObjectiveConfig = ObjectiveConfig(),
+    ) -> None:
         super().__init__(backbone, val_generations)
         self.optimizer_config = optimizer
-        self._step_loss, self._step_tokens = 0.0, 0
+        self.objective = objective_of(objective)
+        if objective.kind != "cross_entropy":
+            self.monitor = self.objective.monitor
+        self._step_sums = self._no_sums()
         self._configured = False
 
     def set_optimizer(self, optimizer: OptimizerConfig) -> None:
@@ -95,10 +106,15 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
             # Other ranks wait for this one's gradients, and for its shard of the backbone.
             token = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
             return self.backbone.loss(token, token, self.prefix())[0] * 0
-        total, count = self.loss_of(batch, self.prefix())
-        self._step_loss += float(total.detach())
-        self._step_tokens += count
+        total, tokens, sums = self.objective.loss(self, batch, self.prefix())
+        self._step_sums[:2] += torch.tensor([float(total.detach()), tokens])
+        for place, metric in enumerate(self.objective.metrics):
+            self._step_sums[2 * place + 2 : 2 * place + 4] += torch.tensor(sums.get(metric, (0.0, 0.0)))
         return total
+
+    def _no_sums(self) -> Tensor:
+        """Return the sums of an optimizer step: loss and tokens, then value and number of each metric."""
+        return torch.zeros(2 + 2 * len(self.objective.metrics), dtype=torch.float64)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Weight gradients by token, so that a step does not depend on how its examples are split.
@@ -106,16 +122,19 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         Lightning divides each micro-batch's loss by their number and averages gradients over ranks; both are
         undone, and the sum is divided by the tokens of all micro-batches on all ranks.
         """
-        local = torch.tensor([self._step_loss, self._step_tokens, 0.0], device=self.device)
-        local[-1] = gradients_overflow(self.trained_parameters())
-        loss, tokens, overflow = self.trainer.strategy.reduce(local, reduce_op="sum")
+        overflow = gradients_overflow(self.trained_parameters()).to(self.device)
+        local = torch.cat([self._step_sums.to(self.device, torch.float32), overflow[None]])
+        *sums, overflow = self.trainer.strategy.reduce(local, reduce_op="sum")
+        loss, tokens = sums[:2]
         check_step(self, float(loss), bool(overflow))
         self.log("train/loss", loss / tokens, prog_bar=True)
+        for metric, value, number in zip(self.objective.metrics, sums[2::2], sums[3::2], strict=True):
+            self.log(metric, value / number)
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
         for parameter in self.trained_parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-        self._step_loss, self._step_tokens = 0.0, 0
+        self._step_sums = self._no_sums()
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         if self.trainer.global_step % every == 0:
             norm = torch.stack([p.detach().norm() for p in self.trained_parameters()]).norm()
@@ -133,6 +152,7 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
 
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
+        self.objective.check(self, data)
         self.text_settings = text_settings_of(data) or self.text_settings
         if self.trainer.max_steps == 0:
             return

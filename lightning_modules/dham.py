@@ -24,6 +24,7 @@ from promptstage.lightning_modules.backbone.virtual_tokens import (
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.functional.partition import Partition
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
+from promptstage.lightning_modules.objectives.config import ObjectiveConfig
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.stage_search import search_stages
@@ -86,6 +87,7 @@ class DHAM(SoftPromptModule):
         visible_until: int | None = None,
         init: PromptInit = PromptInit(),
         optimizer: OptimizerConfig = OptimizerConfig(),
+        objective: ObjectiveConfig = ObjectiveConfig(),
         val_generations: int = 64,
     ) -> None:
         """
@@ -107,13 +109,15 @@ class DHAM(SoftPromptModule):
             visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
             init: starting values of the virtual tokens.
             optimizer: settings of AdamW and its schedule.
+            objective: loss to train with: cross-entropy of gold rationales, reward of sampled generations, or
+                distillation of a context.
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
             UserError: if partition or mode is unknown, a list is unsorted, or there are more stages than
                 virtual tokens.
         """
-        super().__init__(backbone, optimizer, val_generations)
+        super().__init__(backbone, optimizer, val_generations, objective)
         choose("mode", mode, get_args(StageMode))
         check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_source(partition, num_stages)

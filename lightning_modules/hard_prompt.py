@@ -9,7 +9,7 @@ arXiv:2212.10539.
 """
 
 import math
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class HardPrompt(TextPrompt):
         tokens: (m,) int64, tokens of the best Q so far.
     """
 
-    monitor: ClassVar[tuple[str, str]] = ("val/improvements", "max")
+    monitor = ("val/improvements", "max")
     current_tokens: Tensor
     best_scores: Tensor
     improvements: Tensor

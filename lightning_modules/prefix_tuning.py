@@ -11,11 +11,12 @@ from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_embeddings
+from promptstage.lightning_modules.objectives.config import ObjectiveConfig
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
 from promptstage.lightning_modules.visibility import check_visibility, check_visible
-from promptstage.utilities.checks import check_minimum
+from promptstage.utilities.checks import check_maximum, check_minimum
 from promptstage.utilities.errors import UserError
 
 
@@ -43,9 +44,11 @@ class PrefixTuning(SoftPromptModule):
         num_virtual_tokens: int = 100,
         init: PromptInit = PromptInit(),
         mlp_width: int = 0,
+        num_frozen_tokens: int = 0,
         visible_from: int = 0,
         visible_until: int | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
+        objective: ObjectiveConfig = ObjectiveConfig(),
         val_generations: int = 64,
     ) -> None:
         """
@@ -54,18 +57,28 @@ class PrefixTuning(SoftPromptModule):
             num_virtual_tokens: number of virtual tokens (m).
             init: embeddings whose keys and values the prefix starts from.
             mlp_width: hidden width of the reparametrization; 0 trains keys and values directly.
+            num_frozen_tokens: number of first virtual tokens that keep their starting values, as attention
+                sinks ("Cartridges", Eyuboglu et al., 2025, arXiv:2506.06266, freeze 1).
             visible_from: first layer whose content attends to the prompt.
             visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
             optimizer: settings of AdamW and its schedule.
+            objective: loss to train with: cross-entropy of gold rationales, reward of sampled generations, or
+                distillation of a context.
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
             UserError: for a value out of range.
         """
-        super().__init__(backbone, optimizer, val_generations)
+        super().__init__(backbone, optimizer, val_generations, objective)
         check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_mlp_width(mlp_width)
+        check_minimum({"num_frozen_tokens": num_frozen_tokens}, 0)
+        limit = "num_virtual_tokens - 1"
+        check_maximum({"num_frozen_tokens": num_frozen_tokens}, num_virtual_tokens - 1, limit)
+        if num_frozen_tokens and mlp_width:
+            raise UserError(f"num_frozen_tokens must be 0 with mlp_width, got {num_frozen_tokens}")
         self.num_virtual_tokens = num_virtual_tokens
+        self.num_frozen_tokens = num_frozen_tokens
         self.init = init
         self.mlp_width = mlp_width
         check_visibility(visible_from, visible_until)
@@ -88,13 +101,24 @@ class PrefixTuning(SoftPromptModule):
         if self.init.kind == "random":
             start = _noise(start, generator)
         if not self.mlp_width:
-            self.keys_values = nn.Parameter(start) if isinstance(start, Tensor) else nn.ParameterList(start)
+            self._create_keys_values(start)
             return
         width = self.backbone.hidden_size
         self.register_buffer("start", start if isinstance(start, Tensor) else self._joined(start))
         self.embedding = nn.Parameter(rows)
         out = self.start.numel() // self.num_virtual_tokens
         self.mlp_in, self.mlp_out = mlp_layers(width, self.mlp_width, out, generator)
+
+    def _create_keys_values(self, start: Tensor | list[Tensor]) -> None:
+        """Create the trained keys and values, and buffers of those that stay frozen."""
+        frozen = self.num_frozen_tokens
+        if isinstance(start, Tensor):
+            self.keys_values = nn.Parameter(start[..., frozen:, :].clone())
+        else:
+            self.keys_values = nn.ParameterList([part[..., frozen:, :].clone() for part in start])
+        for i, part in enumerate([start] if isinstance(start, Tensor) else start):
+            if frozen:
+                self.register_buffer(f"frozen_{i}", part[..., :frozen, :].clone())
 
     def trained_keys_values(self) -> Tensor | list[Tensor]:
         """Return keys and values in turn, each (key-value heads, m, head dim), MLP applied.
@@ -104,7 +128,11 @@ class PrefixTuning(SoftPromptModule):
         """
         if not self.mlp_width:
             own = self.keys_values
-            return own if isinstance(own, Tensor) else list(own)
+            parts = [own] if isinstance(own, Tensor) else list(own)
+            if self.num_frozen_tokens:
+                frozen = [self.get_buffer(f"frozen_{i}") for i in range(len(parts))]
+                parts = [torch.cat(pair, dim=-2) for pair in zip(frozen, parts, strict=True)]
+            return parts[0] if isinstance(own, Tensor) else parts
         correction = self.mlp_out(self.mlp_in(self.embedding).tanh())
         if self.start.ndim == 2:
             return self._split(self.start + correction)

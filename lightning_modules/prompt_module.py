@@ -47,7 +47,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
 
     backbone: Backbone
     changes_attention: ClassVar[bool] = False
-    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    monitor: tuple[str, str] = ("val/loss", "min")
     transfers: bool = False
     optimizer_config: OptimizerConfig
     visible_from: int = 0

@@ -14,6 +14,7 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.virtual_tokens import bos_structure, bos_token, stage_prefix
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.initialization import PromptInit, initial_prompt
+from promptstage.lightning_modules.objectives.config import ObjectiveConfig
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.reparametrization import check_mlp_width, mlp_layers
@@ -43,6 +44,7 @@ class PromptTuning(SoftPromptModule):
         visible_from: int = 0,
         visible_until: int | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
+        objective: ObjectiveConfig = ObjectiveConfig(),
         val_generations: int = 64,
     ) -> None:
         """
@@ -58,12 +60,14 @@ class PromptTuning(SoftPromptModule):
             visible_from: first layer whose content attends to the prompt.
             visible_until: end of these layers, exclusive; None: all layers from ``visible_from`` on.
             optimizer: settings of AdamW and its schedule.
+            objective: loss to train with: cross-entropy of gold rationales, reward of sampled generations, or
+                distillation of a context.
             val_generations: validation questions to generate for at each validation; 0 for the loss alone.
 
         Raises:
             UserError: for a value out of range.
         """
-        super().__init__(backbone, optimizer, val_generations)
+        super().__init__(backbone, optimizer, val_generations, objective)
         check_minimum({"num_virtual_tokens": num_virtual_tokens}, 1)
         check_mlp_width(mlp_width)
         self.num_virtual_tokens = num_virtual_tokens

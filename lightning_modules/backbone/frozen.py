@@ -1,11 +1,8 @@
 """A frozen language model whose content can attend to a prefix."""
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,120 +10,34 @@ from torch.nn.functional import cross_entropy
 
 from promptstage.lightning_modules.backbone.attention_context import AttentionContext, Packing
 from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook, KeysValues, installed
-from promptstage.lightning_modules.backbone.decoder_layers import decoder_layers, model_body, text_size
-from promptstage.lightning_modules.backbone.fingerprint import identify
 from promptstage.lightning_modules.backbone.hooks import input_hooks
-from promptstage.lightning_modules.backbone.layer_views import View
-from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer
 from promptstage.lightning_modules.backbone.mixer_pass import MixerPass
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
-from promptstage.lightning_modules.backbone.recomputation import Recomputation
-from promptstage.lightning_modules.backbone.sharding import Shards, Unsharded, unshard_before_backward
+from promptstage.lightning_modules.backbone.sharding import unshard_before_backward
 from promptstage.lightning_modules.backbone.streams import per_layer_inputs
-from promptstage.lightning_modules.backbone.token_mixers import TokenMixer
+from promptstage.lightning_modules.backbone.wrapped import WrappedModel
 from promptstage.lightning_modules.functional.cross_entropy import head_cross_entropy
 from promptstage.utilities.errors import UserError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
-
-class FrozenModel(nn.Module):
-    """A frozen causal language model whose content can attend to a prefix.
+class LabeledPass(NamedTuple):
+    """A packed pass over a batch up to its labels.
 
     Attributes:
-        model: the Hugging Face model, in eval mode, no parameter trainable.
-        layers: its decoder blocks, first to last.
-        hidden_size: width of the hidden states (d).
-        stream: index of the active stream, if hidden states have several.
-        padding_token: the token whose per-layer embeddings virtual tokens have.
-        attention_layers, mixers, views, last_state_layer, plain_head: see ``structure.check_structure``,
-            which sets them.
-        shards: the ranks among which the decoder blocks are sharded.
-        hooks: attention hooks of passes over content, set by :meth:`hooked`.
+        arguments: of the model's forward.
+        predictors: (N,), column of the packed row that predicts each label.
+        targets: (N,) int64, labels.
+        rows: (N,), row of the batch of each label.
     """
 
-    def __init__(self, config: BackboneConfig, model: Any, files: list[Path] | None = None) -> None:
-        """
-        Args:
-            config: the configuration that ``model`` was loaded by.
-            model: a Hugging Face causal language model.
-            files: its weight files; None: fingerprint the weights in memory.
-        """
-        super().__init__()
-        self.config = config
-        self.model: Any = model.requires_grad_(False).eval()
-        text_config = self.model.config.get_text_config()
-        self.hidden_size = text_size(model, "hidden_size", config.name)
-        self.vocab_size = text_size(model, "vocab_size", config.name)
-        self.layers = decoder_layers(self.model, text_size(model, "num_hidden_layers", config.name))
-        self.stream: int = getattr(text_config, "altup_active_idx", 0)
-        self.padding_token: int = getattr(text_config, "pad_token_id", None) or 0
-        self.attention_layers: tuple[int, ...] = ()
-        self.mixers: dict[int, TokenMixer] = {}
-        self.views: frozenset[View] = frozenset()
-        self.last_state_layer = len(self.layers) - 1
-        self.plain_head = False
-        self._identity = identify(self.model, files, config.quantization)
-        self.shards = Unsharded()
-        self.hooks: tuple[AttentionHook, ...] = ()
-        self._recomputation = Recomputation(self.model) if config.gradient_checkpointing else None
+    arguments: dict[str, Any]
+    predictors: Tensor
+    targets: Tensor
+    rows: Tensor
 
-    @property
-    def fingerprint(self) -> str:
-        """Digests of the structure and all weights, to be compared by :meth:`matches`."""
-        return self._identity.fingerprint
 
-    def matches(self, fingerprint: str) -> bool:
-        """Return whether a fingerprint is this backbone's, a half-precision copy's or an older version's."""
-        return self._identity.matches(fingerprint)
-
-    @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer that belongs to the model."""
-        return load_tokenizer(self.config)
-
-    @property
-    def body(self) -> Any:
-        """The model without its output matrix."""
-        return model_body(self.model, self.layers)
-
-    @property
-    def num_layers(self) -> int:
-        """Number of decoder blocks (L)."""
-        return len(self.layers)
-
-    @property
-    def num_heads(self) -> int:
-        """Number of query heads of each block (H); 0 if there is no attention."""
-        return getattr(self.model.config.get_text_config(), "num_attention_heads", 0)
-
-    @property
-    def mixing_layers(self) -> list[int]:
-        """Indices of the blocks in which a token depends on earlier ones: by attention or a mixer."""
-        return sorted({*self.attention_layers, *self.mixers})
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
-
-    @property
-    def embedding(self) -> Tensor:
-        """Input embedding matrix (vocabulary, hidden size); clone it before training on its rows."""
-        return self.model.get_input_embeddings().weight
-
-    @cached_property
-    def cache_argument(self) -> str:
-        """Name of the argument for a cache: ``cache`` from transformers 5.24 on."""
-        names = inspect.signature(self.model.forward).parameters
-        return next((name for name in ("cache", "cache_params") if name in names), "past_key_values")
-
-    def train(self, mode: bool = True) -> "FrozenModel":
-        """Stay in eval mode: a frozen model has no dropout."""
-        return super().train(False)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config.name!r}, {self.num_layers} layers, {self.dtype})"
+class FrozenModel(WrappedModel):
+    """A frozen causal language model whose content can attend to a prefix."""
 
     def hooked(self, *hooks: AttentionHook) -> AbstractContextManager[None]:
         """Call attention hooks in all passes over content: losses, logits and generations.
@@ -173,7 +84,22 @@ class FrozenModel(nn.Module):
         labels: Tensor,
         prefix: Prefix | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute the summed cross-entropy of the labeled tokens; logits exist only where a label is.
+        """Compute the summed cross-entropy of the labeled tokens; see :meth:`label_losses`.
+
+        Returns:
+            Sum over tokens (nats, float32 or better) and sums per example (B,).
+        """
+        losses, rows = self.label_losses(input_ids, labels, prefix)
+        per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
+        return per_example.sum(), per_example
+
+    def label_losses(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        prefix: Prefix | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the cross-entropy of each labeled token; logits exist only where a label is.
 
         Padding is removed before the model runs. Weights in 8 bits are refused with a UserError.
 
@@ -183,8 +109,19 @@ class FrozenModel(nn.Module):
             prefix: prefix that all tokens attend to.
 
         Returns:
-            Sum over tokens (nats, float32 or better) and sums per example (B,).
+            (N,) in nats, float32 or better, row by row, and the row of each (N,). A label of the first column
+            does not count, since nothing predicts it.
         """
+        labeled = self.labeled(input_ids, labels, prefix)
+        with self.recomputing():
+            return self.token_losses(labeled.arguments, labeled.predictors, labeled.targets), labeled.rows
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Recompute activations in the backward pass, with ``gradient_checkpointing``."""
+        return nullcontext() if self._recomputation is None else self._recomputation.active()
+
+    def labeled(self, input_ids: Tensor, labels: Tensor, prefix: Prefix | None) -> LabeledPass:
+        """Prepare a pass over a batch up to its labels; for arguments see :meth:`label_losses`."""
         self.config.check_full_precision("a loss")
         labeled = labels != -100
         labeled[:, 0] = False  # nothing predicts the first token
@@ -195,12 +132,9 @@ class FrozenModel(nn.Module):
         sources = torch.full((labels.numel(),), -1, device=labels.device)
         sources[packed] = torch.arange(len(packed), device=labels.device)
         targets = labeled.flatten().nonzero()[:, 0]
-        predictors = sources[targets - 1]
-        with nullcontext() if self._recomputation is None else self._recomputation.active():
-            losses = self.token_losses(arguments, predictors, labels.flatten()[targets])
-        rows = targets // labels.shape[1]
-        per_example = losses.new_zeros(labels.shape[0]).index_add(0, rows, losses)
-        return per_example.sum(), per_example
+        return LabeledPass(
+            arguments, sources[targets - 1], labels.flatten()[targets], targets // labels.shape[1]
+        )
 
     def packed(
         self,
@@ -236,11 +170,14 @@ class FrozenModel(nn.Module):
         """Compute the cross-entropy (N,) of ``targets`` (N,) at columns ``predictors`` of a packed row."""
         if self.has_linear_head:
             return self.head_losses(self.body(**arguments).last_hidden_state[0, predictors], targets)
+        return cross_entropy(self.logits_at(arguments, predictors), targets, reduction="none")
+
+    def logits_at(self, arguments: dict[str, Any], predictors: Tensor) -> Tensor:
+        """Compute the logits (N, vocabulary), float32 or better, at columns ``predictors`` (N,)."""
         head = self.model.get_output_embeddings()
         with input_hooks([(head, lambda states: states[:, predictors])]):
             logits = self.model(**arguments).logits[0]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return cross_entropy(logits, targets, reduction="none")
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @property
     def has_linear_head(self) -> bool:
@@ -294,7 +231,3 @@ class FrozenModel(nn.Module):
             states.append(LayerState(keys, values, mixing.states.get(layer)))
         unshard_before_backward(self.layers, states)
         return states
-
-    def shard(self, ranks: int, device: str) -> None:
-        """Shard the decoder blocks over groups of ``ranks`` ranks, on devices of type ``device``."""
-        self.shards = Shards(self.body, self.layers, ranks, device)

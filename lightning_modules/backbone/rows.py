@@ -32,6 +32,7 @@ class Row:
         index: its index among the rows of its batch, for the rule of choice.
         limits: those of its batch.
         tokens: new token ids so far, without the end token.
+        end: the end token, if it was generated.
         prompt: number of tokens of its prompt.
         columns: number of its columns in the cache: prompt, and tokens that have been run.
     """
@@ -39,5 +40,6 @@ class Row:
     index: int
     limits: Limits
     tokens: list[int] = field(default_factory=list)
+    end: list[int] = field(default_factory=list)
     prompt: int = 0
     columns: int = 0

@@ -153,7 +153,9 @@ class RunningRows:
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             if token < 0:
                 raise FloatingPointError("logits are not finite: check the backbone and the prompt")
-            if not finished[place]:
+            if finished[place]:
+                row.end = [token]
+            else:
                 row.tokens.append(token)
                 finished[place] = len(row.tokens) == row.limits.max_new_tokens or self._stops(row)
         return tokens, finished

@@ -194,15 +194,7 @@ class Sampling(Engine):
     def choice(self, batch: Batch) -> TokenChoice | None:
         if self.temperature == 0:
             return None
-        return _Draws(
-            [
-                _random(self.seed, example.id, number)
-                for example in batch.examples
-                for number in range(self.num_samples)
-            ],
-            self.temperature,
-            self.top_p,
-        )
+        return draws(batch, str(self.seed), self.num_samples, self.temperature, self.top_p)
 
     def _graded(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
         """Grade all samples; the first of the majority becomes its example's record."""
@@ -219,7 +211,19 @@ class Sampling(Engine):
         return records
 
 
-def _random(seed: int, example: str, number: int) -> np.random.Generator:
+def draws(batch: Batch, seed: str, num_samples: int, temperature: float, top_p: float) -> TokenChoice:
+    """Return the rule that samples tokens, for ``num_samples`` rows of each example in turn.
+
+    Args:
+        seed: seed of the samples; each has random numbers of its own.
+        temperature, top_p: as for :class:`Sampling`.
+    """
+    numbers = range(num_samples)
+    randoms = [_random(seed, example.id, number) for example in batch.examples for number in numbers]
+    return _Draws(randoms, temperature, top_p)
+
+
+def _random(seed: str, example: str, number: int) -> np.random.Generator:
     digest = sha256(f"{seed}/{number}/{example}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 

@@ -41,17 +41,19 @@ class Stream:
         prefix: Prefix | None,
         num_samples: int = 1,
         trace: GenerationTrace | None = None,
+        rows: int = 1,
     ) -> None:
         """
         Args:
             prefix: shared by all questions.
             num_samples: number of generations for each question.
             trace: filled with the last layer's activations.
+            rows: number of rows that may run at a time, if it exceeds the questions of a batch.
         """
         self.backbone, self.num_samples = backbone, num_samples
         self._running = RunningRows(backbone, backbone.tokenizer, prefix, trace)
         self._open: list[Question] = []
-        self._places = num_samples
+        self._places = max(num_samples, rows)
 
     def advance(self, batch: Batch, choose: TokenChoice | None) -> list[Question]:
         """Generate until all questions of a batch have begun; return the questions that are finished.

@@ -28,6 +28,7 @@ CASES: dict[str, tuple[type[SoftPromptModule], dict[str, Any]]] = {
     "prompt after BOS": (PromptTuning, {"num_virtual_tokens": 5, "bos_first": True}),
     "visible prompt": (PromptTuning, {"num_virtual_tokens": 5, "visible_from": 1, "visible_until": 3}),
     "prefix": (PrefixTuning, {"num_virtual_tokens": 4, "init": PromptInit("random")}),
+    "prefix with a frozen token": (PrefixTuning, {"num_virtual_tokens": 4, "num_frozen_tokens": 1}),
     "prefix with MLP": (PrefixTuning, {"num_virtual_tokens": 4, "mlp_width": 8, "visible_until": 2}),
     "DHAM": (DHAM, {"num_virtual_tokens": 7, "partition": [0, 1, 3]}),
     "DHAM with gates": (DHAM, {"num_virtual_tokens": 7, "partition": "uniform", "gate": True}),

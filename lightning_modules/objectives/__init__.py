@@ -1,0 +1,1 @@
+"""Objectives: losses that soft prompts are trained with."""
