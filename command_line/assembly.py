@@ -230,7 +230,7 @@ def _extract_texts(
             texts.setdefault("data", {}).setdefault("init_args", {})[path[-1]] = _data_sets(value, name)
             continue
         if one_value and path in FROM_FILES and value.startswith("@"):
-            value = read_text(Path(value[1:]), f"text of {name}").rstrip("\n")
+            value = read_text(Path(value[1:]), f"{name}: file").rstrip("\n")
         if not one_value or is_choice(kind) or not (is_text(kind) or is_text_list(kind)):
             rest.append(option)
             continue

@@ -30,9 +30,12 @@ def fit(run: Path, batch_size: int, accumulated: int) -> list[object]:
 
 
 def scalars(run: Path) -> dict[str, list[float]]:
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    tags = ["train/loss", "train/prompt_norm", "val/loss", "val/accuracy"]
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+    return events(run, ["train/loss", "train/prompt_norm", "val/loss", "val/accuracy"])
+
+
+def events(run: Path, tags: list[str]) -> dict[str, list[float]]:
+    files = EventAccumulator(str(run / "tensorboard")).Reload()
+    return {tag: [event.value for event in files.Scalars(tag)] for tag in tags}
 
 
 @pytest.mark.slow
@@ -53,6 +56,34 @@ def test_same_prompt(tmp_path: Path) -> None:
             assert (prompt[name] - tensor).abs().max() < 1e-6, (split, name)
         for tag, values in numbers.items():
             assert found[tag] == pytest.approx(values, rel=1e-5), (split, tag)
+
+
+@pytest.mark.slow
+def test_same_prompt_by_reward(tmp_path: Path) -> None:
+    splits = [(1, 4, 1), (1, 2, 2), (2, 2, 1), (2, 1, 2)]
+    flags = ["--model=PromptTuning", "--model.num_virtual_tokens=8", "--model.optimizer.lr=0.003"]
+    flags += ["--model.objective.kind=reward", "--model.objective.group_size=3", "--data=Generated"]
+    flags += ["--early_stopping.monitor=val/accuracy", "--early_stopping.mode=max", "--data.task=series_sum"]
+    flags += ["--data.train_size=10", "--data.validation_size=2", "--data.max_new_tokens=8"]
+    runs = []
+    for processes, batch_size, accumulated in splits:
+        run = tmp_path / f"{processes}x{batch_size}"
+        own = [f"--data.batch_size={batch_size}", f"--trainer.accumulate_grad_batches={accumulated}"]
+        command = ["fit", *CPU, *flags, *own, f"--run_dir={run}", "--trainer.max_steps=4"]
+        command.append("--trainer.log_every_n_steps=1")
+        if processes > 1:
+            run_all(processes, [command])
+        else:
+            assert call(*command).code == 0
+        runs.append(run)
+    first, *others = (load_file(run / "prompt_last.safetensors")["prompt"] for run in runs)
+    assert all((other - first).abs().max() < 1e-6 for other in others)
+    values = [events(run, ["train/loss", "train/reward", "train/kl", "train/new_tokens"]) for run in runs]
+    assert all(len(steps) == 4 for steps in values[0].values())
+    assert max(values[0]["train/kl"]) > 0
+    for other in values[1:]:
+        for tag, steps in values[0].items():
+            assert other[tag] == pytest.approx(steps, rel=1e-4, abs=1e-6), tag
 
 
 @pytest.mark.slow
