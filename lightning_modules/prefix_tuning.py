@@ -112,13 +112,11 @@ class PrefixTuning(SoftPromptModule):
     def _create_keys_values(self, start: Tensor | list[Tensor]) -> None:
         """Create the trained keys and values, and buffers of those that stay frozen."""
         frozen = self.num_frozen_tokens
-        if isinstance(start, Tensor):
-            self.keys_values = nn.Parameter(start[..., frozen:, :].clone())
-        else:
-            self.keys_values = nn.ParameterList([part[..., frozen:, :].clone() for part in start])
-        for i, part in enumerate([start] if isinstance(start, Tensor) else start):
-            if frozen:
-                self.register_buffer(f"frozen_{i}", part[..., :frozen, :].clone())
+        parts = [start] if isinstance(start, Tensor) else start
+        trained = [nn.Parameter(part[..., frozen:, :].clone()) for part in parts]
+        self.keys_values = trained[0] if isinstance(start, Tensor) else nn.ParameterList(trained)
+        for i, part in enumerate(parts if frozen else []):
+            self.register_buffer(f"frozen_{i}", part[..., :frozen, :].clone())
 
     def trained_keys_values(self) -> Tensor | list[Tensor]:
         """Return keys and values in turn, each (key-value heads, m, head dim), MLP applied.
@@ -128,7 +126,7 @@ class PrefixTuning(SoftPromptModule):
         """
         if not self.mlp_width:
             own = self.keys_values
-            parts = [own] if isinstance(own, Tensor) else list(own)
+            parts: list[Tensor] = [own] if isinstance(own, Tensor) else list(own)
             if self.num_frozen_tokens:
                 frozen = [self.get_buffer(f"frozen_{i}") for i in range(len(parts))]
                 parts = [torch.cat(pair, dim=-2) for pair in zip(frozen, parts, strict=True)]

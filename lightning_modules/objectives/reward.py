@@ -70,7 +70,7 @@ class Reward(Objective):
         try:
             rows = self._sample(module, batch, prefix)
         except FloatingPointError:  # all ranks fail together, before the optimizer step
-            zero = sum(parameter.sum() for parameter in module.trained_parameters())
+            zero = torch.stack([parameter.sum() for parameter in module.trained_parameters()]).sum()
             return StepLoss(zero * torch.nan, 1)
         repeated = batch.select([place for place in range(len(batch)) for _ in range(size)])
         records = grade_batch(backbone.tokenizer, repeated, [row.tokens for row in rows])
