@@ -163,3 +163,11 @@ def test_an_untrusted_comparison_runs_no_code_and_writes_to_its_folder(
         file.write_text(yaml.safe_dump({"title": "x", **content}), encoding="utf-8")
         with pytest.raises(UserError, match=re.escape(message)):
             read(file)
+
+
+def test_the_distilled_context_is_the_text_of_the_context_row() -> None:
+    rows = read(CONFIGS / "experiment/objectives/distillation.yaml").rows
+    flags = [flag for row in rows.values() for flag in row]
+    context = next(flag for flag in flags if "objective.context=" in flag).partition("=")[2]
+    template = next(flag for flag in flags if "data.template=" in flag).partition("=")[2]
+    assert template == f"{context}Review: {{question}}\nSentiment:"
