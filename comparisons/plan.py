@@ -58,7 +58,8 @@ class Comparison:
     Attributes:
         title: title of the table.
         rows: flags of each row by its name, which override ``options``; or the keys of ``Again``. In flags
-            ``{seed}`` is the run's seed, and ``{run:ROW}`` the folder of a row's run with the same seed.
+            ``{seed}`` is the run's seed, also in those of tests, and ``{run:ROW}`` the folder of a row's run
+            with the same seed.
         files: configuration files of all rows.
         options: flags of all rows.
         test_options: flags of all tests.
@@ -155,7 +156,9 @@ def read(path: Path) -> Comparison:
         raise UserError(f"{path}: seeds must be a list of integers")
     against, figure = values.get("against"), values.get("figure")
     own = {row: value for row, value in rows.items() if isinstance(value, list)}
-    references.check(str(path), own, lists.get("options", []), seeds)
+    again = [value.test for value in rows.values() if isinstance(value, Again)]
+    tests = [flag for flags in (lists.get("test_options", []), *again) for flag in flags]
+    references.check(str(path), own, lists.get("options", []), tests, seeds)
     if against is not None:
         choose(f"{path}: against", str(against), rows)
     if figure is not None:

@@ -20,13 +20,16 @@ def rows_of(flags: Iterable[str]) -> list[str]:
     return [row for flag in flags for row in _RUN.findall(flag)]
 
 
-def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: list[int]) -> None:
+def check(
+    where: str, rows: Mapping[str, list[str]], common: list[str], tests: list[str], seeds: list[int]
+) -> None:
     """Check the references of all rows.
 
     Args:
         where: comparison file, for messages.
         rows: flags of each row that has its own.
         common: flags of all rows.
+        tests: flags of tests, of all rows or of one.
 
     Raises:
         UserError: if a row does not exist or trains nothing, references are circular, or seeds are missing.
@@ -35,6 +38,10 @@ def check(where: str, rows: Mapping[str, list[str]], common: list[str], seeds: l
         raise UserError(
             f"{where}: options of all rows cannot refer to a row, got {{run:{rows_of(common)[0]}}}"
         )
+    if rows_of(tests):
+        raise UserError(f"{where}: flags of tests cannot refer to a row, got {{run:{rows_of(tests)[0]}}}")
+    if not seeds and any(SEED in flag for flag in tests):
+        raise UserError(f"{where}: {SEED} in flags of tests needs seeds, such as seeds: [0, 1, 2]")
     for row, flags in rows.items():
         if not seeds and any(SEED in flag for flag in (*common, *flags)):
             raise UserError(f"{where}: row '{row}': {SEED} needs seeds, such as seeds: [0, 1, 2]")

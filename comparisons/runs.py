@@ -70,12 +70,14 @@ class Runs:
     def flags(self, run: Run) -> list[str]:
         """Return the flags of a run's fit."""
         own = [] if run.seed is None else [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]
-        flags = [*self.comparison.flags(run.row), *own, *self.extra]
-        return references.resolve(flags, run.seed, lambda row: self.path(Run(row, run.seed)))
+        return self._resolved([*self.comparison.flags(run.row), *own, *self.extra], run)
 
     def test_flags(self, run: Run) -> list[str]:
         """Return the flags of a run's test, except those of its model."""
-        return [*self.comparison.test_flags(run.row), *of_hardware(self.extra)]
+        return self._resolved([*self.comparison.test_flags(run.row), *of_hardware(self.extra)], run)
+
+    def _resolved(self, flags: list[str], run: Run) -> list[str]:
+        return references.resolve(flags, run.seed, lambda row: self.path(Run(row, run.seed)))
 
     def is_finished(self, run: Run) -> bool:
         """Return whether a run has a finished test."""

@@ -6,7 +6,10 @@ import pytest
 import yaml
 
 from promptstage.comparisons import references
-from promptstage.comparisons.plan import read
+from promptstage.comparisons.commands import Commands
+from promptstage.comparisons.plan import Run, read
+from promptstage.comparisons.runs import Runs
+from promptstage.comparisons.workers import claims_in
 from promptstage.utilities.errors import UserError
 
 TUNING = ["--model=FullFineTuning", "--backbone.init_seed={seed}"]
@@ -53,9 +56,25 @@ def test_rows_may_refer_to_others(tmp_path: Path) -> None:
             {"rows": {"a": ["--model=Pretrained"]}, "options": ["--backbone.name={run:a}"]},
             "options of all rows cannot refer to a row, got {run:a}",
         ),
+        (
+            {"rows": {"a": ["--model=DHAM"]}, "test_options": ["--data.source={run:a}"]},
+            "flags of tests cannot refer to a row, got {run:a}",
+        ),
+        (
+            {"rows": {"a": ["--model=DHAM"], "b": {"of": "a", "test": ["--data.seed={seed}"]}}},
+            "{seed} in flags of tests needs seeds, such as seeds: [0, 1, 2]",
+        ),
     ],
 )
 def test_invalid_references_are_rejected(keys: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read(written(tmp_path, **keys))
     assert message in str(error.value)
+
+
+def test_the_seed_is_known_to_tests(tmp_path: Path) -> None:
+    rows = {"tuned": TUNING, "again": {"of": "tuned", "test": ["--data.seed={seed}"]}}
+    comparison = read(written(tmp_path, seeds=[3], test_options=["--seed_everything={seed}"], rows=rows))
+    with claims_in(tmp_path, Commands()) as claims:
+        runs = Runs(comparison, tmp_path, [], Commands(), claims)
+        assert runs.test_flags(Run("again", 3)) == ["--seed_everything=3", "--data.seed=3"]
