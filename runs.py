@@ -276,10 +276,10 @@ def partition(
 
 
 def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
-    """Load a prompt from a run folder, a checkpoint, or a folder written by ``save``.
+    """Load a prompt from a run folder, a checkpoint, a folder written by ``save``, or a folder of PEFT.
 
     Args:
-        path: run folder, checkpoint or saved folder.
+        path: run folder, checkpoint or saved folder; or PEFT's folder of a prompt, prefix, cartridge or LoRA.
         backbone: a loaded ``Backbone`` to share, or a name; None: the one that the prompt was trained on.
 
     Raises:

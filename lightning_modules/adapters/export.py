@@ -1,0 +1,213 @@
+"""Prompts in PEFT's form, for methods that it can hold."""
+
+from collections.abc import Iterable
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from promptstage.datamodules.token_ids import adds_bos
+from promptstage.lightning_modules.adapters.files import EMBEDDINGS, FORMAT, Adapter, Origin
+from promptstage.lightning_modules.adapters.layout import adapted_layers, flat_prefix, peft_names
+from promptstage.lightning_modules.backbone.loading import SHIPPED, BackboneConfig, location
+from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.virtual_tokens import bos_token
+from promptstage.lightning_modules.checkpoints import describe
+from promptstage.lightning_modules.dham import DHAM
+from promptstage.lightning_modules.lora import LoRA
+from promptstage.lightning_modules.prefix_tuning import PrefixTuning
+from promptstage.lightning_modules.prompt_module import PromptModule
+from promptstage.lightning_modules.prompt_tuning import PromptTuning
+from promptstage.utilities.errors import UserError
+from promptstage.utilities.tensor_files import tensors_digest
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class _Contents(NamedTuple):
+    """PEFT's configuration and tensors, and the number of first rows that are real tokens."""
+
+    config: "PeftConfig"
+    tensors: dict[str, Tensor]
+    leading: int = 0
+
+
+def adapter_of(module: PromptModule) -> Adapter:
+    """Convert a prompt to PEFT's form.
+
+    Raises:
+        UserError: if PEFT cannot hold it, with the reason.
+    """
+    module.create_prompts()
+    with torch.no_grad():
+        contents = _contents(module)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
+    config = contents.config.to_dict()
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    about = describe(module)
+    origin = Origin(
+        FORMAT,
+        about["method"],
+        about["backbone"],
+        about["fingerprint"],
+        contents.leading,
+        module.text_settings,
+        tensors_digest(tensors),
+    )
+    return Adapter(values, tensors, origin)
+
+
+def prompt_rows(module: PromptTuning) -> tuple[Tensor, int]:
+    """Return a prompt as the embeddings (m, d) before the content, float32, and how many are real tokens.
+
+    With ``bos_first`` the BOS is the first row, and content must not start with another.
+
+    Raises:
+        UserError: if the prompt is not a part of the input of all layers.
+    """
+    if module.insert_at:
+        raise _refused(module, f"a late prompt enters at layer {module.insert_at}, not with the embeddings")
+    _check_visible(module)
+    rows = module.trained_prompt().detach().float()
+    if not module.bos_first:
+        return rows, 0
+    bos = module.backbone.model.get_input_embeddings()(bos_token(module.backbone))
+    return torch.cat([bos.float(), rows]), 1
+
+
+@singledispatch
+def _contents(module: PromptModule) -> _Contents:
+    raise UserError(
+        f"{type(module).__name__} cannot be exported to PEFT: method must be PromptTuning, PrefixTuning, DHAM "
+        "with mode replace, or LoRA"
+    )
+
+
+@_contents.register
+def _(module: PromptTuning) -> _Contents:
+    from peft import PromptTuningConfig
+
+    rows, leading = prompt_rows(module)
+    backbone = module.backbone
+    config = PromptTuningConfig(
+        **_common(module.backbone_config),
+        **_sizes(len(rows), backbone, backbone.hidden_size, backbone.num_heads),
+    )
+    return _Contents(config, {EMBEDDINGS: rows}, leading)
+
+
+@_contents.register
+def _(module: PrefixTuning) -> _Contents:
+    _check_visible(module)
+    trained = module.trained_keys_values()
+    return _prefix(module, list(trained.unbind()) if isinstance(trained, Tensor) else trained)
+
+
+@_contents.register
+def _(module: DHAM) -> _Contents:
+    _check_visible(module)
+    assert module.stages is not None
+    starts, lengths = module.stages.starts, [len(prompt) for prompt in module.prompts]
+    if module.mode != "replace" and len(starts) > 1:
+        raise _refused(module, "with mode accumulate, later layers have more virtual tokens (mode replace)")
+    if len(set(lengths)) > 1:
+        raise _refused(
+            module,
+            f"its stages have {', '.join(map(str, lengths))} virtual tokens (num_virtual_tokens must be a "
+            f"multiple of {len(starts)})",
+        )
+    if module.bos_first and adds_bos(module.tokenizer):
+        raise _refused(module, "bos_first removes the BOS from the content, and a prefix in PEFT cannot")
+    prefix = module.prefix_of(module.vectors())
+    states = [entry for entry in prefix.layers if entry is not None]
+    parts = [part[0] for state in states for part in (state.keys, state.values) if part is not None]
+    return _prefix(module, parts)
+
+
+@_contents.register
+def _(module: LoRA) -> _Contents:
+    from peft import LoraConfig
+
+    tensors = peft_names(module.state_dict())
+    names = [name for name, _ in module.backbone.model.named_modules()]
+    config = LoraConfig(
+        **_common(module.backbone_config),
+        r=module.rank,
+        lora_alpha=module.alpha,
+        target_modules=_targets(adapted_layers(tensors), names),
+        use_rslora=module.rank_stabilized,
+    )
+    return _Contents(config, tensors)
+
+
+def _prefix(module: PromptModule, parts: list[Tensor]) -> _Contents:
+    """Convert keys and values in turn, each (key-value heads, m, head dim)."""
+    from peft import PrefixTuningConfig
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_PREFIX_TUNING_POSTPROCESS_MAPPING as CHANGED
+
+    backbone = module.backbone
+    if len(parts) != 2 * backbone.num_layers or backbone.mixers:
+        raise _refused(module, f"not every layer of backbone '{backbone.config.name}' has keys and values")
+    if len({part.shape for part in parts}) > 1:
+        raise _refused(module, f"keys and values of backbone '{backbone.config.name}' differ in shape")
+    family = backbone.model.config.get_text_config().model_type
+    if family in CHANGED:
+        raise _refused(module, f"it has another layout of keys and values for models of type {family}")
+    heads, length, head_dim = parts[0].shape
+    config = PrefixTuningConfig(
+        **_common(module.backbone_config),
+        **_sizes(length, backbone, heads * head_dim, heads),
+        encoder_hidden_size=heads * head_dim,
+    )
+    return _Contents(config, {EMBEDDINGS: flat_prefix(torch.stack(parts).float())})
+
+
+def _common(config: BackboneConfig) -> dict[str, Any]:
+    """Return the values that all of PEFT's configurations have."""
+    return {
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": base_model(config),
+        "revision": config.revision,
+    }
+
+
+def _sizes(length: int, backbone: Backbone, width: int, heads: int) -> dict[str, Any]:
+    return {
+        "num_virtual_tokens": length,
+        "token_dim": width,
+        "num_transformer_submodules": 1,
+        "num_attention_heads": heads,
+        "num_layers": backbone.num_layers,
+    }
+
+
+def base_model(config: BackboneConfig) -> str:
+    """Return the name or folder under which transformers finds a backbone."""
+    if config.name in SHIPPED or (Path(config.name).expanduser().is_dir() and not config.gguf_file):
+        return str(location(config)[0])
+    return config.name
+
+
+def _targets(adapted: list[str], names: Iterable[str]) -> list[str]:
+    """Return the last parts of the layers' names if they name no other layer, else the whole names."""
+    last = sorted({name.rpartition(".")[2] for name in adapted})
+    matching = {name for name in names if name.rpartition(".")[2] in last}
+    return last if matching == set(adapted) else adapted
+
+
+def _check_visible(module: PromptModule) -> None:
+    end = module.visible_until
+    if module.visible_from or (end is not None and end < module.backbone.num_layers):
+        option = "visible_from" if module.visible_from else "visible_until"
+        raise _refused(module, f"{option} hides the prompt in some layers")
+
+
+def _refused(module: PromptModule, reason: str) -> UserError:
+    return UserError(
+        f"{type(module).__name__} cannot be exported: PEFT and vLLM have the same virtual tokens in every "
+        f"layer, but {reason}"
+    )
