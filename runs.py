@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from promptstage.composition import jobs
 from promptstage.composition.configuration import config_of, data_from, hyperparameters, read_config
+from promptstage.composition.exports.formats import export
 from promptstage.composition.folders import Folders, interrupted_test, resumed_folders, run_folders
 from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
@@ -162,6 +163,10 @@ class Run:
             raise UserError("questions must not be empty")
         with self._session(None, options, decoder) as session:
             return jobs.predict(session, self.prompt, self.data, questions)
+
+    def export(self, to: str, target: PathLike, dry_run: PathLike | None = None) -> str:
+        """Export the prompt for another program, with results for the Hub; see :func:`promptstage.export`."""
+        return export(self.prompt, to, target, dry_run=dry_run, run=self.folder)
 
     @contextmanager
     def _session(

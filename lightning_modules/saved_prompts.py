@@ -80,7 +80,7 @@ def _check_free(folder: Path, values: dict[str, Any], about: dict[str, Any]) -> 
 
 
 def load_prompt(path: str | os.PathLike[str], backbone: BackboneLike | None = None) -> PromptModule:
-    """Load a trained prompt, ready to evaluate, from a saved folder, a run folder, a checkpoint or PEFT's files.
+    """Load a trained prompt, ready to evaluate, from a saved folder, run folder, checkpoint or PEFT folder.
 
     Nothing in the files is executed. Methods outside this project are loaded by their own class's
     ``load_from_checkpoint``.

@@ -72,6 +72,16 @@ def make_folder(path: Path) -> None:
         raise UserError(f"folder {path} cannot be written to: {reason}") from error
 
 
+def check_new(folder: Path) -> None:
+    """Check that a folder does not exist, even as a dangling link.
+
+    Raises:
+        UserError: if it does.
+    """
+    if os.path.lexists(folder):
+        raise UserError(f"folder {folder} exists: name a new one")
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Write a new folder atomically: the files are written beside it, and it appears once they are complete.
@@ -80,10 +90,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         The folder to write to, which is removed after an error.
 
     Raises:
-        UserError: if the folder exists, even as a dangling link, or cannot be written to.
+        UserError: if the folder exists, or cannot be written to.
     """
-    if os.path.lexists(folder):
-        raise UserError(f"folder {folder} exists: name a new one")
+    check_new(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     make_folder(temporary)
     try:

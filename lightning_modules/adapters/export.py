@@ -1,5 +1,6 @@
 """Prompts in PEFT's form, for methods that it can hold."""
 
+import json
 from collections.abc import Iterable
 from functools import singledispatch
 from pathlib import Path
@@ -45,8 +46,8 @@ def adapter_of(module: PromptModule) -> Adapter:
     with torch.no_grad():
         contents = _contents(module)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
-    config = contents.config.to_dict()
-    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    # Enumerations and sets become texts and lists, as in PEFT's own file.
+    config = json.loads(json.dumps(contents.config.to_dict(), default=sorted))
     about = describe(module)
     origin = Origin(
         FORMAT,
@@ -57,7 +58,7 @@ def adapter_of(module: PromptModule) -> Adapter:
         module.text_settings,
         tensors_digest(tensors),
     )
-    return Adapter(values, tensors, origin)
+    return Adapter(config, tensors, origin)
 
 
 def prompt_rows(module: PromptTuning) -> tuple[Tensor, int]:
@@ -81,8 +82,8 @@ def prompt_rows(module: PromptTuning) -> tuple[Tensor, int]:
 @singledispatch
 def _contents(module: PromptModule) -> _Contents:
     raise UserError(
-        f"{type(module).__name__} cannot be exported to PEFT: method must be PromptTuning, PrefixTuning, DHAM "
-        "with mode replace, or LoRA"
+        f"{type(module).__name__} cannot be exported to PEFT: method must be PromptTuning, PrefixTuning, "
+        "DHAM with mode replace, or LoRA"
     )
 
 

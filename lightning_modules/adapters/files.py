@@ -165,12 +165,14 @@ def rows_of(adapter: Adapter, width: int, what: str) -> Tensor:
     """
     names = sorted(adapter.tensors)
     if names != [EMBEDDINGS]:
-        raise UserError(f"{adapter.where} must have the tensor '{EMBEDDINGS}' alone, got {', '.join(names)[:80]}")
+        raise UserError(
+            f"{adapter.where} must have the tensor '{EMBEDDINGS}' alone, got {', '.join(names)[:80]}"
+        )
     rows = adapter.tensors[EMBEDDINGS]
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) <= adapter.leading:
         raise UserError(
-            f"{adapter.where} does not fit the backbone: '{EMBEDDINGS}' must have the shape (tokens, {width}) "
-            f"({what}), got {tuple(rows.shape)}"
+            f"{adapter.where} does not fit the backbone: '{EMBEDDINGS}' must have shape (tokens, {width}), "
+            f"the width being {what}, got {tuple(rows.shape)}"
         )
     expected = {"num_virtual_tokens": len(rows), "num_transformer_submodules": 1}
     check_config(adapter, expected)

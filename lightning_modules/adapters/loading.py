@@ -22,9 +22,10 @@ from promptstage.utilities.reading import validated
 
 # Values of a LoRA configuration that have no effect on a trained adapter, or are in its tensors.
 _IGNORED = {
-    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode", "revision", "runtime_config"),
-    *("base_model_name_or_path", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"),
-    *("layers_pattern", "fan_in_fan_out", "init_lora_weights", "r", "lora_alpha", "use_rslora"),
+    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode", "runtime_config"),
+    *("base_model_name_or_path", "revision", "lora_dropout", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "init_lora_weights"),
+    *("r", "lora_alpha", "use_rslora"),
 }
 # Starts of LoRA that leave the model's own weights as they are.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
