@@ -11,7 +11,12 @@ from torch import Tensor
 
 from promptstage.datamodules.token_ids import adds_bos
 from promptstage.lightning_modules.adapters.files import EMBEDDINGS, FORMAT, Adapter, Origin
-from promptstage.lightning_modules.adapters.layout import adapted_layers, flat_prefix, peft_names
+from promptstage.lightning_modules.adapters.layout import (
+    adapted_layers,
+    flat_prefix,
+    has_layer_embeddings,
+    peft_names,
+)
 from promptstage.lightning_modules.backbone.loading import SHIPPED, BackboneConfig, location
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.virtual_tokens import bos_token
@@ -72,6 +77,11 @@ def prompt_rows(module: PromptTuning) -> tuple[Tensor, int]:
     if module.insert_at:
         raise _refused(module, f"a late prompt enters at layer {module.insert_at}, not with the embeddings")
     _check_visible(module)
+    if has_layer_embeddings(module.backbone):
+        raise UserError(
+            f"{type(module).__name__} cannot be exported: backbone '{module.backbone_config.name}' has "
+            "embeddings of tokens in every layer, and PEFT and vLLM have none for virtual tokens"
+        )
     rows = module.trained_prompt().detach().float()
     if not module.bos_first:
         return rows, 0
@@ -147,17 +157,18 @@ def _(module: LoRA) -> _Contents:
 def _prefix(module: PromptModule, parts: list[Tensor]) -> _Contents:
     """Convert keys and values in turn, each (key-value heads, m, head dim)."""
     from peft import PrefixTuningConfig
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_PREFIX_TUNING_POSTPROCESS_MAPPING as CHANGED
 
     backbone = module.backbone
     if len(parts) != 2 * backbone.num_layers or backbone.mixers:
         raise _refused(module, f"not every layer of backbone '{backbone.config.name}' has keys and values")
     if len({part.shape for part in parts}) > 1:
         raise _refused(module, f"keys and values of backbone '{backbone.config.name}' differ in shape")
-    family = backbone.model.config.get_text_config().model_type
-    if family in CHANGED:
-        raise _refused(module, f"it has another layout of keys and values for models of type {family}")
     heads, length, head_dim = parts[0].shape
+    # PEFT takes the shape from the model's configuration.
+    stated = backbone.model.config.get_text_config().to_dict()
+    for name, value in (("num_key_value_heads", heads), ("head_dim", head_dim)):
+        if stated.get(name) not in (None, value):
+            raise _refused(module, f"PEFT expects {name} {stated[name]}, and they have {value}")
     config = PrefixTuningConfig(
         **_common(module.backbone_config),
         **_sizes(length, backbone, heads * head_dim, heads),

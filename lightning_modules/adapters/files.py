@@ -166,7 +166,7 @@ def rows_of(adapter: Adapter, width: int, what: str) -> Tensor:
     names = sorted(adapter.tensors)
     if names != [EMBEDDINGS]:
         raise UserError(
-            f"{adapter.where} must have the tensor '{EMBEDDINGS}' alone, got {', '.join(names)[:80]}"
+            f"{adapter.where}: the only tensor must be '{EMBEDDINGS}', got {', '.join(names):.80}"
         )
     rows = adapter.tensors[EMBEDDINGS]
     if rows.ndim != 2 or rows.shape[1] != width or len(rows) <= adapter.leading:

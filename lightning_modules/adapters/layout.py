@@ -7,6 +7,7 @@ from torch import Tensor
 
 from promptstage.lightning_modules.adapters.files import PREFIXES, PROMPT, Adapter, check_config, rows_of
 from promptstage.lightning_modules.backbone.model import Backbone
+from promptstage.lightning_modules.backbone.streams import per_layer_inputs
 from promptstage.utilities.errors import UserError
 
 # Beginnings of the names of updates: in PEFT's files, and in this project's modules.
@@ -26,6 +27,12 @@ def flat_prefix(keys_values: Tensor) -> Tensor:
 def split_prefix(rows: Tensor, sets: int, heads: int) -> Tensor:
     """Invert :func:`flat_prefix` for ``sets`` = 2 L keys and values of ``heads`` heads."""
     return rows.reshape(len(rows), sets, heads, -1).permute(1, 2, 0, 3).contiguous()
+
+
+def has_layer_embeddings(backbone: Backbone) -> bool:
+    """Return whether tokens have embeddings in every layer (Gemma 3n), which PEFT's prompts lack."""
+    token = torch.zeros(1, 1, dtype=torch.int64, device=backbone.embedding.device)
+    return bool(per_layer_inputs(backbone.model, token))
 
 
 def prompt_of(adapter: Adapter, backbone: Backbone) -> Tensor:

@@ -10,6 +10,7 @@ from promptstage import lightning_modules
 from promptstage.lightning_modules.adapters.files import LORA, PROMPT, Adapter, read_adapter
 from promptstage.lightning_modules.adapters.layout import (
     adapted_layers,
+    has_layer_embeddings,
     keys_values_of,
     own_names,
     prompt_of,
@@ -71,6 +72,11 @@ def _stored_backbone(adapter: Adapter) -> BackboneConfig:
 
 
 def _prompt(adapter: Adapter, backbone: Backbone) -> PromptModule:
+    if has_layer_embeddings(backbone):
+        raise UserError(
+            f"{adapter.where}: backbone '{backbone.config.name}' has embeddings of tokens in every layer, "
+            "which PEFT omits: the prompt would have another effect here"
+        )
     rows = prompt_of(adapter, backbone)[adapter.leading :]
     arguments = {"num_virtual_tokens": len(rows), "bos_first": bool(adapter.leading)}
     return _filled(lightning_modules.PromptTuning(backbone, **arguments), {"prompt": rows})
