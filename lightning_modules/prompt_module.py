@@ -43,7 +43,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
             generation and saliency do not support.
         monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
             best.
-        init: starting values of virtual tokens; None for methods without this option.
+        init: starting values of virtual tokens, for methods with this option.
         transfers: the prompt of a checkpoint is used with a different backbone than it was trained with.
     """
 
@@ -51,7 +51,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     changes_attention: ClassVar[bool] = False
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
     transfers: bool = False
-    init: PromptInit | None = None
+    init: PromptInit = PromptInit()
     optimizer_config: OptimizerConfig
     visible_from: int = 0
     visible_until: int | None = None
@@ -160,7 +160,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         later. Files of starting values are not read again: they may be gone, and a checkpoint must not name
         files to read.
         """
-        if self.init is not None and self.init.path is not None:
+        if isinstance(self.init, PromptInit) and self.init.path is not None:
             self.init = PromptInit()
 
     def load_backbone(self) -> Backbone:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from promptstage import __version__
 from promptstage.composition.configuration import flatten
@@ -130,7 +130,8 @@ def _front_matter(
     return values.to_yaml() + "\n"
 
 
-def _on_hub(name: object) -> bool:
+def _on_hub(name: object) -> TypeGuard[str]:
+    """Return whether a name is an id on the Hub, and not a folder of this machine."""
     return (
         isinstance(name, str)
         and _HUB_ID.fullmatch(name) is not None
