@@ -188,4 +188,4 @@ def check_config(adapter: Adapter, expected: Mapping[str, object]) -> None:
     for name, value in expected.items():
         stored = adapter.config.get(name)
         if stored is not None and stored != value:
-            raise UserError(f"{adapter.where}: {name} must be {value}, got {str(stored)[:60]}")
+            raise UserError(f"{adapter.where}: {name} must be {value}, got {stored!r:.60}")

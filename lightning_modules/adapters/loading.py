@@ -83,13 +83,13 @@ def _prompt(adapter: Adapter, backbone: Backbone) -> PromptModule:
 
 
 def _prefix(adapter: Adapter, backbone: Backbone) -> PromptModule:
-    length = adapter.config.get("num_virtual_tokens")
-    if not isinstance(length, int) or length != len(next(iter(adapter.tensors.values()))):
-        raise UserError(f"{adapter.where}: num_virtual_tokens must be the number of rows, got {length!r:.60}")
-    module = lightning_modules.PrefixTuning(backbone, num_virtual_tokens=length)
+    # The shapes are checked before as many tokens as the file has are run.
+    shortest = lightning_modules.PrefixTuning(backbone, num_virtual_tokens=1)
     with torch.random.fork_rng(devices=[]):
-        module.create_prompts()
-    keys_values = keys_values_of(adapter, backbone, module.trained_keys_values())
+        shortest.create_prompts()
+    keys_values = keys_values_of(adapter, backbone, shortest.trained_keys_values())
+    length = keys_values.shape[2]
+    module = lightning_modules.PrefixTuning(backbone, num_virtual_tokens=length)
     return _filled(module, {"keys_values": keys_values})
 
 

@@ -116,6 +116,15 @@ def test_a_fit_starts_from_a_folder_that_later_commands_do_not_need(trained: Pat
     assert resumed.code == 0, resumed.err
 
 
+def test_a_folder_is_tested_without_a_fit(trained: Path, common: list[str]) -> None:
+    assert call("export", trained, "--to", "peft", "out").code == 0
+    init = ["--model.init.kind=peft", "--model.init.path=out"]
+    outcome = call("test", *common, *init, "--run_dir=direct")
+    assert outcome.code == 0, outcome.err
+    assert outcome.notes == []
+    assert ps.Run("direct").records == ps.Run(trained).records
+
+
 def test_the_length_must_be_that_of_the_folder(trained: Path, common: list[str]) -> None:
     assert call("export", trained, "--to", "peft", "out").code == 0
     init = ["--model.init.kind=peft", "--model.init.path=out", "--model.num_virtual_tokens=5"]

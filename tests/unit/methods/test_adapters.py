@@ -217,6 +217,20 @@ def test_a_fit_starts_from_a_peft_folder(embedded: ps.Backbone, tmp_path: Path) 
         assert torch.equal(module.state_dict()[name], expected.state_dict()[name])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_prompt_is_trained_further(kind: str, embedded: ps.Backbone, tmp_path: Path) -> None:
+    trained_by_peft(kind, embedded, tmp_path / "theirs")
+    prompt = ps.load(tmp_path / "theirs", embedded)
+    before = {name: tensor.clone() for name, tensor in prompt.state_dict().items()}
+    data = ps.Generated(task="addition", train_size=16, validation_size=2, max_new_tokens=4)
+    quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+    run = ps.fit(prompt, data, max_steps=1, lr=0.01, folder=tmp_path / "run", **quiet)
+    after = ps.load(run.folder, embedded)
+    assert type(after) is KINDS[kind]
+    differences = [(after.state_dict()[name] - tensor).abs().max() for name, tensor in before.items()]
+    assert 0 < max(differences) < 0.02
+
+
 def test_a_prefix_starts_from_the_keys_of_a_peft_prompt(embedded: ps.Backbone, tmp_path: Path) -> None:
     trained_by_peft("prompt", embedded, tmp_path / "prompt")
     init = ps_init("peft", path=str(tmp_path / "prompt"))
