@@ -1,8 +1,8 @@
 """``export``: a trained prompt for other programs.
 
-  promptstage export runs/first --to peft FOLDER
-  promptstage export runs/first --to vllm FOLDER
-  promptstage export runs/first --to hub OWNER/NAME --dry-run FOLDER
+  promptstage export runs/pt --to peft FOLDER
+  promptstage export runs/pt --to vllm FOLDER
+  promptstage export runs/pt --to hub OWNER/NAME --dry-run FOLDER
 
 peft: adapter_config.json and adapter_model.safetensors, which PEFT and programs that use it can load. vllm:
 the prompt's embeddings and an example that serves them. hub: a repository on the Hugging Face Hub with a

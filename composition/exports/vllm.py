@@ -53,7 +53,7 @@ def write_vllm_folder(folder: Path, module: SoftPromptModule) -> None:
     Raises:
         UserError: if the method is not prompt tuning at the input, or the folder cannot be written to.
     """
-    if not isinstance(module, PromptTuning):
+    if type(module) is not PromptTuning:
         raise UserError(
             f"{type(module).__name__} cannot be exported to vLLM, which takes embeddings only: method must "
             "be PromptTuning"

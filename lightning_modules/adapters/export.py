@@ -1,8 +1,7 @@
 """Prompts in PEFT's form, for methods that it can hold."""
 
 import json
-from collections.abc import Iterable
-from functools import singledispatch
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,8 +47,15 @@ def adapter_of(module: PromptModule) -> Adapter:
         UserError: if PEFT cannot hold it, with the reason.
     """
     module.create_prompts()
+    # A subclass may use its parameters in another way.
+    convert = _CONVERSIONS.get(type(module))
+    if convert is None:
+        raise UserError(
+            f"{type(module).__name__} cannot be exported to PEFT: method must be PromptTuning, PrefixTuning, "
+            "DHAM with mode replace, or LoRA"
+        )
     with torch.no_grad():
-        contents = _contents(module)
+        contents = convert(module)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
     # Enumerations and sets become texts and lists, as in PEFT's own file.
     config = json.loads(json.dumps(contents.config.to_dict(), default=sorted))
@@ -89,16 +95,7 @@ def prompt_rows(module: PromptTuning) -> tuple[Tensor, int]:
     return torch.cat([bos.float(), rows]), 1
 
 
-@singledispatch
-def _contents(module: PromptModule) -> _Contents:
-    raise UserError(
-        f"{type(module).__name__} cannot be exported to PEFT: method must be PromptTuning, PrefixTuning, "
-        "DHAM with mode replace, or LoRA"
-    )
-
-
-@_contents.register
-def _(module: PromptTuning) -> _Contents:
+def _prompt(module: PromptTuning) -> _Contents:
     from peft import PromptTuningConfig
 
     rows, leading = prompt_rows(module)
@@ -110,15 +107,13 @@ def _(module: PromptTuning) -> _Contents:
     return _Contents(config, {EMBEDDINGS: rows}, leading)
 
 
-@_contents.register
-def _(module: PrefixTuning) -> _Contents:
+def _prefix(module: PrefixTuning) -> _Contents:
     _check_visible(module)
     trained = module.trained_keys_values()
-    return _prefix(module, list(trained.unbind()) if isinstance(trained, Tensor) else trained)
+    return _keys_values(module, list(trained.unbind()) if isinstance(trained, Tensor) else trained)
 
 
-@_contents.register
-def _(module: DHAM) -> _Contents:
+def _stages(module: DHAM) -> _Contents:
     _check_visible(module)
     assert module.stages is not None
     starts, lengths = module.stages.starts, [len(prompt) for prompt in module.prompts]
@@ -135,11 +130,10 @@ def _(module: DHAM) -> _Contents:
     prefix = module.prefix_of(module.vectors())
     states = [entry for entry in prefix.layers if entry is not None]
     parts = [part[0] for state in states for part in (state.keys, state.values) if part is not None]
-    return _prefix(module, parts)
+    return _keys_values(module, parts)
 
 
-@_contents.register
-def _(module: LoRA) -> _Contents:
+def _updates(module: LoRA) -> _Contents:
     from peft import LoraConfig
 
     tensors = peft_names(module.state_dict())
@@ -154,7 +148,15 @@ def _(module: LoRA) -> _Contents:
     return _Contents(config, tensors)
 
 
-def _prefix(module: PromptModule, parts: list[Tensor]) -> _Contents:
+_CONVERSIONS: dict[type, Callable[[Any], _Contents]] = {
+    PromptTuning: _prompt,
+    PrefixTuning: _prefix,
+    DHAM: _stages,
+    LoRA: _updates,
+}
+
+
+def _keys_values(module: PromptModule, parts: list[Tensor]) -> _Contents:
     """Convert keys and values in turn, each (key-value heads, m, head dim)."""
     from peft import PrefixTuningConfig
 

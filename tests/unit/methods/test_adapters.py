@@ -15,6 +15,7 @@ from promptstage.lightning_modules.adapters.layout import flat_prefix, split_pre
 from promptstage.lightning_modules.backbone.loading import location
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.text_settings import TextSettings
+from tests.unit.backbone.tiny import tiny_backbone
 
 QUESTION = "347+58"
 METHODS: dict[str, Any] = {
@@ -261,6 +262,19 @@ def test_tensors_are_those_of_the_folder(embedded: ps.Backbone, tmp_path: Path) 
     assert rows.shape == (6, embedded.hidden_size)
     assert torch.equal(rows[0], bos)
     assert (adapter.config["num_virtual_tokens"], adapter.leading) == (6, 1)
+
+
+def test_differences_in_other_programs_are_noted(
+    embedded: ps.Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ps.export(trained("prompt", embedded), "peft", tmp_path / "plain")
+    assert capsys.readouterr().err == ""
+    ps.export(trained("prompt after BOS", embedded), "peft", tmp_path / "bos")
+    note = "note: the first row is the BOS (bos_first): tokenize questions without a BOS\n"
+    assert capsys.readouterr().err == note
+    windows = ps.PromptTuning(tiny_backbone("gemma3"), num_virtual_tokens=3)
+    ps.export(windows, "peft", tmp_path / "windows")
+    assert " see 96 tokens: elsewhere, longer texts push the prompt out" in capsys.readouterr().err
 
 
 def ps_init(kind: Any, path: str) -> Any:

@@ -82,6 +82,18 @@ def test_backbones_on_which_peft_differs(family: str, method: Any, reason: str, 
     assert reason.format(folder) in str(refusal.value)
 
 
+class OwnMethod(ps.PromptTuning):
+    """A method outside the project, which may use its prompt in another way."""
+
+
+def test_methods_outside_the_project_are_refused(backbone: Backbone, tmp_path: Path) -> None:
+    module = OwnMethod(backbone, num_virtual_tokens=3)
+    for to in ("peft", "vllm"):
+        with pytest.raises(ps.UserError, match=r"^OwnMethod cannot be exported to [^\n]*$"):
+            ps.export(module, to, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 # --- folders ------------------------------------------------------------------------------------------
 
 
