@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from promptstage.callbacks.dpc.callback import DPC as DPC
     from promptstage.callbacks.label_words.callback import LabelWords as LabelWords
     from promptstage.callbacks.saliency.callback import SaliencyDiagnostics as SaliencyDiagnostics
+    from promptstage.composition.exports.formats import export as export
     from promptstage.composition.inspection import Saliency as Saliency
     from promptstage.composition.inspection import generate as generate
     from promptstage.composition.inspection import saliency as saliency
@@ -101,6 +102,7 @@ _MODULES = {
     "StrategyQA": "datamodules.strategyqa",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",
+    "export": "composition.exports.formats",
     "fit": "runs",
     "generate": "composition.inspection",
     "grade": "grading",

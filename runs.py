@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from promptstage.composition import jobs
 from promptstage.composition.configuration import config_of, data_from, hyperparameters, read_config
+from promptstage.composition.exports.formats import export
 from promptstage.composition.folders import Folders, interrupted_test, resumed_folders, run_folders
 from promptstage.composition.quiet import quiet
 from promptstage.composition.results import Evaluation, read_evaluation
@@ -163,6 +164,10 @@ class Run:
         with self._session(None, options, decoder) as session:
             return jobs.predict(session, self.prompt, self.data, questions)
 
+    def export(self, to: str, target: PathLike, dry_run: PathLike | None = None) -> str:
+        """Export the prompt for another program, with results for the Hub; see :func:`promptstage.export`."""
+        return export(self.prompt, to, target, dry_run=dry_run, run=self.folder)
+
     @contextmanager
     def _session(
         self, results: str | None, options: dict[str, Any], decoder: Decoder | None, resume: bool = False
@@ -276,10 +281,10 @@ def partition(
 
 
 def load(path: PathLike, backbone: Any = None) -> SoftPromptModule:
-    """Load a prompt from a run folder, a checkpoint, or a folder written by ``save``.
+    """Load a prompt from a run folder, a checkpoint, a folder written by ``save``, or a folder of PEFT.
 
     Args:
-        path: run folder, checkpoint or saved folder.
+        path: run folder, checkpoint or saved folder; or PEFT's folder of a prompt, prefix, cartridge or LoRA.
         backbone: a loaded ``Backbone`` to share, or a name; None: the one that the prompt was trained on.
 
     Raises:

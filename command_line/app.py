@@ -23,6 +23,7 @@ from promptstage.datamodules.base import ReasoningDataModule
 from promptstage.datamodules.prompt_format import CHAT
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.initialization import PEFT
 from promptstage.utilities.errors import UserError, shown
 from promptstage.utilities.processes import note
 
@@ -136,7 +137,8 @@ class PromptCLI(LightningCLI):
         if data.get("template") == CHAT and data.get("date") is None:
             data.date = date.today().isoformat()  # so that a later test of the run renders the same prompts
         method, _ = self._class_names()
-        if not self.command.trains and not self.stored and method != "Pretrained":
+        trained = getattr(config.model.init_args.get("init"), "kind", None) == PEFT
+        if not self.command.trains and not self.stored and method != "Pretrained" and not trained:
             self._note(f"without --ckpt_path, {method} starts untrained")
 
     @rank_zero_only

@@ -264,6 +264,7 @@ class DHAM(SoftPromptModule):
         Raises:
             UserError: if this module's options for stages differ from the checkpoint's.
         """
+        super().adopt(checkpoint)
         if "partition" not in checkpoint:
             return
         source = checkpoint.get("partition_source")

@@ -16,12 +16,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.adapters.files import PREFIXES, Adapter, read_adapter
+from promptstage.lightning_modules.adapters.layout import keys_values_of, prompt_of
 from promptstage.lightning_modules.backbone.layer_states import layer_inputs
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.utilities.errors import UserError, choose
 
-Kind = Literal["random", "text", "vocabulary", "hybrid"]
+Kind = Literal["random", "text", "vocabulary", "hybrid", "peft"]
 WITH_TEXT = ("text", "hybrid")
+PEFT = "peft"
 PRESETS = {file.stem: file for file in sorted(Path(__file__).with_name("init_texts").glob("*.txt"))}
 
 
@@ -32,15 +35,19 @@ class PromptInit:
     Attributes:
         kind: ``random`` (normal, at the embedding matrix's scale), ``text`` (embeddings of ``text``,
             repeated or truncated), ``vocabulary`` (rows of the embedding matrix, sampled without
-            replacement), ``hybrid`` (random, with the trigger words of ``text`` at the end).
+            replacement), ``hybrid`` (random, with the trigger words of ``text`` at the end), ``peft`` (the
+            prompt in the PEFT folder ``path``; for ``PrefixTuning``, also a prefix or cartridge there).
         text: text for ``text``, or trigger words for ``hybrid``.
         preset: ``gsm8k``, ``math`` or ``aqua`` instead of a text: the data set's training example that DPC
             (appendix A.1) starts Llama 2 and Mistral from.
+        path: PEFT folder for ``peft``, with as many virtual tokens as the method; a BOS that an export with
+            ``bos_first`` has put before them is left out.
     """
 
     kind: Kind = "vocabulary"
     text: str = ""
     preset: str | None = None
+    path: str | None = None
 
     def __post_init__(self) -> None:
         choose("prompt init", self.kind, get_args(Kind))
@@ -59,6 +66,13 @@ class PromptInit:
             raise UserError(
                 f"prompt init '{self.kind}' needs a text that is not empty (model.init.text) or a preset "
                 f"({', '.join(PRESETS)})"
+            )
+        if self.kind == PEFT and not self.path:
+            raise UserError("prompt init 'peft' needs a PEFT folder (model.init.path)")
+        if self.kind != PEFT and self.path is not None:
+            raise UserError(
+                f"prompt init '{self.kind}' takes no path, got '{self.path}' (model.init.path): allowed with "
+                "kind peft"
             )
 
     def source_text(self) -> str:
@@ -83,6 +97,9 @@ def initial_embeddings(
     scale = matrix.std()
     if init.kind == "random":
         return torch.randn(length, matrix.shape[1], generator=generator) * scale
+    if init.kind == PEFT:
+        adapter = read_adapter(init.path or "")
+        return _of_length(prompt_of(adapter, backbone)[adapter.leading :], length, adapter)
     if init.kind == "vocabulary":
         rows = torch.randperm(matrix.shape[0], generator=generator)[:length]
         if len(rows) < length:
@@ -94,6 +111,36 @@ def initial_embeddings(
     words = ids[:length]
     noise = torch.randn(length - len(words), matrix.shape[1], generator=generator) * scale
     return torch.cat([noise, matrix[words]])
+
+
+def stored_prefix(init: PromptInit) -> Adapter | None:
+    """Return the prefix that ``init`` names; None if it names embeddings.
+
+    Raises:
+        UserError: if its PEFT folder cannot be read.
+    """
+    adapter = read_adapter(init.path or "") if init.kind == PEFT else None
+    return adapter if adapter is not None and adapter.kind in PREFIXES else None
+
+
+def stored_keys_values(adapter: Adapter, backbone: Backbone, own: Tensor | list[Tensor]) -> Tensor:
+    """Return the keys and values of a PEFT prefix in place of computed ones of the same shape.
+
+    Raises:
+        UserError: if they do not fit the backbone, or the number of virtual tokens.
+    """
+    stored = keys_values_of(adapter, backbone, own)
+    assert isinstance(own, Tensor)  # as keys_values_of checks
+    _of_length(stored[0, 0], own.shape[2], adapter)
+    return stored
+
+
+def _of_length(rows: Tensor, length: int, adapter: Adapter) -> Tensor:
+    if len(rows) != length:
+        raise UserError(
+            f"{adapter.where} has {len(rows)} virtual tokens, but the prompt that starts from it has {length}"
+        )
+    return rows
 
 
 def text_ids(backbone: Backbone, text: str) -> Tensor:

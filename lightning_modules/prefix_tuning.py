@@ -10,7 +10,12 @@ from torch.nn.functional import pad
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
 from promptstage.lightning_modules.backbone.prefix import LayerState, Prefix
 from promptstage.lightning_modules.base import SoftPromptModule
-from promptstage.lightning_modules.initialization import PromptInit, initial_embeddings
+from promptstage.lightning_modules.initialization import (
+    PromptInit,
+    initial_embeddings,
+    stored_keys_values,
+    stored_prefix,
+)
 from promptstage.lightning_modules.objectives.config import ObjectiveConfig
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.prompt_module import BackboneLike
@@ -55,7 +60,7 @@ class PrefixTuning(SoftPromptModule):
         Args:
             backbone: the frozen language model: its configuration, name or path, or a loaded one to share.
             num_virtual_tokens: number of virtual tokens (m).
-            init: embeddings whose keys and values the prefix starts from.
+            init: embeddings whose keys and values the prefix starts from; with kind ``peft``, also a prefix.
             mlp_width: hidden width of the reparametrization; 0 trains keys and values directly.
             num_frozen_tokens: number of first virtual tokens that keep their starting values, as attention
                 sinks ("Cartridges", Eyuboglu et al., 2025, arXiv:2506.06266, freeze 1).
@@ -91,7 +96,9 @@ class PrefixTuning(SoftPromptModule):
                 f"PrefixTuning needs attention, but no layer of backbone '{self.backbone_config.name}' has it"
             )
         check_visible(self, [self.backbone.attention_layers])
-        source = PromptInit("vocabulary") if self.init.kind == "random" else self.init
+        stored = stored_prefix(self.init)
+        sampled = self.init.kind == "random" or stored is not None
+        source = PromptInit("vocabulary") if sampled else self.init
         rows = initial_embeddings(self.backbone, source, self.num_virtual_tokens, generator)
         recorded = self.backbone.record_states(rows[None].to(self.backbone.embedding))
         keys_values = [part for state in recorded for part in (state.keys, state.values) if part is not None]
@@ -100,6 +107,8 @@ class PrefixTuning(SoftPromptModule):
         start = _stacked(parts)
         if self.init.kind == "random":
             start = _noise(start, generator)
+        if stored is not None:
+            start = stored_keys_values(stored, self.backbone, start)
         if not self.mlp_width:
             self._create_keys_values(start)
             return

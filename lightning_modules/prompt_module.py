@@ -14,6 +14,7 @@ from promptstage.lightning_modules.backbone.attention_hooks import AttentionHook
 from promptstage.lightning_modules.backbone.loading import BackboneConfig, load_tokenizer, vocabulary_size
 from promptstage.lightning_modules.backbone.model import Backbone
 from promptstage.lightning_modules.backbone.prefix import Prefix
+from promptstage.lightning_modules.initialization import PromptInit
 from promptstage.lightning_modules.optimization import OptimizerConfig
 from promptstage.lightning_modules.positions import check_virtual_tokens
 from promptstage.lightning_modules.text_settings import TextSettings
@@ -42,6 +43,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
             generation and saliency do not support.
         monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
             best.
+        init: starting values of virtual tokens, for methods with this option.
         transfers: the prompt of a checkpoint is used with a different backbone than it was trained with.
     """
 
@@ -49,6 +51,7 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
     changes_attention: ClassVar[bool] = False
     monitor: tuple[str, str] = ("val/loss", "min")
     transfers: bool = False
+    init: PromptInit = PromptInit()
     optimizer_config: OptimizerConfig
     visible_from: int = 0
     visible_until: int | None = None
@@ -154,8 +157,11 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         """Take from a checkpoint what must be known before prompts are created; most methods need nothing.
 
         Called before ``fit`` resumes, before an evaluation and before a prompt is loaded; tensors are loaded
-        later.
+        later. Files of starting values are not read again: they may be gone, and a checkpoint must not name
+        files to read.
         """
+        if isinstance(self.init, PromptInit) and self.init.path is not None:
+            self.init = PromptInit()
 
     def load_backbone(self) -> Backbone:
         """Return the backbone, which is loaded on the first call.

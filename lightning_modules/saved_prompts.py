@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from promptstage.lightning_modules.adapters.files import is_adapter
+from promptstage.lightning_modules.adapters.loading import load_adapter
 from promptstage.lightning_modules.checkpoint_numbers import check_numbers
 from promptstage.lightning_modules.checkpoint_schema import FORMAT, Description, described
 from promptstage.lightning_modules.checkpoints import describe, read_checkpoint, verify
@@ -78,13 +80,14 @@ def _check_free(folder: Path, values: dict[str, Any], about: dict[str, Any]) -> 
 
 
 def load_prompt(path: str | os.PathLike[str], backbone: BackboneLike | None = None) -> PromptModule:
-    """Load a trained prompt, ready to evaluate, from a saved folder, a run folder or a checkpoint.
+    """Load a trained prompt, ready to evaluate, from a saved folder, run folder, checkpoint or PEFT folder.
 
     Nothing in the files is executed. Methods outside this project are loaded by their own class's
     ``load_from_checkpoint``.
 
     Args:
-        path: saved folder; run folder, whose best checkpoint is loaded, or else its last; or checkpoint.
+        path: saved folder; run folder, whose best checkpoint is loaded, or else its last; checkpoint; or
+            folder of PEFT (see :func:`load_adapter`).
         backbone: backbone to use; None loads the one that the prompt was trained on. A loaded one is shared.
 
     Raises:
@@ -92,6 +95,9 @@ def load_prompt(path: str | os.PathLike[str], backbone: BackboneLike | None = No
     """
     from promptstage import lightning_modules  # by name, on first use: methods import this module
 
+    path = Path(path).expanduser()
+    if is_adapter(path) and not os.path.lexists(path / DESCRIPTION):
+        return load_adapter(path, backbone)
     contents, where = read_prompt(path)
     method = described(contents, where).method
     if method not in lightning_modules.__all__:
@@ -179,7 +185,8 @@ def read_prompt(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     if path.is_dir() and os.path.lexists(path / DESCRIPTION):
         return _read_folder(path), f"prompt folder {path}"
     if path.is_dir() and not (path / "checkpoints").is_dir():
-        raise UserError(f"folder {path} has no {DESCRIPTION} and no checkpoints")
+        hint = ": load this PEFT folder with promptstage.load" if is_adapter(path) else ""
+        raise UserError(f"folder {path} has no {DESCRIPTION} and no checkpoints{hint}")
     file = checkpoint_in(path)
     return read_checkpoint(file), f"checkpoint {file}"
 

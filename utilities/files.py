@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -68,6 +70,39 @@ def make_folder(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"folder {path} cannot be written to: {reason}") from error
+
+
+def check_new(folder: Path) -> None:
+    """Check that a folder does not exist, even as a dangling link.
+
+    Raises:
+        UserError: if it does.
+    """
+    if os.path.lexists(folder):
+        raise UserError(f"folder {folder} exists: name a new one")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Write a new folder atomically: the files are written beside it, and it appears once they are complete.
+
+    Yields:
+        The folder to write to, which is removed after an error.
+
+    Raises:
+        UserError: if the folder exists, or cannot be written to.
+    """
+    check_new(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    make_folder(temporary)
+    try:
+        yield temporary
+        # On Linux, a folder that has appeared meanwhile is replaced only if it is empty.
+        os.rename(temporary, folder)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be written to: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def claim_folder(folder: Path) -> tuple[Path, "FolderLock"]:

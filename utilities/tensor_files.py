@@ -56,16 +56,7 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
         UserError: if the file cannot be read, or its tensors do not match its digest. Files of versions
             without digests are not checked.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content = read_bytes(path, what, LIMIT)
-    try:
-        tensors = load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{what} {path} is not a safetensors file: {error}") from error
-    length = int.from_bytes(content[:8], "little")
-    metadata = parse_json(content[8 : 8 + length].decode(), f"{what} {path}").get("__metadata__") or {}
+    tensors, metadata = read_foreign_tensors(path, what)
     if ENTRY in metadata:
         about = parse_json(metadata[ENTRY], f"{what} {path}: its metadata")
     else:
@@ -76,3 +67,26 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     if digest is not None and digest != tensors_digest(tensors):
         raise UserError(f"{what} {path} is damaged: its tensors do not match its SHA-256 digest")
     return tensors, about
+
+
+def read_foreign_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata of a safetensors file of any program.
+
+    Args:
+        path: the file.
+        what: name of the file in messages.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_bytes(path, what, LIMIT)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{what} {path} is not a safetensors file: {error}") from error
+    length = int.from_bytes(content[:8], "little")
+    header = parse_json(content[8 : 8 + length].decode(), f"{what} {path}")
+    return tensors, header.get("__metadata__") or {}

@@ -145,6 +145,7 @@ MODEL = {
     "init.kind": Values("random", "txt"),
     "init.text": Values("Think.", " ", "--model.init.kind=text"),
     "init.preset": Values("gsm8k", "gms8k", "--model.init.kind=text", message="preset 'gms8k' is unknown"),
+    "init.path": Values("./adapter", "./nowhere", "--model.init.kind=peft", message="nowhere does not exist"),
     "optimizer": Values("{lr: 0.01}", "3"),
     "optimizer.lr": Values("0.01", "-1"),
     "optimizer.weight_decay": Values("0.1", "x"),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from promptstage.command_line.app import DATA_SETS, METHODS, PromptCLI
 from promptstage.command_line.messages import class_options
+from promptstage.lightning_modules.adapters.files import Adapter, write_adapter
 from tests.cli.flag_values import FLAGS
 from tests.tiny_folder import QUIET, Outcome, call
 
@@ -80,7 +82,10 @@ def run_with(flag: str, value: str, more: str, common: list[str], run: str = "ne
 
 @pytest.fixture
 def place(trained: Path) -> Path:
-    """Prepare a working directory with a finished run, files of options and three data sets."""
+    """Prepare a working directory with a finished run, its prompt for PEFT, options and three data sets."""
+    prompt = load_file(trained / "prompt.safetensors")["prompt"]
+    Path("adapter").mkdir()
+    write_adapter(Path("adapter"), Adapter({"peft_type": "PROMPT_TUNING"}, {"prompt_embeddings": prompt}))
     Path("given.yaml").write_text("trainer:\n  max_steps: 1\n", encoding="utf-8")
     Path("given_data.yaml").write_text(GIVEN_DATA, encoding="utf-8")
     for folder, row in (("rows", ROW), ("problems", PROBLEM), ("labels", LABELED)):

@@ -1,0 +1,1 @@
+"""PEFT's files: prompts as PEFT stores them, and back."""
