@@ -18,6 +18,7 @@ COMMANDS = {
     "saliency": "measure the information flow from the prompt in one question (--question TEXT)",
     "label-words": "measure the flow through the label words of one few-shot prompt (--question TEXT)",
     "words": "find the words nearest to each virtual token of a trained prompt",
+    "serve": "answer OpenAI-compatible requests with trained prompts",
     "lm-eval": "evaluate a trained prompt on tasks of lm-evaluation-harness",
     "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
     "compare": "run a comparison of methods, or compare finished runs, in one table",
