@@ -115,7 +115,7 @@ def find_tasks(options: HarnessOptions) -> tuple[TaskManager, list[str]]:
     known = set() if own is None else set(own.all_tasks)
     if own is None or not set(options.tasks) <= known | files:
         own = TaskManager(include_path=options.include_path)
-    names = []
+    names: list[str] = []
     for name in dict.fromkeys(options.tasks):
         matches = [name] if name in files else own.match_tasks([name])
         if not matches:

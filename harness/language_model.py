@@ -129,8 +129,8 @@ class PromptLM(TemplateLM):
             ids[row, : len(text)] = torch.tensor(text)
         starts = torch.tensor([len(context) for context, _ in pairs])
         ends = torch.tensor([len(text) for text in texts])
-        given = (part.to(self.device) for part in (ids, starts, ends))
-        sums, likeliest = continuation_scores(self.backbone, *given, self.prefix)
+        ids, starts, ends = (part.to(self.device) for part in (ids, starts, ends))
+        sums, likeliest = continuation_scores(self.backbone, ids, starts, ends, self.prefix)
         if not sums.isfinite().all():
             raise RunFailure("log-likelihoods are not finite: check the backbone and the prompt")
         return list(zip(sums.tolist(), likeliest.tolist(), strict=True))

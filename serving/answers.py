@@ -50,8 +50,8 @@ def generation_of(
     if new > room or room < 1:
         raise APIError(
             400,
-            f"the prompt has {len(tokens)} tokens and max_tokens is {max(new, 1)}, but the model has positions "
-            f"for {model.most_positions} besides the soft prompt",
+            f"the prompt has {len(tokens)} tokens and max_tokens is {max(new, 1)}, but the model has "
+            f"positions for {model.most_positions} besides the soft prompt",
             code="context_length_exceeded",
         )
     stop = request.stops or settings.stop

@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from promptstage.serving.answers import Answer, generation_of
 from promptstage.serving.bodies import read_body
@@ -18,7 +19,7 @@ from promptstage.serving.engine import Engine, Generation
 from promptstage.serving.errors import APIError, server_error
 from promptstage.serving.models import ServedModel
 from promptstage.serving.requests import ChatRequest, CompletionRequest, Sampled, parse
-from promptstage.serving.waiting import Client, parts_of
+from promptstage.serving.waiting import Client, EventStream, parts_of
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.processes import note
 
@@ -68,28 +69,29 @@ class Endpoints:
         model = self._find(body.model)
         if model.corrects:
             raise APIError(400, f"model {model.name} answers questions: use /v1/chat/completions")
-        self._check(body, body.max_tokens)
+        self._check(body, len(body.prompts), body.max_tokens)
         generations = []
         for number, prompt in enumerate(body.prompts):
             if isinstance(prompt, str):
-                tokens = await self._encoded(lambda prompt=prompt: model.texts.encode(prompt))
+                tokens = await self._encoded(partial(model.texts.encode, prompt))
             else:
                 tokens = model.texts.after_prompt(prompt)
-            generations.append(generation_of(model, body, tokens, body.max_tokens, number=number))
+            most, allowed = body.max_tokens, self.limits.max_tokens
+            generations.append(generation_of(model, body, tokens, most, allowed, number=number))
         return await self._answer(request, body, model, generations, chat=False)
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``: a conversation in the format of the prompt's training data."""
         body = parse(ChatRequest, await read_body(request, self.limits.body))
         model, most = self._find(body.model), body.most_tokens
-        self._check(body, most)
+        self._check(body, 1, most)
         question = None
         if model.corrects:
             system, turns, question = _parsed(body)
             if system is not None or turns:
                 raise APIError(400, f"model {model.name} answers single questions", param="messages")
-        tokens = await self._encoded(lambda: model.conversations.encode(body.messages))
-        generation = generation_of(model, body, tokens, most, question)
+        tokens = await self._encoded(partial(model.conversations.encode, body.messages))
+        generation = generation_of(model, body, tokens, most, self.limits.max_tokens, question)
         return await self._answer(request, body, model, [generation], chat=True)
 
     def check_access(self, request: Request) -> None:
@@ -98,10 +100,10 @@ class Endpoints:
             APIError: for a wrong key, a host name that is not local, or a body that is not declared as JSON.
         """
         headers = request.headers
-        # Another site's page in a browser on this machine must not reach the server (DNS rebinding).
-        host = headers.get("host", "").rsplit(":", 1)[0] if "]:" in headers.get("host", "]:") else ""
-        host = host or headers.get("host", "").partition(":")[0]
-        if self._local and headers.get("host", "")[:1] != "[" and host not in LOCAL_NAMES:
+        host = headers.get("host", "").lower()
+        name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+        if self._local and name not in LOCAL_NAMES:
+            # Another site's page in a browser on this machine must not reach the server (DNS rebinding).
             raise APIError(400, "the Host header must name this machine: localhost or 127.0.0.1")
         given = headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if self._key is not None and not hmac.compare_digest(given, self._key):
@@ -119,17 +121,19 @@ class Endpoints:
             raise APIError(404, message, code="model_not_found", param="model")
         return self.models[name]
 
-    def _check(self, body: Sampled, most: int | None) -> None:
+    def _check(self, body: Sampled, prompts: int, most: int | None) -> None:
         """
         Raises:
-            APIError: if a request asks for more samples or tokens than are allowed.
+            APIError: if a request asks for more generations or tokens than are allowed.
         """
+        limits = self.limits
         for name, value, limit in (
-            ("n", body.n, self.limits.places),
-            ("max_tokens", most, self.limits.max_tokens),
+            ("n", body.n, limits.places),
+            ("n times the number of prompts", body.n * prompts, limits.places + limits.queue),
+            ("max_tokens", most, limits.max_tokens),
         ):
             if value is not None and limit is not None and value > limit:
-                raise APIError(400, f"{name} must be <= {limit}, got {value}", param=name)
+                raise APIError(400, f"{name} must be <= {limit}, got {value}", param=name.partition(" ")[0])
 
     async def _encoded(self, encode: Callable[[], list[int]]) -> list[int]:
         """Tokenize in a thread, one text at a time, so that long ones hold up no other request."""
@@ -152,18 +156,10 @@ class Endpoints:
         if model.pending + rows > self.limits.places + self.limits.queue:
             message = f"model {model.name} has {model.pending} generations to run: try again later"
             raise APIError(429, message, type="rate_limit_error", code="queue_full")
-        if self.limits.max_tokens is not None:
-            for generation in generations:
-                limits = generation.job.rows[0].limits
-                if limits.max_new_tokens > self.limits.max_tokens:
-                    raise APIError(400, f"max_tokens must be <= {self.limits.max_tokens}", param="max_tokens")
         answer = Answer(model, chat)
         client = Client(request, self.engine, model, generations)
         if body.stream:
-            parts = parts_of(client, answer, body.includes_usage)
-            return StreamingResponse(
-                parts, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-            )
+            return EventStream(client, parts_of(client, answer, body.includes_usage))
         with client:
             await client.wait_for_all()
             return JSONResponse(answer.whole(generations))
@@ -207,9 +203,7 @@ def create_application(
 
     async def unknown(request: Request, error: Any) -> Response:
         status = getattr(error, "status_code", 404)
-        message = (
-            "there is no such endpoint" if status == 404 else f"method {request.method} is not allowed here"
-        )
+        message = "there is no such endpoint" if status == 404 else "this method is not allowed here"
         return _refusal(APIError(status, message))
 
     application.add_exception_handler(404, unknown)

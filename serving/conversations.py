@@ -34,7 +34,7 @@ class Conversations:
         """Tokenize the prompt of a conversation that ends in a question.
 
         Raises:
-            UserError: if the roles are in another order, a text is empty, or the format has no system message.
+            UserError: if the roles are in another order, a text is empty, or a system message has no place.
         """
         system, turns, question = parsed(messages)
         if not self._template.is_chat:

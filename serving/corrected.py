@@ -89,10 +89,10 @@ class CorrectedPool:
             FloatingPointError: if logits are not finite; :meth:`clear` returns the jobs that are lost.
         """
         limits = self._waiting[0].rows[0].limits
-        same = (limits.max_new_tokens, limits.stop)
+        same = (limits.max_new_tokens, tuple(limits.stop))
         while self._waiting and len(self._running) < self._places:
             own = self._waiting[0].rows[0].limits
-            if (own.max_new_tokens, own.stop) != same:
+            if (own.max_new_tokens, tuple(own.stop)) != same:
                 break
             self._running.append(self._waiting.popleft())
         batch = self._batch(self._running, *same)

@@ -28,8 +28,9 @@ class APIError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
-        error = {"message": printable(str(self)), "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        param = None if self.param is None else printable(self.param)
+        message = printable(str(self))
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
 
 def server_error(message: str) -> APIError:

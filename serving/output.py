@@ -12,9 +12,14 @@ STOP, LENGTH = "stop", "length"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # bytes of a character whose last ones are still to come
 
 
+def decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> str:
+    """Return the text of tokens, without special ones."""
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
 def final_text(tokenizer: "PreTrainedTokenizerBase", row: Row) -> tuple[str, str]:
     """Return the text of a finished generation up to its first stop string, and OpenAI's finish reason."""
-    text = tokenizer.decode(list(row.tokens), skip_special_tokens=True)
+    text = decoded(tokenizer, row.tokens)
     cut = until_stop(text, row.limits.stop)
     if len(cut) < len(text):
         return cut, STOP
@@ -61,7 +66,7 @@ class Stream:
         if len(tokens) == self._tokens:
             return ""
         self._tokens = len(tokens)
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = decoded(self._tokenizer, tokens)
         return self._part(settled(text, self._row.limits.stop))
 
     def last(self) -> tuple[str, str]:

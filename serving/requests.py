@@ -1,7 +1,7 @@
 """Bodies of requests: OpenAI's parameters, each of which takes effect or is refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from promptstage.serving.errors import APIError
 from promptstage.utilities.errors import nearest
 
-MOST_STOPS = 16
+MOST_STOPS, LONGEST_STOP = 16, 256
 # Parameters without an influence on the texts.
 IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 # Parameters that are not supported, with the values that ask for nothing.
@@ -57,7 +57,7 @@ class Sampled(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     n: Annotated[int, Field(ge=1)] = 1
     stop: str | list[str] = []
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -81,7 +81,7 @@ class CompletionRequest(Sampled):
     prompt: str | Tokens | Annotated[list[str] | list[Tokens], Field(min_length=1)]
 
     @property
-    def prompts(self) -> list[str] | list[list[int]]:
+    def prompts(self) -> Sequence[str | list[int]]:
         """The prompts, each as text or token ids."""
         given: Any = self.prompt
         return [given] if isinstance(given, str) or isinstance(given[0], int) else given
@@ -108,11 +108,9 @@ class Message(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
-        return (
-            {key: part for key, part in value.items() if part is not None}
-            if isinstance(value, dict)
-            else value
-        )
+        if not isinstance(value, dict):
+            return value
+        return {key: part for key, part in value.items() if part is not None}
 
     @property
     def text(self) -> str:
@@ -143,6 +141,9 @@ def parse(cls: type[R], body: bytes) -> R:
     """
     try:
         values = json.loads(body, parse_constant=_no_number)
+        json.dumps(values, ensure_ascii=False).encode()  # a lone surrogate cannot be tokenized
+    except UnicodeEncodeError as error:
+        raise APIError(400, "a text of the body has a lone surrogate") from error
     except (ValueError, RecursionError) as error:
         raise APIError(400, f"the body is not valid JSON: {str(error)[:100]}") from error
     if not isinstance(values, dict):
@@ -153,8 +154,10 @@ def parse(cls: type[R], body: bytes) -> R:
         request = cls.model_validate({name: value for name, value in values.items() if name not in NEUTRAL})
     except ValidationError as error:
         raise _refused(error) from error
-    if len(request.stops) > MOST_STOPS or not all(request.stops):
-        raise APIError(400, f"stop must be up to {MOST_STOPS} texts that are not empty", param="stop")
+    lengths = [len(text) for text in request.stops]
+    if len(lengths) > MOST_STOPS or not all(1 <= length <= LONGEST_STOP for length in lengths):
+        message = f"stop must be up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters"
+        raise APIError(400, message, param="stop")
     return request
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
 
 from promptstage.serving.answers import Answer, texts_of
 from promptstage.serving.corrected import QuestionJob
@@ -77,6 +78,20 @@ class Client:
             pass
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events, during which the client's generations run."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, client: Client, parts: AsyncIterator[str]) -> None:
+        super().__init__(parts, headers={"Cache-Control": "no-store"})
+        self._client = client
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with self._client:
+            await super().__call__(scope, receive, send)
+
+
 async def parts_of(client: Client, answer: Answer, usage: bool) -> AsyncIterator[str]:
     """Yield the server-sent events of a stream, the prompts of a request one after the other.
 
@@ -84,17 +99,16 @@ async def parts_of(client: Client, answer: Answer, usage: bool) -> AsyncIterator
         usage: end with the numbers of tokens.
     """
     first = 0
-    with client:
-        try:
-            for generation in client.generations:
-                async for part in _parts(client, answer, generation, first):
-                    yield _event(part)
-                first += len(generation.job.rows)
-            if usage:
-                yield _event(answer.usage(client.generations))
-            yield "data: [DONE]\n\n"
-        except APIError as error:
-            yield _event(error.body())
+    try:
+        for generation in client.generations:
+            async for part in _parts(client, answer, generation, first):
+                yield _event(part)
+            first += len(generation.job.rows)
+        if usage:
+            yield _event(answer.usage(client.generations))
+        yield "data: [DONE]\n\n"
+    except APIError as error:
+        yield _event(error.body())
 
 
 async def _parts(
