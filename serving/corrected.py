@@ -112,8 +112,10 @@ class CorrectedPool:
         self._waiting = deque(job for job in self._waiting if job not in gone)
 
     def clear(self) -> list[Job]:
-        """Remove all jobs that are running, and return them."""
+        """Remove the jobs that are running, or all that wait if none is; return them."""
         lost, self._running = self._running, []
+        if not lost:
+            lost, self._waiting = list(self._waiting), deque()
         return list(lost)
 
     def _batch(self, jobs: Iterable[QuestionJob], max_new_tokens: int, stop: tuple[str, ...]) -> Batch:

@@ -95,9 +95,11 @@ class Pool:
             self._running.remove(rows)
 
     def clear(self) -> list[Job]:
-        """Remove all jobs that are running, and return them."""
+        """Remove the jobs that are running, or all that wait if none is; return them."""
         lost, self._begun = self._begun, []
         self._running.clear()
+        if not lost:
+            lost, self._waiting = list(self._waiting), deque()
         return lost
 
     def _joining(self) -> list[Job]:
