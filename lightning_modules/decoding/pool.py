@@ -80,6 +80,7 @@ class Pool:
         finished: list[Row] = []
         with self.backbone.hooked(*self.hooks):
             if joining := self._joining():
+                self._begun += joining
                 finished += self._begin(joining)
             if self._running.rows:
                 finished += self._running.step()
@@ -120,7 +121,6 @@ class Pool:
 
     def _begin(self, jobs: Sequence[Job]) -> list[Row]:
         """Run the prompts of jobs; return the rows that are finished by them."""
-        self._begun += jobs
         width = max(len(job.tokens) for job in jobs)
         ids = torch.zeros(len(jobs), width, dtype=torch.int64)
         mask = torch.zeros_like(ids)

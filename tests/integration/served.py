@@ -27,7 +27,7 @@ def serving(
     port = own.getsockname()[1]
     application = create_application(models, limits, api_key, local=True)
     server = server_of(application)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [own]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [own]}, daemon=True)
     thread.start()
     try:
         while not server.started:

@@ -65,7 +65,7 @@ def url(models: dict[str, ServedModel]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
 
 
 def question(text: str) -> Any:

@@ -35,7 +35,7 @@ def url(models: dict[str, ServedModel]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
 
 
 USER = {"role": "user", "content": "a"}
