@@ -11,6 +11,10 @@ from promptstage.utilities.errors import UserError
 
 PATIENCE = 30  # seconds that requests may take to finish after a signal; then they are cancelled
 
+KEEP_ALIVE = (
+    75  # seconds that a connection may be idle; clients that reuse one meanwhile must not find it closed
+)
+
 
 class Terminated(BaseException):
     """SIGTERM, once the server has stopped."""
@@ -56,6 +60,7 @@ def server_of(application: FastAPI) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=PATIENCE,
+        timeout_keep_alive=KEEP_ALIVE,
         ws="none",
     )
     return uvicorn.Server(config)

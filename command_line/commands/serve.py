@@ -64,17 +64,18 @@ class Serve(DirectCommand):
             raise UserError("the API key must be a text of printable ASCII characters")
         import_extra("fastapi", "serve")
         import_extra("uvicorn", "serve")
-        from promptstage.composition.quiet import be_quiet, hide_loading_bar
-        from promptstage.serving.application import Limits, create_application
-        from promptstage.serving.models import load_models
         from promptstage.serving.server import bind, is_local, run
 
-        be_quiet()
-        hide_loading_bar()
-        own = bind(parsed.host, parsed.port)
+        own = bind(parsed.host, parsed.port)  # before anything is loaded
         local = is_local(own)
         if not local and key is None:
             raise UserError(f"--host {parsed.host} can be reached from other machines: set {KEY}")
+        from promptstage.composition.quiet import be_quiet, hide_loading_bar
+        from promptstage.serving.application import Limits, create_application
+        from promptstage.serving.models import load_models
+
+        be_quiet()
+        hide_loading_bar()
         models = load_models(parsed.runs, parsed.max_batch, parsed.dpc, parsed.act)
         limits = Limits(parsed.max_batch, parsed.max_queue, parsed.max_tokens, parsed.max_body)
         host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host

@@ -21,7 +21,8 @@ SOURCES = (
     "datamodules",
     "grading",
 )
-SOURCES += ("harness", "serving", "lightning_modules", "utilities", "__init__.py", "cli.py", "runs.py", "py.typed")
+SOURCES += ("harness", "serving")
+SOURCES += ("lightning_modules", "utilities", "__init__.py", "cli.py", "runs.py", "py.typed")
 SOURCES += ("pyproject.toml", "README.md", "LICENSE")
 
 
