@@ -10,10 +10,7 @@ from fastapi import FastAPI
 from promptstage.utilities.errors import UserError
 
 PATIENCE = 30  # seconds that requests may take to finish after a signal; then they are cancelled
-
-KEEP_ALIVE = (
-    75  # seconds that a connection may be idle; clients that reuse one meanwhile must not find it closed
-)
+KEEP_ALIVE = 75  # seconds that a connection may be idle: clients that reuse one should not find it closed
 
 
 class Terminated(BaseException):
