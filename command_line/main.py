@@ -51,6 +51,7 @@ examples:
   promptstage words runs/dham-addition
   promptstage calibrate --ckpt_path runs/dham-addition
   promptstage test --ckpt_path runs/dham-addition --trainer.callbacks DPC
+  promptstage serve runs/dham-addition
   promptstage compare configs/experiment/demo.yaml
 
 'promptstage fit --help' lists the options of a subcommand, '--model.help DHAM' those of a method,

@@ -67,6 +67,18 @@ class ChatTemplate:
         """
         return self._render([self._messages(*conversation) for conversation in conversations], True)
 
+    def render(self, messages: Messages, generation: bool) -> str:
+        """Render a conversation as it is, without the system message of :meth:`prompts`.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+            generation: append the generation prompt.
+
+        Raises:
+            UserError: if the template fails, or takes too long or too much memory.
+        """
+        return self._render([messages], generation)[0]
+
     def _messages(self, answered: Sequence[tuple[str, str]], question: str) -> Messages:
         turns = [text for pair in answered for text in pair] + [question]
         roles = ("user", "assistant")

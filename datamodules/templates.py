@@ -96,6 +96,10 @@ class Template:
             for text, conversation in zip(texts, conversations, strict=True)
         ]
 
+    def conversation(self, turns: Sequence[Demonstration], question: str) -> str:
+        """Render a question after earlier turns, which follow the format's demonstrations, as plain text."""
+        return self._joined((*self.format.before(question), *turns), question).text
+
     def _joined(self, demonstrations: Sequence[Demonstration], question: str) -> Rendered:
         """Render a plain text: each demonstration as the question, with its completion."""
         text, spans = "", []

@@ -19,6 +19,8 @@ COMMANDS = {
     "label-words": "measure the flow through the label words of one few-shot prompt (--question TEXT)",
     "words": "find the words nearest to each virtual token of a trained prompt",
     "export": "write a trained prompt for PEFT or vLLM, or upload it to the Hugging Face Hub",
+    "serve": "answer OpenAI-compatible requests with trained prompts",
+    "lm-eval": "evaluate a trained prompt on tasks of lm-evaluation-harness",
     "calibrate": "find the threshold of Dynamic Prompt Corruption (DPC) on the validation split",
     "compare": "run a comparison of methods, or compare finished runs, in one table",
     "compare-saliency": "draw the saliency of several runs on common scales",

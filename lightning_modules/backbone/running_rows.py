@@ -1,6 +1,6 @@
 """Rows that generate together: finished ones leave, and the prompts of others join."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -128,6 +128,13 @@ class RunningRows:
         if done:
             self._keep(finished)
         return done
+
+    @torch.no_grad()
+    def remove(self, rows: Collection[Row]) -> None:
+        """Remove rows before they are finished."""
+        gone = [row in rows for row in self.rows]
+        if any(gone):
+            self._keep(gone)
 
     def _logits(
         self, input_ids: Tensor, mask: Tensor, padded: bool, positions: Tensor, cache: PrefixCache

@@ -2,12 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, final
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.generation import generate
@@ -16,10 +11,10 @@ from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.rows import TokenChoice
 from promptstage.lightning_modules.backbone.trace import GenerationTrace
 from promptstage.lightning_modules.decoding.decoder import Decoder, Generated
+from promptstage.lightning_modules.decoding.draws import Draws, random_numbers
 from promptstage.lightning_modules.decoding.records import Record, grade_batch
 from promptstage.lightning_modules.decoding.stream import Question, Stream, answers
 from promptstage.lightning_modules.decoding.voting import winner, with_samples
-from promptstage.lightning_modules.functional.sampling import sample_tokens
 from promptstage.lightning_modules.prompt_module import PromptModule
 from promptstage.utilities.checks import check_between, check_minimum
 from promptstage.utilities.errors import UserError
@@ -194,7 +189,12 @@ class Sampling(Engine):
     def choice(self, batch: Batch) -> TokenChoice | None:
         if self.temperature == 0:
             return None
-        return draws(batch, str(self.seed), self.num_samples, self.temperature, self.top_p)
+        randoms = [
+            random_numbers(self.seed, example.id, number)
+            for example in batch.examples
+            for number in range(self.num_samples)
+        ]
+        return Draws(randoms, self.temperature, self.top_p)
 
     def _graded(self, batch: Batch, outputs: Sequence[Sequence[int]]) -> list[Record]:
         """Grade all samples; the first of the majority becomes its example's record."""
@@ -209,33 +209,3 @@ class Sampling(Engine):
             records.append(with_samples(group, chosen))
             self.generated[records[-1].id] = Generated(outputs[start + chosen], records[-1])
         return records
-
-
-def draws(batch: Batch, seed: str, num_samples: int, temperature: float, top_p: float) -> TokenChoice:
-    """Return the rule that samples tokens, for ``num_samples`` rows of each example in turn.
-
-    Args:
-        seed: seed of the samples; each has random numbers of its own.
-        temperature, top_p: as for :class:`Sampling`.
-    """
-    numbers = range(num_samples)
-    randoms = [_random(seed, example.id, number) for example in batch.examples for number in numbers]
-    return _Draws(randoms, temperature, top_p)
-
-
-def _random(seed: str, example: str, number: int) -> np.random.Generator:
-    digest = sha256(f"{seed}/{number}/{example}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
-
-
-class _Draws:
-    """Choice of tokens by one random number for each row and step."""
-
-    def __init__(self, randoms: Sequence[np.random.Generator], temperature: float, top_p: float) -> None:
-        self._randoms, self._temperature, self._top_p = randoms, temperature, top_p
-
-    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        draws = [self._randoms[row].random() for row in rows]
-        # Not float32, whose draws are too coarse for rare tokens and round to 1.
-        uniform = torch.tensor(draws, dtype=torch.float64, device=logits.device)
-        return sample_tokens(logits, uniform, self._temperature, self._top_p)

@@ -13,7 +13,7 @@ import torch
 from promptstage.datamodules.encoding import Batch
 from promptstage.lightning_modules.backbone.prefix import Prefix
 from promptstage.lightning_modules.backbone.rows import Row
-from promptstage.lightning_modules.decoding.engines import draws
+from promptstage.lightning_modules.decoding.draws import Draws, random_numbers
 from promptstage.lightning_modules.decoding.records import generated_tokens, grade_batch
 from promptstage.lightning_modules.decoding.stream import Stream
 from promptstage.lightning_modules.evaluation_steps import EvaluationSteps
@@ -98,8 +98,12 @@ class Reward(Objective):
     def _sample(self, module: EvaluationSteps, batch: Batch, prefix: Prefix | None) -> Sequence[Row]:
         """Sample ``group_size`` generations for each question, in its order."""
         seed = f"{_seed(module)}/{module.trainer.global_step}"
+        numbers = range(self.group_size)
+        randoms = [
+            random_numbers(seed, example.id, number) for example in batch.examples for number in numbers
+        ]
         stream = Stream(module.backbone, prefix, self.group_size, rows=len(batch) * self.group_size)
-        questions = stream.advance(batch, draws(batch, seed, self.group_size, 1.0, 1.0)) + stream.finish()
+        questions = stream.advance(batch, Draws(randoms, 1.0, 1.0)) + stream.finish()
         return sorted((row for question in questions for row in question.rows), key=lambda row: row.index)
 
 
