@@ -16,7 +16,6 @@ HIDDEN = (
     *("litlogger", "litmodels", "`max_steps=0` reached", "was raised with message"),
     *("Seed set to", "GPU available: False", "TPU available: False", "Restoring states from the checkpoint"),
     *("Loaded model weights from the checkpoint", "Restored all states from the checkpoint"),
-    "`weights_only` was not set",
 )
 # Names that Lightning logs under.
 LOGGERS = tuple(

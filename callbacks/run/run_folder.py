@@ -13,6 +13,7 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import exported_from, read_checkpoint, write_export
 from promptstage.lightning_modules.fine_tuned import write_fine_tuned
 from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
+from promptstage.lightning_modules.selection import ENTRY, validation_results
 from promptstage.utilities.errors import UserError, printable, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.plurals import counted
@@ -78,6 +79,7 @@ class RunFolder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
+        checkpoint[ENTRY] = validation_results(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export the trained prompt of the best checkpoint and of the last state.
