@@ -2,7 +2,8 @@
 
 Grades are boolean arrays of shape (S, n): S seeds, each graded on the same n questions.
 
-References: Student, "The probable error of a mean", 1908; Wilson, "Probable inference, the law of succession, and statistical inference", 1927; Owen, "The
+References: Student, "The probable error of a mean", 1908; Wilson,
+"Probable inference, the law of succession, and statistical inference", 1927; Owen, "The
 pigeonhole bootstrap", 2007; Mann and Whitney, "On a test of whether one of two random variables is
 stochastically larger than the other", 1947; Fisher, "The logic of inductive inference", 1935.
 """
