@@ -58,14 +58,12 @@ def tune(
     data: ReasoningDataModule,
     space: SearchSpace,
     trials: int = TRIALS,
-    save_every: int = 100,
 ) -> Tuning:
     """Search for the values with the lowest validation loss, or continue an interrupted search.
 
     Args:
         space: values to choose from.
         trials: number of trials.
-        save_every: optimizer steps between two checkpoints of a running trial.
 
     Returns:
         The trials, also written to the session's folder.
@@ -83,7 +81,7 @@ def tune(
     steps: int = session.options["max_steps"]
     study = Study(folder, space, torch.initial_seed())
     first = space.first_values(min(trials, FIRST), given_values(prompt, space), torch.initial_seed())
-    train = TrialTrainer(session, prompt, data, steps, save_every)
+    train = TrialTrainer(session, prompt, data, steps)
     rank_zero_info(
         f"{trials} trials of up to {steps} steps, learning rates from {space.lr[0]:g} to {space.lr[1]:g}; "
         f"results in {shown_path(folder)}"

@@ -66,19 +66,12 @@ class TrialTrainer:
         prompt: prompt with the configuration that trials change.
         data: its data set.
         steps: optimizer steps of a trial that is never stopped.
-        save_every: write ``last.ckpt`` every N optimizer steps.
     """
 
     def __init__(
-        self,
-        session: Session,
-        prompt: SoftPromptModule,
-        data: ReasoningDataModule,
-        steps: int,
-        save_every: int,
+        self, session: Session, prompt: SoftPromptModule, data: ReasoningDataModule, steps: int
     ) -> None:
-        self.session, self.prompt, self.data = session, prompt, data
-        self.steps, self.save_every = steps, save_every
+        self.session, self.prompt, self.data, self.steps = session, prompt, data, steps
         self.backbone: Backbone = prompt.load_backbone()
         self.seed = torch.initial_seed()
         self.stages: Partition | None = None
@@ -102,9 +95,10 @@ class TrialTrainer:
         elif isinstance(prompt, DHAM) and self.stages is not None:
             prompt.set_stages(self.stages)
         L.seed_everything(self.seed, verbose=False)
-        best, every_step, _ = checkpoint_callbacks(folder / "checkpoints", self.save_every)
-        # At validations, since a trial may stop within an epoch; after best.ckpt, whose loss it stores.
-        at_rung = ModelCheckpoint(
+        best, *_ = checkpoint_callbacks(folder / "checkpoints", self.steps)
+        # At validations only, once the loss is reported: an interrupted trial repeats what was not. After
+        # best.ckpt, whose loss it stores.
+        last_validated = ModelCheckpoint(
             dirpath=str(folder / "checkpoints"),
             filename="last",
             save_on_train_epoch_end=False,
@@ -117,24 +111,23 @@ class TrialTrainer:
             ValidationReport(report),
             session.hyperparameter_log(folder),
             best,
-            at_rung,
-            every_step,
+            last_validated,
         ]
         accumulated: int = self.session.options.get("accumulate_grad_batches") or 1
-        trainer = session.trainer(
-            prompt,
-            callbacks,
-            logger=session.event_log(evaluates=False),
-            checkpoints=folder / "checkpoints",
-            devices=1,
-            max_steps=self.steps,
-            max_epochs=-1,
-            num_sanity_val_steps=0,
-            check_val_every_n_epoch=None,
-            val_check_interval=rungs(self.steps)[0] * accumulated,
-        )
-        self.session.made = trainer  # for signals
         with _silent():
+            trainer = session.trainer(
+                prompt,
+                callbacks,
+                logger=session.event_log(evaluates=False),
+                checkpoints=folder / "checkpoints",
+                devices=1,
+                max_steps=self.steps,
+                max_epochs=-1,
+                num_sanity_val_steps=0,
+                check_val_every_n_epoch=None,
+                val_check_interval=rungs(self.steps)[0] * accumulated,
+            )
+            self.session.made = trainer  # for signals
             trainer.fit(prompt, datamodule=self.data, ckpt_path=session.checkpoint)
         if isinstance(prompt, DHAM):
             self.stages = prompt.stages

@@ -77,9 +77,7 @@ class Tune(Fit):
             return given
         folder = Path(value).expanduser()
         if not (folder / FILE).is_file() or not (folder / "config.yaml").is_file():
-            raise UserError(
-                f"{shown_path(folder)} has no search to continue: promptstage tune wrote none there"
-            )
+            raise UserError(f"{shown_path(folder)} has no search to continue")
         return ["-c", str(folder / "config.yaml"), *typed, f"--resume={folder}"]
 
     def folders(self, config: Any, method: str, data: str) -> "Folders":
@@ -101,7 +99,7 @@ class Tune(Fit):
 
         config = invocation.config
         space = SearchSpace.of(invocation.module, config.lr_range, config.lengths, config.inits)
-        tune(invocation.session, invocation.module, invocation.data, space, config.trials, config.save_every)
+        tune(invocation.session, invocation.module, invocation.data, space, config.trials)
 
 
 COMMAND = Tune()
