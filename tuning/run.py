@@ -52,7 +52,7 @@ def check_options(prompt: SoftPromptModule, options: Mapping[str, Any], trials: 
             raise UserError(f"tune runs on one device: trainer.{name} must be 1, got {value}")
 
 
-def tune(
+def search_values(
     session: Session,
     prompt: SoftPromptModule,
     data: ReasoningDataModule,

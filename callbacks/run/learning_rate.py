@@ -93,5 +93,6 @@ def adapt(callbacks: Sequence[Any]) -> list[Any]:
     for callback in callbacks:
         if isinstance(callback, LearningRateFinder) and not isinstance(callback, FittedLearningRate):
             cls = type(callback)
-            callback.__class__ = type(cls.__name__, (FittedLearningRate, cls), {"__module__": cls.__module__})
+            # A name of its own: the parser resolves classes by name.
+            callback.__class__ = type(f"Fitted{cls.__name__}", (FittedLearningRate, cls), {})
     return sorted(callbacks, key=lambda callback: not isinstance(callback, LearningRateFinder))

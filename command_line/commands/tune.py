@@ -94,12 +94,12 @@ class Tune(Fit):
         check_options(invocation.module, invocation.session.options, invocation.config.trials)
 
     def run(self, invocation: Invocation) -> None:
-        from promptstage.tuning.run import tune
+        from promptstage.tuning.run import search_values
         from promptstage.tuning.space import SearchSpace
 
         config = invocation.config
         space = SearchSpace.of(invocation.module, config.lr_range, config.lengths, config.inits)
-        tune(invocation.session, invocation.module, invocation.data, space, config.trials)
+        search_values(invocation.session, invocation.module, invocation.data, space, config.trials)
 
 
 COMMAND = Tune()
