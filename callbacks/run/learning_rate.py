@@ -25,32 +25,44 @@ NAME = "trainer.callbacks: LearningRateFinder"
 
 
 class FittedLearningRate(LearningRateFinder):
-    """Mixin that runs a ``LearningRateFinder`` on a soft prompt, and stores its result in the run."""
+    """Mixin that runs a ``LearningRateFinder`` on a soft prompt, and stores its result in the run.
+
+    Attributes:
+        searching: the range test is running.
+    """
+
+    searching = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: with several ranks, or when a fit is resumed.
+            UserError: with several ranks.
         """
-        if stage != "fit":
-            return
-        if trainer.world_size > 1:
+        if stage == "fit" and trainer.world_size > 1:
             raise UserError(
                 f"{NAME} runs on one rank, got {trainer.world_size}: use 'promptstage tune' first"
             )
-        if trainer.ckpt_path is not None:
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """
+        Raises:
+            UserError: when a fit is resumed, other than from the checkpoint of the range test.
+        """
+        if not self.searching and trainer.state.fn == "fit":
             raise UserError(f"{NAME} is for new fits: a resumed fit keeps its learning rate")
 
     def lr_find(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SoftPromptModule)
         before, generations, updates = pl_module.lr, pl_module.val_generations, self._update_attr
-        pl_module.val_generations, self._update_attr = 0, False
+        pl_module.val_generations, self._update_attr, self.searching = 0, False, True
         try:
             super().lr_find(trainer, pl_module)
         except RunFailure as failure:
             raise RunFailure(f"{NAME}: {failure}; or lower --trainer.callbacks.max_lr") from failure
         finally:
-            pl_module.val_generations, self._update_attr = generations, updates
+            pl_module.val_generations, self._update_attr, self.searching = generations, updates, False
         if self.optimal_lr is None or not updates:
             return
         pl_module.lr = lr = suggested_rate(self.optimal_lr.results["lr"], self.optimal_lr.results["loss"])

@@ -65,8 +65,7 @@ def test_several_ranks_are_refused(small: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(L.Trainer, "world_size", 2)
     line = refused(*small, STEPS, *FINDER)
     assert line == (
-        "error: trainer.callbacks: LearningRateFinder runs on one rank, got 2: use 'promptstage tune' before "
-        "the fit"
+        "error: trainer.callbacks: LearningRateFinder runs on one rank, got 2: use 'promptstage tune' first"
     )
 
 

@@ -21,7 +21,7 @@ def test_a_search_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     best = tuning.best
     assert best is not None
     assert best.loss() == min(trial.loss() for trial in tuning.trials if trial.steps == 9)
-    assert [trial.values.lr for trial in tuning.trials][0] == prompt.lr == 1e-3
+    assert tuning.trials[0].values.lr == prompt.lr == 1e-3
     assert tuning.steps == 11
     assert not hasattr(backbone.layers[0].self_attn.q_proj, "lora_A")  # the shared backbone has no adapter
     again = ps.tune(prompt, data, folder="search", resume=True, **OPTIONS)
@@ -34,7 +34,7 @@ def test_a_search_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_mistakes_are_reported(tmp_path: Path) -> None:
     prompt = ps.PromptTuning("embedded", num_virtual_tokens=4)
     data = ps.Generated(task="letter_reversal", **SIZES)
-    with pytest.raises(ps.UserError, match="give --trainer.max_steps N"):
+    with pytest.raises(ps.UserError, match=r"give --trainer\.max_steps N"):
         ps.tune(prompt, data)
     with pytest.raises(ps.UserError, match="argument trails is unknown: did you mean trials"):
         ps.tune(prompt, data, max_steps=9, trails=3)
