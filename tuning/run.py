@@ -1,5 +1,6 @@
 """A whole search: checks, trials, results."""
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -46,9 +47,12 @@ def check_options(prompt: SoftPromptModule, options: Mapping[str, Any], trials: 
         raise UserError(
             f"tune selects by val/loss, but {type(prompt).__name__} is selected by {prompt.monitor[0]}"
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("tune must be started on one rank: it runs on one device")
     for name in ("devices", "num_nodes"):
         value = options.get(name)
-        if value not in (None, "auto", 1, "1", [0]):
+        one_device = isinstance(value, list) and len(value) == 1
+        if value not in (None, "auto", 1, "1") and not one_device:
             raise UserError(f"tune runs on one device: trainer.{name} must be 1, got {value}")
 
 
@@ -105,8 +109,9 @@ def search_values(
     finally:
         result = Tuning(folder, study.trials())
         if any(trial.curve for trial in result.trials):
-            best = result.best and trial_configuration(session.config, prompt, result.best.values)
-            write_results(result, f"{type(prompt).__name__}, {data.name}", best)
+            best = result.best
+            config = None if best is None else trial_configuration(session.config, prompt, best.values)
+            write_results(result, f"{type(prompt).__name__}, {data.name}", config)
             print_results(result, Console(width=None if Console().is_terminal else 110))
             if not finished:
                 print(f"continue with: promptstage tune --resume {shown_path(folder)}", file=sys.stderr)

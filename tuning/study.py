@@ -5,7 +5,6 @@ Optuna proposes the values of all trials after the first round by a tree-structu
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -86,6 +85,7 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.seed = space, seed
+        self._names = self._distributions(*space.lr).keys()
         path = folder.resolve() / FILE
         url = URL.create("sqlite", database=str(path)).render_as_string()
         try:
@@ -107,7 +107,7 @@ class Study:
                 trial.user_attrs.get(REASON, ""),
             )
             for trial in self._study.get_trials(deepcopy=False)
-            if trial.params
+            if trial.params.keys() == self._names
         ]
 
     def trial(self, number: int) -> Trial:
@@ -123,17 +123,30 @@ class Study:
             lr: smallest and largest learning rate to propose.
         """
         import optuna
+        from optuna.trial import TrialState, create_trial
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            number = len(self._study.get_trials(deepcopy=False))
-            # One sampler for each trial, so that a search that continues proposes the same values.
-            self._study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=1, seed=(self.seed + number) % 2**32, constant_liar=True
+        number = len(self.trials())
+        if values is not None:
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=values.parameters(),
+                    distributions=self._distributions(*lr),
+                )
             )
-            if values is not None:
-                self._study.enqueue_trial(values.parameters())
-            self._study.ask(self._distributions(*lr))
+            return
+        # One sampler for each trial, so that a search that continues proposes the same values.
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=1, seed=(self.seed + number) % 2**32
+        )
+        stored = len(self._study.get_trials(deepcopy=False))
+        # A process that is killed here leaves a trial without all of its values.
+        trial = self._handle(number) if stored > number else self._study.ask()
+        trial.suggest_float("lr", *lr, log=True)
+        if self.space.lengths:
+            trial.suggest_categorical("num_virtual_tokens", self.space.lengths)
+        if self.space.inits:
+            trial.suggest_categorical("init", self.space.inits)
 
     def report(self, number: int, step: int, loss: float) -> None:
         """Store a validation loss, unless the trial has one of the same step already."""

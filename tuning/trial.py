@@ -113,6 +113,7 @@ class TrialTrainer:
             best,
             last_validated,
         ]
+        devices = self.session.options.get("devices")
         accumulated: int = self.session.options.get("accumulate_grad_batches") or 1
         with _silent():
             trainer = session.trainer(
@@ -120,7 +121,7 @@ class TrialTrainer:
                 callbacks,
                 logger=session.event_log(evaluates=False),
                 checkpoints=folder / "checkpoints",
-                devices=1,
+                devices=devices if isinstance(devices, list) else 1,
                 max_steps=self.steps,
                 max_epochs=-1,
                 num_sanity_val_steps=0,

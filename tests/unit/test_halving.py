@@ -9,7 +9,7 @@ from promptstage.tuning.halving import promoted, rounds, rungs
 from promptstage.tuning.search import Report, best_trial, search
 from promptstage.tuning.space import SearchSpace, Values
 from promptstage.tuning.study import Study, Trial
-from promptstage.utilities.errors import RunFailure
+from promptstage.utilities.errors import RunFailure, UserError
 
 SPACE = SearchSpace((1e-4, 1.0))
 
@@ -72,6 +72,28 @@ def test_all_choices_are_used_equally_often() -> None:
     assert all(choices.count(choice) == 2 for choice in choices)
     assert len(set(choices)) == 4
     assert values == space.first_values(8, Values(7.0, 5, "random"), 3)
+
+
+def test_a_trial_of_a_killed_process_gets_its_values(tmp_path: Path) -> None:
+    """The process ended between the creation of the trial and the proposal of its values."""
+    (tmp_path / "other").mkdir()
+    studies = [Study(folder, SPACE, seed=4) for folder in (tmp_path, tmp_path / "other")]
+    for study in studies:
+        study.add(Values(0.01), SPACE.lr)
+        study.report(0, 9, 0.5)
+    studies[0]._study.ask()
+    assert len(studies[0].trials()) == 1
+    for study in studies:
+        study.add(None, (0.005, 0.02))
+    first, second = (study.trials() for study in studies)
+    assert first == second
+    assert 0.005 <= first[1].values.lr <= 0.02
+
+
+def test_a_damaged_study_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database" * 100, encoding="utf-8")
+    with pytest.raises(UserError, match=r"study\.db cannot be opened: file is not a database"):
+        Study(tmp_path, SPACE, seed=0)
 
 
 def test_a_search_finds_the_minimum_and_repeats_from_its_file(tmp_path: Path) -> None:
