@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from promptstage.runs import fit as fit
     from promptstage.runs import load as load
     from promptstage.runs import partition as partition
+    from promptstage.tuning.api import tune as tune
+    from promptstage.tuning.report import Tuning as Tuning
     from promptstage.utilities.errors import UserError as UserError
 
 __version__ = "0.2.0"
@@ -100,6 +102,7 @@ _MODULES = {
     "Sampling": "lightning_modules.decoding.engines",
     "Sequences": "datamodules.sequences",
     "StrategyQA": "datamodules.strategyqa",
+    "Tuning": "tuning.report",
     "UserError": "utilities.errors",
     "WorldTree": "datamodules.worldtree",
     "export": "composition.exports.formats",
@@ -109,6 +112,7 @@ _MODULES = {
     "load": "runs",
     "partition": "runs",
     "saliency": "composition.inspection",
+    "tune": "tuning.api",
 }
 __all__ = [*_MODULES, "__version__"]
 

@@ -36,6 +36,8 @@ from promptstage.utilities.errors import UserError, choose, printable
 from promptstage.utilities.files import make_folder, new_folder, write_bytes, write_text
 from promptstage.utilities.plurals import counted
 
+LEFT = ("row", "stages", "selected by", "against")  # columns of text
+
 
 def report(title: str, rows: Sequence[Row], folder: Path, figure: FigureKind | None) -> list[list[str]]:
     """Write ``table.md``, ``pairs.jsonl`` and ``accuracy.png`` into a folder; return the table's lines."""
@@ -55,9 +57,7 @@ def show(title: str, lines: Sequence[Sequence[str]], console: Console) -> None:
     shown = [i for i in range(len(COLUMNS)) if any(line[i] != "–" for line in lines)]
     table = Table(title=escape(title))
     for i in shown:
-        table.add_column(
-            COLUMNS[i], justify="left" if COLUMNS[i] in ("row", "stages", "against") else "right"
-        )
+        table.add_column(COLUMNS[i], justify="left" if COLUMNS[i] in LEFT else "right")
     for line in lines:
         table.add_row(*(escape(line[i]) for i in shown))
     console.print(table)

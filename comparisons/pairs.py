@@ -74,6 +74,13 @@ class Pair:
         """Grades of both rows, (seeds, ids) each."""
         return self.before.grades(self.ids, self.seeds), self.after.grades(self.ids, self.seeds)
 
+    @cached_property
+    def loss_differences(self) -> NDArray[np.float64]:
+        """Difference in validation loss of each seed for which both tests state it."""
+        before, after = (row.validation("validation_loss", self.seeds) for row in (self.before, self.after))
+        differences: NDArray[np.float64] = after - before
+        return differences[np.isfinite(differences)]
+
     def changes(self) -> Iterator[Change]:
         """Yield the examples that are graded differently, seed by seed, in test order."""
         for seed in self.seeds:

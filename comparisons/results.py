@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from promptstage.utilities.checks import check_between, check_maximum, check_min
 from promptstage.utilities.errors import UserError
 from promptstage.utilities.reading import read_typed, read_typed_lines
 
+Measure = Literal["validation_loss", "validation_accuracy"]
 RECORDS_LIMIT = 1 << 30  # bytes of a test's records
 
 
@@ -23,11 +25,16 @@ class Summary:
     examples: int
     correct: int
     questions: int = 0  # in the whole split; 0 in tests of earlier versions
+    selected_by: str | None = None  # logged value that selected the checkpoint; None if nothing did
+    validation_loss: float | None = None  # of the validation that selected the checkpoint, in nats per token
+    validation_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         check_minimum({"examples": self.examples}, 1)
         check_minimum({"trained_parameters": self.trained_parameters}, 0)
         check_between({"correct": self.correct}, 0, self.examples)
+        check_minimum({"validation_loss": self.validation_loss}, 0)
+        check_between({"validation_accuracy": self.validation_accuracy}, 0, 1)
         check_maximum({"examples": self.examples}, self.questions or self.examples, "questions")
 
 
@@ -115,6 +122,11 @@ class Row:
     def run_name(self, seed: int | None) -> str:
         """Return the name of the run with a seed."""
         return self.name if seed is None else f"{self.name}, seed {seed}"
+
+    def validation(self, measure: Measure, seeds: Sequence[int | None]) -> NDArray[np.float64]:
+        """Return a validation result of each seed, (seeds,); NaN where a test does not state it."""
+        values = [getattr(self.runs[seed].summary, measure) for seed in seeds]
+        return np.array([np.nan if value is None else value for value in values])
 
     def grades(self, ids: Sequence[str], seeds: Sequence[int | None]) -> NDArray[np.bool_]:
         """Return whether each example is answered correctly, (seeds, ids)."""

@@ -4,19 +4,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from promptstage.comparisons.pairs import Pair
 from promptstage.comparisons.results import Evaluation, Row, Summary
 from promptstage.grading.grades import coverage
 from promptstage.lightning_modules.functional.paired import difference_interval, paired_p
-from promptstage.lightning_modules.functional.statistics import Interval, accuracy_interval, wilson_interval
+from promptstage.lightning_modules.functional.statistics import (
+    Interval,
+    accuracy_interval,
+    seeds_interval,
+    wilson_interval,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    *("row", "stages", "trained parameters", "accuracy", "95 % interval", "correct"),
-    *("against", "difference", "95 % interval of it", "fixed / broken", "exact p", "fit", "test"),
+    *("row", "stages", "trained parameters", "selected by", "validation loss", "validation accuracy"),
+    *("test accuracy", "95 % interval", "correct"),
+    *("against", "difference", "95 % interval of it", "fixed / broken", "exact p"),
+    *("difference in validation loss", "fit", "test"),
 )
 NONE = "–"
 SIGNIFICANT = 0.05
@@ -77,6 +85,7 @@ def _run_cells(row: Row, seed: int | None, run: Evaluation, reference: Row | Non
         row.run_name(seed),
         run.stages,
         f"{summary.trained_parameters:,}",
+        *_validation_cells(row, [seed]),
         f"{summary.correct / summary.examples:.3f}",
         f"{low:.3f} – {high:.3f}",
         _counts([summary]),
@@ -90,11 +99,33 @@ def _mean_cells(row: Row, reference: Row | None) -> list[str]:
     mean, interval = accuracy_of(row)
     return [
         f"{row.name}, mean of {len(summaries)} seeds",
-        *(NONE, NONE, f"{mean:.3f}", f"{interval.low:.3f} – {interval.high:.3f}"),
+        *(NONE, NONE, *_validation_cells(row, list(row.runs))),
+        *(f"{mean:.3f}", f"{interval.low:.3f} – {interval.high:.3f}"),
         _counts(summaries),
         *_paired_cells(row, reference, list(row.runs)),
         *(NONE, NONE),
     ]
+
+
+def _validation_cells(row: Row, seeds: Sequence[int | None]) -> list[str]:
+    """Return what selected the checkpoints, and the results of the validations that did."""
+    selected = {row.runs[seed].summary.selected_by for seed in seeds}
+    return [
+        ", ".join(sorted(filter(None, selected))) or NONE,
+        _mean_text(row.validation("validation_loss", seeds), ".4f"),
+        _mean_text(row.validation("validation_accuracy", seeds), ".3f"),
+    ]
+
+
+def _mean_text(values: NDArray[np.float64], form: str) -> str:
+    """Format the mean of a value of each seed, with its 95 % interval over several seeds."""
+    if not len(values) or np.isnan(values).any():
+        return NONE
+    mean = f"{values.mean():{form}}"
+    if len(values) == 1:
+        return mean
+    low, high = seeds_interval(values)
+    return f"{mean} ({low:{form}} – {high:{form}})"
 
 
 def _counts(summaries: Sequence[Summary]) -> str:
@@ -106,10 +137,10 @@ def _counts(summaries: Sequence[Summary]) -> str:
 
 def _paired_cells(row: Row, reference: Row | None, seeds: Sequence[int | None]) -> list[str]:
     if reference is None:
-        return [NONE] * 5
+        return [NONE] * 6
     pair = Pair.of(reference, row, seeds)
     if pair is None:
-        return [f"{reference.name} (other questions)", *[NONE] * 4]
+        return [f"{reference.name} (other questions)", *[NONE] * 5]
     before, after = pair.grades
     sizes = {len(row.runs[seed].answers) for row in (reference, row) for seed in pair.seeds}
     common = "" if sizes == {len(pair.ids)} else f" ({len(pair.ids)} common questions)"
@@ -121,6 +152,7 @@ def _paired_cells(row: Row, reference: Row | None, seeds: Sequence[int | None]) 
         f"{low:+.3f} – {high:+.3f}",
         f"{fixed} / {broken}",
         f"{paired_p(before, after):.2g}",
+        _mean_text(pair.loss_differences, "+.4f"),
     ]
 
 

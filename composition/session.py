@@ -14,6 +14,7 @@ from promptstage.callbacks.act.files import FILE as ACT_FILE
 from promptstage.callbacks.run.event_log import EventLog
 from promptstage.callbacks.run.hyperparameters import Hyperparameters
 from promptstage.callbacks.run.last_checkpoint import LastCheckpoint
+from promptstage.callbacks.run.learning_rate import adapt
 from promptstage.callbacks.run.progress import ExamplesProgressBar
 from promptstage.callbacks.run.run_folder import RunFolder
 from promptstage.callbacks.run.stalled_processes import StalledProcesses
@@ -112,6 +113,7 @@ class Session:
         callbacks = replace_progress_bar([*callbacks, *own], given, self.options.get("enable_progress_bar"))
         if early_stopping is not None:
             callbacks.append(early_stopping)
+        callbacks = adapt(callbacks)
         distinguish(callbacks)
         for callback in callbacks:
             if isinstance(callback, DIAGNOSTICS) and writes_results:

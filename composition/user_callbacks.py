@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     GradientAccumulationScheduler,
-    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     ModelPruning,
@@ -34,10 +33,6 @@ DIAGNOSTICS = (ACT, AttentionBudget, DPC, LabelWords, SaliencyDiagnostics)
 
 # Callbacks of Lightning that are not supported, and what to use instead.
 UNSUPPORTED: dict[type[Callback], str] = {
-    LearningRateFinder: (
-        "its learning rate would not be in the run's configuration: compare short runs with different "
-        "--model.optimizer.lr"
-    ),
     BatchSizeFinder: "its batch size would not be in the run's configuration: set --data.batch_size",
     GradientAccumulationScheduler: "set --trainer.accumulate_grad_batches, which applies to the whole run",
     BaseFinetuning: "the backbone stays frozen",

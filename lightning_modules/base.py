@@ -1,6 +1,7 @@
 """Training loop of all methods: loss, gradients, optimizer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -15,7 +16,7 @@ from promptstage.lightning_modules.evaluation_steps import EvaluationSteps
 from promptstage.lightning_modules.finiteness import check_state, check_step, gradients_overflow
 from promptstage.lightning_modules.objectives.build import objective_of
 from promptstage.lightning_modules.objectives.config import ObjectiveConfig
-from promptstage.lightning_modules.optimization import OptimizerConfig
+from promptstage.lightning_modules.optimization import OptimizerConfig, StepSchedule
 from promptstage.lightning_modules.precision import check_precision, check_trained_dtypes
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.stored_prompt import StoredPrompt
@@ -56,6 +57,18 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self.optimizer_config = optimizer
         if "optimizer" in self.constructor_arguments:
             self.constructor_arguments["optimizer"] = optimizer
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, by the name that Lightning's ``LearningRateFinder`` sets during a fit."""
+        return self.optimizer_config.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.set_optimizer(replace(self.optimizer_config, lr=value))
+        for config in [] if self._trainer is None else self._trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, StepSchedule):
+                config.scheduler.set_peak(value)
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a str is a sequence of them, too

@@ -1,6 +1,7 @@
 """Full fine-tuning: the baseline that trains all weights, and the pretraining of small models."""
 
 import copy
+from typing import ClassVar
 
 import torch
 
@@ -27,6 +28,8 @@ class FullFineTuning(SoftPromptModule):
 
         promptstage fit --model FullFineTuning --backbone.name FOLDER --backbone.init_seed 0 --data GSM8K
     """
+
+    lr_range: ClassVar[tuple[float, float]] = (1e-6, 1e-2)
 
     def __init__(
         self,

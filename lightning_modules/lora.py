@@ -7,7 +7,7 @@ coherent reasoning in LLMs with hierarchical soft prompts", anonymous, under rev
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class LoRA(SoftPromptModule):
 
         promptstage fit --model LoRA --model.rank 8 --data GSM8K
     """
+
+    lr_range: ClassVar[tuple[float, float]] = (1e-5, 0.1)
 
     def __init__(
         self,

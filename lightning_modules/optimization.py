@@ -105,6 +105,11 @@ class StepSchedule(LambdaLR):
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
+    def set_peak(self, lr: float) -> None:
+        """Replace the peak rate, and set the optimizer's rate for the current position."""
+        self.base_lrs = [lr] * len(self.base_lrs)
+        self._set_rates()
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the position, and set the optimizer's rate for it.
 
@@ -119,6 +124,9 @@ class StepSchedule(LambdaLR):
                     f"got {short_repr(position)}"
                 )
             setattr(self, name, position)
+        self._set_rates()
+
+    def _set_rates(self) -> None:
         self._last_lr = []
         for group, peak, factor in zip(
             self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True

@@ -44,12 +44,14 @@ class PromptModule(RecordedArguments, L.LightningModule, ABC):
         monitor: logged value that selects the best checkpoint, and whether its ``min`` or ``max`` is the
             best.
         init: starting values of virtual tokens, for methods with this option.
+        lr_range: learning rates that ``promptstage tune`` searches by default.
         transfers: the prompt of a checkpoint is used with a different backbone than it was trained with.
     """
 
     backbone: Backbone
     changes_attention: ClassVar[bool] = False
     monitor: tuple[str, str] = ("val/loss", "min")
+    lr_range: ClassVar[tuple[float, float]] = (1e-4, 1.0)
     transfers: bool = False
     init: PromptInit = PromptInit()
     optimizer_config: OptimizerConfig

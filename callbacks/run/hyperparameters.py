@@ -17,6 +17,7 @@ from promptstage.utilities.files import write_text
 from promptstage.utilities.reading import read_typed
 
 FILE = "loggers.json"
+LEARNING_RATE = "model.init_args.optimizer.lr"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Hyperparameters(L.Callback):
     def __init__(self, folder: Path | None, values: Mapping[str, Any]) -> None:
         self.folder = folder
         self.values = values
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Replace the learning rate, before a fit starts."""
+        self.values = {**self.values, LEARNING_RATE: lr}
 
     def _log(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         name = self.values.get("data.init_args.task", data_of(trainer).name)

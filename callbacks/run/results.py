@@ -32,6 +32,7 @@ from promptstage.lightning_modules.decoding.faults import DecoderFault
 from promptstage.lightning_modules.decoding.records import Record
 from promptstage.lightning_modules.decoding.voting import vote_summary
 from promptstage.lightning_modules.functional.statistics import wilson_interval
+from promptstage.lightning_modules.selection import selection_of
 from promptstage.lightning_modules.visibility import visible_layers
 from promptstage.utilities.errors import shown_path
 from promptstage.utilities.files import write_text
@@ -71,6 +72,7 @@ class Results(L.Callback):
         self.arguments = arguments
         self.collected: list[Record] = []
         self.restored: list[Record] = []
+        self.selection: dict[str, Any] = {}
         self._tests, self._resumable = False, True
         self.partial: PartialLines | None = None
         self.started = 0.0
@@ -123,6 +125,8 @@ class Results(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         set_logged_step(trainer, checkpoint["global_step"])
+        assert isinstance(pl_module, SoftPromptModule)
+        self.selection = selection_of(checkpoint, Path(str(trainer.ckpt_path)).name, pl_module.monitor[0])
 
     def _start(self, *args: Any) -> None:
         self.collected = list(self.restored)
@@ -190,6 +194,8 @@ class Results(L.Callback):
             seed = None if used.perturbation == "none" else used.perturbation_seed
             measured |= {"perturbation": used.perturbation, "perturbation_seed": seed}
         measured["checkpoint"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        if split == "test":
+            measured |= self.selection
         measured["correction"] = correction_of(trainer)
         summary = measured | summarize(module, records, seconds)
         summary["cut_at_limit"] = cut_at_limit(records, data.generation_limit, data.stop)

@@ -13,10 +13,12 @@ from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.checkpoints import exported_from, read_checkpoint, write_export
 from promptstage.lightning_modules.fine_tuned import write_fine_tuned
 from promptstage.lightning_modules.full_fine_tuning import FullFineTuning
+from promptstage.lightning_modules.selection import ENTRY, validation_results
 from promptstage.utilities.errors import UserError, printable, shown_path
 from promptstage.utilities.files import write_text
 from promptstage.utilities.plurals import counted
 from promptstage.utilities.reading import read_text
+from promptstage.utilities.yaml_values import dump_yaml, parse_yaml, plain
 
 PROMPT, LAST = "prompt.safetensors", "prompt_last.safetensors"
 
@@ -35,6 +37,7 @@ class RunFolder(L.Callback):
         self.config = config
         self.notice = notice
         self._trains = False
+        self._path: Path | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not trainer.is_global_zero:
@@ -45,6 +48,15 @@ class RunFolder(L.Callback):
             number += 1
             path = self.folder / f"config-{number}.yaml"
         write_text(path, self.config)
+        self._path = path
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Replace the learning rate in the configuration, before a fit starts."""
+        config: Any = plain(parse_yaml(self.config, "the configuration"), lambda *_: False)
+        config["model"].setdefault("init_args", {}).setdefault("optimizer", {})["lr"] = lr
+        self.config = dump_yaml(config)
+        if self._path is not None:
+            write_text(self._path, self.config)
 
     def _print_notice(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.notice and trainer.is_global_zero:
@@ -67,6 +79,7 @@ class RunFolder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
+        checkpoint[ENTRY] = validation_results(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export the trained prompt of the best checkpoint and of the last state.

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "train a soft prompt",
+    "tune": "search for the learning rate with the lowest validation loss, in short fits",
     "validate": "compute loss and accuracy on the validation split",
     "test": "generate and grade answers to the test split",
     "predict": "generate answers to questions from a file or standard input (--questions FILE)",

@@ -1,7 +1,7 @@
 """``fit``: train a soft prompt."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from promptstage.command_line.commands.base import Invocation, TrainerCommand
 
@@ -34,7 +34,7 @@ class Fit(TrainerCommand):
     """Train a prompt, or continue a run."""
 
     description = "Train a soft prompt."
-    own_options = ("early_stopping", "save_every")
+    own_options: ClassVar[Collection[str]] = ("early_stopping", "save_every")
     trains = True
     resumes = True
 

@@ -2,7 +2,8 @@
 
 Grades are boolean arrays of shape (S, n): S seeds, each graded on the same n questions.
 
-References: Wilson, "Probable inference, the law of succession, and statistical inference", 1927; Owen, "The
+References: Student, "The probable error of a mean", 1908; Wilson,
+"Probable inference, the law of succession, and statistical inference", 1927; Owen, "The
 pigeonhole bootstrap", 2007; Mann and Whitney, "On a test of whether one of two random variables is
 stochastically larger than the other", 1947; Fisher, "The logic of inductive inference", 1935.
 """
@@ -95,6 +96,26 @@ def accuracy_interval(grades: NDArray[np.bool_]) -> Interval:
     if len(grades) > 1:
         return bootstrap_interval(grades.astype(float))
     return wilson_interval(int(grades.sum()), grades.size)
+
+
+def seeds_interval(values: NDArray[np.float64]) -> Interval:
+    """Compute the 95 % confidence interval of the mean of a value of each seed (Student 1908).
+
+        v̄ ± t s / √S,   t the 97.5 % quantile of Student's distribution with S − 1 degrees of freedom
+
+    For a difference of two methods, values are the differences of the same seed.
+
+    Args:
+        values: (S,), S >= 2.
+
+    >>> low, high = seeds_interval(np.array([1.0, 2.0, 3.0]))
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    from scipy.stats import t
+
+    reach = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(float(values.mean() - reach), float(values.mean() + reach))
 
 
 def bootstrap_interval(values: NDArray[np.float64]) -> Interval:

@@ -38,6 +38,7 @@ def test_every_callback_of_lightning_is_supported_or_refused(small: list[str]) -
         *("BasePredictionWriter", "Callback", "Checkpoint", "DeviceStatsMonitor", "EarlyStopping"),
         *(
             "LambdaCallback",
+            "LearningRateFinder",
             "LearningRateMonitor",
             "ModelCheckpoint",
             "ModelSummary",
@@ -54,7 +55,6 @@ def test_every_callback_of_lightning_is_supported_or_refused(small: list[str]) -
 @pytest.mark.parametrize(
     "flags",
     [
-        ["LearningRateFinder"],
         ["BatchSizeFinder"],
         ["StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
         ["EMAWeightAveraging"],

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from promptstage.comparisons import commands as row_commands
@@ -76,15 +77,17 @@ def test_a_comparison_writes_its_table(finished: Path) -> None:
     assert not (finished / "pairs.jsonl").exists()
     lines = (finished / "table.md").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "tiny"
-    assert lines[2].startswith("| row | stages | trained parameters | accuracy |")
+    assert lines[2].startswith("| row | stages | trained parameters | selected by | validation loss |")
     bare, stages = (line.replace(r"\|", "/").split(" | ") for line in lines[4:])
-    assert (bare[0], bare[1], bare[2], bare[11]) == ("| Bare", "–", "0", "–")
+    assert (bare[0], bare[1], bare[2], bare[3], bare[15]) == ("| Bare", "–", "0", "–", "–")
     partition = json.loads((finished / "g-2" / "partition.json").read_text(encoding="utf-8"))
     assert (stages[0], stages[1]) == ("| G = 2", partition["stages_as_runs"].replace("|", "/"))
     assert stages[2] == f"{64 * 32:,}"
-    assert stages[5].endswith(" / 3")
-    assert stages[6:11] == ["–"] * 5
-    assert stages[11].endswith(" s")
+    validated = torch.load(finished / "g-2" / "checkpoints" / "best.ckpt", weights_only=True)["validation"]
+    assert stages[3:6] == ["val/loss", f"{validated['val/loss']:.4f}", f"{validated['val/accuracy']:.3f}"]
+    assert stages[8].endswith(" / 3")
+    assert stages[9:15] == ["–"] * 6
+    assert stages[15].endswith(" s")
 
 
 def test_rows_with_corrections_and_seeds(table: Path, tmp_path: Path, commands: list[str]) -> None:
@@ -110,8 +113,9 @@ def test_rows_with_corrections_and_seeds(table: Path, tmp_path: Path, commands: 
     assert list(cells) == [
         f"| {row}, {of}" for row in ("PT", "DPC", "random") for of in ("seed 0", "seed 1", "mean of 2 seeds")
     ]
-    assert cells["| PT, mean of 2 seeds"][5:11] == ["0 / 6", *"–––––"]
-    assert cells["| DPC, mean of 2 seeds"][5:11] == ["0 / 6", "PT", "+0.000", "+0.000 – +0.000", "0 / 0", "1"]
+    assert cells["| PT, mean of 2 seeds"][8:15] == ["0 / 6", *"––––––"]
+    assert cells["| DPC, mean of 2 seeds"][8:14] == ["0 / 6", "PT", "+0.000", "+0.000 – +0.000", "0 / 0", "1"]
+    assert cells["| DPC, mean of 2 seeds"][14] == "+0.0000 (+0.0000 – +0.0000)"
     prompts = [(run / f"pt-seed-{seed}" / "prompt.safetensors").read_bytes() for seed in (0, 1)]
     assert prompts[0] != prompts[1]
 

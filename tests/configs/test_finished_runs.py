@@ -44,6 +44,9 @@ def save_comparison(folder: Path, rows: dict[str, list[str]]) -> Path:
     return folder
 
 
+PAIRED = COLUMNS[COLUMNS.index("against") : COLUMNS.index("fit")]
+
+
 def column(line: list[str], name: str) -> str:
     return line[COLUMNS.index(name)]
 
@@ -51,8 +54,8 @@ def column(line: list[str], name: str) -> str:
 def test_paired_columns_are_those_of_the_answers(tmp_path: Path) -> None:
     before, after = save_test(tmp_path / "pt", "1100011100"), save_test(tmp_path / "dham", "1111011010")
     base, other = cells(finished_rows([f"PT={before}", f"DHAM={after}"], "PT"))
-    assert [column(base, name) for name in COLUMNS[6:11]] == ["–"] * 5
-    assert column(other, "accuracy") == "0.700"
+    assert [column(base, name) for name in PAIRED] == ["–"] * 6
+    assert column(other, "test accuracy") == "0.700"
     assert column(other, "95 % interval") == "{:.3f} – {:.3f}".format(*wilson_interval(7, 10))
     assert (column(other, "against"), column(other, "difference")) == ("PT", "+0.200")
     assert column(other, "fixed / broken") == "3 / 1"
@@ -97,7 +100,7 @@ def test_tests_of_other_data_are_not_paired(tmp_path: Path) -> None:
     """Longer questions have the same ids, but other reference answers."""
     runs = [save_test(tmp_path / "a", "10"), save_test(tmp_path / "b", "10", reference="9")]
     line = cells(finished_rows([str(run) for run in runs], "a"))[1]
-    assert [column(line, name) for name in COLUMNS[6:11]] == ["a (other questions)", *"––––"]
+    assert [column(line, name) for name in PAIRED] == ["a (other questions)", *"–––––"]
 
 
 def test_a_partial_test_is_marked(tmp_path: Path) -> None:
@@ -120,13 +123,47 @@ def test_means_over_seeds_are_paired(tmp_path: Path) -> None:
     assert list(lines)[3] == "PT, mean of 3 seeds"
     mean = lines["DHAM, mean of 3 seeds"]
     array = {row: np.array([[one == "1" for one in own] for own in grades[row]]) for row in grades}
-    assert column(mean, "accuracy") == f"{array['DHAM'].mean():.3f}"
+    assert column(mean, "test accuracy") == f"{array['DHAM'].mean():.3f}"
     assert column(mean, "95 % interval") == "{:.3f} – {:.3f}".format(*accuracy_interval(array["DHAM"]))
     assert column(mean, "difference") == f"{array['DHAM'].mean() - array['PT'].mean():+.3f}"
     fixed = (array["DHAM"] & ~array["PT"]).sum()
     assert column(mean, "fixed / broken").startswith(f"{fixed} / ")
     assert column(lines["DHAM, seed 1"], "fit") == "12 s"
     assert accuracy_of(rows[1])[0] == pytest.approx(array["DHAM"].mean())
+
+
+def test_validation_results_and_their_paired_differences(tmp_path: Path) -> None:
+    """Losses differ by 0.5 between seeds and by 0.1 between rows: only paired, the rows are different."""
+    losses = {"PT": [1.0, 1.5, 2.0], "DHAM": [0.9, 1.41, 1.89]}
+    folder = save_comparison(tmp_path / "table", {row: ["10"] * 3 for row in losses})
+    for row, own in losses.items():
+        for seed, loss in enumerate(own):
+            path = folder / folder_name(f"{row}, seed {seed}") / "test" / "summary.json"
+            selection = {"selected_by": "val/loss", "validation_loss": loss, "validation_accuracy": 0.5}
+            path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | selection))
+    lines = {line[0]: line for line in cells(finished_rows([str(folder)], "PT"))}
+    single, mean = lines["DHAM, seed 1"], lines["DHAM, mean of 3 seeds"]
+    assert column(single, "selected by") == column(mean, "selected by") == "val/loss"
+    assert column(single, "validation loss") == "1.4100"
+    assert column(single, "difference in validation loss") == "-0.0900"
+    own = np.array(losses["DHAM"])
+    differences = own - np.array(losses["PT"])
+    # 4.302653: Student's 97.5 % quantile with 2 degrees of freedom.
+    for name, values, form in (
+        ("validation loss", own, ".4f"),
+        ("difference in validation loss", differences, "+.4f"),
+    ):
+        deviation = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
+        reach = 4.302653 * deviation / np.sqrt(3)
+        low, high = (format(end, form) for end in (values.mean() - reach, values.mean() + reach))
+        assert column(mean, name) == f"{values.mean():{form}} ({low} – {high})"
+    assert differences.mean() + reach < 0
+    assert column(mean, "validation accuracy") == "0.500 (0.500 – 0.500)"
+
+
+def test_tests_without_validation_results_have_empty_columns(tmp_path: Path) -> None:
+    (line,) = cells(finished_rows([str(save_test(tmp_path / "a", "10"))], None))
+    assert [column(line, name) for name in COLUMNS[3:6]] == ["–"] * 3
 
 
 def test_seeds_that_only_one_row_has_are_not_paired(tmp_path: Path) -> None:

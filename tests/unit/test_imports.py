@@ -23,6 +23,10 @@ ALLOWED = {
     "lightning_modules": {"backbones", "datamodules", "grading", "utilities"},
     "callbacks": {"backbones", "datamodules", "grading", "lightning_modules", "utilities"},
     "composition": {"backbones", "callbacks", "datamodules", "grading", "lightning_modules", "utilities"},
+    "tuning": {
+        *("backbones", "callbacks", "composition", "datamodules", "grading", "lightning_modules"),
+        "utilities",
+    },
 }
 BACKBONE = {
     "lightning_modules.backbone",

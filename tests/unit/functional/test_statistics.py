@@ -15,6 +15,7 @@ from promptstage.lightning_modules.functional.statistics import (
     fisher_p,
     precision_recall,
     seed_means,
+    seeds_interval,
     wilson_interval,
 )
 
@@ -22,6 +23,21 @@ from promptstage.lightning_modules.functional.statistics import (
 def test_wilson_is_that_of_the_textbook() -> None:
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert accuracy_interval(np.arange(10)[None] < 8) == wilson_interval(8, 10)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_over_seeds_has_the_quantile_of_students_density(seeds: int) -> None:
+    """The density is integrated over the interval, in units of the standard error."""
+    values = np.random.default_rng(seeds).normal(size=seeds)
+    mean = sum(values) / seeds
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (seeds - 1) / seeds)
+    low, high = seeds_interval(values)
+    assert (low + high) / 2 == pytest.approx(mean)
+    freedom, reach = seeds - 1, (high - low) / 2 / error
+    x = np.linspace(-reach, reach, 200_001)
+    scale = math.gamma(seeds / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
+    density = scale * (1 + x**2 / freedom) ** (-seeds / 2)
+    assert float(np.trapezoid(density, x)) == pytest.approx(0.95, abs=1e-6)
 
 
 def test_bootstrap_has_the_spread_of_seeds_and_questions() -> None:
