@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from promptstage.callbacks.run.hyperparameters import Hyperparameters
 from promptstage.callbacks.run.run_folder import RunFolder
 from promptstage.lightning_modules.base import SoftPromptModule
+from promptstage.lightning_modules.objectives.reward import Reward
 from promptstage.utilities.errors import RunFailure, UserError
 
 NAME = "trainer.callbacks: LearningRateFinder"
@@ -36,8 +37,13 @@ class FittedLearningRate(LearningRateFinder):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: with several ranks.
+            UserError: with several ranks, or if the training loss is not a measure of progress.
         """
+        assert isinstance(pl_module, SoftPromptModule)
+        if stage == "fit" and isinstance(pl_module.objective, Reward):
+            raise UserError(
+                f"{NAME} follows train/loss, which is not a measure of progress with objective.kind reward"
+            )
         if stage == "fit" and trainer.world_size > 1:
             raise UserError(
                 f"{NAME} runs on one rank, got {trainer.world_size}: use 'promptstage tune' first"

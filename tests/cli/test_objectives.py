@@ -50,6 +50,11 @@ def test_settings_that_reward_cannot_use_are_rejected(common: list[str]) -> None
     assert_one_error(outcome, "set --early_stopping.monitor val/accuracy --early_stopping.mode max")
     outcome = call("fit", *common, *REWARD, "--model.val_generations=0", "--trainer.max_steps=1")
     assert_one_error(outcome, "early_stopping.monitor 'val/accuracy' is unknown")
+    finder = "--trainer.callbacks=LearningRateFinder"
+    outcome = call("fit", *common, *REWARD, finder, "--trainer.max_steps=1")
+    assert_one_error(outcome, "which is not a measure of progress with objective.kind reward")
+    outcome = call("tune", *common, *REWARD, "--trainer.max_steps=40")
+    assert_one_error(outcome, "tune selects by val/loss, but PromptTuning is selected by val/accuracy")
     outcome = call("fit", *common, "--model.objective.kind=rewards", "--trainer.max_steps=1")
     assert_one_error(outcome, "did you mean 'reward'?")
     assert not list(Path.cwd().glob("runs/*"))
