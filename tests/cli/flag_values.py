@@ -125,6 +125,7 @@ BACKBONE = {
     "quantization": Values("none", "8bit"),
     "init_seed": Values("0", "-1"),
 }
+REWARD = "--model.objective.kind=reward --early_stopping.monitor=val/accuracy --early_stopping.mode=max"
 MODEL = {
     "num_virtual_tokens": Values("3", "1000000"),
     "partition": Values("single", "unform", "--model=DHAM --model.num_virtual_tokens=8"),
@@ -146,6 +147,12 @@ MODEL = {
     "init.text": Values("Think.", " ", "--model.init.kind=text"),
     "init.preset": Values("gsm8k", "gms8k", "--model.init.kind=text", message="preset 'gms8k' is unknown"),
     "init.path": Values("./adapter", "./nowhere", "--model.init.kind=peft", message="nowhere does not exist"),
+    "objective": Values("{kind: cross_entropy}", "3"),
+    "objective.kind": Values("cross_entropy", "rewards", message="did you mean 'reward'?"),
+    "objective.group_size": Values("2", "1", REWARD),
+    "objective.kl_weight": Values("0", "-1", REWARD),
+    "objective.context": Values("Think.", " ", "--model.objective.kind=distill"),
+    "num_frozen_tokens": Values("1", "4", PREFIX),
     "optimizer": Values("{lr: 0.01}", "3"),
     "optimizer.lr": Values("0.01", "-1"),
     "optimizer.weight_decay": Values("0.1", "x"),
