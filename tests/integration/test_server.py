@@ -17,6 +17,7 @@ from tests.integration.served import serving
 
 FIT = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
 DATA = {"train_size": 96, "validation_size": 4, "max_new_tokens": 32}
+pytestmark = pytest.mark.slow
 QUESTIONS = [f"{17 * i % 900 + 10}+{31 * i % 700 + 3}" for i in range(64)]
 HEADS = {3: [0, 1], 5: [2]}
 
