@@ -51,6 +51,7 @@ bench: $(INSTALLED) smollm2 ## run the benchmarks on SmolLM2 (PROMPTSTAGE_DATA: 
 	$(BIN)/python -m benchmarks.training_step --hybrid
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.decoding_step
+	$(BIN)/python -m benchmarks.server
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.partition
 	$(BIN)/python -m benchmarks.saliency

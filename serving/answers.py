@@ -12,7 +12,7 @@ from promptstage.serving.corrected import QuestionJob
 from promptstage.serving.engine import Generation
 from promptstage.serving.errors import APIError
 from promptstage.serving.models import ServedModel
-from promptstage.serving.output import LENGTH, STOP, final_text
+from promptstage.serving.output import ended, final_text
 from promptstage.serving.requests import Sampled
 
 CHAT, TEXT = "chat.completion", "text_completion"
@@ -84,9 +84,8 @@ def texts_of(generation: Generation) -> list[tuple[str, str]]:
     """Return the text and finish reason of each sample of a finished generation."""
     job = generation.job
     if isinstance(job, QuestionJob):
-        row = job.rows[0]
-        cut = job.new_tokens >= row.limits.max_new_tokens
-        return [(job.text, LENGTH if cut else STOP)]
+        limits = job.rows[0].limits
+        return [ended(job.text, limits, job.new_tokens)]
     return [final_text(generation.model.texts.tokenizer, row) for row in job.rows]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from promptstage.lightning_modules.backbone.rows import Row
+from promptstage.lightning_modules.backbone.rows import Limits, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,11 +19,19 @@ def decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> str:
 
 def final_text(tokenizer: "PreTrainedTokenizerBase", row: Row) -> tuple[str, str]:
     """Return the text of a finished generation up to its first stop string, and OpenAI's finish reason."""
-    text = decoded(tokenizer, row.tokens)
-    cut = until_stop(text, row.limits.stop)
+    return ended(decoded(tokenizer, row.tokens), row.limits, len(row.tokens))
+
+
+def ended(text: str, limits: Limits, new_tokens: int) -> tuple[str, str]:
+    """Return a finished text up to its first stop string, and OpenAI's finish reason.
+
+    Args:
+        new_tokens: number of its tokens.
+    """
+    cut = until_stop(text, limits.stop)
     if len(cut) < len(text):
         return cut, STOP
-    return text, LENGTH if len(row.tokens) >= row.limits.max_new_tokens else STOP
+    return text, LENGTH if new_tokens >= limits.max_new_tokens else STOP
 
 
 def until_stop(text: str, stop: Sequence[str]) -> str:

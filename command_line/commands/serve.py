@@ -46,10 +46,13 @@ class Serve(DirectCommand):
             "--act", metavar="FOLDER", help="serve each run also with the heads of an act.json, as NAME-act"
         )
         for flag, (default, text) in NUMBERS.items():
-            parser.add_argument(flag, type=int, default=default, help=f"{text}; default: {default}")
+            parser.add_argument(
+                flag, type=int, metavar="N", default=default, help=f"{text}; default: {default}"
+            )
         parser.add_argument(
             "--max-tokens",
             type=int,
+            metavar="N",
             help="new tokens of a generation; default: what the context has room for",
         )
         parsed = parser.parse(options)

@@ -15,6 +15,7 @@ from tests.tiny_folder import call
 
 FIT = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "max_steps": 4, "lr": 0.03}
 DATA = {"train_size": 96, "validation_size": 4, "max_new_tokens": 24}
+pytestmark = pytest.mark.slow
 PAIRS = [
     ("Question: 12+5\nAnswer:", " 17"),
     ("Question: 347+58\nAnswer: 7+8=15;", "4+5+1=10\n#### 405"),
@@ -128,6 +129,18 @@ def test_generations_equal_those_of_the_prompt(run: ps.Run, batch_size: int) -> 
     given = [(f"Question: {question}\nAnswer:", dict(options)) for question in questions]
     texts = PromptLM(run.prompt, batch_size).generate_until(requests(given), disable_tqdm=True)
     assert texts == [text.partition("\nQuestion:")[0] for text in expected]
+
+
+def test_a_bos_before_the_prompt_is_not_repeated(backbone: ps.Backbone) -> None:
+    prompt = ps.PromptTuning(backbone, num_virtual_tokens=5, bos_first=True)
+    expected = prompt.generate(["12+30", "5+17"], max_new_tokens=24)
+    model = PromptLM(prompt)
+    given = [
+        (f"Question: {question}\nAnswer:", {"until": [], "max_gen_toks": 24})
+        for question in ("12+30", "5+17")
+    ]
+    assert model.generate_until(requests(given), disable_tqdm=True) == expected
+    assert model.prefix_token_id not in model.tok_encode("Question: 1")
 
 
 def test_samples_do_not_depend_on_the_batch(run: ps.Run) -> None:
