@@ -101,8 +101,9 @@ def run_folders(
         return Folders(run, out, created=False, events=_events(run))
     if results is None and checkpoint is not None:
         _check_resumable(run)
+        created = not run.is_dir()
         make_folder(run)
-        return Folders(run, run, False, _events(run), FolderLock(run))
+        return Folders(run, run, created, _events(run), FolderLock(run))
     existed = out.is_dir()
     new, lock = claim_folder(out)
     notice = "" if new == out else f"{out} already exists and stays unchanged: writing to {new} instead"

@@ -21,6 +21,7 @@ from promptstage.lightning_modules.precision import check_precision, check_train
 from promptstage.lightning_modules.prompt_module import BackboneLike
 from promptstage.lightning_modules.stored_prompt import StoredPrompt
 from promptstage.lightning_modules.text_settings import text_settings_of
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
         self.objective = objective_of(objective)
         if objective.kind != "cross_entropy":
             self.monitor = self.objective.monitor
+        if self.monitor[0] == "val/accuracy":
+            reason = f"objective.kind {objective.kind} selects the best checkpoint by val/accuracy"
+            check_minimum({"val_generations": val_generations}, 1, reason)
         self._step_sums = self._no_sums()
         self._configured = False
 
@@ -102,6 +106,8 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
             )
         self.check_decoder()
         self.load_backbone()
+        if stage == "fit" and self._trainer is not None:
+            self.objective.check(self, getattr(self._trainer, "datamodule", None))
 
     def configure_model(self) -> None:
         if self._configured:
@@ -165,7 +171,6 @@ class SoftPromptModule(EvaluationSteps, StoredPrompt):
 
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        self.objective.check(self, data)
         self.text_settings = text_settings_of(data) or self.text_settings
         if self.trainer.max_steps == 0:
             return

@@ -18,7 +18,6 @@ from promptstage.utilities.plurals import counted
 from promptstage.utilities.yaml_values import dump_yaml
 
 TRIALS, BEST, FIGURE = "trials.json", "best.yaml", "tuning.png"
-STATES = {"running": "interrupted", "stopped": "stopped", "complete": "complete", "failed": "diverged"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def print_results(result: Tuning, console: Console) -> None:
             *(f"{values[name]:.3g}" if name == "lr" else str(values[name]) for name in names),
             str(trial.steps),
             "–" if math.isinf(loss) else f"{loss:.4f}",
-            "best" if trial == best else STATES[trial.state],
+            "best" if trial == best else _shown_state(trial),
         )
     console.print(table)
     folder = shown_path(result.folder)
@@ -107,6 +106,13 @@ def print_results(result: Tuning, console: Console) -> None:
             f"best: trial {best.number}, {describe(best)}, validation loss {best.loss():.4f}; "
             f"next: promptstage fit -c {folder}/{BEST}"
         )
+
+
+def _shown_state(trial: Trial) -> str:
+    """Return the state of a trial for the table."""
+    if trial.state == "running":
+        return "interrupted" if trial.steps else "not started"
+    return "diverged" if trial.state == "failed" else trial.state
 
 
 def describe(trial: Trial) -> str:

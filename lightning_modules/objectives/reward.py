@@ -43,11 +43,6 @@ class Reward(Objective):
         self.group_size, self.kl_weight = group_size, kl_weight
 
     def check(self, module: EvaluationSteps, data: Any) -> None:
-        if not module.val_generations:
-            raise UserError(
-                "objective.kind reward selects the best checkpoint by val/accuracy: val_generations must be "
-                ">= 1, got 0"
-            )
         if module.backbone_config.shard != "none":
             raise UserError(
                 "objective.kind reward generates in training: backbone.shard must be none, got "

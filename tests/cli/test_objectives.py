@@ -38,6 +38,9 @@ def test_a_resumed_fit_by_reward_is_the_same(common: list[str]) -> None:
 def test_a_resumed_fit_may_change_the_objective(common: list[str]) -> None:
     passed("fit", *common, "--trainer.max_steps=2", "--run_dir=first")
     before = prompt("first")
+    outcome = call("fit", "--ckpt_path=first", REWARD[0], "--run_dir=second", *QUIET)
+    assert_one_error(outcome, "set --early_stopping.monitor val/accuracy")
+    assert not Path("second").exists()
     outcome = passed("fit", "--ckpt_path=first", *REWARD, "--trainer.max_steps=4", "--run_dir=second", *QUIET)
     assert "--model.objective.kind is 'reward' (the checkpoint was made with 'cross_entropy')" in outcome.err
     assert prompt("first") == before != prompt("second")
@@ -49,7 +52,9 @@ def test_settings_that_reward_cannot_use_are_rejected(common: list[str]) -> None
     outcome = call("fit", *common, "--model.objective.kind=reward", "--trainer.max_steps=1")
     assert_one_error(outcome, "set --early_stopping.monitor val/accuracy --early_stopping.mode max")
     outcome = call("fit", *common, *REWARD, "--model.val_generations=0", "--trainer.max_steps=1")
-    assert_one_error(outcome, "early_stopping.monitor 'val/accuracy' is unknown")
+    assert_one_error(
+        outcome, "val_generations must be >= 1 (objective.kind reward selects the best checkpoint"
+    )
     finder = "--trainer.callbacks=LearningRateFinder"
     outcome = call("fit", *common, *REWARD, finder, "--trainer.max_steps=1")
     assert_one_error(outcome, "which is not a measure of progress with objective.kind reward")
