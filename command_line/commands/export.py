@@ -56,7 +56,9 @@ class Export(DirectCommand):
         prompt = load(parsed.prompt)
         run = parsed.prompt if os.path.isdir(parsed.prompt) else None
         written = export(prompt, kind, target, dry_run=parsed.dry_run, run=run)
-        print(f"prompt is in {shown_path(written) if is_folder else written}")
+        where = shown_path(written) if is_folder else written
+        note = "" if parsed.dry_run is None else ": nothing was uploaded"
+        print(f"prompt is in {where}{note}")
         return 0
 
 

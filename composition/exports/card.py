@@ -78,7 +78,7 @@ def model_card(
     use = _USE.format(repository=repository, backbone="" if known else f', "{base}"')
     if adapter is None:
         use += f"\nOther programs cannot load it: {_code(reason)}.\n"
-    else:
+    elif backbone.name not in SHIPPED:  # promptstage's own models are not on the Hub
         use += _PEFT_USE.format(repository=repository, base=base)
         use += "" if adapter.kind == LORA else _PADDING
     reproduce = ""

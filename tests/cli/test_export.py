@@ -239,7 +239,7 @@ def test_a_run_is_uploaded_with_a_model_card(trained: Path, hub: FakeHub) -> Non
 def test_a_dry_run_writes_the_same_files(trained: Path, hub: FakeHub) -> None:
     assert call("export", trained, "--to", "hub", "me/letters").code == 0
     outcome = call("export", trained, "--to", "hub", "me/letters", "--dry-run", "out")
-    assert outcome.out == "prompt is in out\n"
+    assert outcome.out == "prompt is in out: nothing was uploaded\n"
     assert hub.created == ["me/letters"]
     uploaded = hub.folder / "me" / "letters"
     for path in uploaded.iterdir():
