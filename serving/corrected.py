@@ -74,7 +74,7 @@ class CorrectedPool:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is waiting."""
+        """Return whether a job is waiting."""
         return bool(self._waiting)
 
     def submit(self, job: Job) -> None:

@@ -34,7 +34,7 @@ WHAT = "PEFT file"
 
 @dataclass(frozen=True)
 class Origin:
-    """What PEFT's files do not tell of a prompt that was exported.
+    """Facts about an exported prompt that PEFT's files do not contain.
 
     Attributes:
         format: of this description.

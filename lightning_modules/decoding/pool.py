@@ -62,7 +62,7 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is waiting or running."""
+        """Return whether a job is waiting or running."""
         return bool(self._waiting or self._begun)
 
     def submit(self, job: Job) -> None:
