@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import lm_eval
@@ -20,6 +22,7 @@ from promptstage.utilities.checks import check_minimum, check_positive
 from promptstage.utilities.errors import UserError, nearest
 from promptstage.utilities.files import claim_folder, write_text
 from promptstage.utilities.json_text import dump_json
+from promptstage.utilities.user_code import describe_error
 
 FOLDER, RESULTS = "lm_eval", "results.json"
 
@@ -54,6 +57,11 @@ class HarnessOptions:
         check_minimum({"--batch-size": self.batch_size}, 1)
         check_minimum({"--num-fewshot": self.num_fewshot, "--seed": self.seed}, 0)
         check_positive({"--limit": self.limit})
+        if self.limit is not None and self.limit > 1 and self.limit % 1:
+            raise UserError(f"--limit must be an integer or a share below 1, got {self.limit}")
+        for part in (self.gen_kwargs or "").split(",") if self.gen_kwargs is not None else []:
+            if "=" not in part:
+                raise UserError(f"--gen-kwargs must be NAME=VALUE[,NAME=VALUE], got '{self.gen_kwargs}'")
         if self.include_path is not None and not Path(self.include_path).is_dir():
             raise UserError(f"--include-path {self.include_path} is not a folder")
         if self.system is not None and not self.chat:
@@ -70,16 +78,17 @@ def evaluate_run(path: str, options: HarnessOptions) -> tuple[str, Path]:
         UserError: if the prompt cannot be loaded, a task is unknown, or the folder cannot be written to.
     """
     hide_loading_bar()
-    manager, names = find_tasks(options)
+    with task_errors(options.tasks):
+        manager, names = find_tasks(options)
     prompt = load_prompt(path)
     assert isinstance(prompt, SoftPromptModule)
     if torch.cuda.is_available():
         prompt.to("cuda")
     folder, lock = claim_folder(run_of(path) / FOLDER)
     try:
-        results = _evaluated(
-            PromptLM(prompt, options.batch_size, options.chat, options.seed), options, manager, names
-        )
+        model = PromptLM(prompt, options.batch_size, options.chat, options.seed)
+        with task_errors(options.tasks):
+            results = _evaluated(model, options, manager, names)
         _write(results, folder)
     except BaseException:
         lock.release()
@@ -99,6 +108,24 @@ def run_of(path: str) -> Path:
     if own.is_dir():
         return own
     return own.parent.parent if own.parent.name == "checkpoints" else own.parent
+
+
+@contextmanager
+def task_errors(names: Iterable[str]) -> Iterator[None]:
+    """Report what fails in tasks in one line; failures of the prompt pass.
+
+    Raises:
+        UserError: naming the tasks and the cause.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        owners = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
+        if any(isinstance(owner, PromptLM) for owner in owners):
+            raise
+        raise UserError(f"tasks {', '.join(names)} cannot be evaluated: {describe_error(error)}") from error
 
 
 def find_tasks(options: HarnessOptions) -> tuple[TaskManager, list[str]]:

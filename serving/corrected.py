@@ -138,7 +138,10 @@ def _calibration(prompt: SoftPromptModule, path: str) -> Calibration:
     file = calibration_file(checkpoint)
     dataset = prompt.text_settings.dataset or ""
     dtype = str(prompt.backbone.dtype).removeprefix("torch.")
-    settings = read_typed(Calibration, file, "calibration").settings if file.exists() else {}
+    if not file.exists():
+        command = f"promptstage calibrate --ckpt_path {path} --trainer.callbacks DPC"
+        raise UserError(f"--dpc needs a calibrated threshold: run '{command}' first")
+    settings = read_typed(Calibration, file, "calibration").settings
     if settings.get("decoder", {"name": "Greedy"}).get("name") != "Greedy":
         raise UserError(f"{file} was not calibrated with greedy decoding, which serve uses with DPC")
     return read_calibration(file, checkpoint, CalibrationConditions(dataset, settings, PRECISION, dtype))

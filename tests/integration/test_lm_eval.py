@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import promptstage as ps
 from promptstage.harness.language_model import PromptLM
@@ -183,6 +184,8 @@ def test_local_tasks_are_evaluated_and_written_to_the_run(run: ps.Run, tasks: Pa
         (["RUN"], "lm-eval needs tasks: --tasks gsm8k,arc_easy"),
         (["RUN", "--tasks=sums", "--batch-size=0"], "--batch-size must be >= 1, got 0"),
         (["RUN", "--tasks=sums", "--limit=0"], "--limit must be > 0, got 0"),
+        (["RUN", "--tasks=sums", "--limit=2.5"], "--limit must be an integer or a share below 1, got 2.5"),
+        (["RUN", "--tasks=sums", "--gen-kwargs=x"], "--gen-kwargs must be NAME=VALUE[,NAME=VALUE], got 'x'"),
         (["RUN", "--tasks=sums", "--include-path=none"], "--include-path none is not a folder"),
         (["RUN", "--tasks=sums", "--system=x"], "--system needs --apply-chat-template"),
         (["RUN", "--task=sums"], "option --task is unknown: did you mean '--tasks'?"),
@@ -193,6 +196,20 @@ def test_mistakes_are_reported_in_one_line(arguments: list[str], message: str) -
     assert outcome.code == 2
     (line,) = outcome.errors
     assert line.startswith(f"error: {message}")
+
+
+def test_tasks_that_fail_are_reported_in_one_line(run: ps.Run, tmp_path: Path) -> None:
+    absent = {"task": "absent", "dataset_path": "json", "test_split": "test", "output_type": "generate_until"}
+    absent |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "absent.jsonl")}}}
+    absent |= {"doc_to_text": "{{question}}", "doc_to_target": "{{answer}}"}
+    (tmp_path / "absent.yaml").write_text(yaml.safe_dump(absent), encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("task: [", encoding="utf-8")
+    for task in (tmp_path / "absent.yaml", tmp_path / "broken.yaml"):
+        outcome = call("lm-eval", run.folder, f"--tasks={task}")
+        assert outcome.code == 2
+        (line,) = [line for line in outcome.errors if line.startswith("error: ")]
+        assert line.startswith(f"error: tasks {task} cannot be evaluated: ")
+    assert len(list(run.folder.glob("lm_eval*"))) <= 1  # of the test above
 
 
 def test_an_unsupported_generation_option_is_refused(run: ps.Run) -> None:
