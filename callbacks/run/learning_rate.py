@@ -20,9 +20,11 @@ from promptstage.callbacks.run.hyperparameters import Hyperparameters
 from promptstage.callbacks.run.run_folder import RunFolder
 from promptstage.lightning_modules.base import SoftPromptModule
 from promptstage.lightning_modules.objectives.reward import Reward
+from promptstage.utilities.checks import check_minimum
 from promptstage.utilities.errors import RunFailure, UserError
 
 NAME = "trainer.callbacks: LearningRateFinder"
+FEWEST_STEPS = 10  # of which the first tenth is left out
 
 
 class FittedLearningRate(LearningRateFinder):
@@ -37,8 +39,12 @@ class FittedLearningRate(LearningRateFinder):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """
         Raises:
-            UserError: with several ranks, or if the training loss is not a measure of progress.
+            UserError: with several ranks, an empty range, too few steps, or a training loss that is not a
+                measure of progress.
         """
+        check_minimum({f"{NAME}: num_training_steps": self._num_training_steps}, FEWEST_STEPS)
+        if not 0 < self._min_lr < self._max_lr:
+            raise UserError(f"{NAME}: min_lr must be > 0 and < max_lr {self._max_lr:g}, got {self._min_lr:g}")
         assert isinstance(pl_module, SoftPromptModule)
         if stage == "fit" and isinstance(pl_module.objective, Reward):
             raise UserError(

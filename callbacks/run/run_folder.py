@@ -96,6 +96,8 @@ class RunFolder(L.Callback):
             return
         loss = trainer.callback_metrics.get("val/loss")
         validation = "not validated" if loss is None else f"last validation loss {float(loss):.4f}"
+        if pl_module.monitor[0] == "val/accuracy" and "val/accuracy" in trainer.callback_metrics:
+            validation += f", accuracy {float(trainer.callback_metrics['val/accuracy']):.3f}"
         steps = counted(trainer.global_step, "step")
         rank_zero_info(f"{steps}, {validation}; the run is in {shown_path(self.folder)}")
         rank_zero_info(self._export(trainer.global_step, pl_module))

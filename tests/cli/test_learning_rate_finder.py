@@ -61,6 +61,22 @@ def test_a_resumed_fit_does_not_search_again(small: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["min_lr=2"], "LearningRateFinder: min_lr must be > 0 and < max_lr 1, got 2"),
+        (["min_lr=0.1", "max_lr=0.01"], "LearningRateFinder: min_lr must be > 0 and < max_lr 0.01, got 0.1"),
+        (["num_training_steps=2"], "LearningRateFinder: num_training_steps must be >= 10, got 2"),
+    ],
+)
+def test_impossible_ranges_are_refused(flags: list[str], message: str, small: list[str]) -> None:
+    given = [f"--trainer.callbacks.{flag}" for flag in flags]
+    outcome = call("fit", *small, STEPS, FINDER[0], *given, "--run_dir=run")
+    assert outcome.code == 2
+    assert outcome.errors == [f"error: trainer.callbacks: {message}"]
+    assert not Path("run").exists()
+
+
 def test_several_ranks_are_refused(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(L.Trainer, "world_size", 2)
     line = refused(*small, STEPS, *FINDER)

@@ -1,6 +1,7 @@
 """Training by reward and by distillation on the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def test_a_resumed_fit_by_reward_is_the_same(common: list[str]) -> None:
     assert prompt("part") == prompt("whole")
 
 
-def test_a_resumed_fit_may_change_the_objective(common: list[str]) -> None:
+def test_a_resumed_fit_may_change_the_objective(common: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     passed("fit", *common, "--trainer.max_steps=2", "--run_dir=first")
     before = prompt("first")
     outcome = call("fit", "--ckpt_path=first", REWARD[0], "--run_dir=second", *QUIET)
@@ -44,6 +46,7 @@ def test_a_resumed_fit_may_change_the_objective(common: list[str]) -> None:
     outcome = passed("fit", "--ckpt_path=first", *REWARD, "--trainer.max_steps=4", "--run_dir=second", *QUIET)
     assert "--model.objective.kind is 'reward' (the checkpoint was made with 'cross_entropy')" in outcome.err
     assert prompt("first") == before != prompt("second")
+    assert re.search(r"4 steps, last validation loss [\d.]+, accuracy [\d.]+; the run is in", caplog.text)
     passed("test", "--ckpt_path=second", *QUIET)
     assert json.loads(Path("second/test/summary.json").read_text(encoding="utf-8"))["examples"] == 6
 

@@ -257,5 +257,5 @@ def test_dpc_refuses_what_it_cannot_correct(
 
 
 def test_dpc_needs_a_calibrated_threshold(runs: dict[str, ps.Run]) -> None:
-    with pytest.raises(ps.UserError, match="has no calibrated threshold"):
+    with pytest.raises(ps.UserError, match="--dpc needs a calibrated threshold: run 'promptstage calibrate"):
         load_models([str(runs["stages"].folder)], 4, dpc=True)
