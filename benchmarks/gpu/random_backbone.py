@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpu.device import copy_bandwidth, synchronize
 from benchmarks.gpu.report import Rows
 from benchmarks.gpu.sections import Bench
-from promptstage.lightning_modules.backbone import frozen
+from promptstage.lightning_modules.backbone import wrapped
 from promptstage.lightning_modules.backbone.attention import IMPLEMENTATION, register
 from promptstage.lightning_modules.backbone.fingerprint import Identity
 from promptstage.lightning_modules.backbone.loading import BackboneConfig
@@ -70,7 +70,7 @@ def build(rows: Rows, bench: Bench) -> None:
     synchronize(bench.device)
     built = time.perf_counter()
     # No checkpoint will belong to these weights: hashing all of them on the host would take a minute.
-    with patch.object(frozen, "identify", return_value=Identity("random", frozenset())):
+    with patch.object(wrapped, "identify", return_value=Identity("random", frozenset())):
         bench.backbone = Backbone(BackboneConfig("random Llama", dtype="bfloat16"), model)
     synchronize(bench.device)
     verified = time.perf_counter()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def of_data(name: str) -> Observe:
 
 def of_backbone(name: str) -> Observe:
     return lambda trainer: getattr(trainer.lightning_module.backbone.config, name)
+
+
+def of_objective(name: str) -> Observe:
+    return lambda trainer: attrgetter(name)(trainer.lightning_module.objective)
 
 
 def of_callback(cls: type, name: str) -> Observe:
@@ -137,6 +142,19 @@ EFFECTIVE: list[dict[str, tuple[str, object, Observe]]] = [
         "--data.lengths": ("[2,3]", (2, 3), of_data("lengths")),
     },
     {"--trainer.fast_dev_run": ("6", 6, of_trainer("fast_dev_run"))},
+    {
+        "--model.objective.kind": ("reward", "Reward", of_objective("__class__.__name__")),
+        "--model.objective.group_size": ("3", 3, of_objective("group_size")),
+        "--model.objective.kl_weight": ("0.5", 0.5, of_objective("kl_weight")),
+        "--early_stopping.monitor": ("val/accuracy", "val/accuracy", of_stopping("monitor")),
+        "--trainer.max_steps": ("6", 6, of_trainer("max_steps")),
+        "--early_stopping.mode": ("max", "max", of_stopping("mode")),
+    },
+    {
+        "--model.objective.kind": ("distill", "Distillation", of_objective("__class__.__name__")),
+        "--model.objective.context": ("Think.", "Think.", of_objective("context")),
+        "--trainer.max_steps": ("6", 6, of_trainer("max_steps")),
+    },
 ]
 # Fixed by the checkpoint; a fresh fit uses them.
 FIXED = {
