@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ def _status(field: str) -> int:
 
 
 def alternate(
-    actions: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    actions: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Measure the seconds of each action, in turn, so that drifts in machine speed affect all equally.
 
