@@ -77,7 +77,8 @@ class Tune(Fit):
             return given
         folder = Path(value).expanduser()
         if not (folder / FILE).is_file() or not (folder / "config.yaml").is_file():
-            raise UserError(f"{shown_path(folder)} has no search to continue")
+            lack = "has no search to continue" if folder.is_dir() else "does not exist"
+            raise UserError(f"folder {shown_path(folder)} {lack}")
         return ["-c", str(folder / "config.yaml"), *typed, f"--resume={folder}"]
 
     def folders(self, config: Any, method: str, data: str) -> "Folders":

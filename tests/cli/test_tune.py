@@ -204,4 +204,4 @@ def test_a_missing_optuna_is_reported(
 
 
 def test_a_folder_without_a_search_is_refused(empty_folder: None) -> None:
-    assert refused("--resume=none", command="tune") == "error: none has no search to continue"
+    assert refused("--resume=none", command="tune") == "error: folder none does not exist"
