@@ -18,9 +18,10 @@ def group_advantages(rewards: Tensor) -> Tensor:
     Returns:
         (B, G).
 
+    >>> import torch
     >>> group_advantages(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-    tensor([[ 1.0000, -1.0000],
-            [ 0.0000,  0.0000]])
+    tensor([[ 1., -1.],
+            [ 0.,  0.]])
     """
     centered = rewards - rewards.mean(1, keepdim=True)
     return centered / centered.pow(2).mean(1, keepdim=True).sqrt().clamp(min=SMALLEST)
@@ -38,6 +39,7 @@ def divergence_estimates(losses: Tensor, reference: Tensor) -> Tensor:
     Returns:
         (N,), in nats.
 
+    >>> import torch
     >>> divergence_estimates(torch.tensor([1.0]), torch.tensor([1.0]))
     tensor([0.])
     """

@@ -21,7 +21,7 @@ SOURCES = (
     "datamodules",
     "grading",
 )
-SOURCES += ("harness", "serving")
+SOURCES += ("harness", "serving", "tuning")
 SOURCES += ("lightning_modules", "utilities", "__init__.py", "cli.py", "runs.py", "py.typed")
 SOURCES += ("pyproject.toml", "README.md", "LICENSE")
 

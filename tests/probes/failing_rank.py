@@ -18,7 +18,7 @@ def out_of_memory(arguments: list[str]) -> int:
 
 def nan_loss(arguments: list[str]) -> int:
     """Run the command; rank 1 has a NaN loss."""
-    return _failing(arguments, lambda module: setattr(module, "_step_loss", math.nan))
+    return _failing(arguments, lambda module: module._step_sums.fill_(math.nan))
 
 
 def _failing(arguments: list[str], fail: Callable[[SoftPromptModule], Any]) -> int:
