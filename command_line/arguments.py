@@ -25,6 +25,18 @@ def options_of(args: list[str]) -> Iterator[list[str]]:
         yield group
 
 
+def without_resume(args: list[str]) -> tuple[str | None, list[list[str]]]:
+    """Return the value of ``--resume``, None if it is not given, and all other options."""
+    value, others = None, []
+    for option in options_of(args):
+        name, equals, after = option[0].partition("=")
+        if name == "--resume":
+            value = after if equals else (option[1] if len(option) > 1 else "")
+        else:
+            others.append(option)
+    return value, others
+
+
 def in_order(args: list[str]) -> list[str]:
     """Sort options: files first, then classes, then the rest, so that flags override files.
 

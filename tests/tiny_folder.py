@@ -48,6 +48,13 @@ class Outcome(NamedTuple):
         return [line for line in self.err.splitlines() if line.startswith("note:")]
 
 
+def passed(*arguments: object) -> Outcome:
+    """Run a command that must succeed."""
+    outcome = call(*arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
 def call(*args: object, stdin: str = "") -> Outcome:
     """Run ``cli.main(args)`` in this process, which saves seconds of imports."""
     out, err = io.StringIO(), io.StringIO()

@@ -33,17 +33,11 @@ class Test(TrainerCommand):
 
     def expand(self, given: list[str]) -> list[str]:
         """Put the options of the interrupted test that ``--resume`` names before those that were typed."""
-        from promptstage.command_line.arguments import options_of
+        from promptstage.command_line.arguments import options_of, without_resume
         from promptstage.command_line.assembly import check_flags
         from promptstage.composition.folders import interrupted_test
 
-        value, typed = None, []
-        for option in options_of(given):
-            name, equals, after = option[0].partition("=")
-            if name == "--resume":
-                value = after if equals else (option[1] if len(option) > 1 else "")
-            else:
-                typed.append(option)
+        value, typed = without_resume(given)
         if value is None:
             return given
         folder = interrupted_test(value)

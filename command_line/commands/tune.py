@@ -62,24 +62,19 @@ class Tune(Fit):
 
     def expand(self, given: list[str]) -> list[str]:
         """Put the configuration of the search that ``--resume`` names before the options that were typed."""
-        from promptstage.command_line.arguments import options_of
+        from promptstage.command_line.arguments import without_resume
         from promptstage.tuning.study import FILE
         from promptstage.utilities.errors import shown_path
 
-        value, typed = None, []
-        for option in options_of(given):
-            name, equals, after = option[0].partition("=")
-            if name == "--resume":
-                value = after if equals else (option[1] if len(option) > 1 else "")
-            else:
-                typed += option
+        value, typed = without_resume(given)
         if value is None:
             return given
         folder = Path(value).expanduser()
         if not (folder / FILE).is_file() or not (folder / "config.yaml").is_file():
             lack = "has no search to continue" if folder.is_dir() else "does not exist"
             raise UserError(f"folder {shown_path(folder)} {lack}")
-        return ["-c", str(folder / "config.yaml"), *typed, f"--resume={folder}"]
+        others = [part for option in typed for part in option]
+        return ["-c", str(folder / "config.yaml"), *others, f"--resume={folder}"]
 
     def folders(self, config: Any, method: str, data: str) -> "Folders":
         from promptstage.composition.folders import resumed_folders

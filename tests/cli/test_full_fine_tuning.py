@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from promptstage.comparisons.commands import Commands
 from tests.forked import run_all
-from tests.tiny_folder import QUIET, Outcome, call
+from tests.tiny_folder import QUIET, call, passed
 
 DIGITS = ["--backbone.name=digits/layers1_heads1_width96"]
 SMALL = [
@@ -30,12 +30,6 @@ FIT = ["fit", *QUIET, *DIGITS, "--backbone.init_seed=0", *SMALL, *TUNING]
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def passed(*arguments: object) -> Outcome:
-    outcome = call(*arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
 
 
 def weights(run: str) -> dict[str, torch.Tensor]:

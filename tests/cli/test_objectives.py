@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.cli.test_mistakes import assert_one_error
-from tests.tiny_folder import QUIET, Outcome, call
+from tests.tiny_folder import QUIET, call, passed
 
 BY_ACCURACY = ["--early_stopping.monitor=val/accuracy", "--early_stopping.mode=max"]
 REWARD = ["--model.objective.kind=reward", "--model.objective.group_size=2", *BY_ACCURACY]
@@ -17,12 +17,6 @@ REWARD = ["--model.objective.kind=reward", "--model.objective.group_size=2", *BY
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def passed(*arguments: object) -> Outcome:
-    outcome = call(*arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
 
 
 def prompt(run: str) -> bytes:
