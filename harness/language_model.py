@@ -188,8 +188,8 @@ class PromptLM(TemplateLM):
         for name, value in given.items():
             if value is not None and value != NEUTRAL.get(name):
                 raise UserError(
-                    f"generation option {name} of a task is not supported, got {value!r:.40}: allowed are "
-                    "until, max_gen_toks, do_sample, temperature and top_p"
+                    "generation options of tasks must be among until, max_gen_toks, do_sample, temperature "
+                    f"and top_p, got {name} {value!r:.40}"
                 )
         choose = None
         if sampled and temperature > 0:

@@ -200,7 +200,7 @@ def _structure(model: "PreTrainedModel") -> str:
         try:
             structure[key] = getattr(config, key)
         except Exception:  # Gemma 4 raises more than AttributeError for what differs between layers
-            continue
+            continue  # left out, as in the fingerprints of earlier versions, which this one must equal
     return json.dumps(structure, sort_keys=True, default=str)
 
 

@@ -214,7 +214,7 @@ def test_tasks_that_fail_are_reported_in_one_line(run: ps.Run, tmp_path: Path) -
 
 def test_an_unsupported_generation_option_is_refused(run: ps.Run) -> None:
     given = [("Question: 1+1\nAnswer:", {"until": [], "num_beams": 4})]
-    with pytest.raises(ps.UserError, match=r"option num_beams .* is not supported, got 4"):
+    with pytest.raises(ps.UserError, match=r"must be among until, .* and top_p, got num_beams 4$"):
         PromptLM(run.prompt).generate_until(requests(given))
 
 

@@ -1,4 +1,4 @@
-"""What PEFT's files cannot hold, and folders that are damaged, of other programs or of another backbone."""
+"""Refusal of prompts that PEFT cannot hold, and of folders that are damaged or of another backbone."""
 
 import json
 import pickle
